@@ -1,0 +1,45 @@
+"""An SAE for every layer of a language model at a fraction of the cost, inside SAELens."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from sae_lens_groups._version import __version__
+
+if TYPE_CHECKING:
+    from sae_lens_groups.config import GroupSAERunnerConfig
+    from sae_lens_groups.evaluate import evaluate_suite
+    from sae_lens_groups.hookspecs import hookimpl
+    from sae_lens_groups.layers import LayerGroup
+    from sae_lens_groups.runner import GroupSAETrainingRunner
+    from sae_lens_groups.suite import SAESuite
+
+__all__ = [
+    "GroupSAERunnerConfig",
+    "GroupSAETrainingRunner",
+    "LayerGroup",
+    "SAESuite",
+    "__version__",
+    "evaluate_suite",
+    "hookimpl",
+]
+
+# Importing SAELens takes seconds, so each name brings its module when it is first used.
+_MODULES = {
+    "GroupSAERunnerConfig": "config",
+    "GroupSAETrainingRunner": "runner",
+    "LayerGroup": "layers",
+    "SAESuite": "suite",
+    "evaluate_suite": "evaluate",
+    "hookimpl": "hookspecs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
+    return getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return __all__

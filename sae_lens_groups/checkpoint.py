@@ -1,0 +1,81 @@
+"""The runner's own files in a checkpoint, beside those of SAELens's trainers."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sae_lens.constants import ACTIVATIONS_STORE_STATE_FILENAME
+
+from sae_lens_groups import files
+from sae_lens_groups.config import GroupSAERunnerConfig
+from sae_lens_groups.errors import CheckpointError
+from sae_lens_groups.layers import LayerGroup, format_layer_groups
+from sae_lens_groups.store import GroupActivationsStore
+
+# What decides the shapes in a checkpoint; a resumed run may change anything else.
+_FIXED_SAE_FIELDS = ("architecture", "d_in", "d_sae", "normalize_activations")
+
+
+def save_runner_files(
+    checkpoint: Path, cfg: GroupSAERunnerConfig[Any], store: GroupActivationsStore
+) -> None:
+    """Adds the position in the dataset and the config to a checkpoint folder."""
+    store.save_to_checkpoint(checkpoint)
+    files.write_text(checkpoint / files.RUNNER_CFG, json.dumps(cfg.to_dict(), indent=2) + "\n")
+
+
+def require_resumable(
+    checkpoint: Path | str, cfg: GroupSAERunnerConfig[Any], groups: tuple[LayerGroup, ...] | None
+) -> None:
+    """Refuses a checkpoint that is incomplete or of another run.
+
+    Args:
+        checkpoint: the folder to resume from.
+        cfg: the config of the run that wants to resume.
+        groups: its groups; None where the model has to be loaded first to know them.
+
+    Raises:
+        CheckpointError: says which file is missing, or which setting differs.
+    """
+    checkpoint = Path(checkpoint)
+    if not (checkpoint / files.RUNNER_CFG).is_file():
+        raise CheckpointError(
+            f"resume_from_checkpoint {str(checkpoint)!r} is no checkpoint of a grouped run: it has "
+            f"no {files.RUNNER_CFG}; name a folder such as checkpoints/<run id>/<tokens>"
+        )
+    saved = _read_json(checkpoint / files.RUNNER_CFG)
+    _require_same_sae(checkpoint, saved.get("sae", {}), cfg.sae.to_dict())
+    names = [group.name for group in groups or ()]
+    missing = [
+        name
+        for name in [*names, ACTIVATIONS_STORE_STATE_FILENAME]
+        if not (checkpoint / name).exists()
+    ]
+    if missing:
+        raise CheckpointError(
+            f"checkpoint {str(checkpoint)!r} has no {missing[0]}; it was made with "
+            f"layer_groups={saved.get('layer_groups')!r}, and this run asks for "
+            f"{format_layer_groups(groups or ())!r}"
+        )
+
+
+def _require_same_sae(
+    checkpoint: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> None:
+    for name in _FIXED_SAE_FIELDS:
+        if saved.get(name) != wanted[name]:
+            raise CheckpointError(
+                f"checkpoint {str(checkpoint)!r} was made with {name}={saved.get(name)!r}, and "
+                f"this run asks for {wanted[name]!r}; resume with the config of the first run"
+            )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{str(path)!r} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{str(path)!r} holds no settings")
+    return content

@@ -1,0 +1,57 @@
+"""The command `sae-lens-groups`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from sae_lens_groups._version import __version__
+from sae_lens_groups.errors import GroupSAEError, TrainingInterrupted
+
+USAGE_ERROR = 2
+_COMMANDS = {
+    "train": "train an SAE per group of layers (every flag of SAELens's training command, and --layer_groups)",
+    "demo": "train a suite on the model that ships with the package, offline, in under three minutes",
+    "plugins": "list what is registered for layer_groups, and by which package",
+}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status: 0, 2 for a mistake, 128 + n after signal n."""
+    args = sys.argv[1:] if args is None else args
+    parser = argparse.ArgumentParser(
+        prog="sae-lens-groups",
+        description="An SAE for every layer of a language model at a fraction of the cost, inside SAELens.",
+    )
+    parser.add_argument("--version", action="version", version=f"sae-lens-groups {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in _COMMANDS.items():
+        commands.add_parser(name, help=text, description=text, add_help=False)
+    chosen, rest = parser.parse_known_args(args[:1])
+    assert not rest
+    # Each command reads its own flags, so that starting one does not import what the others need.
+    try:
+        return _command(chosen.command)(args[1:])
+    except GroupSAEError as error:
+        print(f"sae-lens-groups {chosen.command}: error: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except TrainingInterrupted as interruption:
+        print(f"\n{interruption}", file=sys.stderr)
+        return 128 + interruption.signal_number
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _command(name: str) -> Callable[[Sequence[str]], int]:
+    if name == "train":
+        from sae_lens_groups.cli.train import train
+
+        return train
+    if name == "demo":
+        from sae_lens_groups.demo.run import demo
+
+        return demo
+    from sae_lens_groups.cli.plugins import plugins
+
+    return plugins

@@ -1,0 +1,89 @@
+"""Opens the dataset that a config names, local or on the Hub."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import datasets
+import datasets.exceptions
+from datasets import Dataset, DatasetDict, IterableDataset
+from sae_lens import LanguageModelSAERunnerConfig
+from sae_lens.training.activations_store import validate_pretokenized_dataset_tokenizer
+
+from sae_lens_groups.errors import DatasetError
+
+TOKEN_COLUMNS = ("tokens", "input_ids")
+
+
+def open_dataset(cfg: LanguageModelSAERunnerConfig[Any]) -> IterableDataset:
+    """The training split, as a stream that starts at its first row.
+
+    A folder may hold text (any files that `datasets` reads) or tokens, also one written by
+    `Dataset.save_to_disk` as SAELens's pretokenizer does. Anything else is a Hub name.
+
+    Raises:
+        DatasetError: no path is given, or nothing readable is there.
+    """
+    if not cfg.dataset_path:
+        raise DatasetError("dataset_path is empty; name a Hub dataset or a local folder")
+    try:
+        dataset = _open_local(cfg) if is_local(cfg.dataset_path) else _open_from_hub(cfg)
+    except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
+        raise DatasetError(
+            f"dataset_path {cfg.dataset_path!r} cannot be read: {error}; "
+            "name a Hub dataset or a local folder with a 'train' split"
+        ) from error
+    return dataset if isinstance(dataset, IterableDataset) else dataset.to_iterable_dataset()
+
+
+def is_local(dataset_path: str) -> bool:
+    """Whether a dataset path means a place on disk rather than a name on the Hub."""
+    return Path(dataset_path).exists() or dataset_path.startswith((".", "/", "~"))
+
+
+def _open_local(cfg: LanguageModelSAERunnerConfig[Any]) -> Dataset | IterableDataset:
+    folder = Path(cfg.dataset_path).expanduser()
+    if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():
+        saved = datasets.load_from_disk(str(folder))
+        if isinstance(saved, DatasetDict) and "train" not in saved:
+            raise ValueError(f"it has the splits {', '.join(map(str, saved))} and no 'train'")
+        return saved["train"] if isinstance(saved, DatasetDict) else saved
+    return _load(str(folder), cfg)
+
+
+def _open_from_hub(cfg: LanguageModelSAERunnerConfig[Any]) -> Dataset | IterableDataset:
+    return _load(cfg.dataset_path, cfg)
+
+
+def _load(path: str, cfg: LanguageModelSAERunnerConfig[Any]) -> Dataset | IterableDataset:
+    kwargs: dict[str, Any] = {}
+    if int(datasets.__version__.split(".")[0]) < 4:  # later versions run no remote code at all
+        kwargs["trust_remote_code"] = cfg.dataset_trust_remote_code
+    loaded = datasets.load_dataset(path, split="train", streaming=cfg.streaming, **kwargs)
+    return cast("Dataset | IterableDataset", loaded)
+
+
+def require_usable_rows(
+    dataset_path: str, dataset: Dataset | IterableDataset, tokenizer: Any, d_vocab: int
+) -> None:
+    """Refuses an empty dataset, and one tokenised for another model as far as that can be seen.
+
+    A Hub dataset is checked as SAELens does it, by the tokenizer that made it. A local folder is
+    checked by its first row (SAELens takes its path for a Hub name and fails).
+
+    Raises:
+        DatasetError: there is no row, or it holds a token beyond the model's vocabulary.
+    """
+    row = cast("dict[str, Any] | None", next(iter(dataset), None))
+    if row is None:
+        raise DatasetError(f"dataset_path {dataset_path!r} holds no rows")
+    column = next((name for name in TOKEN_COLUMNS if name in row), None)
+    if column is None:
+        return
+    highest = max(int(token) for token in row[column])
+    if highest >= d_vocab:
+        raise DatasetError(
+            f"dataset_path {dataset_path!r} holds token {highest}, but the model's vocabulary "
+            f"ends at {d_vocab - 1}; it was tokenised for another model"
+        )
+    if tokenizer is not None and not is_local(dataset_path):
+        validate_pretokenized_dataset_tokenizer(dataset_path, tokenizer)

@@ -1,0 +1,88 @@
+"""Everything that can go wrong for a user, one class each.
+
+GroupSAEError (a ValueError)
+├── LayerGroupsError            layer_groups cannot be read, or does not fit the model
+├── HookNameError               a hook name without a layer number, or one the model lacks
+├── ConfigError                 settings that cannot be used together or with groups
+├── UnknownNameError            a name that no plugin registered
+├── DatasetError                a dataset that is missing, too small or of another vocabulary
+├── NonFiniteActivationsError   the language model produced NaN or infinity
+├── NormEstimateError           a layer whose activations cannot be normalised
+├── CheckpointError             a checkpoint that is missing, broken or of another run
+├── OutputFolderError           an output folder that already holds something
+├── SuiteError                  a folder that is no suite, or a broken one
+└── UnknownLayerError           a suite asked for a layer that it does not have (also a KeyError)
+TrainingInterrupted (a KeyboardInterrupt)
+"""
+
+import signal
+from pathlib import Path
+
+
+class GroupSAEError(ValueError):
+    """A mistake with a message that says what to do next."""
+
+
+class LayerGroupsError(GroupSAEError):
+    """`layer_groups` cannot be read, or does not fit the model."""
+
+
+class HookNameError(GroupSAEError):
+    """A hook name without a layer number, or one that the model does not have."""
+
+
+class ConfigError(GroupSAEError):
+    """Settings that cannot be used together, or not with layer groups."""
+
+
+class UnknownNameError(GroupSAEError):
+    """A name that no plugin registered."""
+
+
+class DatasetError(GroupSAEError):
+    """A dataset that is missing, too small, or tokenised for another model."""
+
+
+class NonFiniteActivationsError(GroupSAEError):
+    """The language model produced NaN or infinite activations."""
+
+
+class NormEstimateError(GroupSAEError):
+    """A layer whose activations cannot be normalised."""
+
+
+class CheckpointError(GroupSAEError):
+    """A checkpoint that is missing, broken, or of another run."""
+
+
+class OutputFolderError(GroupSAEError):
+    """An output folder that already holds something."""
+
+
+class SuiteError(GroupSAEError):
+    """A folder that is not a suite, or a broken one."""
+
+
+class UnknownLayerError(GroupSAEError, KeyError):
+    """A suite was asked for a layer that it does not have."""
+
+    def __str__(self) -> str:
+        return ValueError.__str__(self)  # KeyError would show the message in quotes
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Training stopped between two steps because of a signal; `checkpoint` holds the progress."""
+
+    def __init__(self, signal_number: int, checkpoint: Path | None = None) -> None:
+        self.signal_number = signal_number
+        self.checkpoint = checkpoint
+        super().__init__(signal_number, checkpoint)
+
+    def __str__(self) -> str:
+        name = signal.Signals(self.signal_number).name
+        if self.checkpoint is None:
+            return f"training stopped by {name}; nothing was saved because checkpoint_path is None"
+        return (
+            f"training stopped by {name}; progress is saved in {self.checkpoint}, "
+            f"continue with --resume_from_checkpoint {self.checkpoint}"
+        )

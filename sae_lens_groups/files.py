@@ -1,0 +1,79 @@
+"""Names of files and folders, and how they are written: complete or not at all."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from sae_lens.constants import ACTIVATION_SCALER_CFG_FILENAME, RUNNER_CFG_FILENAME
+
+from sae_lens_groups.errors import OutputFolderError
+
+SUITE = "suite.json"
+GROUPS = "groups"
+EVALUATION = "evaluation.csv"
+RUNNER_CFG = RUNNER_CFG_FILENAME
+SCALER = ACTIVATION_SCALER_CFG_FILENAME
+LAYER_STATISTICS = "layer_statistics.safetensors"
+
+
+def layer_scaler_folder(layer: int) -> str:
+    """Where a checkpoint keeps one layer's scaler, inside its group's folder."""
+    return f"layer_{layer}"
+
+
+def partial_name(name: str) -> str:
+    """The name of a folder while it is being written."""
+    return f".{name}.partial"
+
+
+def require_free(folder: Path | str) -> None:
+    """Refuses an output folder that already holds something.
+
+    Raises:
+        OutputFolderError: the folder is not empty, or is a file.
+    """
+    folder = Path(folder)
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    what = "a suite of another run" if (folder / SUITE).exists() else "other files"
+    raise OutputFolderError(
+        f"output_path {str(folder)!r} already holds {what}, which is never overwritten; "
+        "name another output_path, or remove it yourself"
+    )
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path | str) -> Iterator[Path]:
+    """A folder to fill, which appears under its name when the block ends without an error.
+
+    Raises:
+        OutputFolderError: the folder already holds something.
+    """
+    folder = Path(folder)
+    require_free(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(
+        tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent)
+    )
+    try:
+        partial.chmod(0o777 & ~_umask())  # mkdtemp makes folders that only their owner can read
+        yield partial
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a file at once; readers see the old text or the new."""
+    partial = path.with_name(partial_name(path.name))
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

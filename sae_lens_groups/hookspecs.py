@@ -1,0 +1,25 @@
+"""The hooks that a plugin can implement.
+
+A plugin is a module or object with functions of these names, marked with
+`sae_lens_groups.hookimpl`. A package joins by an entry point in the group `sae_lens_groups`.
+"""
+
+from collections.abc import Callable
+
+import pluggy
+
+from sae_lens_groups.partitions import Partition
+
+PROJECT_NAME = "sae_lens_groups"
+
+hookspec = pluggy.HookspecMarker(PROJECT_NAME)
+hookimpl = pluggy.HookimplMarker(PROJECT_NAME)
+
+
+@hookspec
+def register_partitions(register: Callable[[str, Partition], None]) -> None:
+    """Add ways to split a model's layers into groups, for `layer_groups="NAME"` or `"NAME:G"`.
+
+    Called once, when a name is first looked up. Call `register(name, partition)` for each way.
+    A name that is already taken is an error that names both plugins. Return nothing.
+    """

@@ -1,0 +1,63 @@
+"""Stops training between two steps when the user or the machine asks for it."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import TypeVar
+
+from sae_lens_groups.errors import TrainingInterrupted
+
+T = TypeVar("T")
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """Remembers the first SIGINT or SIGTERM; a second one acts at once, as it always does."""
+
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Takes over both signals for the block. Only the main thread may, so elsewhere it does nothing."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = {number: signal.getsignal(number) for number in _SIGNALS}
+
+        def remember(signal_number: int, _frame: FrameType | None) -> None:
+            self.signal_number = signal_number
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+        try:
+            for number in _SIGNALS:
+                signal.signal(number, remember)
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def raise_if_requested(self) -> None:
+        """Raises `TrainingInterrupted` once a signal has come."""
+        if self.signal_number is not None:
+            raise TrainingInterrupted(self.signal_number)
+
+
+class StoppableIterator(Iterator[T]):
+    """Passes on a source's items until a stop is requested.
+
+    The trainer asks for a batch when a step is complete, so this is where a run can stop without
+    half a step in its checkpoint.
+    """
+
+    def __init__(self, source: Iterator[T], request: StopRequest) -> None:
+        self.source = source
+        self.request = request
+
+    def __next__(self) -> T:
+        self.request.raise_if_requested()
+        return next(self.source)

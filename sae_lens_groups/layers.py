@@ -1,0 +1,142 @@
+"""Which layers form a group, and which hook each layer has."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from sae_lens_groups.errors import HookNameError, LayerGroupsError
+
+
+@dataclass(frozen=True, order=True)
+class LayerGroup:
+    """A run of neighbouring layers that share one SAE, `first` to `last` inclusive."""
+
+    first: int
+    last: int
+
+    def __post_init__(self) -> None:
+        if self.first < 0:
+            raise LayerGroupsError(f"layer {self.first} does not exist; layers count from 0")
+        if self.last < self.first:
+            raise LayerGroupsError(
+                f"the range {self.first}-{self.last} runs backwards; write {self.last}-{self.first}"
+            )
+
+    @classmethod
+    def from_layers(cls, layers: Iterable[int]) -> "LayerGroup":
+        """The group of exactly these layers, in any order. They must be neighbours."""
+        ordered = sorted(layers)
+        if not ordered:
+            raise LayerGroupsError("a group needs at least one layer")
+        for below, above in pairwise(ordered):
+            if above == below:
+                raise LayerGroupsError(f"layer {above} is named twice in one group")
+            if above != below + 1:
+                raise LayerGroupsError(
+                    f"layers {below} and {above} leave a gap; a group needs neighbouring layers "
+                    f"such as {below}-{above}"
+                )
+        return cls(ordered[0], ordered[-1])
+
+    @property
+    def layers(self) -> range:
+        """The layer numbers, lowest first."""
+        return range(self.first, self.last + 1)
+
+    @property
+    def middle(self) -> int:
+        """The layer that stands for the group where one hook name is asked for."""
+        return (self.first + self.last) // 2
+
+    @property
+    def name(self) -> str:
+        """`layers_0-3`, or `layers_11` for a single layer."""
+        return f"layers_{self}"
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __str__(self) -> str:
+        return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
+
+
+def format_layer_groups(groups: Sequence[LayerGroup]) -> str:
+    """The flag that names these groups: `0-3,4-7,8-10,11`."""
+    return ",".join(map(str, groups))
+
+
+_RANGE = re.compile(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?")
+
+
+def parse_ranges(text: str) -> tuple[LayerGroup, ...]:
+    """Reads `0-3,4-7,8-10,11`; the groups come back sorted by layer.
+
+    Raises:
+        LayerGroupsError: a part is not a range, runs backwards, or shares a layer with another.
+    """
+    groups = [_parse_range(part, text) for part in text.split(",")]
+    return disjoint(groups)
+
+
+def _parse_range(part: str, text: str) -> LayerGroup:
+    match = _RANGE.fullmatch(part)
+    if match is None:
+        given = f"{part.strip()!r}" if part.strip() else "an empty group"
+        raise LayerGroupsError(
+            f"layer_groups {text!r} has {given} between its commas; "
+            "each part is a layer such as 11 or a range such as 0-3"
+        )
+    first, last = match.groups()
+    return LayerGroup(int(first), int(last if last is not None else first))
+
+
+def disjoint(groups: Iterable[LayerGroup]) -> tuple[LayerGroup, ...]:
+    """The groups sorted by layer, checked to be at least one and to share no layer."""
+    ordered = tuple(sorted(groups))
+    if not ordered:
+        raise LayerGroupsError("layer_groups names no group; name at least one, such as 0-3")
+    for below, above in pairwise(ordered):
+        if above.first <= below.last:
+            raise LayerGroupsError(
+                f"groups {below} and {above} overlap in layer {above.first}; "
+                "every layer belongs to one group"
+            )
+    return ordered
+
+
+@dataclass(frozen=True)
+class HookTemplate:
+    """A hook name whose layer number is the variable part: `blocks.{layer}.hook_resid_post`."""
+
+    before: str
+    after: str
+
+    # The first whole segment of digits after a dot, which is where SAELens reads the layer.
+    _LAYER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+
+    @classmethod
+    def from_hook_name(cls, hook_name: str) -> "HookTemplate":
+        """The template of a hook name of any one layer, such as `blocks.3.hook_resid_post`."""
+        match = cls._LAYER.search(hook_name)
+        if match is None:
+            raise HookNameError(
+                f"hook_name {hook_name!r} has no layer number, so it cannot stand for several "
+                "layers; name the hook of any one layer, such as blocks.3.hook_resid_post or "
+                "gpt_neox.layers.3"
+            )
+        return cls(hook_name[: match.start()], hook_name[match.end() :])
+
+    def hook_name(self, layer: int) -> str:
+        """The name of the hook at this layer."""
+        return f"{self.before}{layer}{self.after}"
+
+    def layer_of(self, hook_name: str) -> int | None:
+        """The layer of a hook name of this template; None for any other name."""
+        match = self._LAYER.search(hook_name)
+        if match is None or self.hook_name(int(match.group())) != hook_name:
+            return None
+        return int(match.group())
+
+    def __str__(self) -> str:
+        return f"{self.before}{{layer}}{self.after}"

@@ -1,0 +1,113 @@
+"""`suite.json`: what a suite folder holds, as one frozen value that reads and writes itself."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sae_lens_groups.errors import LayerGroupsError, SuiteError
+from sae_lens_groups.layers import HookTemplate, LayerGroup, disjoint
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteManifest:
+    """The groups of a suite, and how each layer's activations were scaled."""
+
+    groups: tuple[LayerGroup, ...]
+    hook_template: HookTemplate
+    scaling_factors: Mapping[int, float | None]
+    """Per layer, what its activations were multiplied by in training; None where they were not."""
+    model_name: str
+    versions: Mapping[str, str]
+    """The versions of the packages that trained the suite."""
+
+    @property
+    def layers(self) -> list[int]:
+        """All layers of all groups, lowest first."""
+        return [layer for group in self.groups for layer in group.layers]
+
+    @property
+    def hook_names(self) -> list[str]:
+        """The hook of each layer, lowest layer first."""
+        return [self.hook_template.hook_name(layer) for layer in self.layers]
+
+    def layer_of(self, hook_name: str) -> int | None:
+        """The layer of one of the suite's hooks; None for any other name."""
+        layer = self.hook_template.layer_of(hook_name)
+        return layer if layer in self.scaling_factors else None
+
+    def group_of(self, layer: int) -> LayerGroup:
+        """The group that a layer of the suite belongs to."""
+        return next(group for group in self.groups if layer in group.layers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `suite.json`."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "model_name": self.model_name,
+            "hook_template": str(self.hook_template),
+            "groups": [self._group_to_dict(group) for group in self.groups],
+            "layers": {
+                self.hook_template.hook_name(layer): {
+                    "layer": layer,
+                    "group": self.group_of(layer).name,
+                    "scaling_factor": self.scaling_factors[layer],
+                }
+                for layer in self.layers
+            },
+            "versions": dict(self.versions),
+        }
+
+    def to_json(self) -> str:
+        """The text of `suite.json`."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    def _group_to_dict(self, group: LayerGroup) -> dict[str, Any]:
+        return {
+            "name": group.name,
+            "layers": list(group.layers),
+            "hook_names": [self.hook_template.hook_name(layer) for layer in group.layers],
+        }
+
+    @classmethod
+    def from_json(cls, text: str) -> "SuiteManifest":
+        """Reads `suite.json`.
+
+        Raises:
+            SuiteError: the text is no such file, contradicts itself, or is of a newer format.
+        """
+        try:
+            data = json.loads(text)
+            version = data["format_version"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise SuiteError(f"suite.json cannot be read: {error!r}") from error
+        if version != FORMAT_VERSION:
+            raise SuiteError(
+                f"suite.json has format_version {version!r}, and this version of sae-lens-groups "
+                f"reads {FORMAT_VERSION}; upgrade sae-lens-groups"
+            )
+        try:
+            manifest = cls._from_dict(data)
+        except (KeyError, TypeError, AttributeError, LayerGroupsError) as error:
+            raise SuiteError(f"suite.json is broken: {error!r}") from error
+        # Only the entries this version writes: a later one may add some without breaking it.
+        if any(data.get(name) != value for name, value in manifest.to_dict().items()):
+            raise SuiteError("suite.json contradicts itself: its groups and its layers disagree")
+        return manifest
+
+    @classmethod
+    def _from_dict(cls, data: Mapping[str, Any]) -> "SuiteManifest":
+        before, _, after = data["hook_template"].partition("{layer}")
+        if not {"/", "\\"}.isdisjoint(data["hook_template"]):  # it names folders of the suite
+            raise SuiteError(f"suite.json has the hook_template {data['hook_template']!r}")
+        return cls(
+            groups=disjoint(LayerGroup.from_layers(group["layers"]) for group in data["groups"]),
+            hook_template=HookTemplate(before, after),
+            scaling_factors={
+                entry["layer"]: entry["scaling_factor"] for entry in data["layers"].values()
+            },
+            model_name=data["model_name"],
+            versions=data["versions"],
+        )

@@ -1,0 +1,116 @@
+"""How many layers a language model has, before and after it is loaded."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from sae_lens.load_model import HookedProxyLM, load_model
+from transformer_lens import HookedRootModule
+
+from sae_lens_groups.config import GroupSAERunnerConfig
+from sae_lens_groups.errors import HookNameError
+from sae_lens_groups.layers import HookTemplate, LayerGroup
+
+
+def groups_before_loading(cfg: GroupSAERunnerConfig[Any]) -> tuple[LayerGroup, ...] | None:
+    """The groups, read from the model's configuration alone; None where that does not tell.
+
+    So that a group beyond the model is refused before gigabytes of weights are loaded.
+    """
+    n_layers = _n_layers_before_loading(cfg)
+    return None if n_layers is None else cfg.resolve_groups(n_layers)
+
+
+def _n_layers_before_loading(cfg: GroupSAERunnerConfig[Any]) -> int | None:
+    if cfg.model_class_name == "AutoModelForCausalLM":
+        names = _module_names_before_loading(cfg)
+        return None if names is None else n_layers_among(names, cfg.hook_template)
+    if cfg.model_class_name == "HookedTransformer":
+        return _n_layers_of_hooked_transformer(cfg.model_name)
+    return None
+
+
+def _n_layers_of_hooked_transformer(model_name: str) -> int | None:
+    from transformer_lens.loading_from_pretrained import get_pretrained_model_config
+
+    try:
+        return get_pretrained_model_config(model_name).n_layers
+    except Exception:  # any failure here shows again, with its own message, when the model loads
+        return None
+
+
+def _module_names_before_loading(cfg: GroupSAERunnerConfig[Any]) -> list[str] | None:
+    """Names of the model's modules, from a copy without weights."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    given = cfg.model_from_pretrained_kwargs or {}
+    where = {name: given[name] for name in ("revision", "trust_remote_code") if name in given}
+    try:
+        model_config = AutoConfig.from_pretrained(cfg.model_name, **where)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(model_config)
+    except Exception:  # any failure here shows again, with its own message, when the model loads
+        return None
+    return [name for name, _ in model.named_modules()]
+
+
+def load_hooked_model(
+    cfg: GroupSAERunnerConfig[Any], groups: tuple[LayerGroup, ...] | None
+) -> HookedRootModule:
+    """The model as SAELens loads it, with hooks at the layers of `groups` (None: everywhere)."""
+    hook_names = (
+        None
+        if groups is None
+        else [cfg.hook_template.hook_name(layer) for group in groups for layer in group.layers]
+    )
+    return load_model(
+        cfg.model_class_name,
+        cfg.model_name,
+        device=cfg.llm_device,
+        model_from_pretrained_kwargs=cfg.model_from_pretrained_kwargs,
+        hook_names=hook_names,
+    )
+
+
+def n_layers_of(model: HookedRootModule, template: HookTemplate) -> int:
+    """The number of layers that have this hook in a loaded model."""
+    if isinstance(model, HookedProxyLM):
+        # Its hook_dict may hold only the hooks it was asked for; the modules are all there.
+        return n_layers_among([name for name, _ in model.model.named_modules()], template)
+    return n_layers_among(model.hook_dict, template)
+
+
+def n_layers_among(names: Iterable[str], template: HookTemplate) -> int:
+    """The highest layer of the template among these names, plus one.
+
+    Raises:
+        HookNameError: no name fits the template.
+    """
+    names = list(names)
+    layers = {layer for name in names if (layer := template.layer_of(name)) is not None}
+    if not layers:
+        raise HookNameError(
+            f"the model has no hook named {template}; {_similar_names(names, template)}"
+        )
+    return max(layers) + 1
+
+
+def require_hooks(
+    model: HookedRootModule, template: HookTemplate, groups: Iterable[LayerGroup]
+) -> None:
+    """Refuses layers of the groups that have no hook in this model."""
+    wanted = [template.hook_name(layer) for group in groups for layer in group.layers]
+    missing = [name for name in wanted if name not in model.hook_dict]
+    if missing:
+        raise HookNameError(
+            f"the model has no hook at {', '.join(missing)}; leave these layers out of "
+            "layer_groups, or load the model with hooks there"
+        )
+
+
+def _similar_names(names: list[str], template: HookTemplate) -> str:
+    """What the hooks of layer 0 are called in this model."""
+    last_parts = template.after.rsplit(".", 1)[-1]
+    layer_0 = [name for name in names if ".0." in f"{name}."]
+    likely = [name for name in layer_0 if last_parts and name.endswith(last_parts)] or layer_0
+    return f"its hooks at layer 0 are: {', '.join(likely[:12]) or 'none'}"

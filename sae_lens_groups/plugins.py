@@ -1,0 +1,77 @@
+"""The plugin manager: collects what our own modules and other packages register."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pluggy
+
+from sae_lens_groups import builtin_plugins, hookspecs
+from sae_lens_groups.errors import ConfigError
+from sae_lens_groups.hookspecs import PROJECT_NAME
+from sae_lens_groups.partitions import Partition
+
+
+@dataclass(frozen=True)
+class Registration:
+    """One name that a plugin registered."""
+
+    hook: str
+    """The hook it came through, such as `register_partitions`."""
+    name: str
+    plugin: str
+    """The plugin's name: its entry point, or its module for our own."""
+
+
+@cache
+def plugin_manager() -> pluggy.PluginManager:
+    """The one plugin manager of this process, with installed plugins loaded."""
+    manager = pluggy.PluginManager(PROJECT_NAME)
+    manager.add_hookspecs(hookspecs)
+    manager.register(builtin_plugins, name=PROJECT_NAME)
+    manager.load_setuptools_entrypoints(PROJECT_NAME)
+    return manager
+
+
+def partitions() -> dict[str, Partition]:
+    """All registered partitions by name."""
+    return _collect("register_partitions")[0]
+
+
+def registrations() -> list[Registration]:
+    """Everything that plugins registered, sorted by hook and name."""
+    return sorted(
+        (entry for hook in _hook_names() for entry in _collect(hook)[1]),
+        key=lambda entry: (entry.hook, entry.name),
+    )
+
+
+def _hook_names() -> list[str]:
+    return [name for name in vars(hookspecs) if name.startswith("register_")]
+
+
+def _collect(hook: str) -> tuple[dict[str, Any], list[Registration]]:
+    """What each plugin registers through one hook, asked plugin by plugin to know who did."""
+    found: dict[str, Any] = {}
+    entries: dict[str, Registration] = {}
+    manager = plugin_manager()
+    for implementation in getattr(manager.hook, hook).get_hookimpls():
+        plugin = manager.get_name(implementation.plugin) or implementation.plugin_name
+        implementation.function(register=_registrar(hook, plugin, found, entries))
+    return found, list(entries.values())
+
+
+def _registrar(
+    hook: str, plugin: str, found: dict[str, Any], entries: dict[str, Registration]
+) -> Callable[[str, Any], None]:
+    def register(name: str, value: Any) -> None:
+        if name in found:
+            raise ConfigError(
+                f"plugins {entries[name].plugin!r} and {plugin!r} both register {name!r} through "
+                f"{hook}; uninstall one of them"
+            )
+        found[name] = value
+        entries[name] = Registration(hook, name, plugin)
+
+    return register

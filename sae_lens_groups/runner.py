@@ -1,0 +1,293 @@
+"""Trains one SAE per group of layers from one shared pass of the language model."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import wandb
+from sae_lens import TrainingSAE
+from sae_lens.config import HfDataset
+from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
+from sae_lens.registry import get_sae_training_class
+from sae_lens.training.prefetch import PrefetchingIterator
+from transformer_lens import HookedRootModule
+
+from sae_lens_groups import files
+from sae_lens_groups.checkpoint import require_resumable, save_runner_files
+from sae_lens_groups.config import GroupSAERunnerConfig
+from sae_lens_groups.dataset import open_dataset, require_usable_rows
+from sae_lens_groups.errors import ConfigError, TrainingInterrupted
+from sae_lens_groups.evaluate import GroupEvaluator
+from sae_lens_groups.export import export_suite, group_metadata
+from sae_lens_groups.fold import require_foldable
+from sae_lens_groups.interruption import StoppableIterator, StopRequest
+from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.model import (
+    groups_before_loading,
+    load_hooked_model,
+    n_layers_of,
+    require_hooks,
+)
+from sae_lens_groups.normalization import ESTIMATED_MODES
+from sae_lens_groups.store import GroupActivationsStore
+from sae_lens_groups.suite import SAESuite
+from sae_lens_groups.trainer import GroupTrainer
+
+
+class GroupSAETrainingRunner:
+    """Trains a suite: `GroupSAETrainingRunner(cfg).run()` returns a `SAESuite`.
+
+    Args:
+        cfg: a SAELens config with `layer_groups`.
+        override_dataset: trains on this dataset instead of `cfg.dataset_path`.
+        override_model: uses this model instead of loading `cfg.model_name`.
+        override_saes: starts from these SAEs, by group name such as `layers_0-3`.
+
+    Raises:
+        GroupSAEError: a mistake in the config, found before the model is loaded where possible.
+    """
+
+    cfg: GroupSAERunnerConfig[Any]
+    model: HookedRootModule
+    groups: tuple[LayerGroup, ...]
+    saes: dict[str, TrainingSAE[Any]]
+    activations_store: GroupActivationsStore
+
+    def __init__(
+        self,
+        cfg: GroupSAERunnerConfig[Any],
+        override_dataset: HfDataset | None = None,
+        override_model: HookedRootModule | None = None,
+        override_saes: Mapping[str, TrainingSAE[Any]] | None = None,
+    ) -> None:
+        self.cfg = cfg
+        if cfg.output_path is not None:
+            files.require_free(cfg.output_path)
+        dataset = override_dataset if override_dataset is not None else open_dataset(cfg)
+        groups = None if override_model is not None else groups_before_loading(cfg)
+        if cfg.resume_from_checkpoint is not None:
+            require_resumable(cfg.resume_from_checkpoint, cfg, groups)
+
+        self.model = override_model or load_hooked_model(cfg, groups)
+        self.groups = cfg.resolve_groups(n_layers_of(self.model, cfg.hook_template))
+        require_hooks(self.model, cfg.hook_template, self.groups)
+        if cfg.resume_from_checkpoint is not None:
+            require_resumable(cfg.resume_from_checkpoint, cfg, self.groups)
+        require_usable_rows(
+            cfg.dataset_path,
+            dataset,  # type: ignore[arg-type]  # a DatasetDict has no rows of its own
+            getattr(self.model, "tokenizer", None),
+            _d_vocab(self.model),
+        )
+
+        self._compile_llm_if_asked()
+        self.activations_store = GroupActivationsStore.from_group_config(
+            self.model,
+            cfg,
+            self.groups,
+            dataset,  # type: ignore[arg-type]
+        )
+        # The global generator decides initial weights here and the shuffling in `run`. It is
+        # seeded apart from whatever else the process draws, and carried over between the two.
+        with torch.random.fork_rng():
+            torch.manual_seed(cfg.seed)
+            self.saes = self._initial_saes(override_saes)
+            self._rng_state = torch.get_rng_state()
+        for sae in self.saes.values():
+            require_foldable(sae, cfg.sae.normalize_activations)
+
+    def run(self) -> SAESuite:
+        """Trains every group, writes the suite to `cfg.output_path`, and returns it.
+
+        Raises:
+            TrainingInterrupted: after SIGINT or SIGTERM, with the progress saved in
+                `cfg.checkpoint_path`.
+        """
+        if self.cfg.logger.log_to_wandb:
+            self._start_wandb()
+        with torch.random.fork_rng(), self._batches() as batches:
+            torch.set_rng_state(self._rng_state)
+            trainer = self._trainer(batches)
+            self._fit(trainer)
+        suite = export_suite(self.cfg, trainer.group_trainers.values())
+        if self.cfg.output_path is not None:
+            suite.save(self.cfg.output_path)
+        if self.cfg.logger.log_to_wandb:
+            self._finish_wandb(trainer)
+        return suite
+
+    # --- before training ---
+
+    def _compile_llm_if_asked(self) -> None:
+        # SAELens's store calls run_with_cache and never the module, so that is what it compiles.
+        if self.cfg.compile_llm:
+            self.model.run_with_cache = torch.compile(  # type: ignore[method-assign]
+                self.model.run_with_cache, mode=self.cfg.llm_compilation_mode
+            )
+
+    def _initial_saes(
+        self, override_saes: Mapping[str, TrainingSAE[Any]] | None
+    ) -> dict[str, TrainingSAE[Any]]:
+        names = [group.name for group in self.groups]
+        if override_saes is not None and set(override_saes) != set(names):
+            raise ConfigError(
+                f"override_saes has the keys {', '.join(sorted(override_saes))}; "
+                f"it needs one SAE for each of {', '.join(names)}"
+            )
+        saes: dict[str, TrainingSAE[Any]] = {}
+        for group in self.groups:
+            sae = override_saes[group.name] if override_saes else self._initial_sae()
+            sae.to(self.cfg.device)
+            self._prepare_sae(sae, group)
+            saes[group.name] = sae
+        return saes
+
+    def _initial_sae(self) -> TrainingSAE[Any]:
+        if self.cfg.from_pretrained_path is None:
+            return get_sae_training_class(self.cfg.sae.architecture())[0](
+                type(self.cfg.sae).from_dict(self.cfg.sae.to_dict())
+            )
+        sae = TrainingSAE.load_from_disk(self.cfg.from_pretrained_path, self.cfg.device)
+        for name in ("d_in", "d_sae"):
+            if getattr(sae.cfg, name) != getattr(self.cfg.sae, name):
+                raise ConfigError(
+                    f"the SAE at from_pretrained_path has {name}={getattr(sae.cfg, name)}, and "
+                    f"the config asks for {getattr(self.cfg.sae, name)}; make them equal"
+                )
+        return sae
+
+    def _prepare_sae(self, sae: TrainingSAE[Any], group: LayerGroup) -> None:
+        if self.cfg.sae.normalize_activations in ESTIMATED_MODES:
+            # The trainer scales every row by its layer before the SAE sees it.
+            sae.cfg.normalize_activations = "none"
+        metadata = sae.cfg.metadata
+        metadata.hook_name = self.cfg.hook_template.hook_name(group.middle)
+        metadata.model_from_pretrained_kwargs = self.cfg.model_from_pretrained_kwargs or {}
+        for name in (
+            "dataset_path",
+            "model_name",
+            "model_class_name",
+            "hook_head_index",
+            "context_size",
+            "seqpos_slice",
+            "prepend_bos",
+            "exclude_special_tokens",
+            "sequence_separator_token",
+            "disable_concat_sequences",
+        ):
+            metadata[name] = getattr(self.cfg, name)
+        metadata.sae_lens_groups = group_metadata(group)
+
+    # --- training ---
+
+    @contextlib.contextmanager
+    def _batches(self) -> Iterator[StoppableIterator[dict[str, torch.Tensor]]]:
+        """The training batches, made ahead in a thread where the config asks for it."""
+        self._stop = StopRequest()
+        source = self.activations_store.packed_batches()
+        n_ahead = int(self.cfg.prefetch_llm_batches)
+        if self.cfg.resume_from_checkpoint is not None:
+            self.activations_store.load_from_checkpoint(self.cfg.resume_from_checkpoint)
+        with contextlib.closing(source):
+            if not n_ahead:
+                yield StoppableIterator(source, self._stop)
+                return
+            with contextlib.closing(PrefetchingIterator(source, prefetch=n_ahead)) as prefetcher:
+                yield StoppableIterator(prefetcher, self._stop)
+
+    def _trainer(self, batches: StoppableIterator[dict[str, torch.Tensor]]) -> GroupTrainer:
+        cfg = self.cfg
+        trainer = GroupTrainer(
+            cfg=cfg.to_sae_trainer_config(),
+            saes=self.saes,
+            groups=self.groups,
+            data_provider=batches,
+            save_checkpoint_fn=self._save_runner_files,
+        )
+        trainer.evaluator = GroupEvaluator(
+            model=self.model,
+            store=self.activations_store,
+            trainers=trainer.group_trainers,
+            hook_names={
+                layer: cfg.hook_template.hook_name(layer)
+                for group in self.groups
+                for layer in group.layers
+            },
+            eval_batch_size_prompts=cfg.eval_batch_size_prompts,
+            n_eval_batches=cfg.n_eval_batches,
+            model_kwargs=cfg.model_kwargs,
+        )
+        return trainer
+
+    def _fit(self, trainer: GroupTrainer) -> None:
+        with self._stop.listening():
+            try:
+                if self.cfg.resume_from_checkpoint is not None:
+                    trainer.load_checkpoint(self.cfg.resume_from_checkpoint)
+                else:
+                    trainer.estimate_scaling(self.cfg.sae.normalize_activations)
+                self._compile_saes_if_asked()
+                trainer.fit()
+            except TrainingInterrupted as interruption:
+                raise self._saved(trainer, interruption) from None
+
+    def _saved(
+        self, trainer: GroupTrainer, interruption: TrainingInterrupted
+    ) -> TrainingInterrupted:
+        """Saves the progress of an interrupted run; returns the exception that says where."""
+        if self.cfg.checkpoint_path is None or trainer.n_training_steps == 0:
+            return interruption
+        name = str(trainer.n_training_samples)
+        trainer.save_checkpoint(name)
+        return TrainingInterrupted(
+            interruption.signal_number, Path(self.cfg.checkpoint_path) / name
+        )
+
+    def _compile_saes_if_asked(self) -> None:
+        if not self.cfg.compile_sae:
+            return
+        backend = "aot_eager" if self.cfg.device == "mps" else "inductor"
+        for sae in self.saes.values():
+            sae.training_forward_pass = torch.compile(  # type: ignore[method-assign]
+                sae.training_forward_pass, mode=self.cfg.sae_compilation_mode, backend=backend
+            )
+
+    def _save_runner_files(self, checkpoint_path: Path | None) -> None:
+        if checkpoint_path is not None:
+            save_runner_files(checkpoint_path, self.cfg, self.activations_store)
+
+    # --- W&B ---
+
+    def _start_wandb(self) -> None:
+        log = self.cfg.logger
+        wandb.init(
+            project=log.wandb_project,
+            entity=log.wandb_entity,
+            config=self.cfg.to_dict(),
+            name=log.run_name,
+            id=log.wandb_id,
+        )
+
+    def _finish_wandb(self, trainer: GroupTrainer) -> None:
+        """Uploads each group's SAE as SAELens uploads a finished SAE, and ends the W&B run."""
+        if self.cfg.output_path is not None:
+            groups_folder = Path(self.cfg.output_path) / files.GROUPS
+            for name, group_trainer in trainer.group_trainers.items():
+                self.cfg.logger.log(
+                    group_trainer,
+                    groups_folder / name / SAE_WEIGHTS_FILENAME,
+                    groups_folder / name / SAE_CFG_FILENAME,
+                    sparsity_path=None,
+                    wandb_aliases=["final_model"],
+                )
+        wandb.finish()
+
+
+def _d_vocab(model: HookedRootModule) -> int:
+    """The number of token ids the model knows."""
+    proxied = getattr(model, "model", None)
+    if proxied is not None:
+        return proxied.get_input_embeddings().num_embeddings
+    return model.cfg.d_vocab  # type: ignore[union-attr]

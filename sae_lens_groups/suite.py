@@ -1,0 +1,161 @@
+"""A plain SAELens SAE for every layer, in memory or on disk."""
+
+import json
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from sae_lens import SAE, TrainingSAE
+from sae_lens.constants import SPARSITY_FILENAME
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from sae_lens_groups import files
+from sae_lens_groups.errors import SuiteError, UnknownLayerError
+from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.manifest import SuiteManifest
+
+
+class SAESuite(Mapping[str, SAE[Any]]):
+    """A mapping from hook name to that layer's plain `sae_lens.SAE`.
+
+    An SAE is built, or read from disk, when it is first asked for, and is the same object from
+    then on. `run` of a `GroupSAETrainingRunner` and `SAESuite.load` make suites.
+    """
+
+    manifest: SuiteManifest
+    """Groups, layers and scaling: the content of `suite.json`."""
+    path: Path | None
+    """The folder the suite was loaded from or saved to; None for one in memory only."""
+
+    def __init__(
+        self,
+        manifest: SuiteManifest,
+        build_layer: Callable[[int], SAE[Any]],
+        build_group: Callable[[LayerGroup], TrainingSAE[Any]],
+        build_sparsity: Callable[[int], torch.Tensor],
+        runner_cfg: Mapping[str, Any] | None = None,
+        path: Path | None = None,
+    ) -> None:
+        self.manifest = manifest
+        self.runner_cfg = runner_cfg
+        self.path = path
+        self._build_layer = build_layer
+        self._build_group = build_group
+        self._build_sparsity = build_sparsity
+        self._built: dict[int, SAE[Any]] = {}
+
+    def __getitem__(self, hook_name: str) -> SAE[Any]:
+        layer = self.manifest.layer_of(hook_name)
+        if layer is None:
+            raise UnknownLayerError(
+                f"this suite has no SAE for {hook_name!r}; it has {self._layers_in_words()}"
+            )
+        return self.layer(layer)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.manifest.hook_names)
+
+    def __len__(self) -> int:
+        return len(self.manifest.layers)
+
+    def __contains__(self, hook_name: object) -> bool:
+        # Mapping's own would build the SAE to find out.
+        return isinstance(hook_name, str) and self.manifest.layer_of(hook_name) is not None
+
+    def __repr__(self) -> str:
+        groups = ", ".join(group.name for group in self.manifest.groups)
+        return f"SAESuite({len(self)} layers of {self.manifest.model_name}, groups {groups})"
+
+    def layer(self, layer: int) -> SAE[Any]:
+        """The SAE of a layer by its number."""
+        if layer not in self.manifest.scaling_factors:
+            raise UnknownLayerError(
+                f"this suite has no SAE for layer {layer}; it has {self._layers_in_words()}"
+            )
+        if layer not in self._built:
+            self._built[layer] = self._build_layer(layer)
+        return self._built[layer]
+
+    def group(self, group: LayerGroup) -> TrainingSAE[Any]:
+        """A group's SAE in training form, which works on scaled activations."""
+        return self._build_group(group)
+
+    def log_sparsity(self, layer: int) -> torch.Tensor:
+        """log10 firing frequency of each feature on this layer. Shape (d_sae,)."""
+        return self._build_sparsity(layer)
+
+    def _layers_in_words(self) -> str:
+        names = self.manifest.hook_names
+        return f"{len(names)} layers, {names[0]} to {names[-1]}"
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the suite folder, complete or not at all, and returns its path.
+
+        Raises:
+            OutputFolderError: the folder already holds something.
+        """
+        path = Path(path)
+        with files.new_folder(path) as folder:
+            for layer in self.manifest.layers:
+                self._save_layer(layer, folder / self.manifest.hook_template.hook_name(layer))
+            for group in self.manifest.groups:
+                self._build_group(group).save_model(folder / files.GROUPS / group.name)
+            if self.runner_cfg is not None:
+                files.write_text(
+                    folder / files.RUNNER_CFG, json.dumps(self.runner_cfg, indent=2) + "\n"
+                )
+            if self.path is not None and (self.path / files.EVALUATION).exists():
+                shutil.copy(self.path / files.EVALUATION, folder / files.EVALUATION)
+            files.write_text(folder / files.SUITE, self.manifest.to_json())
+        self.path = path
+        return path
+
+    def _save_layer(self, layer: int, folder: Path) -> None:
+        # Not through self.layer: saving a large suite must not hold all of its SAEs.
+        sae = self._built.get(layer) or self._build_layer(layer)
+        sae.save_model(folder)
+        save_file({"sparsity": self.log_sparsity(layer)}, folder / SPARSITY_FILENAME)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "cpu") -> "SAESuite":
+        """The suite in a folder that `save` or a training run wrote.
+
+        Raises:
+            SuiteError: there is no suite, or it is broken or of a newer format.
+        """
+        path = Path(path)
+        if not (path / files.SUITE).is_file():
+            raise SuiteError(
+                f"{str(path)!r} is no suite: it has no {files.SUITE}; "
+                "give the output_path of a training run"
+            )
+        manifest = SuiteManifest.from_json((path / files.SUITE).read_text(encoding="utf-8"))
+        folders = {layer: path / name for layer, name in zip(manifest.layers, manifest.hook_names)}
+        missing = [folder.name for folder in folders.values() if not folder.is_dir()]
+        if missing:
+            raise SuiteError(f"suite {str(path)!r} lacks the folders {', '.join(missing)}")
+        runner_cfg = path / files.RUNNER_CFG
+        return cls(
+            manifest,
+            build_layer=lambda layer: _load_sae(SAE, folders[layer], device),
+            build_group=lambda group: _load_sae(
+                TrainingSAE, path / files.GROUPS / group.name, device
+            ),
+            build_sparsity=lambda layer: load_file(folders[layer] / SPARSITY_FILENAME)["sparsity"],
+            runner_cfg=json.loads(runner_cfg.read_text()) if runner_cfg.exists() else None,
+            path=path,
+        )
+
+
+def _load_sae(sae_class: Any, folder: Path, device: str) -> Any:
+    with warnings.catch_warnings():
+        # SAELens warns for every SAE of a TransformerLens model; once per layer is too often.
+        warnings.filterwarnings("ignore", message=".*non-empty model_from_pretrained_kwargs")
+        try:
+            return sae_class.load_from_disk(folder, device=device)
+        except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+            raise SuiteError(f"{str(folder)!r} does not hold a SAELens SAE: {error}") from error

@@ -1,0 +1,215 @@
+"""SAELens's trainers, fed with packed batches: rows of a group and the layer of each row.
+
+Everything here overrides methods that SAELens calls public seams; the training step, the
+optimiser and the loop are SAELens's own.
+"""
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from sae_lens.config import SAETrainerConfig
+from sae_lens.saes.sae import TrainingSAE, TrainStepOutput
+from sae_lens.training.multi_sae_trainer import MultiSAEEvaluatorProtocol, MultiSAETrainer
+from sae_lens.training.sae_trainer import SAETrainer, SaveCheckpointFn
+from sae_lens.training.types import MultiHookDataProvider
+from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
+from typing_extensions import override
+
+from sae_lens_groups import files
+from sae_lens_groups.errors import NonFiniteActivationsError
+from sae_lens_groups.layer_statistics import LayerStatistics, layer_metrics
+from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.normalization import (
+    ESTIMATED_MODES,
+    GroupScaling,
+    GroupScalingEstimate,
+)
+from sae_lens_groups.store import split_packed
+
+
+class GroupSAETrainer(SAETrainer[TrainingSAE[Any], Any]):
+    """Trains one group's SAE: scales each row by its layer, and keeps statistics per layer."""
+
+    def __init__(self, cfg: SAETrainerConfig, sae: TrainingSAE[Any], group: LayerGroup) -> None:
+        super().__init__(cfg, sae, data_provider=iter(()))
+        self.group = group
+        self.scaling = GroupScaling.identity(group)
+        self.statistics = LayerStatistics(len(group), sae.cfg.d_sae, cfg.device)
+        self._position_B = torch.empty(0)  # layer positions of the batch last trained on
+
+    @override
+    def step(self, batch: torch.Tensor) -> TrainStepOutput:
+        """One SAELens training step on a packed batch (B, d_in + 1) of raw rows.
+
+        Raises:
+            NonFiniteActivationsError: a row holds NaN or infinity; names the layer and the step.
+        """
+        rows_BD, position_B = self.unpack(batch)
+        self._position_B = position_B
+        output = super().step(self.scaling.scale(rows_BD, position_B))
+        self.statistics.add(output.feature_acts, position_B)
+        return output
+
+    def unpack(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A packed batch as finite rows (B, d_in), at least float32, and layer positions (B,)."""
+        rows_BD, position_B = split_packed(batch.to(self.sae.device))
+        rows_BD = rows_BD.to(torch.promote_types(rows_BD.dtype, torch.float32))
+        if not rows_BD.isfinite().all():
+            is_broken_B = ~rows_BD.isfinite().all(dim=1)
+            layer = self.group.layers[int(position_B[is_broken_B][0])]
+            raise NonFiniteActivationsError(
+                f"the language model's activations at layer {layer} (group {self.group.name}) are "
+                f"NaN or infinite in {int(is_broken_B.sum())} of {len(rows_BD)} rows at training "
+                f"step {self.n_training_steps}; check the model's dtype and autocast_lm, "
+                "or leave the layer out of layer_groups"
+            )
+        return rows_BD, position_B
+
+    @override
+    def maybe_reset_sparsity(self) -> dict[str, Any]:
+        log_dict = super().maybe_reset_sparsity()
+        if log_dict:
+            self.statistics.reset_window()
+        return log_dict
+
+    @override
+    @torch.no_grad()
+    def build_train_step_log_dict(
+        self, output: TrainStepOutput, n_training_samples: int
+    ) -> dict[str, Any]:
+        """SAELens's log entries of the group, and for each layer `<entry>/layer_<n>`."""
+        log_dict = super().build_train_step_log_dict(output, n_training_samples)
+        n_dead_L = self.statistics.n_dead_L(self.cfg.dead_feature_window)
+        for position, layer in enumerate(self.group.layers):
+            entries = layer_metrics(output, self._position_B, position)
+            entries["sparsity/dead_features"] = n_dead_L[position]
+            log_dict.update({f"{name}/layer_{layer}": value for name, value in entries.items()})
+        return log_dict
+
+    @override
+    def save_trainer_state(self, checkpoint_path: Path) -> None:
+        super().save_trainer_state(checkpoint_path)
+        save_file(self.statistics.state_dict(), checkpoint_path / files.LAYER_STATISTICS)
+        for layer, scaler in zip(self.group.layers, self.scaling.scalers, strict=True):
+            folder = checkpoint_path / files.layer_scaler_folder(layer)
+            folder.mkdir()
+            scaler.save(str(folder / files.SCALER))
+
+    @override
+    def load_trainer_state(self, checkpoint_path: Path | str) -> None:
+        super().load_trainer_state(checkpoint_path)
+        self.statistics.load_state_dict(load_file(Path(checkpoint_path) / files.LAYER_STATISTICS))
+        for layer, scaler in zip(self.group.layers, self.scaling.scalers, strict=True):
+            scaler.load(Path(checkpoint_path) / files.layer_scaler_folder(layer) / files.SCALER)
+
+
+class GroupTrainer(MultiSAETrainer):
+    """SAELens's multi-SAE trainer with one `GroupSAETrainer` per group."""
+
+    group_trainers: dict[str, GroupSAETrainer]
+    """By group name; `trainers` is the same, as SAELens's trainers."""
+
+    def __init__(
+        self,
+        cfg: SAETrainerConfig,
+        saes: Mapping[str, TrainingSAE[Any]],
+        groups: tuple[LayerGroup, ...],
+        data_provider: MultiHookDataProvider,
+        evaluator: MultiSAEEvaluatorProtocol | None = None,
+        save_checkpoint_fn: SaveCheckpointFn | None = None,
+    ) -> None:
+        names = {group.name: group.name for group in groups}
+        super().__init__(cfg, dict(saes), names, data_provider, evaluator, save_checkpoint_fn)
+        per_sae_cfg = next(iter(self.trainers.values())).cfg
+        self.group_trainers = {
+            group.name: GroupSAETrainer(per_sae_cfg, self.saes[group.name], group)
+            for group in groups
+        }
+        self.trainers = dict(self.group_trainers)
+        self._progress = ProgressBar(cfg.total_training_samples, len(groups))
+
+    def estimate_scaling(self, mode: str) -> None:
+        """Fits each layer's scaler on the next `n_batches_for_norm_estimate` training batches.
+
+        Does nothing for a mode that needs no estimate.
+        """
+        if mode not in ESTIMATED_MODES:
+            return
+        estimates = {
+            name: GroupScalingEstimate(trainer.group, mode, trainer.sae.cfg.d_in)
+            for name, trainer in self.group_trainers.items()
+        }
+        n_batches = range(self.cfg.n_batches_for_norm_estimate)
+        for _ in tqdm(n_batches, desc="Estimating each layer's norm", leave=False):
+            batches = next(self.data_provider)
+            for name, trainer in self.group_trainers.items():
+                estimates[name].add(*trainer.unpack(batches[name]))
+        for name, trainer in self.group_trainers.items():
+            trainer.scaling = estimates[name].scaling()
+
+    @override
+    def save_checkpoint(self, checkpoint_name: str, wandb_aliases: list[str] | None = None) -> None:
+        """Writes a checkpoint that is either complete or absent."""
+        if self.cfg.checkpoint_path is None:
+            super().save_checkpoint(checkpoint_name, wandb_aliases)
+            return
+        base = Path(self.cfg.checkpoint_path)
+        partial_name = files.partial_name(checkpoint_name)
+        shutil.rmtree(base / partial_name, ignore_errors=True)  # of a run that was killed
+        super().save_checkpoint(partial_name, wandb_aliases)
+        if (base / checkpoint_name).exists():  # of an interrupted run that was resumed
+            shutil.rmtree(base / checkpoint_name)
+        (base / partial_name).rename(base / checkpoint_name)
+
+    @override
+    def load_checkpoint(self, path: str | Path) -> None:
+        super().load_checkpoint(path)
+        self.checkpoint_thresholds = [
+            threshold
+            for threshold in self.checkpoint_thresholds
+            if threshold >= self.n_training_samples
+        ]
+
+    @override
+    def _update_pbar(
+        self,
+        step_outputs: dict[str, TrainStepOutput],
+        pbar: tqdm,  # type: ignore[type-arg]
+        update_interval: int = 100,  # ours goes by time, not by steps
+    ) -> None:
+        self._progress.show(pbar, self.n_training_samples, step_outputs)
+
+
+class ProgressBar:
+    """Tokens, rate, time left and the mean loss, on the bar that SAELens's trainer opens."""
+
+    def __init__(self, total_tokens: int, n_saes: int) -> None:
+        self.total_tokens = total_tokens
+        self.n_saes = n_saes
+        self._next_refresh = 0.0
+        self._is_set_up = False
+
+    def show(self, pbar: Any, n_tokens: int, step_outputs: Mapping[str, TrainStepOutput]) -> None:
+        """Moves the bar to `n_tokens`; reads the losses only when the bar is redrawn."""
+        if not self._is_set_up:
+            self._set_up(pbar, n_tokens, next(iter(step_outputs.values())))
+        pbar.n = min(n_tokens, self.total_tokens)
+        now = time.monotonic()
+        if now < self._next_refresh and n_tokens < self.total_tokens:
+            return
+        # Reading a loss waits for the device, so it is done a few times a second at most.
+        self._next_refresh = now + 0.5
+        losses = [output.loss.item() for output in step_outputs.values()]
+        pbar.set_postfix_str(f"loss {sum(losses) / len(losses):.4g}", refresh=False)
+        pbar.refresh()
+
+    def _set_up(self, pbar: Any, n_tokens: int, output: TrainStepOutput) -> None:
+        pbar.unit, pbar.unit_scale = "tok", True
+        pbar.initial = n_tokens - len(output.sae_in)  # a resumed run's rate counts its own tokens
+        pbar.set_description_str(f"Training {self.n_saes} SAEs", refresh=False)
+        self._is_set_up = True
