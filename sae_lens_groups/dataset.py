@@ -5,8 +5,9 @@ from typing import Any, cast
 
 import datasets
 import datasets.exceptions
-from datasets import Dataset, DatasetDict, IterableDataset
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from sae_lens import LanguageModelSAERunnerConfig
+from sae_lens.config import HfDataset
 from sae_lens.training.activations_store import validate_pretokenized_dataset_tokenizer
 
 from sae_lens_groups.errors import DatasetError
@@ -32,6 +33,22 @@ def open_dataset(cfg: LanguageModelSAERunnerConfig[Any]) -> IterableDataset:
             f"dataset_path {cfg.dataset_path!r} cannot be read: {error}; "
             "name a Hub dataset or a local folder with a 'train' split"
         ) from error
+    return as_stream(dataset)
+
+
+def as_stream(dataset: HfDataset) -> IterableDataset:
+    """A dataset's rows in order, without touching the dataset itself.
+
+    SAELens sets the format of a `Dataset` in place, and takes its number of rows for its number
+    of tokens when it warns that there are too few.
+    """
+    if isinstance(dataset, DatasetDict | IterableDatasetDict):
+        if "train" not in dataset:
+            raise DatasetError(
+                f"the dataset has the splits {', '.join(map(str, dataset))} and no 'train'; "
+                "pass one split"
+            )
+        return as_stream(dataset["train"])
     return dataset if isinstance(dataset, IterableDataset) else dataset.to_iterable_dataset()
 
 
@@ -40,13 +57,10 @@ def is_local(dataset_path: str) -> bool:
     return Path(dataset_path).exists() or dataset_path.startswith((".", "/", "~"))
 
 
-def _open_local(cfg: LanguageModelSAERunnerConfig[Any]) -> Dataset | IterableDataset:
+def _open_local(cfg: LanguageModelSAERunnerConfig[Any]) -> HfDataset:
     folder = Path(cfg.dataset_path).expanduser()
     if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():
-        saved = datasets.load_from_disk(str(folder))
-        if isinstance(saved, DatasetDict) and "train" not in saved:
-            raise ValueError(f"it has the splits {', '.join(map(str, saved))} and no 'train'")
-        return saved["train"] if isinstance(saved, DatasetDict) else saved
+        return datasets.load_from_disk(str(folder))
     return _load(str(folder), cfg)
 
 
@@ -63,27 +77,37 @@ def _load(path: str, cfg: LanguageModelSAERunnerConfig[Any]) -> Dataset | Iterab
 
 
 def require_usable_rows(
-    dataset_path: str, dataset: Dataset | IterableDataset, tokenizer: Any, d_vocab: int
+    dataset_path: str | None, dataset: IterableDataset, tokenizer: Any, d_vocab: int
 ) -> None:
     """Refuses an empty dataset, and one tokenised for another model as far as that can be seen.
 
-    A Hub dataset is checked as SAELens does it, by the tokenizer that made it. A local folder is
-    checked by its first row (SAELens takes its path for a Hub name and fails).
+    Every dataset is checked by its first row, and one of the Hub also as SAELens does it, by the
+    tokenizer that made it. (SAELens takes the path of a local folder for a Hub name and fails.)
+
+    Args:
+        dataset_path: where the dataset was opened; None for one that was passed in.
+        dataset: the training split.
+        tokenizer: the model's tokenizer; None if it has none.
+        d_vocab: the number of token ids the model knows.
 
     Raises:
         DatasetError: there is no row, or it holds a token beyond the model's vocabulary.
     """
     row = cast("dict[str, Any] | None", next(iter(dataset), None))
     if row is None:
-        raise DatasetError(f"dataset_path {dataset_path!r} holds no rows")
+        raise DatasetError(f"{_named(dataset_path)} holds no rows")
     column = next((name for name in TOKEN_COLUMNS if name in row), None)
     if column is None:
         return
     highest = max(int(token) for token in row[column])
     if highest >= d_vocab:
         raise DatasetError(
-            f"dataset_path {dataset_path!r} holds token {highest}, but the model's vocabulary "
+            f"{_named(dataset_path)} holds token {highest}, but the model's vocabulary "
             f"ends at {d_vocab - 1}; it was tokenised for another model"
         )
-    if tokenizer is not None and not is_local(dataset_path):
+    if dataset_path is not None and tokenizer is not None and not is_local(dataset_path):
         validate_pretokenized_dataset_tokenizer(dataset_path, tokenizer)
+
+
+def _named(dataset_path: str | None) -> str:
+    return "override_dataset" if dataset_path is None else f"dataset_path {dataset_path!r}"

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from sae_lens import SAE, ActivationsStore, TrainingSAE
+from sae_lens.config import HfDataset
 from sae_lens.evals import EvalConfig, run_evals
 from sae_lens.training.activation_scaler import ActivationScaler
 from sae_lens.training.prefetch import PrefetchingIterator
@@ -18,6 +19,7 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups import files
+from sae_lens_groups.dataset import as_stream
 from sae_lens_groups.interruption import StoppableIterator
 from sae_lens_groups.suite import SAESuite
 from sae_lens_groups.trainer import GroupSAETrainer
@@ -48,7 +50,7 @@ class LayerScores:
 def evaluate_suite(
     suite: SAESuite,
     model: HookedRootModule,
-    dataset: Any,
+    dataset: HfDataset,
     *,
     n_batches: int = 4,
     batch_size_prompts: int = 16,
@@ -70,7 +72,7 @@ def evaluate_suite(
         sae = suite.layer(layer)
         if tokens is None:
             store = ActivationsStore.from_sae(
-                model, sae, dataset, store_batch_size_prompts=batch_size_prompts
+                model, sae, as_stream(dataset), store_batch_size_prompts=batch_size_prompts
             )
             tokens = _ReplayedTokens(store)
         metrics = tokens.evaluate(sae, model, ActivationScaler(), _eval_config(n_batches))

@@ -7,15 +7,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from sae_lens.constants import ACTIVATION_SCALER_CFG_FILENAME, RUNNER_CFG_FILENAME
-
 from sae_lens_groups.errors import OutputFolderError
 
 SUITE = "suite.json"
 GROUPS = "groups"
 EVALUATION = "evaluation.csv"
-RUNNER_CFG = RUNNER_CFG_FILENAME
-SCALER = ACTIVATION_SCALER_CFG_FILENAME
+# SAELens's names, written out because importing SAELens takes seconds.
+RUNNER_CFG = "runner_cfg.json"
+SCALER = "activation_scaler.json"
 LAYER_STATISTICS = "layer_statistics.safetensors"
 
 

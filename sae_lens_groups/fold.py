@@ -14,6 +14,7 @@ from sae_lens.training.activation_scaler import ActivationScaler
 
 from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.normalization import ESTIMATED_MODES, whitening_of
+from sae_lens_groups.quiet import without_model_kwargs_advice
 
 _MATRICES = frozenset({"W_enc", "W_dec"})
 # In units of the SAE's input, so they scale with it.
@@ -59,7 +60,8 @@ def layer_sae(
         _divide_vectors(state, cfg, scaler.scaling_factor)
     cfg["metadata"] = {**cfg["metadata"], **metadata}
     # SAE.load_from_disk builds an SAE from the same two parts.
-    sae = SAE.from_dict(cfg)
+    with without_model_kwargs_advice():
+        sae = SAE.from_dict(cfg)
     sae.process_state_dict_for_loading(state)
     sae.load_state_dict(state)
     return sae
@@ -67,7 +69,8 @@ def layer_sae(
 
 def _whitening_folded(group_sae: TrainingSAE[Any], scaler: ActivationScaler) -> TrainingSAE[Any]:
     """A copy of the group SAE with the layer's whitening in its matrices, as SAELens folds it."""
-    folded = TrainingSAE.from_dict(group_sae.cfg.to_dict())
+    with without_model_kwargs_advice():
+        folded = TrainingSAE.from_dict(group_sae.cfg.to_dict())
     folded.load_state_dict(group_sae.state_dict())
     whitening = whitening_of(scaler)
     assert whitening is not None

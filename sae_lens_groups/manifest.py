@@ -90,10 +90,11 @@ class SuiteManifest:
             )
         try:
             manifest = cls._from_dict(data)
+            # Only the entries this version writes: a later one may add some without breaking it.
+            agrees = all(data.get(name) == value for name, value in manifest.to_dict().items())
         except (KeyError, TypeError, AttributeError, LayerGroupsError) as error:
             raise SuiteError(f"suite.json is broken: {error!r}") from error
-        # Only the entries this version writes: a later one may add some without breaking it.
-        if any(data.get(name) != value for name, value in manifest.to_dict().items()):
+        if not agrees:
             raise SuiteError("suite.json contradicts itself: its groups and its layers disagree")
         return manifest
 

@@ -17,7 +17,7 @@ from transformer_lens import HookedRootModule
 from sae_lens_groups import files
 from sae_lens_groups.checkpoint import require_resumable, save_runner_files
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.dataset import open_dataset, require_usable_rows
+from sae_lens_groups.dataset import as_stream, open_dataset, require_usable_rows
 from sae_lens_groups.errors import ConfigError, TrainingInterrupted
 from sae_lens_groups.evaluate import GroupEvaluator
 from sae_lens_groups.export import export_suite, group_metadata
@@ -65,7 +65,7 @@ class GroupSAETrainingRunner:
         self.cfg = cfg
         if cfg.output_path is not None:
             files.require_free(cfg.output_path)
-        dataset = override_dataset if override_dataset is not None else open_dataset(cfg)
+        dataset = open_dataset(cfg) if override_dataset is None else as_stream(override_dataset)
         groups = None if override_model is not None else groups_before_loading(cfg)
         if cfg.resume_from_checkpoint is not None:
             require_resumable(cfg.resume_from_checkpoint, cfg, groups)
@@ -76,8 +76,8 @@ class GroupSAETrainingRunner:
         if cfg.resume_from_checkpoint is not None:
             require_resumable(cfg.resume_from_checkpoint, cfg, self.groups)
         require_usable_rows(
-            cfg.dataset_path,
-            dataset,  # type: ignore[arg-type]  # a DatasetDict has no rows of its own
+            cfg.dataset_path if override_dataset is None else None,
+            dataset,
             getattr(self.model, "tokenizer", None),
             _d_vocab(self.model),
         )
@@ -87,7 +87,7 @@ class GroupSAETrainingRunner:
             self.model,
             cfg,
             self.groups,
-            dataset,  # type: ignore[arg-type]
+            dataset,
         )
         # The global generator decides initial weights here and the shuffling in `run`. It is
         # seeded apart from whatever else the process draws, and carried over between the two.

@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from sae_lens import ActivationsStore
+from sae_lens.config import HfDataset
 from sae_lens.training.mixing_buffer import multi_hook_concat_split_iter
 from sae_lens.util import get_special_token_ids
 from safetensors.torch import load_file
@@ -17,7 +18,6 @@ from transformer_lens import HookedRootModule
 from typing_extensions import override
 
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.dataset import Dataset, IterableDataset
 from sae_lens_groups.errors import ConfigError, DatasetError
 from sae_lens_groups.layers import HookTemplate, LayerGroup
 
@@ -42,7 +42,7 @@ class GroupActivationsStore(ActivationsStore):
         model: HookedRootModule,
         cfg: GroupSAERunnerConfig[Any],
         groups: tuple[LayerGroup, ...],
-        dataset: Dataset | IterableDataset,
+        dataset: HfDataset,
     ) -> Self:
         """A store that captures every layer of `groups` and reads `dataset` from its start."""
         hook_names = [

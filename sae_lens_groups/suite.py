@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from sae_lens_groups import files
 from sae_lens_groups.errors import SuiteError, UnknownLayerError
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.manifest import SuiteManifest
+from sae_lens_groups.quiet import without_model_kwargs_advice
 
 
 class SAESuite(Mapping[str, SAE[Any]]):
@@ -116,7 +116,7 @@ class SAESuite(Mapping[str, SAE[Any]]):
 
     def _save_layer(self, layer: int, folder: Path) -> None:
         # Not through self.layer: saving a large suite must not hold all of its SAEs.
-        sae = self._built.get(layer) or self._build_layer(layer)
+        sae = self._built[layer] if layer in self._built else self._build_layer(layer)
         sae.save_model(folder)
         save_file({"sparsity": self.log_sparsity(layer)}, folder / SPARSITY_FILENAME)
 
@@ -152,10 +152,8 @@ class SAESuite(Mapping[str, SAE[Any]]):
 
 
 def _load_sae(sae_class: Any, folder: Path, device: str) -> Any:
-    with warnings.catch_warnings():
-        # SAELens warns for every SAE of a TransformerLens model; once per layer is too often.
-        warnings.filterwarnings("ignore", message=".*non-empty model_from_pretrained_kwargs")
-        try:
+    try:
+        with without_model_kwargs_advice():
             return sae_class.load_from_disk(folder, device=device)
-        except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-            raise SuiteError(f"{str(folder)!r} does not hold a SAELens SAE: {error}") from error
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise SuiteError(f"{str(folder)!r} does not hold a SAELens SAE: {error}") from error

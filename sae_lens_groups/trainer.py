@@ -211,5 +211,7 @@ class ProgressBar:
     def _set_up(self, pbar: Any, n_tokens: int, output: TrainStepOutput) -> None:
         pbar.unit, pbar.unit_scale = "tok", True
         pbar.initial = n_tokens - len(output.sae_in)  # a resumed run's rate counts its own tokens
-        pbar.set_description_str(f"Training {self.n_saes} SAEs", refresh=False)
+        pbar.set_description_str(
+            f"Training {self.n_saes} SAE{'s' if self.n_saes > 1 else ''}", refresh=False
+        )
         self._is_set_up = True

@@ -82,7 +82,6 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
         eos_token=END_OF_TEXT,
         unk_token=END_OF_TEXT,
         pad_token=END_OF_TEXT,
-        model_max_length=CONTEXT_SIZE,
     )
 
 
@@ -134,13 +133,17 @@ def save(model: GPTNeoXForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: 
     """Writes the model with float16 weights that load as float32."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    _change_json(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
     weights_path = folder / "model.safetensors"
     weights = {name: w.half() for name, w in load_file(weights_path).items()}
     save_file(weights, weights_path, metadata={"format": "pt"})
     # transformers loads weights in the dtype that the config names, whatever the file holds.
-    config_path = folder / "config.json"
-    config = json.loads(config_path.read_text())
-    config_path.write_text(json.dumps({**config, "dtype": "float32"}, indent=2) + "\n")
+    _change_json(folder / "config.json", dtype="float32")
+
+
+def _change_json(path: Path, **changes: str) -> None:
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, **changes}, indent=2) + "\n")
 
 
 @torch.no_grad()

@@ -1,0 +1,138 @@
+"""Small real models, datasets and configs that the tests share."""
+
+import os
+
+# Before any import that reads them: nothing in the tests may reach for the network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["WANDB_MODE"] = "offline"
+os.environ["WANDB_SILENT"] = "true"
+
+from pathlib import Path  # the environment above has to come first
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from sae_lens import LoggingConfig, TrainingSAEConfig
+from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+from sae_lens_groups import GroupSAERunnerConfig
+
+D_IN = 16
+D_SAE = 48
+CONTEXT_SIZE = 16
+N_LAYERS = 4
+D_VOCAB = 60
+HOOK_NAME = "blocks.1.hook_resid_post"
+
+torch.set_num_threads(2)
+
+ARCHITECTURES = sorted(
+    set(SAE_TRAINING_CLASS_REGISTRY)
+    & {
+        "standard",
+        "gated",
+        "topk",
+        "abstopk",  # not yet in SAELens 6.44
+        "jumprelu",
+        "batchtopk",
+        "matryoshka_batchtopk",
+        "matching_pursuit",
+    }
+)
+_OWN_SETTINGS: dict[str, dict[str, Any]] = {
+    "topk": {"k": 4},
+    "abstopk": {"k": 4},
+    "batchtopk": {"k": 4},
+    "matryoshka_batchtopk": {"k": 4, "matryoshka_widths": [12, 24, D_SAE]},
+    "matching_pursuit": {"residual_threshold": 0.5, "max_iterations": 4, "decoder_init_norm": 1.0},
+}
+
+
+def sae_config(architecture: str = "topk", **settings: Any) -> TrainingSAEConfig:
+    """A small SAE config of an architecture."""
+    config_class: Any = SAE_TRAINING_CLASS_REGISTRY[architecture][1]
+    own = _OWN_SETTINGS.get(architecture, {})
+    return config_class(**{"d_in": D_IN, "d_sae": D_SAE, **own, **settings})
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    """Settings of a short run, for SAELens's config and for ours."""
+    return {
+        "sae": sae_config(),
+        "model_name": "tiny",
+        "hook_name": HOOK_NAME,
+        "context_size": CONTEXT_SIZE,
+        "training_tokens": 32 * 30,
+        "train_batch_size_tokens": 32,
+        "store_batch_size_prompts": 4,
+        "n_batches_in_buffer": 8,
+        "lr": 3e-3,
+        "dead_feature_window": 5,
+        "n_batches_for_norm_estimate": 8,
+        "seed": 7,
+        "is_dataset_tokenized": False,
+        "logger": LoggingConfig(log_to_wandb=False),
+        "checkpoint_path": None,
+        "output_path": None,
+        "verbose": False,
+        **changes,
+    }
+
+
+def group_config(layer_groups: str = "0-2,3", **changes: Any) -> GroupSAERunnerConfig[Any]:
+    """A short grouped run."""
+    return GroupSAERunnerConfig(layer_groups=layer_groups, **settings(**changes))
+
+
+def make_model(n_layers: int = N_LAYERS, norms: tuple[float, ...] = ()) -> HookedTransformer:
+    """A random TransformerLens model; `norms` scales what each layer adds to the residual stream."""
+    torch.manual_seed(0)
+    model = HookedTransformer(
+        HookedTransformerConfig(
+            n_layers=n_layers,
+            d_model=D_IN,
+            n_ctx=CONTEXT_SIZE,
+            d_head=8,
+            n_heads=2,
+            d_vocab=D_VOCAB,
+            act_fn="gelu",
+            device="cpu",
+        )
+    )
+    with torch.no_grad():
+        for block, norm in zip(model.blocks, norms):
+            block.mlp.W_out.mul_(norm)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+    return model
+
+
+def make_tokens(n_prompts: int = 200, seed: int = 0, highest: int = D_VOCAB) -> Dataset:
+    """Prompts of random tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(0, highest, (n_prompts, CONTEXT_SIZE), generator=generator)
+    return Dataset.from_dict({"tokens": tokens.tolist()})
+
+
+@pytest.fixture(scope="session")
+def model() -> HookedTransformer:
+    return make_model()
+
+
+@pytest.fixture(scope="session")
+def tokens() -> Dataset:
+    return make_tokens()
+
+
+@pytest.fixture(scope="session")
+def tokens_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tokens on disk, as SAELens's pretokenizer writes them."""
+    folder = tmp_path_factory.mktemp("tokens") / "tokenised"
+    make_tokens().save_to_disk(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a test writes by default lands in its own folder."""
+    monkeypatch.chdir(tmp_path)

@@ -1,0 +1,135 @@
+"""Statistics per layer, and what stops a run."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from sae_lens import TrainingSAE
+
+from sae_lens_groups import LayerGroup
+from sae_lens_groups.errors import NonFiniteActivationsError
+from sae_lens_groups.layer_statistics import LayerStatistics
+from sae_lens_groups.trainer import GroupTrainer
+
+from .conftest import D_IN, D_SAE, group_config, sae_config
+
+GROUP = LayerGroup(2, 4)
+
+
+def packed(rows_BD: torch.Tensor, position_B: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {GROUP.name: torch.cat([rows_BD, position_B[:, None].float()], dim=1)}
+
+
+def random_batches(n_batches: int) -> Iterator[dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(n_batches):
+        rows_BD = torch.randn(32, D_IN, generator=generator)
+        yield packed(rows_BD, torch.randint(3, (32,), generator=generator))
+
+
+def make_trainer(batches: Iterator[dict[str, torch.Tensor]], **changes: Any) -> GroupTrainer:
+    cfg = group_config("2-4", **changes)
+    torch.manual_seed(0)
+    sae = TrainingSAE.from_dict(cfg.sae.to_dict())
+    return GroupTrainer(cfg.to_sae_trainer_config(), {GROUP.name: sae}, (GROUP,), batches)
+
+
+def test_firing_counts_equal_a_count_by_hand() -> None:
+    acts_BF = torch.tensor([[1.0, 0, 0], [0, 2, 0], [3, 4, 0], [0, 0, 0]])
+    position_B = torch.tensor([0, 1, 1, 0])
+    statistics = LayerStatistics(2, 3, "cpu")
+    statistics.add(acts_BF, position_B)
+    assert statistics.n_fired_LF.tolist() == [[1, 0, 0], [1, 2, 0]]
+    assert statistics.frequency_LF.tolist() == [[0.5, 0, 0], [0.5, 1, 0]]
+    statistics.add(acts_BF.to_sparse(), position_B)
+    assert statistics.n_fired_LF.tolist() == [[2, 0, 0], [2, 4, 0]]
+    torch.testing.assert_close(
+        statistics.log_sparsity_LF, torch.tensor([[0.5, 0, 0], [0.5, 1, 0]]).add(1e-10).log10()
+    )
+
+
+def test_a_feature_is_dead_on_a_layer_it_has_long_not_fired_on() -> None:
+    statistics = LayerStatistics(2, 2, "cpu")
+    for _ in range(4):
+        statistics.add(torch.tensor([[1.0, 0], [0, 1]]), torch.tensor([0, 1]))
+    assert statistics.n_dead_L(dead_feature_window=3) == [1, 1]
+    assert statistics.n_dead_L(dead_feature_window=4) == [0, 0]
+
+
+def test_a_groups_counts_add_up_to_saelens_own() -> None:
+    trainer = make_trainer(random_batches(30))
+    trainer.fit()
+    of_group = trainer.group_trainers[GROUP.name]
+    assert torch.equal(of_group.statistics.n_fired_LF.sum(dim=0), of_group.act_freq_scores)
+    assert of_group.statistics.n_rows_L.sum() == of_group.n_frac_active_samples
+    fired_somewhere = of_group.statistics.n_steps_since_fired_LF.min(dim=0).values
+    assert torch.equal(fired_somewhere, of_group.n_forward_passes_since_fired)
+
+
+def test_the_counting_window_is_saelens_own() -> None:
+    trainer = make_trainer(random_batches(30), feature_sampling_window=12)
+    trainer.fit()
+    of_group = trainer.group_trainers[GROUP.name]
+    assert of_group.statistics.n_rows_L.sum() == of_group.n_frac_active_samples < 30 * 32
+    assert torch.equal(of_group.statistics.n_fired_LF.sum(dim=0), of_group.act_freq_scores)
+
+
+def test_log_entries_per_layer_equal_a_computation_on_that_layers_rows() -> None:
+    trainer = make_trainer(random_batches(30)).group_trainers[GROUP.name]
+    batch = next(random_batches(1))[GROUP.name]
+    output = trainer.step(batch)
+    logs = trainer.build_train_step_log_dict(output, 32)
+    for position, layer in enumerate(GROUP.layers):
+        of_layer = batch[:, -1] == position
+        rows, recons = batch[of_layer, :-1], output.sae_out[of_layer]
+        loss = (recons - rows).pow(2).sum(dim=1).mean().item()
+        variance = (rows - rows.mean(dim=0)).pow(2).sum(dim=1).mean().item()
+        assert logs[f"losses/mse_loss/layer_{layer}"] == pytest.approx(loss)
+        assert logs[f"metrics/explained_variance/layer_{layer}"] == pytest.approx(
+            1 - loss / variance
+        )
+        assert logs[f"sparsity/dead_features/layer_{layer}"] == 0
+    assert {"losses/overall_loss", "metrics/l0", "details/n_training_samples"} <= logs.keys()
+
+
+def test_statistics_do_not_depend_on_the_number_of_layers_in_a_step() -> None:
+    """A batch without any row of a layer counts as a step in which nothing fired on it."""
+    statistics = LayerStatistics(3, D_SAE, "cpu")
+    statistics.add(torch.ones(4, D_SAE), torch.zeros(4).long())
+    assert statistics.n_rows_L.tolist() == [4, 0, 0]
+    assert statistics.n_steps_since_fired_LF[:, 0].tolist() == [0, 1, 1]
+    assert statistics.frequency_LF[2].tolist() == [0.0] * D_SAE
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_non_finite_activations_stop_the_run_and_name_layer_and_step(broken: float) -> None:
+    batches = list(random_batches(10))
+    batches[6][GROUP.name][5, 3] = broken
+    batches[6][GROUP.name][5, -1] = 1
+    trainer = make_trainer(iter(batches))
+    with pytest.raises(NonFiniteActivationsError) as caught:
+        trainer.fit()
+    assert str(caught.value) == (
+        "the language model's activations at layer 3 (group layers_2-4) are NaN or infinite in "
+        "1 of 32 rows at training step 6; check the model's dtype and autocast_lm, or leave the "
+        "layer out of layer_groups"
+    )
+
+
+def test_the_progress_bar_shows_tokens_rate_time_left_and_loss(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    make_trainer(random_batches(30)).fit()
+    last = capsys.readouterr().err.split("\r")[-1]
+    assert "Training 1 SAE: 100%" in last
+    assert "960/960" in last
+    assert "tok/s, loss " in last
+
+
+def test_sparse_activations_train_and_count() -> None:
+    sae = sae_config("topk", use_sparse_activations=True, rescale_acts_by_decoder_norm=False)
+    trainer = make_trainer(random_batches(30), sae=sae)
+    trainer.fit()
+    of_group = trainer.group_trainers[GROUP.name]
+    assert torch.equal(of_group.statistics.n_fired_LF.sum(dim=0), of_group.act_freq_scores)
