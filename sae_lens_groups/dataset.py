@@ -49,7 +49,11 @@ def as_stream(dataset: HfDataset) -> IterableDataset:
                 "pass one split"
             )
         return as_stream(dataset["train"])
-    return dataset if isinstance(dataset, IterableDataset) else dataset.to_iterable_dataset()
+    if isinstance(dataset, IterableDataset):
+        return dataset
+    if len(dataset) == 0:
+        raise DatasetError("the dataset holds no rows; name one that does")
+    return dataset.to_iterable_dataset()
 
 
 def is_local(dataset_path: str) -> bool:

@@ -75,7 +75,14 @@ def evaluate_suite(
                 model, sae, as_stream(dataset), store_batch_size_prompts=batch_size_prompts
             )
             tokens = _ReplayedTokens(store)
-        metrics = tokens.evaluate(sae, model, ActivationScaler(), _eval_config(n_batches))
+        metrics = tokens.evaluate(
+            sae,
+            model,
+            ActivationScaler(),
+            _eval_config(n_batches),
+            # As SAELens does by default, where there is a tokenizer that knows them.
+            exclude_special_tokens=getattr(model, "tokenizer", None) is not None,
+        )
         scores.append(_layer_scores(suite, layer, metrics))
     if suite.path is not None:
         files.write_text(suite.path / files.EVALUATION, scores_to_csv(scores))

@@ -26,7 +26,8 @@ N_LAYERS = 4
 D_VOCAB = 60
 HOOK_NAME = "blocks.1.hook_resid_post"
 
-torch.set_num_threads(2)
+# The models here are too small for two threads, which would only wait for each other.
+torch.set_num_threads(1)
 
 ARCHITECTURES = sorted(
     set(SAE_TRAINING_CLASS_REGISTRY)

@@ -2,7 +2,7 @@
 
 Trains `each`, `even:5`, `even:3` and `even:1` at equal tokens per SAE, and `each` once more with
 only as many tokens as fit into the wall-clock of `even:3`. Every run has a process of its own; the
-order is shuffled in every round. Each variant gets the best of several learning rates, found
+order is shuffled in every round, and one thread computes. Each variant gets the best of several learning rates, found
 first, with another seed than those reported. Prints medians over the rounds, one row per variant.
 """
 
@@ -77,7 +77,7 @@ def one_round(args: argparse.Namespace, lr: dict[str, float], seed: int) -> list
 def in_process(args: argparse.Namespace, variant: str, **settings: Any) -> dict[str, Any]:
     """One run in a process of its own, whose peak memory is then its own too."""
     command = [sys.executable, "-m", "tests.benchmarks.groups", "--run", json.dumps(settings)]
-    output = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    output = subprocess.run(command, capture_output=True, text=True)
     if output.returncode:
         raise SystemExit(output.stderr)
     run = {"variant": variant, **settings, **json.loads(output.stdout.splitlines()[-1])}
@@ -90,10 +90,13 @@ def in_process(args: argparse.Namespace, variant: str, **settings: Any) -> dict[
 
 def train_and_score(layer_groups: str, lr: float, tokens: int, seed: int) -> dict[str, float]:
     """Seconds and peak memory of `run`, and mean scores over the 12 layers on held-out text."""
+    import torch
+
     from sae_lens_groups import GroupSAETrainingRunner, evaluate_suite
     from sae_lens_groups.demo.model import stdlib_tokens
     from sae_lens_groups.demo.run import demo_config
 
+    torch.set_num_threads(1)
     cfg = demo_config(layer_groups, None, tokens, lr=lr, seed=seed)
     runner = GroupSAETrainingRunner(cfg, override_dataset=stdlib_tokens("train", seed=seed))
     start = time.monotonic()

@@ -1,0 +1,278 @@
+"""Checkpoints, signals and resuming."""
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+from transformer_lens import HookedTransformer
+
+from sae_lens_groups import GroupSAETrainingRunner, SAESuite
+from sae_lens_groups.errors import CheckpointError, TrainingInterrupted
+
+from .conftest import group_config, make_model, make_tokens, sae_config
+
+NORMALISED = {"normalize_activations": "expected_average_only_in"}
+
+
+def make_runner(
+    model: HookedTransformer, layer_groups: str = "0-2,3", **changes: Any
+) -> GroupSAETrainingRunner:
+    cfg = group_config(layer_groups, **{"sae": sae_config("topk", **NORMALISED), **changes})
+    return GroupSAETrainingRunner(cfg, override_dataset=make_tokens(), override_model=model)
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints of the one run in a folder, oldest first."""
+    (run,) = folder.iterdir()
+    return sorted(run.iterdir(), key=lambda path: int(path.name.removeprefix("final_")))
+
+
+def send_at_step(runner: GroupSAETrainingRunner, step: int, signal_number: int) -> None:
+    """Sends this process a signal while the LM works on that step's batch."""
+    store = runner.activations_store
+    original = store.get_multi_hook_activations
+    calls = 0
+
+    def capture(batch_tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+        nonlocal calls
+        calls += 1
+        if calls == step:
+            os.kill(os.getpid(), signal_number)
+        return original(batch_tokens)
+
+    store.get_multi_hook_activations = capture  # type: ignore[method-assign]
+
+
+def test_checkpoints_hold_what_a_run_needs_to_go_on(
+    model: HookedTransformer, tmp_path: Path
+) -> None:
+    make_runner(model, checkpoint_path=str(tmp_path / "ckpt"), n_checkpoints=2).run()
+    first, second = checkpoints_in(tmp_path / "ckpt")
+    assert 320 < int(first.name) < 400
+    assert int(second.name) > 640
+    files = {str(path.relative_to(first)) for path in first.rglob("*") if path.is_file()}
+    assert files == {
+        "runner_cfg.json",
+        "activations_store_state.safetensors",
+        *(
+            f"{group}/{file}"
+            for group, layers in (("layers_0-2", (0, 1, 2)), ("layers_3", (3,)))
+            for file in (
+                "cfg.json",
+                "sae_weights.safetensors",
+                "sparsity.safetensors",
+                "trainer_state.pt",
+                "activation_scaler.json",
+                "layer_statistics.safetensors",
+                *(f"layer_{layer}/activation_scaler.json" for layer in layers),
+            )
+        ),
+    }
+
+
+@pytest.mark.parametrize("save_final_checkpoint", [True, False])
+def test_a_final_checkpoint_only_where_it_is_asked_for(
+    model: HookedTransformer, tmp_path: Path, save_final_checkpoint: bool
+) -> None:
+    changes = {
+        "checkpoint_path": str(tmp_path / "ckpt"),
+        "save_final_checkpoint": save_final_checkpoint,
+    }
+    make_runner(model, **changes).run()
+    written = (tmp_path / "ckpt").exists()
+    assert written == save_final_checkpoint
+    if written:
+        assert [path.name for path in checkpoints_in(tmp_path / "ckpt")] == ["final_960"]
+
+
+@pytest.mark.parametrize("prefetch", [False, True])
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_a_whole_step_and_says_where(
+    model: HookedTransformer, tmp_path: Path, signal_number: int, prefetch: bool
+) -> None:
+    runner = make_runner(
+        model, checkpoint_path=str(tmp_path / "ckpt"), prefetch_llm_batches=prefetch
+    )
+    send_at_step(runner, step=14, signal_number=signal_number)
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(TrainingInterrupted) as caught:
+        runner.run()
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+    (checkpoint,) = checkpoints_in(tmp_path / "ckpt")
+    assert caught.value.signal_number == signal_number
+    assert caught.value.checkpoint == checkpoint
+    assert f"progress is saved in {checkpoint}, continue with" in str(caught.value)
+    n_samples = int(checkpoint.name)
+    assert n_samples % 32 == 0
+    for group in ("layers_0-2", "layers_3"):
+        state = torch.load(checkpoint / group / "trainer_state.pt")
+        assert state["n_training_samples"] == n_samples
+        assert state["n_training_steps"] == n_samples // 32
+
+
+def test_a_signal_without_a_checkpoint_path_says_that_nothing_was_saved(
+    model: HookedTransformer,
+) -> None:
+    runner = make_runner(model)
+    send_at_step(runner, step=14, signal_number=signal.SIGINT)
+    with pytest.raises(TrainingInterrupted, match="nothing was saved because checkpoint_path"):
+        runner.run()
+
+
+def test_training_works_in_a_thread_that_cannot_listen_to_signals(
+    model: HookedTransformer,
+) -> None:
+    suites: list[SAESuite] = []
+    runner = make_runner(model)
+    thread = threading.Thread(target=lambda: suites.append(runner.run()))
+    thread.start()
+    thread.join()
+    assert len(suites[0]) == 4
+
+
+def test_a_resumed_run_goes_on_with_weights_optimiser_scaling_and_data(tmp_path: Path) -> None:
+    model = make_model(norms=(1, 4, 16, 16))
+    first = make_runner(model, checkpoint_path=str(tmp_path / "ckpt"))
+    send_at_step(first, step=14, signal_number=signal.SIGINT)
+    with pytest.raises(TrainingInterrupted) as caught:
+        first.run()
+    checkpoint = caught.value.checkpoint
+    assert checkpoint is not None
+    factors = [
+        json.loads(
+            (checkpoint / "layers_0-2" / f"layer_{n}" / "activation_scaler.json").read_text()
+        )
+        for n in range(3)
+    ]
+    n_rows_before = first.activations_store.n_dataset_processed
+
+    resumed = make_runner(
+        model,
+        checkpoint_path=str(tmp_path / "ckpt2"),
+        save_final_checkpoint=True,
+        resume_from_checkpoint=str(checkpoint),
+    )
+    suite = resumed.run()
+    assert resumed.activations_store.n_dataset_processed > n_rows_before
+    (final,) = checkpoints_in(tmp_path / "ckpt2")
+    state = torch.load(final / "layers_0-2" / "trainer_state.pt")
+    assert (state["n_training_steps"], state["n_training_samples"]) == (30, 960)
+    # Adam counts its own steps: it started from the saved moments, not anew.
+    assert {int(moments["step"]) for moments in state["optimizer"]["state"].values()} == {30}
+    statistics = load_file(final / "layers_0-2" / "layer_statistics.safetensors")
+    assert statistics["n_rows"].sum() == 960
+    restored = [suite.manifest.scaling_factors[n] for n in range(3)]
+    assert restored == [factor["scaling_factor"] for factor in factors]
+    assert len(set(restored)) == 3
+
+
+def test_a_resumed_run_makes_only_the_checkpoints_still_due(
+    model: HookedTransformer, tmp_path: Path
+) -> None:
+    changes: dict[str, Any] = {"n_checkpoints": 3}
+    make_runner(model, checkpoint_path=str(tmp_path / "a"), **changes).run()
+    second = checkpoints_in(tmp_path / "a")[1]
+    resumed = make_runner(
+        model,
+        checkpoint_path=str(tmp_path / "b"),
+        resume_from_checkpoint=str(second),
+        **changes,
+    )
+    resumed.run()
+    assert [path.name for path in checkpoints_in(tmp_path / "b")] == [
+        checkpoints_in(tmp_path / "a")[2].name
+    ]
+
+
+def test_the_draws_go_on_where_the_checkpoint_left_them(
+    model: HookedTransformer, tokens: Dataset, tmp_path: Path
+) -> None:
+    store = make_runner(model).activations_store
+    rows = store.drawn_rows()
+    for _ in range(3):
+        next(rows)
+    (tmp_path / "ckpt").mkdir()
+    store.save_to_checkpoint(tmp_path / "ckpt")
+    after = make_runner(model).activations_store
+    after.load_from_checkpoint(tmp_path / "ckpt")
+    expected, found = next(rows), next(after.drawn_rows())
+    assert torch.equal(expected["layers_0-2"][:, -1], found["layers_0-2"][:, -1])
+
+
+def test_a_checkpoint_that_cannot_be_finished_leaves_none(
+    model: HookedTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(*_: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("sae_lens_groups.runner.save_runner_files", no_space)
+    runner = make_runner(model, checkpoint_path=str(tmp_path / "ckpt"), n_checkpoints=1)
+    with pytest.raises(OSError, match="No space left"):
+        runner.run()
+    (run,) = (tmp_path / "ckpt").iterdir()
+    assert [path.name for path in run.iterdir() if not path.name.startswith(".")] == []
+
+
+# --- wrong checkpoints ---
+
+
+@pytest.fixture
+def checkpoint(model: HookedTransformer, tmp_path: Path) -> Path:
+    make_runner(model, checkpoint_path=str(tmp_path / "ckpt"), n_checkpoints=1).run()
+    return checkpoints_in(tmp_path / "ckpt")[0]
+
+
+def refusal(model: HookedTransformer, path: Path, layer_groups: str = "0-2,3", **sae: Any) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        make_runner(
+            model,
+            layer_groups,
+            resume_from_checkpoint=str(path),
+            sae=sae_config(**{"architecture": "topk", **NORMALISED, **sae}),
+        )
+    return str(caught.value)
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(
+    model: HookedTransformer, tmp_path: Path
+) -> None:
+    assert refusal(model, tmp_path / "nowhere").endswith(
+        "is no checkpoint of a grouped run: it has no runner_cfg.json; name a folder such as "
+        "checkpoints/<run id>/<tokens>"
+    )
+
+
+def test_a_checkpoint_of_other_groups_is_refused(
+    model: HookedTransformer, checkpoint: Path
+) -> None:
+    assert refusal(model, checkpoint, "0-1,2-3").endswith(
+        "has no layers_0-1; it was made with layer_groups='0-2,3', and this run asks for '0-1,2-3'"
+    )
+
+
+def test_a_checkpoint_of_another_sae_is_refused(model: HookedTransformer, checkpoint: Path) -> None:
+    assert "was made with d_sae=48, and this run asks for 96" in refusal(
+        model, checkpoint, d_sae=96
+    )
+    assert "was made with architecture='topk', and this run asks for 'standard'" in refusal(
+        model, checkpoint, architecture="standard"
+    )
+    assert "was made with normalize_activations='expected_average_only_in'" in refusal(
+        model, checkpoint, normalize_activations="none"
+    )
+
+
+def test_a_checkpoint_with_a_missing_file_is_refused(
+    model: HookedTransformer, checkpoint: Path
+) -> None:
+    (checkpoint / "activations_store_state.safetensors").unlink()
+    assert "has no activations_store_state.safetensors" in refusal(model, checkpoint)
+    (checkpoint / "runner_cfg.json").write_text("{")
+    assert "runner_cfg.json' cannot be read" in refusal(model, checkpoint)
