@@ -100,9 +100,13 @@ class GroupActivationsStore(ActivationsStore):
         Columns 0 to D-1 are the activation, column D is the layer's position in the group.
         """
         for batch_tokens in self._token_batches():
-            activations = self._captured(batch_tokens)
-            kept_B = self._kept_positions(batch_tokens)
-            yield {group.name: self._draw(group, activations, kept_B) for group in self.groups}
+            yield self._drawn_from(batch_tokens)
+
+    def _drawn_from(self, batch_tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+        # Every layer's activations are alive in here, so nothing waits for the next batch here.
+        activations = self._captured(batch_tokens)
+        kept_B = self._kept_positions(batch_tokens)
+        return {group.name: self._draw(group, activations, kept_B) for group in self.groups}
 
     @property
     def _buffer_size(self) -> int:

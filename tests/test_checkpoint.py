@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
 from safetensors.torch import load_file
 from transformer_lens import HookedTransformer
 
@@ -192,7 +191,7 @@ def test_a_resumed_run_makes_only_the_checkpoints_still_due(
 
 
 def test_the_draws_go_on_where_the_checkpoint_left_them(
-    model: HookedTransformer, tokens: Dataset, tmp_path: Path
+    model: HookedTransformer, tmp_path: Path
 ) -> None:
     store = make_runner(model).activations_store
     rows = store.drawn_rows()

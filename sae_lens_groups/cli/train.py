@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import make_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import simple_parsing
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from sae_lens.saes.sae import TrainingSAEConfig
 
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.errors import ConfigError, GroupSAEError
+from sae_lens_groups.errors import ConfigError, GroupSAEError, UnknownNameError
 from sae_lens_groups.runner import GroupSAETrainingRunner
 
 _PROG = "sae-lens-groups train"
@@ -45,29 +45,37 @@ def parse_config(args: Sequence[str]) -> GroupSAERunnerConfig[Any]:
     Raises:
         GroupSAEError: a flag is unknown, lacks its value, or has an impossible one.
     """
-    saved, flags = _config_file(args)
-    parser = _parser(saved)
     try:
+        saved, flags = _config_file(args)
+        _require_known_architecture(flags)
+        parser = _parser(saved)
         parsed = parser.parse_args(flags).cfg
+        return parsed if saved is None else _on_top_of(saved, parsed, _given(parser, flags))
     except argparse.ArgumentError as error:
         raise ConfigError(f"{error}; `{_PROG} --help` lists every flag") from error
     except GroupSAEError:
         raise
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    if saved is None:
-        return parsed
-    return _on_top_of(saved, parsed, _given(parser, flags))
+
+
+def _require_known_architecture(flags: Sequence[str]) -> None:
+    # simple_parsing looks the SAE's flags up in a parser of its own, which would exit by itself.
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--architecture", default="standard")
+    name = parser.parse_known_args(list(flags))[0].architecture
+    if name not in SAE_TRAINING_CLASS_REGISTRY:
+        raise UnknownNameError(
+            f"architecture {name!r} is not known; known architectures: "
+            f"{', '.join(sorted(SAE_TRAINING_CLASS_REGISTRY))}"
+        )
 
 
 def _config_file(args: Sequence[str]) -> tuple[dict[str, Any] | None, list[str]]:
     """What `--config_file` holds, and the other arguments."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config_file", type=Path)
-    try:
-        found, rest = parser.parse_known_args(args)
-    except argparse.ArgumentError as error:
-        raise ConfigError(f"{error}; name a runner_cfg.json") from error
+    found, rest = parser.parse_known_args(list(args))
     if found.config_file is None:
         return None, rest
     try:
@@ -86,6 +94,12 @@ def _config_file(args: Sequence[str]) -> tuple[dict[str, Any] | None, list[str]]
     return saved, ["--architecture", architecture, *rest]
 
 
+class _Parser(simple_parsing.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, where argparse would print the usage of a hundred flags before it."""
+        raise argparse.ArgumentError(None, message)
+
+
 def _parser(saved: dict[str, Any] | None) -> simple_parsing.ArgumentParser:
     """A parser of every field of the config; `--architecture` decides which SAE fields there are.
 
@@ -101,10 +115,16 @@ def _parser(saved: dict[str, Any] | None) -> simple_parsing.ArgumentParser:
     fields: list[Any] = [("sae", TrainingSAEConfig, sae_field)]
     if layer_groups is not None:
         fields.append(("layer_groups", str, simple_parsing.field(default=layer_groups)))
+    # Beside a file the flags are a part of the settings, to be checked once they are whole.
+    namespace = {} if saved is None else {"__post_init__": lambda _: None}
     config_class = make_dataclass(
-        "GroupSAERunnerConfig", fields, bases=(GroupSAERunnerConfig,), kw_only=True
+        "GroupSAERunnerConfig",
+        fields,
+        bases=(GroupSAERunnerConfig,),
+        kw_only=True,
+        namespace=namespace,
     )
-    parser = simple_parsing.ArgumentParser(
+    parser = _Parser(
         prog=_PROG,
         description="Trains one SAE per group of layers. Takes every flag of SAELens's training "
         "command, and --layer_groups.",

@@ -1,0 +1,83 @@
+"""Memory against the layers in a group: `python -m tests.benchmarks.buffer_memory`.
+
+One group of 4, 8 and 16 layers of a random 16-layer model of width 512, each in a process of its
+own. Prints the bytes that the shuffle buffer holds and the peak memory of filling it. The buffer
+does not grow; the peak holds the captured layers of one LM batch, which do.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+
+N_LAYERS = (4, 8, 16)
+D_MODEL, CONTEXT_SIZE, PROMPTS = 512, 128, 8
+
+
+def main() -> None:
+    """Prints a Markdown table, or measures one group where a number of layers is given."""
+    if len(sys.argv) > 1:
+        print(json.dumps(measure(int(sys.argv[1]))))
+        return
+    print("| layers in the group | shuffle buffer | peak memory | captured layers of one batch |")
+    print("|---|---|---|---|")
+    for n_layers in N_LAYERS:
+        command = [sys.executable, "-m", "tests.benchmarks.buffer_memory", str(n_layers)]
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        figures = json.loads(output.splitlines()[-1])
+        captured = n_layers * PROMPTS * CONTEXT_SIZE * D_MODEL * 4
+        print(
+            f"| {n_layers} | {figures['buffer'] / 2**20:.1f} MiB | "
+            f"{figures['peak_kib'] / 1024:.0f} MiB | {captured / 2**20:.1f} MiB |"
+        )
+
+
+def measure(n_layers: int) -> dict[str, float]:
+    """Bytes of the buffer and peak KiB of the process, for a group of layers 0 to n_layers - 1."""
+    import torch
+    from datasets import Dataset
+    from sae_lens import LoggingConfig, TopKTrainingSAEConfig
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    from sae_lens_groups import GroupSAERunnerConfig
+    from sae_lens_groups.store import GroupActivationsStore
+    from tests.test_memory import live_tensor_bytes
+
+    torch.set_num_threads(1)
+    model = HookedTransformer(
+        HookedTransformerConfig(
+            n_layers=max(N_LAYERS),
+            d_model=D_MODEL,
+            n_ctx=CONTEXT_SIZE,
+            d_head=64,
+            n_heads=8,
+            d_vocab=1000,
+            act_fn="gelu",
+            device="cpu",
+        )
+    )
+    cfg = GroupSAERunnerConfig(
+        sae=TopKTrainingSAEConfig(d_in=D_MODEL, d_sae=1024, k=32),
+        layer_groups=f"0-{n_layers - 1}",
+        hook_name="blocks.0.hook_resid_post",
+        context_size=CONTEXT_SIZE,
+        train_batch_size_tokens=1024,
+        store_batch_size_prompts=PROMPTS,
+        n_batches_in_buffer=256,
+        logger=LoggingConfig(log_to_wandb=False),
+        verbose=False,
+    )
+    dataset = Dataset.from_dict({"tokens": torch.randint(0, 1000, (600, CONTEXT_SIZE)).numpy()})
+    groups = cfg.resolve_groups(max(N_LAYERS))
+    store = GroupActivationsStore.from_group_config(model, cfg, groups, dataset)
+    before = live_tensor_bytes()
+    batches = store.packed_batches()
+    held = 0
+    for _ in range(20):
+        next(batches)
+        held = max(held, live_tensor_bytes() - before)
+    return {"buffer": held, "peak_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+
+
+if __name__ == "__main__":
+    main()

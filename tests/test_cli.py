@@ -1,0 +1,361 @@
+"""The command line, as a user of SAELens meets it."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sae_lens import SAE, LanguageModelSAERunnerConfig, TopKTrainingSAEConfig
+from sae_lens.llm_sae_training_runner import _parse_cfg_args
+
+from sae_lens_groups import GroupSAERunnerConfig, SAESuite, __version__
+from sae_lens_groups.cli import main
+from sae_lens_groups.cli.train import parse_config
+from sae_lens_groups.config import without_run_id
+from sae_lens_groups.demo.model import MODEL_FOLDER
+from sae_lens_groups.errors import ConfigError
+
+from .conftest import ARCHITECTURES, settings
+
+FLAGS = [
+    *("--model_name", str(MODEL_FOLDER), "--model_class_name", "AutoModelForCausalLM"),
+    *("--hook_name", "gpt_neox.layers.3", "--d_in", "96", "--d_sae", "192", "--k", "8"),
+    *("--architecture", "topk", "--context_size", "32", "--training_tokens", "2048"),
+    *("--train_batch_size_tokens", "256", "--store_batch_size_prompts", "8"),
+    *("--n_batches_in_buffer", "16", "--lr", "1e-3", "--is_dataset_tokenized", "False"),
+    *("--nolog_to_wandb", "--seqpos_slice", "1", "32", "--checkpoint_path", "ckpt"),
+]
+
+
+def arguments(*more: str, without: str | None = None) -> list[str]:
+    flags = [*FLAGS, *more]
+    if without is not None:
+        at = flags.index(without)
+        flags[at : at + 2] = []
+    return flags
+
+
+@pytest.fixture
+def text_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "text"
+    folder.mkdir()
+    rows = [{"text": f"def f{n}(x):\n    return x * {n}\n" * 30} for n in range(300)]
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def run(module: str, *args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", module, *args]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def help_flags(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--\w+", text))
+
+
+# --- flags ---
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_flag_of_saelens_is_a_flag_of_ours(
+    architecture: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        _parse_cfg_args(["--architecture", architecture, "--help"])
+    theirs = help_flags(capsys.readouterr().out)
+    with pytest.raises(SystemExit):
+        parse_config(["--architecture", architecture, "--help"])
+    ours = help_flags(capsys.readouterr().out)
+    assert len(theirs) > 60
+    assert theirs - ours == set()
+    assert ours - theirs <= {"--layer_groups", "--config_file"}
+
+
+def test_flags_mean_what_they_mean_to_saelens() -> None:
+    theirs = _parse_cfg_args(FLAGS)
+    ours = parse_config(arguments("--layer_groups", "0-3,11"))
+    for name, value in theirs.to_dict().items():
+        if name not in ("checkpoint_path", "logger", "sae"):
+            assert getattr(ours, name) == value or str(getattr(ours, name)) == value, name
+    assert ours.sae == theirs.sae
+    assert ours.layer_groups == "0-3,11"
+    assert ours.seqpos_slice == (1, 32)
+    assert ours.logger.log_to_wandb is False
+
+
+@pytest.fixture
+def saved_cfg(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    """The runner_cfg.json of an earlier SAELens run."""
+    changes: dict[str, Any] = {
+        "sae": TopKTrainingSAEConfig(d_in=96, d_sae=192, k=5),
+        "hook_name": "gpt_neox.layers.3",
+        "seqpos_slice": (2, -2),
+        "checkpoint_path": "ckpt",
+        "model_from_pretrained_kwargs": {"dtype": "float32"},
+        "exclude_special_tokens": [0, 1],
+    }
+    cfg = LanguageModelSAERunnerConfig(**settings(**changes))
+    path = tmp_path / "runner_cfg.json"
+    path.write_text(json.dumps(cfg.to_dict()))
+    return path, json.loads(path.read_text())
+
+
+def test_a_config_file_gives_every_setting_of_the_earlier_run(
+    saved_cfg: tuple[Path, dict[str, Any]],
+) -> None:
+    path, saved = saved_cfg
+    cfg = parse_config(["--config_file", str(path), "--layer_groups", "even:3"])
+    found = json.loads(json.dumps(cfg.to_dict()))
+    assert found.pop("layer_groups") == "even:3"
+    # A new run writes its checkpoints beside the earlier one's, not into them.
+    assert Path(found["checkpoint_path"]).parent == Path(saved["checkpoint_path"]).parent
+    assert found.pop("checkpoint_path") != saved.pop("checkpoint_path")
+    assert found == saved
+
+
+def test_flags_beside_a_config_file_win(saved_cfg: tuple[Path, dict[str, Any]]) -> None:
+    path, _ = saved_cfg
+    flags = ["--layer_groups", "0-3", "--lr", "0.5", "--k", "7", "--checkpoint_path", "elsewhere"]
+    cfg = parse_config([*flags, "--config_file", str(path), "--wandb_project=mine"])
+    assert (cfg.lr, cfg.sae.k, cfg.logger.wandb_project) == (0.5, 7, "mine")
+    assert cfg.checkpoint_path is not None
+    assert without_run_id(cfg.checkpoint_path, None) == "elsewhere"
+    assert cfg.sae.d_sae == 192
+    assert cfg.seqpos_slice == (2, -2)
+
+
+def test_a_config_file_of_ours_brings_its_groups(
+    saved_cfg: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    cfg = parse_config(["--config_file", str(saved_cfg[0]), "--layer_groups", "0-3"])
+    (tmp_path / "ours.json").write_text(json.dumps(cfg.to_dict()))
+    again = parse_config(["--config_file", str(tmp_path / "ours.json")])
+    assert again.layer_groups == "0-3"
+    other = parse_config(["--config_file", str(tmp_path / "ours.json"), "--layer_groups", "each"])
+    assert other.layer_groups == "each"
+
+
+def test_settings_of_another_saelens_version_are_left_out(
+    saved_cfg: tuple[Path, dict[str, Any]],
+) -> None:
+    path, saved = saved_cfg
+    path.write_text(json.dumps({**saved, "of_the_future": 1}))
+    cfg = parse_config(["--config_file", str(path), "--layer_groups", "0-3"])
+    assert cfg.lr == saved["lr"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--config_file", "nowhere.json"], "config_file 'nowhere.json' cannot be read"),
+        (["--config_file"], "expected one argument"),
+    ],
+)
+def test_a_config_file_that_cannot_be_read_is_named(args: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(args)
+    assert message in str(caught.value)
+
+
+def test_the_architecture_is_the_config_files_own(
+    saved_cfg: tuple[Path, dict[str, Any]],
+) -> None:
+    with pytest.raises(ConfigError, match="--architecture cannot be changed together"):
+        parse_config(["--config_file", str(saved_cfg[0]), "--architecture", "standard"])
+
+
+# --- mistakes: exit status 2, one message, no traceback ---
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (arguments(), "the following arguments are required: --layer_groups"),
+        (arguments("--layer_groups", "0-3,2"), "groups 0-3 and 2 overlap in layer 2"),
+        (arguments("--layer_groups", "halves"), "'halves' is not known; known rules: each, even"),
+        (arguments("--layer_groups", "0-12"), "reaches beyond the model, whose 12 layers are 0-11"),
+        (arguments("--layer_groups", "0-3", "--lr", "fast"), "argument --lr: invalid float value"),
+        (arguments("--layer_groups", "0-3", "--learning_rate", "1"), "--learning_rate"),
+        (
+            arguments("--layer_groups", "0-3", "--architecture", "dense"),
+            "architecture 'dense' is not known; known architectures: ",
+        ),
+        (
+            arguments("--layer_groups", "0-3", "--hook_name", "gpt_neox.embed_in"),
+            "hook_name 'gpt_neox.embed_in' has no layer number",
+        ),
+        (
+            arguments("--layer_groups", "0-3", "--use_cached_activations"),
+            "cached activations hold one hook and groups need every layer",
+        ),
+        (
+            arguments("--layer_groups", "0-3", "--training_tokens", "100"),
+            "training_tokens is 100, less than one batch of train_batch_size_tokens=256",
+        ),
+        (
+            arguments("--layer_groups", "0-3", "--n_batches_in_buffer", "2"),
+            "n_batches_in_buffer * context_size = 62 tokens, less than one batch",
+        ),
+        (
+            arguments("--layer_groups", "0-3", "--normalize_activations", "batch_norm"),
+            "batch_norm",
+        ),
+        (
+            arguments("--layer_groups", "0-3", "--resume_from_checkpoint", "nowhere"),
+            "resume_from_checkpoint 'nowhere' is no checkpoint of a grouped run",
+        ),
+        (
+            arguments("--layer_groups", "0-3", "--model_name", "./no-model"),
+            "no-model",
+        ),
+        (
+            arguments("--layer_groups", "0-3", "--from_pretrained_path", "no-sae"),
+            "no-sae",
+        ),
+    ],
+)
+def test_mistakes_give_one_message_and_status_2(
+    args: list[str], message: str, text_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *args, "--dataset_path", str(text_folder)]) == 2
+    shown = capsys.readouterr().err
+    assert "sae-lens-groups train: error: " in shown
+    assert message in shown
+    assert "Traceback" not in shown
+
+
+def test_a_missing_dataset_gives_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    args = arguments("--layer_groups", "0-3", "--dataset_path", "./no-data")
+    assert main(["train", *args]) == 2
+    assert "dataset_path './no-data' cannot be read" in capsys.readouterr().err
+
+
+def test_an_output_folder_that_holds_something_gives_status_2(
+    text_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output" / "precious.txt").write_text("keep me")
+    args = arguments("--layer_groups", "0-3", "--dataset_path", str(text_folder))
+    assert main(["train", *args, "--output_path", str(tmp_path / "output")]) == 2
+    assert "already holds other files, which is never overwritten" in capsys.readouterr().err
+    assert (tmp_path / "output" / "precious.txt").read_text() == "keep me"
+
+
+def test_an_unknown_command_lists_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["fit"])
+    assert caught.value.code == 2
+    shown = capsys.readouterr().err
+    assert all(name in shown for name in ("invalid choice: 'fit'", "train", "demo", "plugins"))
+
+
+def test_the_version_is_the_packages_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"sae-lens-groups {__version__}\n"
+
+
+# --- whole runs ---
+
+
+def test_a_saelens_command_line_trains_groups_with_one_flag_added(
+    text_folder: Path, tmp_path: Path
+) -> None:
+    args = [*FLAGS, "--dataset_path", str(text_folder)]
+    theirs = run("sae_lens.llm_sae_training_runner", *args, "--output_path", "theirs", cwd=tmp_path)
+    assert theirs.returncode == 0, theirs.stderr
+    ours = run(
+        "sae_lens_groups",
+        "train",
+        *args,
+        *("--layer_groups", "0-3,4-7,8-10,11", "--output_path", "ours"),
+        cwd=tmp_path,
+    )
+    assert ours.returncode == 0, ours.stderr
+    assert "Trained 4 SAEs for 12 layers." in ours.stdout
+    assert 'SAE.load_from_disk("ours/gpt_neox.layers.0")' in ours.stdout
+    plain = SAE.load_from_disk(tmp_path / "theirs")
+    suite = SAESuite.load(tmp_path / "ours")
+    assert len(suite) == 12
+    assert suite["gpt_neox.layers.3"].cfg.to_dict().keys() == plain.cfg.to_dict().keys()
+    expected = plain.cfg.metadata.to_dict()
+    found = suite["gpt_neox.layers.3"].cfg.metadata.to_dict()
+    for name in expected.keys() - {"l0", "num_dead_features"}:
+        assert found[name] == expected[name], name
+
+
+def test_a_python_config_trains_groups_with_one_call(text_folder: Path) -> None:
+    theirs = _parse_cfg_args([*FLAGS, "--dataset_path", str(text_folder), "--output_path", "out"])
+    before = theirs.to_dict()
+    cfg = GroupSAERunnerConfig.from_sae_lens(theirs, layer_groups="0-3,4-7,8-10,11")
+    assert theirs.to_dict() == before
+    from sae_lens_groups import GroupSAETrainingRunner
+
+    suite = GroupSAETrainingRunner(cfg).run()
+    assert [group.name for group in suite.manifest.groups] == [
+        "layers_0-3",
+        "layers_4-7",
+        "layers_8-10",
+        "layers_11",
+    ]
+    assert theirs.to_dict() == before  # also not by the run
+
+
+def test_ctrl_c_saves_and_the_printed_flag_resumes(text_folder: Path, tmp_path: Path) -> None:
+    args = [
+        *("-m", "sae_lens_groups", "train", *FLAGS, "--dataset_path", str(text_folder)),
+        *("--layer_groups", "0-3,11", "--output_path", "suite"),
+    ]
+    long = [*args, "--training_tokens", "2000000"]
+    process = subprocess.Popen(
+        [sys.executable, *long], cwd=tmp_path, stderr=subprocess.PIPE, text=True, bufsize=0
+    )
+    assert process.stderr is not None
+    seen = ""
+    while "Training 2 SAEs" not in seen:
+        seen += process.stderr.read(1)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait() == 128 + signal.SIGINT
+    assert "Traceback" not in rest
+    message = re.search(r"training stopped by SIGINT; progress is saved in (\S+), continue", rest)
+    assert message is not None, rest
+    assert not (tmp_path / "suite").exists()
+    n_tokens = int(Path(message[1]).name)
+    resumed = subprocess.run(
+        [
+            *(sys.executable, *args, "--resume_from_checkpoint", message[1]),
+            *("--training_tokens", str(n_tokens + 2048)),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert len(SAESuite.load(tmp_path / "suite")) == 5
+
+
+@pytest.mark.slow
+def test_the_demo_prints_a_score_for_every_layer(tmp_path: Path) -> None:
+    shown = run("sae_lens_groups", "demo", "--training_tokens", "100000", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    rows = re.findall(r"^ +(\d+)  (layers_\S+) +(\S+) +(\S+) +(\S+)$", shown.stdout, re.MULTILINE)
+    assert [int(row[0]) for row in rows] == list(range(12))
+    assert {row[1] for row in rows} == {"layers_0-3", "layers_4-7", "layers_8-10", "layers_11"}
+    for _, _, explained_variance, ce_loss_score, l0 in rows:
+        assert 0.5 < float(explained_variance) < 1
+        assert 0.7 < float(ce_loss_score) < 1
+        assert float(l0) <= 16
+    assert "The suite lies in demo_suite" in shown.stdout
+    assert 'SAE.load_from_disk("demo_suite/gpt_neox.layers.0")' in shown.stdout
+    assert (tmp_path / "demo_suite" / "evaluation.csv").read_text().count("\n") == 13
+    again = run("sae_lens_groups", "demo", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "already holds a suite of another run" in again.stderr
