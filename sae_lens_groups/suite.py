@@ -67,8 +67,10 @@ class SAESuite(Mapping[str, SAE[Any]]):
         return isinstance(hook_name, str) and self.manifest.layer_of(hook_name) is not None
 
     def __repr__(self) -> str:
+        model_name = Path(self.manifest.model_name)
+        model = model_name.name if model_name.is_absolute() else model_name
         groups = ", ".join(group.name for group in self.manifest.groups)
-        return f"SAESuite({len(self)} layers of {self.manifest.model_name}, groups {groups})"
+        return f"SAESuite({len(self)} layers of {model}, groups {groups})"
 
     def layer(self, layer: int) -> SAE[Any]:
         """The SAE of a layer by its number."""

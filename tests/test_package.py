@@ -1,0 +1,148 @@
+"""The package from outside: what it exports, what importing it does, what its documents say."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from sae_lens import constants
+
+import sae_lens_groups
+from sae_lens_groups import errors, files
+from sae_lens_groups.demo import corpus
+from sae_lens_groups.demo.model import MODEL_FOLDER
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def run_python(code: str, cwd: Path) -> str:
+    process = subprocess.run(
+        [sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, timeout=600
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+def test_the_public_names_are_these() -> None:
+    assert sae_lens_groups.__all__ == [
+        "GroupSAERunnerConfig",
+        "GroupSAETrainingRunner",
+        "LayerGroup",
+        "SAESuite",
+        "__version__",
+        "evaluate_suite",
+        "hookimpl",
+    ]
+    for name in sae_lens_groups.__all__:
+        assert getattr(sae_lens_groups, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'SAEsuite'"):
+        _ = sae_lens_groups.SAEsuite  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_importing_is_quick_and_silent(tmp_path: Path) -> None:
+    shown = run_python(
+        "import sys, sae_lens_groups, sae_lens_groups.cli\n"
+        "print(sorted({'torch', 'sae_lens', 'transformers', 'datasets'} & set(sys.modules)))",
+        tmp_path,
+    )
+    assert shown == "[]\n"
+
+
+def test_every_error_is_in_the_tree_at_the_top_of_its_module() -> None:
+    names = {name for name, value in vars(errors).items() if isinstance(value, type)}
+    for name in names - {"Path"}:
+        assert re.search(rf"\b{name}\b", errors.__doc__ or ""), name
+
+
+def test_saelens_file_names_are_written_out_correctly() -> None:
+    assert files.RUNNER_CFG == constants.RUNNER_CFG_FILENAME
+    assert files.SCALER == constants.ACTIVATION_SCALER_CFG_FILENAME
+
+
+def test_the_changelog_starts_with_this_version() -> None:
+    headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] == sae_lens_groups.__version__
+
+
+def test_the_demo_model_ships_with_the_package_and_is_small() -> None:
+    names = {path.name for path in MODEL_FOLDER.iterdir()}
+    assert names == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert sum(path.stat().st_size for path in MODEL_FOLDER.iterdir()) < 4_000_000
+
+
+def test_the_demo_text_is_split_by_file() -> None:
+    train, held_out = set(corpus.stdlib_files("train")), set(corpus.stdlib_files("held_out"))
+    assert not train & held_out
+    assert 0.05 < len(held_out) / len(train | held_out) < 0.15
+
+
+@pytest.mark.slow
+def test_the_demo_models_held_out_loss_is_far_below_a_unigram_models() -> None:
+    from transformers import AutoTokenizer, GPTNeoXForCausalLM
+
+    from sae_lens_groups.demo.train_model import held_out_loss, tokenize, unigram_loss
+
+    tokenizer = AutoTokenizer.from_pretrained(MODEL_FOLDER)
+    held_out = tokenize(tokenizer, "held_out")[: 256 * 200]
+    model = GPTNeoXForCausalLM.from_pretrained(MODEL_FOLDER)
+    assert model.dtype.is_floating_point
+    assert str(model.dtype) == "torch.float32"
+    assert unigram_loss(tokenize(tokenizer, "train"), held_out) > 6
+    assert held_out_loss(model, held_out) < 2.9
+
+
+def test_floor_and_newest_are_those_that_the_package_names() -> None:
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    floor = re.search(r"sae-lens==(\S+)", (ROOT / "tests/constraints-floor.txt").read_text())
+    assert floor is not None
+    assert f"sae-lens>={floor[1]},<7" in dependencies
+
+
+# --- documents ---
+
+
+def numbers_masked(text: str) -> list[str]:
+    """Lines with each decimal number replaced, so that rounding does not matter."""
+    return [re.sub(r"-?\d+\.\d+", "#", line).rstrip() for line in text.strip().splitlines()]
+
+
+@pytest.mark.slow
+def test_the_readmes_program_prints_what_the_readme_shows(tmp_path: Path) -> None:
+    block = re.search(r"```python\n(.*?)```\n\nIt prints:\n\n```\n(.*?)```", README, re.DOTALL)
+    assert block is not None
+    shown = run_python(block[1], tmp_path)
+    assert numbers_masked(shown) == numbers_masked(block[2])
+    for found, written in zip(re.findall(r"\d+\.\d+", shown), re.findall(r"\d+\.\d+", block[2])):
+        assert float(found) == pytest.approx(float(written), abs=0.03)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted((ROOT / "tutorials").glob("*.ipynb")), ids=lambda p: p.stem)
+@pytest.mark.filterwarnings("ignore")  # of Jupyter
+def test_tutorials_run(path: Path, tmp_path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=600, resources=resources).execute()
+
+
+def test_every_flag_of_ours_is_in_the_readme() -> None:
+    from dataclasses import fields
+
+    from sae_lens import LanguageModelSAERunnerConfig
+
+    theirs = {field.name for field in fields(LanguageModelSAERunnerConfig)}
+    ours = {field.name for field in fields(sae_lens_groups.GroupSAERunnerConfig)} - theirs
+    assert ours == {"layer_groups"}
+    for name in ours:
+        assert f"`--{name}" in README or f"`{name}`" in README
+
+
+def test_relative_links_in_the_documents_lead_somewhere() -> None:
+    for document in [ROOT / "README.md", *(ROOT / "tutorials").glob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
