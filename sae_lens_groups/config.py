@@ -42,7 +42,10 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
                 f"{self.sae.architecture()}-{self.sae.d_sae}-groups-{self.layer_groups}"
                 f"-LR-{self.lr}-Tokens-{self.training_tokens:3.3e}"
             )
+        checkpoint_path = self.checkpoint_path
         super().__post_init__()
+        if checkpoint_path is None:  # SAELens before 6.45 makes a folder named None of it
+            self.checkpoint_path = None
 
     def _require_usable(self) -> None:
         """Catches what can be known to be wrong before a model is loaded."""

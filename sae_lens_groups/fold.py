@@ -18,7 +18,7 @@ from sae_lens_groups.quiet import without_model_kwargs_advice
 
 _MATRICES = frozenset({"W_enc", "W_dec"})
 # In units of the SAE's input, so they scale with it.
-_VECTORS = frozenset({"b_enc", "b_dec", "b_gate", "b_mag", "threshold", "topk_threshold"})
+_VECTORS = frozenset({"b_enc", "b_dec", "b_gate", "b_mag", "threshold"})
 _SCALE_FREE = frozenset({"r_mag"})  # the gated SAE's log ratio of magnitude to gate
 _SCALED_SETTINGS = ("residual_threshold",)  # matching pursuit stops at this residual norm
 
@@ -31,7 +31,7 @@ def require_foldable(sae: TrainingSAE[Any], mode: str) -> None:
     """
     if mode not in ESTIMATED_MODES:
         return
-    unknown = set(sae.state_dict()) - _MATRICES - _VECTORS - _SCALE_FREE
+    unknown = _inference_state(sae).keys() - _MATRICES - _VECTORS - _SCALE_FREE
     if unknown:
         raise ConfigError(
             f"architecture {sae.cfg.architecture()!r} has the parameters "
@@ -53,8 +53,7 @@ def layer_sae(
     """
     if whitening_of(scaler) is not None:
         group_sae = _whitening_folded(group_sae, scaler)
-    state = {name: tensor.clone() for name, tensor in group_sae.state_dict().items()}
-    group_sae.process_state_dict_for_saving_inference(state)
+    state = _inference_state(group_sae)
     cfg = group_sae.cfg.get_inference_sae_cfg_dict()
     if scaler.scaling_factor is not None:
         _divide_vectors(state, cfg, scaler.scaling_factor)
@@ -65,6 +64,13 @@ def layer_sae(
     sae.process_state_dict_for_loading(state)
     sae.load_state_dict(state)
     return sae
+
+
+def _inference_state(sae: TrainingSAE[Any]) -> dict[str, torch.Tensor]:
+    """A copy of the parameters, as SAELens saves them for inference."""
+    state = {name: tensor.clone() for name, tensor in sae.state_dict().items()}
+    sae.process_state_dict_for_saving_inference(state)
+    return state
 
 
 def _whitening_folded(group_sae: TrainingSAE[Any], scaler: ActivationScaler) -> TrainingSAE[Any]:

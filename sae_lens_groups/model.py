@@ -1,5 +1,6 @@
 """How many layers a language model has, before and after it is loaded."""
 
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +11,8 @@ from transformer_lens import HookedRootModule
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import HookNameError
 from sae_lens_groups.layers import HookTemplate, LayerGroup
+
+CAN_CHOOSE_HOOKS = "hook_names" in inspect.signature(load_model).parameters
 
 
 def groups_before_loading(cfg: GroupSAERunnerConfig[Any]) -> tuple[LayerGroup, ...] | None:
@@ -63,12 +66,14 @@ def load_hooked_model(
         if groups is None
         else [cfg.hook_template.hook_name(layer) for group in groups for layer in group.layers]
     )
+    # SAELens 6.44 has no such argument and hooks every module.
+    chosen = {"hook_names": hook_names} if CAN_CHOOSE_HOOKS else {}
     return load_model(
         cfg.model_class_name,
         cfg.model_name,
         device=cfg.llm_device,
         model_from_pretrained_kwargs=cfg.model_from_pretrained_kwargs,
-        hook_names=hook_names,
+        **chosen,
     )
 
 

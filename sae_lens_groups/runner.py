@@ -190,12 +190,18 @@ class GroupSAETrainingRunner:
         n_ahead = int(self.cfg.prefetch_llm_batches)
         if self.cfg.resume_from_checkpoint is not None:
             self.activations_store.load_from_checkpoint(self.cfg.resume_from_checkpoint)
-        with contextlib.closing(source):
-            if not n_ahead:
+        if not n_ahead:
+            with contextlib.closing(source):
                 yield StoppableIterator(source, self._stop)
-                return
-            with contextlib.closing(PrefetchingIterator(source, prefetch=n_ahead)) as prefetcher:
-                yield StoppableIterator(prefetcher, self._stop)
+            return
+        prefetcher = PrefetchingIterator(source, prefetch=n_ahead)
+        try:
+            yield StoppableIterator(prefetcher, self._stop)
+        finally:
+            # Before SAELens 6.54 the thread cannot be stopped; it ends with the process.
+            if hasattr(prefetcher, "close"):
+                prefetcher.close()
+                source.close()
 
     def _trainer(self, batches: StoppableIterator[dict[str, torch.Tensor]]) -> GroupTrainer:
         cfg = self.cfg

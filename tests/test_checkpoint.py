@@ -94,10 +94,12 @@ def test_a_final_checkpoint_only_where_it_is_asked_for(
 @pytest.mark.parametrize("prefetch", [False, True])
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_a_whole_step_and_says_where(
-    model: HookedTransformer, tmp_path: Path, signal_number: int, prefetch: bool
+    tmp_path: Path, signal_number: int, prefetch: bool
 ) -> None:
     runner = make_runner(
-        model, checkpoint_path=str(tmp_path / "ckpt"), prefetch_llm_batches=prefetch
+        make_model(),  # not shared: before SAELens 6.54 the prefetching thread outlives the run
+        checkpoint_path=str(tmp_path / "ckpt"),
+        prefetch_llm_batches=prefetch,
     )
     send_at_step(runner, step=14, signal_number=signal_number)
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]

@@ -1,5 +1,6 @@
 """The command line, as a user of SAELens meets it."""
 
+import argparse
 import json
 import re
 import signal
@@ -65,15 +66,20 @@ def help_flags(text: str) -> set[str]:
 def test_every_flag_of_saelens_is_a_flag_of_ours(
     architecture: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit):
+    try:
         _parse_cfg_args(["--architecture", architecture, "--help"])
+    except argparse.ArgumentError:
+        pytest.skip("the command line of this SAELens does not know this architecture")
+    except SystemExit:
+        pass
     theirs = help_flags(capsys.readouterr().out)
     with pytest.raises(SystemExit):
         parse_config(["--architecture", architecture, "--help"])
     ours = help_flags(capsys.readouterr().out)
     assert len(theirs) > 60
     assert theirs - ours == set()
-    assert ours - theirs <= {"--layer_groups", "--config_file"}
+    # SAELens 6.44 reads --architecture without listing it.
+    assert ours - theirs <= {"--layer_groups", "--config_file", "--architecture"}
 
 
 def test_flags_mean_what_they_mean_to_saelens() -> None:

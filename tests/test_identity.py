@@ -19,7 +19,15 @@ from transformer_lens import HookedTransformer
 
 from sae_lens_groups import GroupSAETrainingRunner, LayerGroup, SAESuite
 
-from .conftest import ARCHITECTURES, D_IN, HOOK_NAME, group_config, sae_config, settings
+from .conftest import (
+    ARCHITECTURES,
+    D_IN,
+    HOOK_NAME,
+    group_config,
+    make_model,
+    sae_config,
+    settings,
+)
 
 # Before, SAELens averaged the norms batch by batch, which rounds differently.
 SAE_LENS_SUMS_NORMS = Version(sae_lens.__version__) >= Version("6.54")
@@ -133,7 +141,8 @@ def test_prefetching_changes_nothing(
     model: HookedTransformer, tokens: Dataset, prefetch_llm_batches: bool | int
 ) -> None:
     plain = train_groups(model, tokens, "0-2,3")
-    prefetched = train_groups(model, tokens, "0-2,3", prefetch_llm_batches=prefetch_llm_batches)
+    own = make_model()  # before SAELens 6.54 the prefetching thread outlives the run
+    prefetched = train_groups(own, tokens, "0-2,3", prefetch_llm_batches=prefetch_llm_batches)
     for group in plain.manifest.groups:
         assert_same_weights(prefetched.group(group).state_dict(), plain.group(group).state_dict())
 
