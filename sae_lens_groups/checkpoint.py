@@ -1,11 +1,14 @@
 """The runner's own files in a checkpoint, beside those of SAELens's trainers."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+import pickle
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from sae_lens.constants import ACTIVATIONS_STORE_STATE_FILENAME
+from safetensors import SafetensorError
 
 from sae_lens_groups import files
 from sae_lens_groups.config import GroupSAERunnerConfig
@@ -15,6 +18,17 @@ from sae_lens_groups.store import GroupActivationsStore
 
 # What decides the shapes in a checkpoint; a resumed run may change anything else.
 _FIXED_SAE_FIELDS = ("architecture", "d_in", "d_sae", "normalize_activations")
+
+# What torch, safetensors and json raise on a file that is missing, cut short or altered.
+_DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    SafetensorError,
+    pickle.UnpicklingError,
+)
 
 
 def save_runner_files(
@@ -58,6 +72,18 @@ def require_resumable(
             f"layer_groups={saved.get('layer_groups')!r}, and this run asks for "
             f"{format_layer_groups(groups or ())!r}"
         )
+
+
+@contextlib.contextmanager
+def readable(checkpoint: Path | str) -> Iterator[None]:
+    """Names the checkpoint where a file in it turns out to be damaged."""
+    try:
+        yield
+    except _DAMAGE as error:
+        raise CheckpointError(
+            f"checkpoint {str(checkpoint)!r} is damaged and cannot be resumed: "
+            f"{type(error).__name__}: {error}; resume from the one before it"
+        ) from error
 
 
 def _require_same_sae(

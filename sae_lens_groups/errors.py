@@ -81,7 +81,10 @@ class TrainingInterrupted(KeyboardInterrupt):
     def __str__(self) -> str:
         name = signal.Signals(self.signal_number).name
         if self.checkpoint is None:
-            return f"training stopped by {name}; nothing was saved because checkpoint_path is None"
+            return (
+                f"training stopped by {name}; nothing was saved, because checkpoint_path is None "
+                "or no step was complete"
+            )
         return (
             f"training stopped by {name}; progress is saved in {self.checkpoint}, "
             f"continue with --resume_from_checkpoint {self.checkpoint}"

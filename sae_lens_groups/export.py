@@ -12,7 +12,7 @@ from sae_lens.training.activation_scaler import ActivationScaler
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.fold import layer_sae
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.manifest import SuiteManifest
+from sae_lens_groups.manifest import SuiteManifest, group_metadata
 from sae_lens_groups.suite import SAESuite
 from sae_lens_groups.trainer import GroupSAETrainer
 
@@ -59,11 +59,6 @@ def export_suite(cfg: GroupSAERunnerConfig[Any], trainers: Iterable[GroupSAETrai
         build_sparsity=lambda layer: layers[layer].log_sparsity_F,
         runner_cfg=cfg.to_dict(),
     )
-
-
-def group_metadata(group: LayerGroup) -> dict[str, Any]:
-    """The group's part of the metadata that its SAEs carry under `sae_lens_groups`."""
-    return {"group": group.name, "layers": list(group.layers)}
 
 
 def _trained_layers(trainer: GroupSAETrainer) -> list[tuple[int, _TrainedLayer]]:

@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from itertools import chain, count
 from pathlib import Path
 
 from sae_lens_groups.errors import OutputFolderError
@@ -42,6 +43,18 @@ def require_free(folder: Path | str) -> None:
         f"output_path {str(folder)!r} already holds {what}, which is never overwritten; "
         "name another output_path, or remove it yourself"
     )
+
+
+def free_folder(folder: Path | str) -> Path:
+    """The folder itself, or where it holds something by now, `<folder>-2` and so on."""
+    folder = Path(folder)
+    for candidate in chain([folder], (folder.with_name(f"{folder.name}-{n}") for n in count(2))):
+        try:
+            require_free(candidate)
+        except OutputFolderError:
+            continue
+        return candidate
+    raise AssertionError("count never ends")
 
 
 @contextlib.contextmanager

@@ -112,3 +112,8 @@ class SuiteManifest:
             model_name=data["model_name"],
             versions=data["versions"],
         )
+
+
+def group_metadata(group: LayerGroup) -> dict[str, Any]:
+    """The group's part of the metadata that its SAEs carry under `sae_lens_groups`."""
+    return {"group": group.name, "layers": list(group.layers)}

@@ -10,18 +10,18 @@ import wandb
 from sae_lens import TrainingSAE
 from sae_lens.config import HfDataset
 from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
-from sae_lens.registry import get_sae_training_class
+from sae_lens.load_model import HookedProxyLM
 from sae_lens.training.prefetch import PrefetchingIterator
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups import files
-from sae_lens_groups.checkpoint import require_resumable, save_runner_files
+from sae_lens_groups.checkpoint import readable, require_resumable, save_runner_files
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.dataset import as_stream, open_dataset, require_usable_rows
-from sae_lens_groups.errors import ConfigError, TrainingInterrupted
+from sae_lens_groups.errors import TrainingInterrupted
 from sae_lens_groups.evaluate import GroupEvaluator
-from sae_lens_groups.export import export_suite, group_metadata
-from sae_lens_groups.fold import require_foldable
+from sae_lens_groups.export import export_suite
+from sae_lens_groups.initialization import initial_saes, require_usable_start
 from sae_lens_groups.interruption import StoppableIterator, StopRequest
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.model import (
@@ -30,7 +30,6 @@ from sae_lens_groups.model import (
     n_layers_of,
     require_hooks,
 )
-from sae_lens_groups.normalization import ESTIMATED_MODES
 from sae_lens_groups.store import GroupActivationsStore
 from sae_lens_groups.suite import SAESuite
 from sae_lens_groups.trainer import GroupTrainer
@@ -69,6 +68,7 @@ class GroupSAETrainingRunner:
         groups = None if override_model is not None else groups_before_loading(cfg)
         if cfg.resume_from_checkpoint is not None:
             require_resumable(cfg.resume_from_checkpoint, cfg, groups)
+        require_usable_start(cfg)
 
         self.model = override_model or load_hooked_model(cfg, groups)
         self.groups = cfg.resolve_groups(n_layers_of(self.model, cfg.hook_template))
@@ -93,10 +93,8 @@ class GroupSAETrainingRunner:
         # seeded apart from whatever else the process draws, and carried over between the two.
         with torch.random.fork_rng():
             torch.manual_seed(cfg.seed)
-            self.saes = self._initial_saes(override_saes)
+            self.saes = initial_saes(cfg, self.groups, override_saes)
             self._rng_state = torch.get_rng_state()
-        for sae in self.saes.values():
-            require_foldable(sae, cfg.sae.normalize_activations)
 
     def run(self) -> SAESuite:
         """Trains every group, writes the suite to `cfg.output_path`, and returns it.
@@ -113,9 +111,10 @@ class GroupSAETrainingRunner:
             self._fit(trainer)
         suite = export_suite(self.cfg, trainer.group_trainers.values())
         if self.cfg.output_path is not None:
-            suite.save(self.cfg.output_path)
+            # Taken while we trained? A finished suite is not to be lost to that.
+            suite.save(files.free_folder(self.cfg.output_path))
         if self.cfg.logger.log_to_wandb:
-            self._finish_wandb(trainer)
+            self._finish_wandb(trainer, suite)
         return suite
 
     # --- before training ---
@@ -127,59 +126,6 @@ class GroupSAETrainingRunner:
                 self.model.run_with_cache, mode=self.cfg.llm_compilation_mode
             )
 
-    def _initial_saes(
-        self, override_saes: Mapping[str, TrainingSAE[Any]] | None
-    ) -> dict[str, TrainingSAE[Any]]:
-        names = [group.name for group in self.groups]
-        if override_saes is not None and set(override_saes) != set(names):
-            raise ConfigError(
-                f"override_saes has the keys {', '.join(sorted(override_saes))}; "
-                f"it needs one SAE for each of {', '.join(names)}"
-            )
-        saes: dict[str, TrainingSAE[Any]] = {}
-        for group in self.groups:
-            sae = override_saes[group.name] if override_saes else self._initial_sae()
-            sae.to(self.cfg.device)
-            self._prepare_sae(sae, group)
-            saes[group.name] = sae
-        return saes
-
-    def _initial_sae(self) -> TrainingSAE[Any]:
-        if self.cfg.from_pretrained_path is None:
-            return get_sae_training_class(self.cfg.sae.architecture())[0](
-                type(self.cfg.sae).from_dict(self.cfg.sae.to_dict())
-            )
-        sae = TrainingSAE.load_from_disk(self.cfg.from_pretrained_path, self.cfg.device)
-        for name in ("d_in", "d_sae"):
-            if getattr(sae.cfg, name) != getattr(self.cfg.sae, name):
-                raise ConfigError(
-                    f"the SAE at from_pretrained_path has {name}={getattr(sae.cfg, name)}, and "
-                    f"the config asks for {getattr(self.cfg.sae, name)}; make them equal"
-                )
-        return sae
-
-    def _prepare_sae(self, sae: TrainingSAE[Any], group: LayerGroup) -> None:
-        if self.cfg.sae.normalize_activations in ESTIMATED_MODES:
-            # The trainer scales every row by its layer before the SAE sees it.
-            sae.cfg.normalize_activations = "none"
-        metadata = sae.cfg.metadata
-        metadata.hook_name = self.cfg.hook_template.hook_name(group.middle)
-        metadata.model_from_pretrained_kwargs = self.cfg.model_from_pretrained_kwargs or {}
-        for name in (
-            "dataset_path",
-            "model_name",
-            "model_class_name",
-            "hook_head_index",
-            "context_size",
-            "seqpos_slice",
-            "prepend_bos",
-            "exclude_special_tokens",
-            "sequence_separator_token",
-            "disable_concat_sequences",
-        ):
-            metadata[name] = getattr(self.cfg, name)
-        metadata.sae_lens_groups = group_metadata(group)
-
     # --- training ---
 
     @contextlib.contextmanager
@@ -189,7 +135,8 @@ class GroupSAETrainingRunner:
         source = self.activations_store.packed_batches()
         n_ahead = int(self.cfg.prefetch_llm_batches)
         if self.cfg.resume_from_checkpoint is not None:
-            self.activations_store.load_from_checkpoint(self.cfg.resume_from_checkpoint)
+            with readable(self.cfg.resume_from_checkpoint):
+                self.activations_store.load_from_checkpoint(self.cfg.resume_from_checkpoint)
         if not n_ahead:
             with contextlib.closing(source):
                 yield StoppableIterator(source, self._stop)
@@ -231,7 +178,8 @@ class GroupSAETrainingRunner:
         with self._stop.listening():
             try:
                 if self.cfg.resume_from_checkpoint is not None:
-                    trainer.load_checkpoint(self.cfg.resume_from_checkpoint)
+                    with readable(self.cfg.resume_from_checkpoint):
+                        trainer.load_checkpoint(self.cfg.resume_from_checkpoint)
                 else:
                     trainer.estimate_scaling(self.cfg.sae.normalize_activations)
                 self._compile_saes_if_asked()
@@ -276,10 +224,10 @@ class GroupSAETrainingRunner:
             id=log.wandb_id,
         )
 
-    def _finish_wandb(self, trainer: GroupTrainer) -> None:
+    def _finish_wandb(self, trainer: GroupTrainer, suite: SAESuite) -> None:
         """Uploads each group's SAE as SAELens uploads a finished SAE, and ends the W&B run."""
-        if self.cfg.output_path is not None:
-            groups_folder = Path(self.cfg.output_path) / files.GROUPS
+        if suite.path is not None:
+            groups_folder = suite.path / files.GROUPS
             for name, group_trainer in trainer.group_trainers.items():
                 self.cfg.logger.log(
                     group_trainer,
@@ -293,7 +241,6 @@ class GroupSAETrainingRunner:
 
 def _d_vocab(model: HookedRootModule) -> int:
     """The number of token ids the model knows."""
-    proxied = getattr(model, "model", None)
-    if proxied is not None:
-        return proxied.get_input_embeddings().num_embeddings
+    if isinstance(model, HookedProxyLM):
+        return model.model.get_input_embeddings().num_embeddings  # type: ignore[operator]
     return model.cfg.d_vocab  # type: ignore[union-attr]

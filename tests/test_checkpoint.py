@@ -123,7 +123,7 @@ def test_a_signal_without_a_checkpoint_path_says_that_nothing_was_saved(
 ) -> None:
     runner = make_runner(model)
     send_at_step(runner, step=14, signal_number=signal.SIGINT)
-    with pytest.raises(TrainingInterrupted, match="nothing was saved because checkpoint_path"):
+    with pytest.raises(TrainingInterrupted, match="nothing was saved, because checkpoint_path is"):
         runner.run()
 
 
@@ -277,3 +277,27 @@ def test_a_checkpoint_with_a_missing_file_is_refused(
     assert "has no activations_store_state.safetensors" in refusal(model, checkpoint)
     (checkpoint / "runner_cfg.json").write_text("{")
     assert "runner_cfg.json' cannot be read" in refusal(model, checkpoint)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "activations_store_state.safetensors",
+        "layers_0-2/trainer_state.pt",
+        "layers_0-2/sae_weights.safetensors",
+        "layers_0-2/layer_statistics.safetensors",
+        "layers_0-2/layer_1/activation_scaler.json",
+    ],
+)
+@pytest.mark.parametrize("damage", ["cut", "empty", "zeros"])
+def test_a_damaged_checkpoint_is_named(
+    model: HookedTransformer, checkpoint: Path, file: str, damage: str
+) -> None:
+    path = checkpoint / file
+    content = path.read_bytes()
+    damaged = {"cut": content[: len(content) // 2], "empty": b"", "zeros": bytes(len(content))}
+    path.write_bytes(damaged[damage])
+    runner = make_runner(model, resume_from_checkpoint=str(checkpoint))
+    with pytest.raises(CheckpointError) as caught:
+        runner.run()
+    assert f"checkpoint '{checkpoint}' is damaged and cannot be resumed" in str(caught.value)

@@ -221,7 +221,7 @@ def test_the_architecture_is_the_config_files_own(
         ),
         (
             arguments("--layer_groups", "0-3", "--from_pretrained_path", "no-sae"),
-            "no-sae",
+            "from_pretrained_path 'no-sae' holds no SAE in training form",
         ),
     ],
 )

@@ -174,6 +174,19 @@ def test_a_folder_that_holds_something_is_never_overwritten(
     assert [path.name for path in (tmp_path / "notes").iterdir()] == ["mine.txt"]
 
 
+def test_a_run_whose_output_folder_was_taken_meanwhile_saves_beside_it(
+    model: HookedTransformer, tokens: Dataset, tmp_path: Path
+) -> None:
+    cfg = group_config("3", output_path=str(tmp_path / "out"))
+    runner = GroupSAETrainingRunner(cfg, override_dataset=tokens, override_model=model)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "theirs.txt").write_text("keep")
+    suite = runner.run()
+    assert suite.path == tmp_path / "out-2"
+    assert len(SAESuite.load(tmp_path / "out-2")) == 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["theirs.txt"]
+
+
 def test_a_save_that_fails_leaves_nothing_behind(
     suite: SAESuite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
