@@ -1,19 +1,22 @@
 """The configuration of a grouped run: SAELens's own, plus a few flags."""
 
 import copy
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from sae_lens import LanguageModelSAERunnerConfig
+from sae_lens.constants import DTYPE_MAP
 from sae_lens.saes.sae import TrainingSAEConfig
 
-from sae_lens_groups.errors import ConfigError
+from sae_lens_groups.errors import ConfigError, UnknownNameError
+from sae_lens_groups.inherited import underived, with_run_id, without_run_id
 from sae_lens_groups.layers import HookTemplate, LayerGroup
 from sae_lens_groups.partitions import PartitionRule, find_partition, parse_layer_groups, resolve
 from sae_lens_groups.plugins import partitions
+
+_LR_SCHEDULERS = ("constant", "cosineannealing", "cosineannealingwarmrestarts")
 
 T_TRAINING_SAE_CONFIG = TypeVar("T_TRAINING_SAE_CONFIG", bound=TrainingSAEConfig)
 
@@ -53,6 +56,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         parsed = parse_layer_groups(self.layer_groups)
         if isinstance(parsed, PartitionRule):
             find_partition(parsed.name, partitions())
+        self._require_known_names()
         if self.use_cached_activations:
             raise ConfigError(
                 "use_cached_activations is True, but cached activations hold one hook and groups "
@@ -71,6 +75,30 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
                 f"tokens, less than one batch of train_batch_size_tokens="
                 f"{self.train_batch_size_tokens}; raise n_batches_in_buffer"
             )
+
+    def _require_known_names(self) -> None:
+        """Catches what SAELens itself would find only once the model is loaded."""
+        if self.lr_scheduler_name.lower() not in _LR_SCHEDULERS:
+            raise UnknownNameError(
+                f"lr_scheduler_name {self.lr_scheduler_name!r} is not known; known names: "
+                f"{', '.join(_LR_SCHEDULERS)}"
+            )
+        if self.dtype not in DTYPE_MAP:
+            raise UnknownNameError(
+                f"dtype {self.dtype!r} is not known; known names: {', '.join(DTYPE_MAP)}"
+            )
+        if not 0 <= self.activations_mixing_fraction <= 1:
+            raise ConfigError(
+                f"activations_mixing_fraction is {self.activations_mixing_fraction}; "
+                "it is a fraction of the shuffle buffer, so it lies between 0 and 1"
+            )
+        k = getattr(self.sae, "k", None)
+        if k is not None and k > self.sae.d_sae:
+            raise ConfigError(
+                f"k is {k}, more than the d_sae={self.sae.d_sae} features; lower k or raise d_sae"
+            )
+        for name in ("device", "llm_device", "act_store_device"):
+            _require_device(name, getattr(self, name))
 
     @property
     def hook_template(self) -> HookTemplate:
@@ -99,7 +127,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         values["sae"] = copy.deepcopy(cfg.sae)
         values["logger"] = copy.deepcopy(cfg.logger)
         values["checkpoint_path"] = without_run_id(cfg.checkpoint_path, cfg.logger.wandb_id)
-        return cls(**{**values, **flags})
+        return cls(**underived(values, flags))
 
     @classmethod
     def from_saved(cls, saved: Mapping[str, Any], **flags: Any) -> "GroupSAERunnerConfig[Any]":
@@ -108,7 +136,8 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         The new run gets a checkpoint folder of its own; `flags` override what was saved.
         """
         known = {field.name for field in fields(cls)}
-        values = {name: value for name, value in {**saved, **flags}.items() if name in known}
+        merged = underived(saved, flags)
+        values = {name: value for name, value in merged.items() if name in known}
         values["seqpos_slice"] = tuple(values.get("seqpos_slice") or (None,))
         if "checkpoint_path" not in flags:
             wandb_id = values.get("logger", {}).get("wandb_id")
@@ -121,22 +150,14 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         return cfg
 
 
-# SAELens appends the W&B id, or eight hexadecimal digits (eight letters and digits before 6.45).
-_RUN_ID = re.compile(r"[0-9a-z]{8}")
-
-
-def without_run_id(checkpoint_path: str | None, wandb_id: str | None) -> str | None:
-    """The checkpoint path as the user gave it, without the id that SAELens appended."""
-    if checkpoint_path is None:
-        return None
-    path = Path(checkpoint_path)
-    if path.name == wandb_id or _RUN_ID.fullmatch(path.name):
-        return str(path.parent)
-    return checkpoint_path
-
-
-def with_run_id(checkpoint_path: str | None, default_with_id: str | None) -> str | None:
-    """`checkpoint_path` with the run id that the config generated for its default path."""
-    if checkpoint_path is None or default_with_id is None:
-        return None
-    return f"{checkpoint_path}/{Path(default_with_id).name}"
+def _require_device(name: str, device: str | None) -> None:
+    if device in (None, "with_model"):
+        return
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"{name} is {device!r}, which cannot be used here: {reason}; "
+            "name a device such as cpu or cuda:0"
+        ) from error

@@ -6,7 +6,6 @@ import io
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -221,9 +220,3 @@ def _standing_for(sae: TrainingSAE[Any], hook_name: str) -> Iterator[None]:
         yield
     finally:
         sae.cfg.metadata.hook_name = own
-
-
-def read_evaluation(path: Path) -> list[dict[str, str]]:
-    """The rows of an `evaluation.csv`."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))

@@ -115,7 +115,7 @@ class GroupActivationsStore(ActivationsStore):
     def _token_batches(self) -> Iterator[torch.Tensor]:
         """LM batches of tokens, (prompts, context), starting over where the dataset ends."""
         n_tokens = 0
-        is_first_epoch = True
+        is_first_epoch = self.n_dataset_processed == 0  # a resumed run starts in the middle
         while True:
             try:
                 batch_tokens = self.get_batch_tokens(raise_at_epoch_end=True)
@@ -142,11 +142,14 @@ class GroupActivationsStore(ActivationsStore):
         """One LM pass: hook name -> (B, D) of this batch, before special tokens are excluded."""
         captured = self.get_multi_hook_activations(batch_tokens)
         self._require_width(captured)
-        return {
-            name: acts.reshape(-1, self.d_in).to(self.device) for name, acts in captured.items()
-        }
+        return {name: acts.reshape(-1, self.d_in) for name, acts in captured.items()}
 
     def _require_width(self, captured: dict[str, torch.Tensor]) -> None:
+        if any(acts.ndim != 3 for acts in captured.values()):  # (prompts, context, D)
+            raise ConfigError(
+                f"hook_head_index is {self.hook_head_index}, but {self.template} has no heads; "
+                "leave hook_head_index out"
+            )
         widths = {name: acts.shape[-1] for name, acts in captured.items()}
         wrong = {name: width for name, width in widths.items() if width != self.d_in}
         if not wrong:
@@ -164,25 +167,25 @@ class GroupActivationsStore(ActivationsStore):
 
     def _kept_positions(self, batch_tokens: torch.Tensor) -> torch.Tensor:
         """Where the tokens to train on lie among all B of an LM batch."""
-        token_ids = batch_tokens[:, slice(*self.seqpos_slice)].reshape(-1).to(self.device)
+        token_ids = batch_tokens[:, slice(*self.seqpos_slice)].reshape(-1)
         if self.exclude_special_tokens is None:
-            return torch.arange(len(token_ids), device=self.device)
-        return (~torch.isin(token_ids, self.exclude_special_tokens)).nonzero().squeeze(1)
+            return torch.arange(len(token_ids), device=token_ids.device)
+        excluded = self.exclude_special_tokens.to(token_ids.device)
+        return (~torch.isin(token_ids, excluded)).nonzero().squeeze(1)
 
     def _draw(
         self, group: LayerGroup, activations: dict[str, torch.Tensor], kept_B: torch.Tensor
     ) -> torch.Tensor:
-        drawn_B = torch.randint(len(group), (len(kept_B),), generator=self._draws[group.name]).to(
-            self.device
-        )
+        drawn_B = torch.randint(len(group), (len(kept_B),), generator=self._draws[group.name])
         first = activations[self.template.hook_name(group.first)]
         rows_BD = first.new_empty(len(kept_B), self.d_in + 1)
         for position, layer in enumerate(group.layers):
-            is_drawn_B = drawn_B == position
             layer_acts_BD = activations[self.template.hook_name(layer)]
-            rows_BD[is_drawn_B, : self.d_in] = layer_acts_BD[kept_B[is_drawn_B]]
-        rows_BD[:, self.d_in] = drawn_B
-        return rows_BD
+            is_drawn_B = (drawn_B == position).to(rows_BD.device)
+            drawn_from_B = kept_B.to(rows_BD.device)[is_drawn_B].to(layer_acts_BD.device)
+            rows_BD[is_drawn_B, : self.d_in] = layer_acts_BD[drawn_from_B].to(rows_BD.device)
+        rows_BD[:, self.d_in] = drawn_B.to(rows_BD.device)
+        return rows_BD.to(self.device)  # only what was drawn leaves the language model's device
 
     @override
     def state_dict(self) -> dict[str, torch.Tensor]:

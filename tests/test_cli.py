@@ -17,9 +17,9 @@ from sae_lens.llm_sae_training_runner import _parse_cfg_args
 from sae_lens_groups import GroupSAERunnerConfig, SAESuite, __version__
 from sae_lens_groups.cli import main
 from sae_lens_groups.cli.train import parse_config
-from sae_lens_groups.config import without_run_id
 from sae_lens_groups.demo.model import MODEL_FOLDER
 from sae_lens_groups.errors import ConfigError
+from sae_lens_groups.inherited import without_run_id
 
 from .conftest import ARCHITECTURES, settings
 
@@ -155,6 +155,37 @@ def test_settings_of_another_saelens_version_are_left_out(
     assert cfg.lr == saved["lr"]
 
 
+def test_what_saelens_derives_follows_the_flags_beside_a_config_file(
+    saved_cfg: tuple[Path, dict[str, Any]],
+) -> None:
+    path, saved = saved_cfg
+    assert (saved["llm_device"], saved["lr_end"]) == ("cpu", saved["lr"] / 10)
+    flags = ["--config_file", str(path), "--layer_groups", "0-3", "--device", "meta", "--lr", "1"]
+    cfg = parse_config(flags)
+    assert (cfg.device, cfg.llm_device, cfg.act_store_device) == ("meta", "meta", "meta")
+    assert (cfg.lr, cfg.lr_end) == (1, 0.1)
+    kept = parse_config([*flags, "--llm_device", "cpu", "--lr_end", "0.5"])
+    assert (kept.device, kept.llm_device, kept.lr_end) == ("meta", "cpu", 0.5)
+
+
+def test_what_saelens_derives_follows_the_flags_of_from_sae_lens() -> None:
+    theirs = _parse_cfg_args([*FLAGS, "--model_class_name", "HookedTransformer"])
+    assert theirs.model_from_pretrained_kwargs == {"center_writing_weights": False}
+    cfg = GroupSAERunnerConfig.from_sae_lens(
+        theirs, layer_groups="0-3", model_class_name="AutoModelForCausalLM", device="meta"
+    )
+    assert cfg.model_from_pretrained_kwargs == {}
+    assert cfg.llm_device == "meta"
+
+
+def test_abbreviated_flags_beside_a_config_file_are_refused_not_ignored(
+    saved_cfg: tuple[Path, dict[str, Any]],
+) -> None:
+    args = ["--config_file", str(saved_cfg[0]), "--layer_groups", "0-3", "--training_tok", "999"]
+    with pytest.raises(ConfigError, match="unrecognized arguments: --training_tok"):
+        parse_config(args)
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -210,6 +241,21 @@ def test_the_architecture_is_the_config_files_own(
         (
             arguments("--layer_groups", "0-3", "--normalize_activations", "batch_norm"),
             "batch_norm",
+        ),
+        (
+            arguments("--layer_groups", "0-3", "--lr_scheduler_name", "linear"),
+            "lr_scheduler_name 'linear' is not known; known names: constant, cosineannealing",
+        ),
+        (arguments("--layer_groups", "0-3", "--dtype", "int4"), "dtype 'int4' is not known"),
+        (
+            arguments("--layer_groups", "0-3", "--activations_mixing_fraction", "1.5"),
+            "activations_mixing_fraction is 1.5; it is a fraction",
+        ),
+        (arguments("--layer_groups", "0-3", "--k", "500"), "k is 500, more than the d_sae=192"),
+        (arguments("--layer_groups", "0-3", "--device", "gpu"), "device is 'gpu', which cannot"),
+        (
+            arguments("--layer_groups", "0-3", "--hook_head_index", "1"),
+            "hook_head_index is 1, but gpt_neox.layers.{layer} has no heads",
         ),
         (
             arguments("--layer_groups", "0-3", "--resume_from_checkpoint", "nowhere"),

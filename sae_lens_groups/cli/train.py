@@ -55,7 +55,7 @@ def parse_config(args: Sequence[str]) -> GroupSAERunnerConfig[Any]:
         raise ConfigError(f"{error}; `{_PROG} --help` lists every flag") from error
     except GroupSAEError:
         raise
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from error
 
 
@@ -131,6 +131,8 @@ def _parser(saved: dict[str, Any] | None) -> simple_parsing.ArgumentParser:
         epilog="--config_file runner_cfg.json starts from the settings of an earlier SAELens run; "
         "flags given beside it win.",
         exit_on_error=False,
+        # Beside a file, the flags given are looked up by their whole names.
+        allow_abbrev=saved is None,
     )
     parser.add_arguments(config_class, dest="cfg")
     return parser
@@ -150,17 +152,14 @@ def _on_top_of(
     saved: dict[str, Any], parsed: GroupSAERunnerConfig[Any], destinations: Sequence[str]
 ) -> GroupSAERunnerConfig[Any]:
     """The saved settings, with those replaced that the command line gave."""
-    merged = json.loads(json.dumps(saved))
-    merged["layer_groups"] = parsed.layer_groups
+    flags: dict[str, Any] = {"layer_groups": parsed.layer_groups}
     for destination in destinations:
-        *path, name = destination.split(".")[1:]
-        section: dict[str, Any] = merged
-        source: Any = parsed
-        for part in path:
-            section, source = section.setdefault(part, {}), getattr(source, part)
-        if (*path, name) != ("sae",):  # the architecture is the file's own
-            section[name] = getattr(source, name)
-    checkpoint_path = (
-        {"checkpoint_path": parsed.checkpoint_path} if "cfg.checkpoint_path" in destinations else {}
-    )
-    return GroupSAERunnerConfig.from_saved(merged, **checkpoint_path)
+        *section, name = destination.split(".")[1:]
+        if not section:
+            if name != "sae":  # the architecture is the file's own
+                flags[name] = getattr(parsed, name)
+            continue
+        (part,) = section  # sae or logger
+        values = flags.setdefault(part, dict(saved[part]))
+        values[name] = getattr(getattr(parsed, part), name)
+    return GroupSAERunnerConfig.from_saved(saved, **flags)
