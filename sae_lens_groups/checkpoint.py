@@ -13,10 +13,10 @@ from safetensors import SafetensorError
 from sae_lens_groups import files
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import CheckpointError
-from sae_lens_groups.layers import LayerGroup, format_layer_groups
+from sae_lens_groups.layers import HookTemplate, LayerGroup
 from sae_lens_groups.store import GroupActivationsStore
 
-# What decides the shapes in a checkpoint; a resumed run may change anything else.
+# What the weights in a checkpoint were made for.
 _FIXED_SAE_FIELDS = ("architecture", "d_in", "d_sae", "normalize_activations")
 
 # What torch, safetensors and json raise on a file that is missing, cut short or altered.
@@ -59,18 +59,17 @@ def require_resumable(
             f"no {files.RUNNER_CFG}; name a folder such as checkpoints/<run id>/<tokens>"
         )
     saved = _read_json(checkpoint / files.RUNNER_CFG)
-    _require_same_sae(checkpoint, saved.get("sae", {}), cfg.sae.to_dict())
-    names = [group.name for group in groups or ()]
-    missing = [
-        name
-        for name in [*names, ACTIVATIONS_STORE_STATE_FILENAME]
-        if not (checkpoint / name).exists()
-    ]
-    if missing:
+    _require_equal(checkpoint, _facts_of_saved(saved), _facts_of(cfg))
+    if not (checkpoint / ACTIVATIONS_STORE_STATE_FILENAME).exists():
         raise CheckpointError(
-            f"checkpoint {str(checkpoint)!r} has no {missing[0]}; it was made with "
-            f"layer_groups={saved.get('layer_groups')!r}, and this run asks for "
-            f"{format_layer_groups(groups or ())!r}"
+            f"checkpoint {str(checkpoint)!r} has no {ACTIVATIONS_STORE_STATE_FILENAME}; "
+            "it is incomplete, resume from the one before it"
+        )
+    if groups is not None and _group_names(checkpoint) != {group.name for group in groups}:
+        raise CheckpointError(
+            f"checkpoint {str(checkpoint)!r} holds "
+            f"{', '.join(sorted(_group_names(checkpoint))) or 'no groups'}, and this run asks for "
+            f"{', '.join(group.name for group in groups)}; resume with the first run's layer_groups"
         )
 
 
@@ -86,15 +85,37 @@ def readable(checkpoint: Path | str) -> Iterator[None]:
         ) from error
 
 
-def _require_same_sae(
-    checkpoint: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]
-) -> None:
-    for name in _FIXED_SAE_FIELDS:
-        if saved.get(name) != wanted[name]:
+def _facts_of(cfg: GroupSAERunnerConfig[Any]) -> dict[str, Any]:
+    sae = cfg.sae.to_dict()
+    return {
+        "model_name": Path(cfg.model_name).name,  # a local model may lie elsewhere by now
+        "hook_name": str(cfg.hook_template),
+        "hook_head_index": cfg.hook_head_index,
+        **{name: sae[name] for name in _FIXED_SAE_FIELDS},
+    }
+
+
+def _facts_of_saved(saved: Mapping[str, Any]) -> dict[str, Any]:
+    sae = saved.get("sae") or {}
+    return {
+        "model_name": Path(str(saved.get("model_name"))).name,
+        "hook_name": str(HookTemplate.from_hook_name(str(saved.get("hook_name")))),
+        "hook_head_index": saved.get("hook_head_index"),
+        **{name: sae.get(name) for name in _FIXED_SAE_FIELDS},
+    }
+
+
+def _require_equal(checkpoint: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    for name, value in wanted.items():
+        if saved[name] != value:
             raise CheckpointError(
-                f"checkpoint {str(checkpoint)!r} was made with {name}={saved.get(name)!r}, and "
-                f"this run asks for {wanted[name]!r}; resume with the config of the first run"
+                f"checkpoint {str(checkpoint)!r} was made with {name}={saved[name]!r}, and "
+                f"this run asks for {value!r}; resume with the config of the first run"
             )
+
+
+def _group_names(checkpoint: Path) -> set[str]:
+    return {path.parent.name for path in checkpoint.glob(f"*/{files.LAYER_STATISTICS}")}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

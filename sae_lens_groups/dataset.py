@@ -28,7 +28,7 @@ def open_dataset(cfg: LanguageModelSAERunnerConfig[Any]) -> IterableDataset:
         raise DatasetError("dataset_path is empty; name a Hub dataset or a local folder")
     try:
         dataset = _open_local(cfg) if is_local(cfg.dataset_path) else _open_from_hub(cfg)
-    except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise DatasetError(
             f"dataset_path {cfg.dataset_path!r} cannot be read: {error}; "
             "name a Hub dataset or a local folder with a 'train' split"
@@ -97,13 +97,16 @@ def require_usable_rows(
     Raises:
         DatasetError: there is no row, or it holds a token beyond the model's vocabulary.
     """
-    row = cast("dict[str, Any] | None", next(iter(dataset), None))
+    try:
+        row = cast("dict[str, Any] | None", next(iter(dataset), None))
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DatasetError(f"{_named(dataset_path)} cannot be read: {error}") from error
     if row is None:
         raise DatasetError(f"{_named(dataset_path)} holds no rows")
     column = next((name for name in TOKEN_COLUMNS if name in row), None)
     if column is None:
         return
-    highest = max(int(token) for token in row[column])
+    highest = max((int(token) for token in row[column]), default=-1)
     if highest >= d_vocab:
         raise DatasetError(
             f"{_named(dataset_path)} holds token {highest}, but the model's vocabulary "

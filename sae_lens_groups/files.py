@@ -64,7 +64,7 @@ def new_folder(folder: Path | str) -> Iterator[Path]:
     Raises:
         OutputFolderError: the folder already holds something.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()  # a link to an empty folder: fill the folder
     require_free(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(

@@ -1,10 +1,14 @@
 """The SAEs that training starts from: one per group, fresh, loaded, or passed in."""
 
+import copy
+import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from sae_lens import TrainingSAE
+from sae_lens.constants import SAE_CFG_FILENAME
 from sae_lens.registry import get_sae_training_class
 from safetensors import SafetensorError
 
@@ -15,7 +19,6 @@ from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.manifest import group_metadata
 from sae_lens_groups.normalization import ESTIMATED_MODES
 
-_FIXED_FIELDS = ("d_in", "d_sae")
 # What SAELens records of a run in each SAE's metadata.
 _RECORDED_SETTINGS = (
     "dataset_path",
@@ -54,6 +57,8 @@ def initial_saes(
             f"override_saes has the keys {', '.join(sorted(override_saes))}; "
             f"it needs one SAE for each of {', '.join(names)}"
         )
+    for name, sae in (override_saes or {}).items():
+        _require_fit(sae, cfg, f"override_saes[{name!r}]")
     saes = {
         group.name: override_saes[group.name] if override_saes else _initial_sae(cfg)
         for group in groups
@@ -80,18 +85,36 @@ def _pretrained(cfg: GroupSAERunnerConfig[Any]) -> TrainingSAE[Any]:
             f"from_pretrained_path {path!r} holds no SAE in training form: {error}; name a folder "
             "that SAELens's checkpoints or a suite's groups/ hold"
         ) from error
-    for name in _FIXED_FIELDS:
-        if getattr(sae.cfg, name) != getattr(cfg.sae, name):
-            raise ConfigError(
-                f"the SAE at from_pretrained_path has {name}={getattr(sae.cfg, name)}, and "
-                f"the config asks for {getattr(cfg.sae, name)}; make them equal"
-            )
+    if "decoder_init_norm" not in json.loads((Path(path) / SAE_CFG_FILENAME).read_text()):
+        raise ConfigError(
+            f"from_pretrained_path {path!r} holds an SAE in inference form, which cannot be "
+            "trained further; name one in training form, as in checkpoints or a suite's groups/"
+        )
+    _require_fit(sae, cfg, "the SAE at from_pretrained_path")
     return sae
+
+
+def _require_fit(sae: TrainingSAE[Any], cfg: GroupSAERunnerConfig[Any], which: str) -> None:
+    wanted = cfg.sae
+    compared = {
+        "architecture": (sae.cfg.architecture(), wanted.architecture()),
+        "d_in": (sae.cfg.d_in, wanted.d_in),
+        "d_sae": (sae.cfg.d_sae, wanted.d_sae),
+    }
+    modes = (sae.cfg.normalize_activations, wanted.normalize_activations)
+    if not (modes[0] == "none" and modes[1] in ESTIMATED_MODES):  # a group's SAE on scaled rows
+        compared["normalize_activations"] = modes
+    for name, (found, asked) in compared.items():
+        if found != asked:
+            raise ConfigError(
+                f"{which} has {name}={found!r}, and the config asks for {asked!r}; make them equal"
+            )
 
 
 @torch.no_grad()
 def _prepare(sae: TrainingSAE[Any], cfg: GroupSAERunnerConfig[Any], group: LayerGroup) -> None:
     """Moves an SAE to its device and records in it what it is trained for."""
+    sae.cfg = copy.deepcopy(sae.cfg)  # an SAE passed in may share it with `cfg.sae`
     sae.to(cfg.device)
     require_foldable(sae, cfg.sae.normalize_activations)
     if cfg.sae.normalize_activations in ESTIMATED_MODES:

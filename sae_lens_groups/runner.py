@@ -19,7 +19,6 @@ from sae_lens_groups.checkpoint import readable, require_resumable, save_runner_
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.dataset import as_stream, open_dataset, require_usable_rows
 from sae_lens_groups.errors import TrainingInterrupted
-from sae_lens_groups.evaluate import GroupEvaluator
 from sae_lens_groups.export import export_suite
 from sae_lens_groups.initialization import initial_saes, require_usable_start
 from sae_lens_groups.interruption import StoppableIterator, StopRequest
@@ -33,6 +32,7 @@ from sae_lens_groups.model import (
 from sae_lens_groups.store import GroupActivationsStore
 from sae_lens_groups.suite import SAESuite
 from sae_lens_groups.trainer import GroupTrainer
+from sae_lens_groups.training_evals import GroupEvaluator
 
 
 class GroupSAETrainingRunner:
@@ -105,10 +105,12 @@ class GroupSAETrainingRunner:
         """
         if self.cfg.logger.log_to_wandb:
             self._start_wandb()
-        with torch.random.fork_rng(), self._batches() as batches:
+        with torch.random.fork_rng():
+            # Before the batches: a prefetching thread draws from the same generator at once.
             torch.set_rng_state(self._rng_state)
-            trainer = self._trainer(batches)
-            self._fit(trainer)
+            with self._batches() as batches:
+                trainer = self._trainer(batches)
+                self._fit(trainer)
         suite = export_suite(self.cfg, trainer.group_trainers.values())
         if self.cfg.output_path is not None:
             # Taken while we trained? A finished suite is not to be lost to that.

@@ -148,9 +148,16 @@ class SAESuite(Mapping[str, SAE[Any]]):
                 TrainingSAE, path / files.GROUPS / group.name, device
             ),
             build_sparsity=lambda layer: load_file(folders[layer] / SPARSITY_FILENAME)["sparsity"],
-            runner_cfg=json.loads(runner_cfg.read_text()) if runner_cfg.exists() else None,
+            runner_cfg=_read_json(runner_cfg) if runner_cfg.exists() else None,
             path=path,
         )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SuiteError(f"{str(path)!r} cannot be read: {error}") from error
 
 
 def _load_sae(sae_class: Any, folder: Path, device: str) -> Any:

@@ -1,7 +1,8 @@
 """SAELens's trainers, fed with packed batches: rows of a group and the layer of each row.
 
-Everything here overrides methods that SAELens calls public seams; the training step, the
-optimiser and the loop are SAELens's own.
+The training step, the optimiser and the loop are SAELens's own. What is overridden are its public
+methods, and two private ones of MultiSAETrainer that a new SAELens may rename: `_update_pbar` and
+`_estimate_scaling_factors`.
 """
 
 import shutil
@@ -174,6 +175,10 @@ class GroupTrainer(MultiSAETrainer):
             for threshold in self.checkpoint_thresholds
             if threshold >= self.n_training_samples
         ]
+
+    @override
+    def _estimate_scaling_factors(self) -> None:
+        """Nothing: SAELens's own estimate would give all layers of a group one factor."""
 
     @override
     def _update_pbar(

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,24 @@ def test_a_resumed_run_goes_on_with_weights_optimiser_scaling_and_data(tmp_path:
     assert len(set(restored)) == 3
 
 
+def test_a_run_resumes_also_near_the_end_of_the_dataset(
+    model: HookedTransformer, tmp_path: Path
+) -> None:
+    """Less than one buffer is left then, which is no reason to call the dataset too small."""
+    tokens = make_tokens(n_prompts=40)
+
+    def runner(**changes: Any) -> GroupSAETrainingRunner:
+        cfg = group_config("3", training_tokens=32 * 40, **changes)
+        return GroupSAETrainingRunner(cfg, override_dataset=tokens, override_model=model)
+
+    with pytest.warns(UserWarning, match="starts over"):
+        runner(checkpoint_path=str(tmp_path / "ckpt"), n_checkpoints=20).run()
+    for checkpoint in checkpoints_in(tmp_path / "ckpt"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the dataset starting over
+            runner(resume_from_checkpoint=str(checkpoint)).run()
+
+
 def test_a_resumed_run_makes_only_the_checkpoints_still_due(
     model: HookedTransformer, tmp_path: Path
 ) -> None:
@@ -254,7 +273,8 @@ def test_a_checkpoint_of_other_groups_is_refused(
     model: HookedTransformer, checkpoint: Path
 ) -> None:
     assert refusal(model, checkpoint, "0-1,2-3").endswith(
-        "has no layers_0-1; it was made with layer_groups='0-2,3', and this run asks for '0-1,2-3'"
+        "holds layers_0-2, layers_3, and this run asks for layers_0-1, layers_2-3; resume with "
+        "the first run's layer_groups"
     )
 
 
@@ -268,6 +288,26 @@ def test_a_checkpoint_of_another_sae_is_refused(model: HookedTransformer, checkp
     assert "was made with normalize_activations='expected_average_only_in'" in refusal(
         model, checkpoint, normalize_activations="none"
     )
+
+
+def test_a_checkpoint_of_another_model_or_hook_is_refused(
+    model: HookedTransformer, checkpoint: Path
+) -> None:
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"model_name": "models/other"}, "was made with model_name='tiny', and this run asks for"),
+        ({"hook_name": "blocks.1.hook_mlp_out"}, "hook_name='blocks.{layer}.hook_resid_post'"),
+        ({"hook_head_index": 1}, "was made with hook_head_index=None, and this run asks for 1"),
+    ]
+    for changes, message in cases:
+        with pytest.raises(CheckpointError) as caught:
+            make_runner(model, resume_from_checkpoint=str(checkpoint), **changes)
+        assert message in str(caught.value)
+    # The same model at another place, and another layer of the same hook, are the same run.
+    same: dict[str, Any] = {
+        "model_name": "/elsewhere/tiny",
+        "hook_name": "blocks.3.hook_resid_post",
+    }
+    make_runner(model, resume_from_checkpoint=str(checkpoint), **same)
 
 
 def test_a_checkpoint_with_a_missing_file_is_refused(

@@ -9,7 +9,7 @@ import pytest
 import torch
 import wandb
 from datasets import Dataset, DatasetDict
-from sae_lens import SAE, ActivationsStore, LoggingConfig, TrainingSAE
+from sae_lens import SAE, ActivationsStore, LoggingConfig, TopKTrainingSAE, TrainingSAE
 from sae_lens.evals import EvalConfig, run_evals
 from sae_lens.load_model import HookedProxyLM, load_model
 from sae_lens.training.activation_scaler import ActivationScaler
@@ -126,6 +126,62 @@ def test_override_saes_need_the_groups_names(model: HookedTransformer, tokens: D
     assert str(caught.value) == (
         "override_saes has the keys layers_3; it needs one SAE for each of layers_0-2, layers_3"
     )
+
+
+def test_override_saes_made_from_the_runs_own_config_are_normalised_per_layer(
+    tokens: Dataset,
+) -> None:
+    model = make_model(norms=(1, 4, 16, 16))
+    shared = sae_config(normalize_activations="expected_average_only_in")
+    cfg = group_config("0-2,3", sae=shared)
+    saes = {name: TopKTrainingSAE(shared) for name in ("layers_0-2", "layers_3")}  # type: ignore[arg-type]
+    runner = GroupSAETrainingRunner(
+        cfg, override_dataset=tokens, override_model=model, override_saes=saes
+    )
+    suite = runner.run()
+    factors = list(suite.manifest.scaling_factors.values())
+    assert None not in factors
+    assert len(set(factors)) == 4
+    assert cfg.sae.normalize_activations == "expected_average_only_in"
+    hooks = [suite.group(group).cfg.metadata.hook_name for group in suite.manifest.groups]
+    assert hooks == ["blocks.1.hook_resid_post", "blocks.3.hook_resid_post"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (sae_config(d_in=8), "override_saes['layers_3'] has d_in=8, and the config asks for 16"),
+        (sae_config("batchtopk"), "has architecture='batchtopk', and the config asks for 'topk'"),
+        (
+            # Its own estimate would give all layers of a group one factor.
+            sae_config(normalize_activations="expected_average_only_in"),
+            "has normalize_activations='expected_average_only_in', and the config asks for 'none'",
+        ),
+    ],
+)
+def test_an_sae_to_start_from_that_does_not_fit_is_refused(
+    model: HookedTransformer, tokens: Dataset, tmp_path: Path, given: Any, message: str
+) -> None:
+    sae = TrainingSAE.from_dict(given.to_dict())
+    with pytest.raises(ConfigError) as caught:
+        GroupSAETrainingRunner(
+            group_config("3"),
+            override_dataset=tokens,
+            override_model=model,
+            override_saes={"layers_3": sae},
+        )
+    assert message in str(caught.value)
+    sae.save_model(tmp_path / "start")
+    with pytest.raises(ConfigError, match="the SAE at from_pretrained_path has "):
+        train(model, tokens, from_pretrained_path=str(tmp_path / "start"))
+
+
+def test_an_sae_in_inference_form_cannot_be_trained_further(
+    model: HookedTransformer, tokens: Dataset, tmp_path: Path
+) -> None:
+    TrainingSAE.from_dict(sae_config().to_dict()).save_inference_model(tmp_path / "start")
+    with pytest.raises(ConfigError, match="holds an SAE in inference form, which cannot be"):
+        train(model, tokens, from_pretrained_path=str(tmp_path / "start"))
 
 
 def test_from_pretrained_path_is_where_every_group_starts(
@@ -342,6 +398,14 @@ def test_a_dataset_that_is_not_there_is_refused_before_the_model_loads(
     with pytest.raises(DatasetError) as caught:
         GroupSAETrainingRunner(cfg)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_a_broken_dataset_file_is_named(tmp_path: Path, streaming: bool) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "train.jsonl").write_text('{"text": "fine"}\n{"text": nonsense')
+    with pytest.raises(DatasetError, match="broken' cannot be read"):
+        suite_from(str(tmp_path / "broken"), streaming=streaming)
 
 
 def test_an_empty_dataset_is_refused(model: HookedTransformer) -> None:

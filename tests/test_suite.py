@@ -187,6 +187,13 @@ def test_a_run_whose_output_folder_was_taken_meanwhile_saves_beside_it(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["theirs.txt"]
 
 
+def test_a_link_to_an_empty_folder_is_filled(suite: SAESuite, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    suite.save(tmp_path / "link")
+    assert len(SAESuite.load(tmp_path / "link")) == 4
+
+
 def test_a_save_that_fails_leaves_nothing_behind(
     suite: SAESuite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,6 +254,12 @@ def test_an_entry_that_a_later_version_added_does_no_harm(folder: Path) -> None:
 def test_a_suite_json_that_was_edited_is_refused(folder: Path, change: Any) -> None:
     edit(folder, change)
     with pytest.raises(SuiteError, match=r"suite\.json"):
+        SAESuite.load(folder)
+
+
+def test_a_broken_runner_cfg_is_named(folder: Path) -> None:
+    (folder / "runner_cfg.json").write_text("{")
+    with pytest.raises(SuiteError, match=r"runner_cfg\.json' cannot be read"):
         SAESuite.load(folder)
 
 
