@@ -62,7 +62,7 @@ def demo_config(
         "store_batch_size_prompts": 32,
         "n_batches_in_buffer": 128,
         "n_batches_for_norm_estimate": 20,
-        "lr": 4e-3,
+        "lr": 8e-3,
         "lr_decay_steps": training_tokens // 1024 // 5,
         "dead_feature_window": 100,
         "exclude_special_tokens": True,
