@@ -41,6 +41,11 @@ class StopRequest:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
+    def deliver_again(self) -> None:
+        """Gives a remembered signal to whoever handled it before `listening`."""
+        if self.signal_number is not None:
+            signal.raise_signal(self.signal_number)
+
     def raise_if_requested(self) -> None:
         """Raises `TrainingInterrupted` once a signal has come."""
         if self.signal_number is not None:

@@ -105,16 +105,14 @@ class GroupSAETrainingRunner:
         """
         if self.cfg.logger.log_to_wandb:
             self._start_wandb()
-        with torch.random.fork_rng():
-            # Before the batches: a prefetching thread draws from the same generator at once.
-            torch.set_rng_state(self._rng_state)
-            with self._batches() as batches:
-                trainer = self._trainer(batches)
-                self._fit(trainer)
-        suite = export_suite(self.cfg, trainer.group_trainers.values())
-        if self.cfg.output_path is not None:
-            # Taken while we trained? A finished suite is not to be lost to that.
-            suite.save(files.free_folder(self.cfg.output_path))
+        self._stop = StopRequest()
+        with self._stop.listening():
+            trainer = self._train()
+            suite = export_suite(self.cfg, trainer.group_trainers.values())
+            if self.cfg.output_path is not None:
+                # Taken while we trained? A finished suite is not to be lost to that.
+                suite.save(files.free_folder(self.cfg.output_path))
+        self._stop.deliver_again()  # it came too late to stop training, so the suite is whole
         if self.cfg.logger.log_to_wandb:
             self._finish_wandb(trainer, suite)
         return suite
@@ -130,10 +128,18 @@ class GroupSAETrainingRunner:
 
     # --- training ---
 
+    def _train(self) -> GroupTrainer:
+        with torch.random.fork_rng():
+            # Before the batches: a prefetching thread draws from the same generator at once.
+            torch.set_rng_state(self._rng_state)
+            with self._batches() as batches:
+                trainer = self._trainer(batches)
+                self._fit(trainer)
+        return trainer
+
     @contextlib.contextmanager
     def _batches(self) -> Iterator[StoppableIterator[dict[str, torch.Tensor]]]:
         """The training batches, made ahead in a thread where the config asks for it."""
-        self._stop = StopRequest()
         source = self.activations_store.packed_batches()
         n_ahead = int(self.cfg.prefetch_llm_batches)
         if self.cfg.resume_from_checkpoint is not None:
@@ -177,17 +183,16 @@ class GroupSAETrainingRunner:
         return trainer
 
     def _fit(self, trainer: GroupTrainer) -> None:
-        with self._stop.listening():
-            try:
-                if self.cfg.resume_from_checkpoint is not None:
-                    with readable(self.cfg.resume_from_checkpoint):
-                        trainer.load_checkpoint(self.cfg.resume_from_checkpoint)
-                else:
-                    trainer.estimate_scaling(self.cfg.sae.normalize_activations)
-                self._compile_saes_if_asked()
-                trainer.fit()
-            except TrainingInterrupted as interruption:
-                raise self._saved(trainer, interruption) from None
+        try:
+            if self.cfg.resume_from_checkpoint is not None:
+                with readable(self.cfg.resume_from_checkpoint):
+                    trainer.load_checkpoint(self.cfg.resume_from_checkpoint)
+            else:
+                trainer.estimate_scaling(self.cfg.sae.normalize_activations)
+            self._compile_saes_if_asked()
+            trainer.fit()
+        except TrainingInterrupted as interruption:
+            raise self._saved(trainer, interruption) from None
 
     def _saved(
         self, trainer: GroupTrainer, interruption: TrainingInterrupted

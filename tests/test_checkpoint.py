@@ -128,6 +128,21 @@ def test_a_signal_without_a_checkpoint_path_says_that_nothing_was_saved(
         runner.run()
 
 
+def test_a_signal_while_the_suite_is_written_lets_it_be_written(
+    model: HookedTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = SAESuite.save
+
+    def interrupted_save(self: SAESuite, path: str | Path) -> Path:
+        os.kill(os.getpid(), signal.SIGINT)
+        return save(self, path)
+
+    monkeypatch.setattr(SAESuite, "save", interrupted_save)
+    with pytest.raises(KeyboardInterrupt):
+        make_runner(model, output_path=str(tmp_path / "suite")).run()
+    assert len(SAESuite.load(tmp_path / "suite")) == 4
+
+
 def test_training_works_in_a_thread_that_cannot_listen_to_signals(
     model: HookedTransformer,
 ) -> None:
