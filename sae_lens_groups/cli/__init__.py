@@ -11,7 +11,7 @@ from sae_lens_groups.errors import GroupSAEError, TrainingInterrupted
 USAGE_ERROR = 2
 _COMMANDS = {
     "train": "train an SAE per group of layers (every flag of SAELens's training command, and --layer_groups)",
-    "demo": "train a suite on the model that ships with the package, offline, in under three minutes",
+    "demo": "train a suite on the model that ships with the package, offline, in about a minute",
     "plugins": "list what is registered for layer_groups, and by which package",
 }
 
