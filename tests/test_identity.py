@@ -1,6 +1,7 @@
 """Groups of one layer are SAELens's own training, bit for bit."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from datasets import Dataset
 from packaging.version import Version
 from sae_lens import (
+    SAE,
     LanguageModelSAERunnerConfig,
     LanguageModelSAETrainingRunner,
     MultiSAETrainingRunner,
@@ -111,7 +113,7 @@ def test_each_equals_saelens_multi_runner(
 @pytest.mark.parametrize("mode", ESTIMATED)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_normalised_weights_are_the_same_before_folding_and_the_saes_after(
-    model: HookedTransformer, tokens: Dataset, architecture: str, mode: str
+    model: HookedTransformer, tokens: Dataset, tmp_path: Path, architecture: str, mode: str
 ) -> None:
     if architecture == "matching_pursuit" and mode == "covariance_whitening":
         pytest.skip("SAELens has no whitening for matching pursuit")
@@ -129,11 +131,15 @@ def test_normalised_weights_are_the_same_before_folding_and_the_saes_after(
         assert_same_weights(ours, unfolded)
     else:
         torch.testing.assert_close(ours, unfolded, rtol=1e-4, atol=1e-6)
-    if architecture.endswith("batchtopk"):
-        return  # SAELens's training form keeps k, the exported one a threshold: see test_export
+    if architecture.endswith("batchtopk") and not SAE_LENS_SUMS_NORMS:
+        return  # SAELens did not scale their threshold yet (its issue 763)
+    theirs.save_inference_model(tmp_path / "theirs")
+    exported = SAE.load_from_disk(tmp_path / "theirs")
     rows = torch.randn(64, D_IN, generator=torch.Generator().manual_seed(1))
     tolerance = 1e-6 if SAE_LENS_SUMS_NORMS else 1e-4
-    torch.testing.assert_close(suite[HOOK_NAME](rows), theirs(rows), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(
+        suite[HOOK_NAME](rows), exported(rows), rtol=tolerance, atol=tolerance
+    )
 
 
 @pytest.mark.parametrize("prefetch_llm_batches", [True, 3])
