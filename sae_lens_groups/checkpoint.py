@@ -59,7 +59,7 @@ def require_resumable(
             f"no {files.RUNNER_CFG}; name a folder such as checkpoints/<run id>/<tokens>"
         )
     saved = _read_json(checkpoint / files.RUNNER_CFG)
-    _require_equal(checkpoint, _facts_of_saved(saved), _facts_of(cfg))
+    _require_equal(checkpoint, _facts(saved), _facts(cfg.to_dict()))
     if not (checkpoint / ACTIVATIONS_STORE_STATE_FILENAME).exists():
         raise CheckpointError(
             f"checkpoint {str(checkpoint)!r} has no {ACTIVATIONS_STORE_STATE_FILENAME}; "
@@ -85,22 +85,14 @@ def readable(checkpoint: Path | str) -> Iterator[None]:
         ) from error
 
 
-def _facts_of(cfg: GroupSAERunnerConfig[Any]) -> dict[str, Any]:
-    sae = cfg.sae.to_dict()
+def _facts(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What has to be equal for a run to go on from another's checkpoint."""
+    sae = settings.get("sae") or {}
     return {
-        "model_name": Path(cfg.model_name).name,  # a local model may lie elsewhere by now
-        "hook_name": str(cfg.hook_template),
-        "hook_head_index": cfg.hook_head_index,
-        **{name: sae[name] for name in _FIXED_SAE_FIELDS},
-    }
-
-
-def _facts_of_saved(saved: Mapping[str, Any]) -> dict[str, Any]:
-    sae = saved.get("sae") or {}
-    return {
-        "model_name": Path(str(saved.get("model_name"))).name,
-        "hook_name": str(HookTemplate.from_hook_name(str(saved.get("hook_name")))),
-        "hook_head_index": saved.get("hook_head_index"),
+        # A local model may lie elsewhere by now, and hook_name may name any layer.
+        "model_name": Path(str(settings.get("model_name"))).name,
+        "hook_name": str(HookTemplate.from_hook_name(str(settings.get("hook_name")))),
+        "hook_head_index": settings.get("hook_head_index"),
         **{name: sae.get(name) for name in _FIXED_SAE_FIELDS},
     }
 

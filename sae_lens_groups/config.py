@@ -47,7 +47,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
             )
         checkpoint_path = self.checkpoint_path
         super().__post_init__()
-        if checkpoint_path is None:  # SAELens before 6.45 makes a folder named None of it
+        if checkpoint_path is None:  # SAELens 6.44 makes a folder named None of it
             self.checkpoint_path = None
 
     def _require_usable(self) -> None:

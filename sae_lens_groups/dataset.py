@@ -27,7 +27,7 @@ def open_dataset(cfg: LanguageModelSAERunnerConfig[Any]) -> IterableDataset:
     if not cfg.dataset_path:
         raise DatasetError("dataset_path is empty; name a Hub dataset or a local folder")
     try:
-        dataset = _open_local(cfg) if is_local(cfg.dataset_path) else _open_from_hub(cfg)
+        dataset = _open_local(cfg) if is_local(cfg.dataset_path) else _load(cfg.dataset_path, cfg)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise DatasetError(
             f"dataset_path {cfg.dataset_path!r} cannot be read: {error}; "
@@ -66,10 +66,6 @@ def _open_local(cfg: LanguageModelSAERunnerConfig[Any]) -> HfDataset:
     if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():
         return datasets.load_from_disk(str(folder))
     return _load(str(folder), cfg)
-
-
-def _open_from_hub(cfg: LanguageModelSAERunnerConfig[Any]) -> Dataset | IterableDataset:
-    return _load(cfg.dataset_path, cfg)
 
 
 def _load(path: str, cfg: LanguageModelSAERunnerConfig[Any]) -> Dataset | IterableDataset:

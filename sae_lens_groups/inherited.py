@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# SAELens appends the W&B id, or eight hexadecimal digits (eight letters and digits before 6.45).
+# SAELens appends the W&B id, or eight hexadecimal digits (in 6.44, eight letters and digits).
 _RUN_ID = re.compile(r"[0-9a-z]{8}")
 
 

@@ -131,6 +131,10 @@ class HookTemplate:
         """The name of the hook at this layer."""
         return f"{self.before}{layer}{self.after}"
 
+    def hook_names(self, groups: Iterable[LayerGroup]) -> list[str]:
+        """The hooks of all layers of these groups, in their order."""
+        return [self.hook_name(layer) for group in groups for layer in group.layers]
+
     def layer_of(self, hook_name: str) -> int | None:
         """The layer of a hook name of this template; None for any other name."""
         match = self._LAYER.search(hook_name)

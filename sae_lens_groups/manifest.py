@@ -31,7 +31,7 @@ class SuiteManifest:
     @property
     def hook_names(self) -> list[str]:
         """The hook of each layer, lowest layer first."""
-        return [self.hook_template.hook_name(layer) for layer in self.layers]
+        return self.hook_template.hook_names(self.groups)
 
     def layer_of(self, hook_name: str) -> int | None:
         """The layer of one of the suite's hooks; None for any other name."""
@@ -68,7 +68,7 @@ class SuiteManifest:
         return {
             "name": group.name,
             "layers": list(group.layers),
-            "hook_names": [self.hook_template.hook_name(layer) for layer in group.layers],
+            "hook_names": self.hook_template.hook_names([group]),
         }
 
     @classmethod

@@ -61,11 +61,7 @@ def load_hooked_model(
     cfg: GroupSAERunnerConfig[Any], groups: tuple[LayerGroup, ...] | None
 ) -> HookedRootModule:
     """The model as SAELens loads it, with hooks at the layers of `groups` (None: everywhere)."""
-    hook_names = (
-        None
-        if groups is None
-        else [cfg.hook_template.hook_name(layer) for group in groups for layer in group.layers]
-    )
+    hook_names = None if groups is None else cfg.hook_template.hook_names(groups)
     # SAELens 6.44 has no such argument and hooks every module.
     chosen = {"hook_names": hook_names} if CAN_CHOOSE_HOOKS else {}
     return load_model(
@@ -104,8 +100,7 @@ def require_hooks(
     model: HookedRootModule, template: HookTemplate, groups: Iterable[LayerGroup]
 ) -> None:
     """Refuses layers of the groups that have no hook in this model."""
-    wanted = [template.hook_name(layer) for group in groups for layer in group.layers]
-    missing = [name for name in wanted if name not in model.hook_dict]
+    missing = [name for name in template.hook_names(groups) if name not in model.hook_dict]
     if missing:
         raise HookNameError(
             f"the model has no hook at {', '.join(missing)}; leave these layers out of "

@@ -73,7 +73,7 @@ class GroupSAETrainingRunner:
         self.model = override_model or load_hooked_model(cfg, groups)
         self.groups = cfg.resolve_groups(n_layers_of(self.model, cfg.hook_template))
         require_hooks(self.model, cfg.hook_template, self.groups)
-        if cfg.resume_from_checkpoint is not None:
+        if cfg.resume_from_checkpoint is not None and groups is None:
             require_resumable(cfg.resume_from_checkpoint, cfg, self.groups)
         require_usable_rows(
             cfg.dataset_path if override_dataset is None else None,
@@ -153,7 +153,7 @@ class GroupSAETrainingRunner:
         try:
             yield StoppableIterator(prefetcher, self._stop)
         finally:
-            # Before SAELens 6.54 the thread cannot be stopped; it ends with the process.
+            # In SAELens 6.44 the thread cannot be stopped; it ends with the process.
             if hasattr(prefetcher, "close"):
                 prefetcher.close()
                 source.close()
@@ -171,11 +171,7 @@ class GroupSAETrainingRunner:
             model=self.model,
             store=self.activations_store,
             trainers=trainer.group_trainers,
-            hook_names={
-                layer: cfg.hook_template.hook_name(layer)
-                for group in self.groups
-                for layer in group.layers
-            },
+            template=cfg.hook_template,
             eval_batch_size_prompts=cfg.eval_batch_size_prompts,
             n_eval_batches=cfg.n_eval_batches,
             model_kwargs=cfg.model_kwargs,

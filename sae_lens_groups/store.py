@@ -45,9 +45,7 @@ class GroupActivationsStore(ActivationsStore):
         dataset: HfDataset,
     ) -> Self:
         """A store that captures every layer of `groups` and reads `dataset` from its start."""
-        hook_names = [
-            cfg.hook_template.hook_name(layer) for group in groups for layer in group.layers
-        ]
+        hook_names = cfg.hook_template.hook_names(groups)
         assert cfg.act_store_device is not None  # SAELens's config fills it in
         device = torch.device(cfg.act_store_device)
         store = cls.from_config_multi_hook(

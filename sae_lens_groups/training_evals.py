@@ -13,6 +13,7 @@ from transformer_lens import HookedRootModule
 
 from sae_lens_groups.interruption import StoppableIterator
 from sae_lens_groups.layer_evals import ReplayedTokens, layer_eval_config
+from sae_lens_groups.layers import HookTemplate
 from sae_lens_groups.trainer import GroupSAETrainer
 
 
@@ -26,7 +27,7 @@ class GroupEvaluator:
     model: HookedRootModule
     store: ActivationsStore
     trainers: Mapping[str, GroupSAETrainer]
-    hook_names: Mapping[int, str]
+    template: HookTemplate
     eval_batch_size_prompts: int | None
     n_eval_batches: int
     model_kwargs: Mapping[str, Any]
@@ -47,7 +48,7 @@ class GroupEvaluator:
             for name, sae in saes.items():
                 trainer = self.trainers[name]
                 for layer, scaler in zip(trainer.group.layers, trainer.scaling.scalers):
-                    with _standing_for(sae, self.hook_names[layer]):
+                    with _standing_for(sae, self.template.hook_name(layer)):
                         metrics = tokens.evaluate(
                             sae,
                             self.model,

@@ -98,7 +98,7 @@ def test_a_signal_saves_a_whole_step_and_says_where(
     tmp_path: Path, signal_number: int, prefetch: bool
 ) -> None:
     runner = make_runner(
-        make_model(),  # not shared: before SAELens 6.54 the prefetching thread outlives the run
+        make_model(),  # not shared: in SAELens 6.44 the prefetching thread outlives the run
         checkpoint_path=str(tmp_path / "ckpt"),
         prefetch_llm_batches=prefetch,
     )

@@ -147,7 +147,7 @@ def test_prefetching_changes_nothing(
     model: HookedTransformer, tokens: Dataset, prefetch_llm_batches: bool | int
 ) -> None:
     plain = train_groups(model, tokens, "0-2,3")
-    own = make_model()  # before SAELens 6.54 the prefetching thread outlives the run
+    own = make_model()  # in SAELens 6.44 the prefetching thread outlives the run
     prefetched = train_groups(own, tokens, "0-2,3", prefetch_llm_batches=prefetch_llm_batches)
     for group in plain.manifest.groups:
         assert_same_weights(prefetched.group(group).state_dict(), plain.group(group).state_dict())

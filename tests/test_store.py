@@ -10,7 +10,7 @@ from transformer_lens import HookedTransformer
 from sae_lens_groups.errors import ConfigError, DatasetError
 from sae_lens_groups.store import GroupActivationsStore, split_packed
 
-from .conftest import CONTEXT_SIZE, D_IN, D_VOCAB, group_config, make_model, make_tokens, sae_config
+from .conftest import CONTEXT_SIZE, D_IN, D_VOCAB, group_config, make_tokens, sae_config
 
 
 def make_store(
@@ -204,10 +204,7 @@ def test_another_width_than_d_in_is_refused(model: HookedTransformer, tokens: Da
     )
 
 
-def test_layers_of_different_width_are_refused(tokens: Dataset) -> None:
-    model = make_model()
-    # A hook point passes on whatever its block computes, so this makes layer 2 wider to look at.
-    model.blocks[2].hook_resid_post.forward = lambda x: torch.cat([x, x], dim=-1)  # type: ignore[method-assign]
+def test_layers_of_different_width_are_refused(model: HookedTransformer, tokens: Dataset) -> None:
     store = make_store(model, tokens)
     store.get_multi_hook_activations = lambda _: {  # type: ignore[method-assign]
         "blocks.2.hook_resid_post": torch.zeros(4, CONTEXT_SIZE, 32),

@@ -15,7 +15,6 @@ MODEL_FOLDER = Path(__file__).parent / "model_files"
 MODEL_CLASS_NAME = "AutoModelForCausalLM"
 HOOK_NAME = "gpt_neox.layers.0"
 D_IN = 96
-N_LAYERS = 12
 
 
 def stdlib_tokens(split: Split, context_size: int = 128, seed: int = 0) -> "Dataset":
