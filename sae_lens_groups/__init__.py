@@ -10,27 +10,39 @@ if TYPE_CHECKING:
     from sae_lens_groups.evaluate import evaluate_suite
     from sae_lens_groups.hookspecs import hookimpl
     from sae_lens_groups.layers import LayerGroup
+    from sae_lens_groups.plan.choose import plan_groups
+    from sae_lens_groups.plan.distances import LayerDistances
+    from sae_lens_groups.plan.group_plan import GroupPlan
+    from sae_lens_groups.plan.measure import measure_layer_distances
     from sae_lens_groups.runner import GroupSAETrainingRunner
     from sae_lens_groups.suite import SAESuite
 
 __all__ = [
+    "GroupPlan",
     "GroupSAERunnerConfig",
     "GroupSAETrainingRunner",
+    "LayerDistances",
     "LayerGroup",
     "SAESuite",
     "__version__",
     "evaluate_suite",
     "hookimpl",
+    "measure_layer_distances",
+    "plan_groups",
 ]
 
 # Importing SAELens takes seconds, so each name brings its module when it is first used.
 _MODULES = {
+    "GroupPlan": "plan.group_plan",
     "GroupSAERunnerConfig": "config",
     "GroupSAETrainingRunner": "runner",
+    "LayerDistances": "plan.distances",
     "LayerGroup": "layers",
     "SAESuite": "suite",
     "evaluate_suite": "evaluate",
     "hookimpl": "hookspecs",
+    "measure_layer_distances": "plan.measure",
+    "plan_groups": "plan.choose",
 }
 
 

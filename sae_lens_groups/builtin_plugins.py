@@ -3,11 +3,26 @@
 from collections.abc import Callable
 
 from sae_lens_groups.hookspecs import hookimpl
-from sae_lens_groups.partitions import Partition, each, even
+from sae_lens_groups.partitions import Partition, each, even, manual
+from sae_lens_groups.plan.linkage import linkage
+from sae_lens_groups.plan.metrics import ANGULAR, CKA, COSINE, DistanceMetric
+from sae_lens_groups.plan.optimal import optimal
 
 
 @hookimpl
 def register_partitions(register: Callable[[str, Partition], None]) -> None:
-    """One SAE per layer, and runs of near-equal length."""
-    register("each", each)
-    register("even", even)
+    """Rules that need the number of layers alone, and those that go by measured distances."""
+    register("each", Partition(each, takes_n_groups=False))
+    register("even", Partition(even))
+    register("manual", Partition(manual, takes_n_groups=False, decides_last_layer=True))
+    register("linkage", Partition(linkage, needs_distances=True))
+    register("auto", Partition(linkage, needs_distances=True))
+    register("optimal", Partition(optimal, needs_distances=True))
+
+
+@hookimpl
+def register_layer_distances(register: Callable[[str, DistanceMetric], None]) -> None:
+    """The angle of Group-SAE, the cosine distance, and one minus linear CKA."""
+    register("angular", ANGULAR)
+    register("cosine", COSINE)
+    register("cka", CKA)

@@ -14,6 +14,7 @@ from sae_lens_groups import files
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import CheckpointError
 from sae_lens_groups.layers import HookTemplate, LayerGroup
+from sae_lens_groups.plan.group_plan import GroupPlan
 from sae_lens_groups.store import GroupActivationsStore
 
 # What the weights in a checkpoint were made for.
@@ -32,10 +33,15 @@ _DAMAGE = (
 
 
 def save_runner_files(
-    checkpoint: Path, cfg: GroupSAERunnerConfig[Any], store: GroupActivationsStore
+    checkpoint: Path,
+    cfg: GroupSAERunnerConfig[Any],
+    store: GroupActivationsStore,
+    plan: GroupPlan | None,
 ) -> None:
-    """Adds the position in the dataset and the config to a checkpoint folder."""
+    """Adds the position in the dataset, the plan and the config to a checkpoint folder."""
     store.save_to_checkpoint(checkpoint)
+    if plan is not None:
+        plan.save(checkpoint / files.PLAN)
     files.write_text(checkpoint / files.RUNNER_CFG, json.dumps(cfg.to_dict(), indent=2) + "\n")
 
 
@@ -71,6 +77,19 @@ def require_resumable(
             f"{', '.join(sorted(_group_names(checkpoint))) or 'no groups'}, and this run asks for "
             f"{', '.join(group.name for group in groups)}; resume with the first run's layer_groups"
         )
+
+
+def saved_plan(checkpoint: Path | str) -> GroupPlan | None:
+    """The plan of the run that a checkpoint belongs to, if it had one.
+
+    Raises:
+        CheckpointError: the plan is damaged.
+    """
+    path = Path(checkpoint) / files.PLAN
+    if not path.exists():
+        return None
+    with readable(checkpoint):
+        return GroupPlan.load(path)
 
 
 @contextlib.contextmanager

@@ -10,10 +10,20 @@ from sae_lens import LanguageModelSAERunnerConfig
 from sae_lens.constants import DTYPE_MAP
 from sae_lens.saes.sae import TrainingSAEConfig
 
-from sae_lens_groups.errors import ConfigError, UnknownNameError
+from sae_lens_groups.errors import ConfigError, LayerGroupsError, UnknownNameError
 from sae_lens_groups.inherited import underived, with_run_id, without_run_id
 from sae_lens_groups.layers import HookTemplate, LayerGroup
-from sae_lens_groups.partitions import PartitionRule, find_partition, parse_layer_groups, resolve
+from sae_lens_groups.partitions import (
+    PartitionRule,
+    PlanFile,
+    find_partition,
+    n_layers_to_split,
+    parse_layer_groups,
+    require_usable,
+    resolve,
+)
+from sae_lens_groups.plan.choose import require_threshold
+from sae_lens_groups.plan.group_plan import GroupPlan
 from sae_lens_groups.plugins import partitions
 
 _LR_SCHEDULERS = ("constant", "cosineannealing", "cosineannealingwarmrestarts")
@@ -30,13 +40,17 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
     and `seed` is honoured: the same config gives the same weights.
 
     Args:
-        layer_groups (str): Which layers share an SAE. `0-3,4-7,8-10,11` names the groups (only the layers named are trained), `each` is one SAE per layer, `even:4` is all layers but the last in 4 near-equal runs, plus the last alone.
+        layer_groups (str): Which layers share an SAE. `0-3,4-7,8-10,11` names the groups (only the layers named are trained), `each` is one SAE per layer, `even:4` is all layers but the last in 4 near-equal runs, plus the last alone. `auto` measures how far apart the layers are and merges neighbouring ones into the fewest groups whose AMAD is below `amad_threshold`, `auto:4` into 4; `optimal` and `optimal:4` do the same by another rule. A path such as `my_plan/plan.json` takes the groups of a plan.
+        amad_threshold (float): For `auto` without a number: the mean over the groups of the largest distance in each stays below it.
+        plan_tokens (int): How many tokens the distances are measured on, where they are.
 
     Raises:
         GroupSAEError: `layer_groups` cannot be read, `hook_name` has no layer number, or a setting cannot be used with groups.
     """
 
     layer_groups: str
+    amad_threshold: float = 0.2
+    plan_tokens: int = 200_000
 
     def __post_init__(self) -> None:
         self._require_usable()
@@ -53,9 +67,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
     def _require_usable(self) -> None:
         """Catches what can be known to be wrong before a model is loaded."""
         HookTemplate.from_hook_name(self.hook_name)
-        parsed = parse_layer_groups(self.layer_groups)
-        if isinstance(parsed, PartitionRule):
-            find_partition(parsed.name, partitions())
+        self._require_usable_groups()
         self._require_known_names()
         if self.use_cached_activations:
             raise ConfigError(
@@ -75,6 +87,16 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
                 f"tokens, less than one batch of train_batch_size_tokens="
                 f"{self.train_batch_size_tokens}; raise n_batches_in_buffer"
             )
+
+    def _require_usable_groups(self) -> None:
+        rule = parse_layer_groups(self.layer_groups)
+        if isinstance(rule, PlanFile):
+            GroupPlan.load(rule.path)
+        else:
+            require_usable(rule, find_partition(rule.name, partitions()))
+        require_threshold(self.amad_threshold)
+        if self.plan_tokens < 1:
+            raise ConfigError(f"plan_tokens is {self.plan_tokens}; measure at least some thousands")
 
     def _require_known_names(self) -> None:
         """Catches what SAELens itself would find only once the model is loaded."""
@@ -110,9 +132,58 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         """Activations that one prompt gives each layer, before special tokens are excluded."""
         return len(range(self.context_size)[slice(*self.seqpos_slice)])
 
+    @property
+    def measures_distances(self) -> bool:
+        """Whether the groups depend on distances, which take the loaded model to measure."""
+        rule = parse_layer_groups(self.layer_groups)
+        return (
+            isinstance(rule, PartitionRule)
+            and find_partition(rule.name, partitions()).needs_distances
+        )
+
+    def plan_from_file(self, n_layers: int) -> GroupPlan | None:
+        """The plan that `layer_groups` names, checked to fit the model; None for other settings.
+
+        Raises:
+            PlanError: the plan is broken, or was made for another model or hook.
+        """
+        rule = parse_layer_groups(self.layer_groups)
+        if not isinstance(rule, PlanFile):
+            return None
+        plan = GroupPlan.load(rule.path)
+        plan.require_fit(self.model_name, self.hook_template, n_layers)
+        return plan
+
+    def require_enough_layers(self, n_layers: int) -> None:
+        """Refuses a model with too few layers for the groups that are to be measured.
+
+        Raises:
+            LayerGroupsError: there is but one layer, or `auto:G` asks for more groups than layers.
+        """
+        rule = parse_layer_groups(self.layer_groups)
+        assert isinstance(rule, PartitionRule)
+        if n_layers < 2:
+            raise LayerGroupsError(
+                f"layer_groups '{rule}' needs a model of at least 2 layers, and this one has "
+                f"{n_layers}; write each"
+            )
+        partition = find_partition(rule.name, partitions())
+        require_usable(rule, partition, n_layers_to_split(partition, n_layers))
+
     def resolve_groups(self, n_layers: int) -> tuple[LayerGroup, ...]:
-        """The groups that `layer_groups` means for a model of `n_layers` layers, lowest first."""
-        return resolve(parse_layer_groups(self.layer_groups), n_layers, partitions())
+        """The groups of a model of `n_layers` layers, lowest first; not for measured ones.
+
+        Raises:
+            LayerGroupsError: they do not fit the model.
+            PlanError: the plan that `layer_groups` names does not.
+        """
+        assert not self.measures_distances
+        plan = self.plan_from_file(n_layers)
+        if plan is not None:
+            return plan.groups
+        rule = parse_layer_groups(self.layer_groups)
+        assert isinstance(rule, PartitionRule)
+        return resolve(rule, n_layers, partitions())
 
     @classmethod
     def from_sae_lens(

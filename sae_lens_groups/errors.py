@@ -5,6 +5,7 @@ GroupSAEError (a ValueError)
 ├── HookNameError               a hook name without a layer number, or one the model lacks
 ├── ConfigError                 settings that cannot be used together or with groups
 ├── UnknownNameError            a name that no plugin registered
+├── PlanError                   layer distances or a plan that are broken, or of another model
 ├── DatasetError                a dataset that is missing, too small or of another vocabulary
 ├── NonFiniteActivationsError   the language model produced NaN or infinity
 ├── NormEstimateError           a layer whose activations cannot be normalised
@@ -37,6 +38,10 @@ class ConfigError(GroupSAEError):
 
 class UnknownNameError(GroupSAEError):
     """A name that no plugin registered."""
+
+
+class PlanError(GroupSAEError):
+    """Layer distances or a plan that are broken, of another model, or asked for the impossible."""
 
 
 class DatasetError(GroupSAEError):

@@ -13,6 +13,7 @@ from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.fold import layer_sae
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.manifest import SuiteManifest, group_metadata
+from sae_lens_groups.plan.group_plan import GroupPlan
 from sae_lens_groups.suite import SAESuite
 from sae_lens_groups.trainer import GroupSAETrainer
 
@@ -28,7 +29,11 @@ class _TrainedLayer:
     results: dict[str, Any]
 
 
-def export_suite(cfg: GroupSAERunnerConfig[Any], trainers: Iterable[GroupSAETrainer]) -> SAESuite:
+def export_suite(
+    cfg: GroupSAERunnerConfig[Any],
+    trainers: Iterable[GroupSAETrainer],
+    plan: GroupPlan | None = None,
+) -> SAESuite:
     """The suite of these trained groups; a layer's SAE is built when it is asked for."""
     layers = {layer: part for trainer in trainers for layer, part in _trained_layers(trainer)}
     group_saes = {part.group: part.group_sae for part in layers.values()}
@@ -38,6 +43,7 @@ def export_suite(cfg: GroupSAERunnerConfig[Any], trainers: Iterable[GroupSAETrai
         scaling_factors={layer: part.scaler.scaling_factor for layer, part in layers.items()},
         model_name=cfg.model_name,
         versions=_versions(),
+        plan=plan,
     )
 
     def build_layer(layer: int) -> SAE[Any]:

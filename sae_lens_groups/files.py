@@ -12,6 +12,9 @@ from sae_lens_groups.errors import OutputFolderError
 
 SUITE = "suite.json"
 GROUPS = "groups"
+PLAN = "plan.json"
+PLAN_PAGE = "plan.html"
+PLAN_PICTURE = "plan.png"
 EVALUATION = "evaluation.csv"
 # SAELens's names, written out because importing SAELens takes seconds.
 RUNNER_CFG = "runner_cfg.json"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pluggy
 
 from sae_lens_groups.partitions import Partition
+from sae_lens_groups.plan.metrics import DistanceMetric
 
 PROJECT_NAME = "sae_lens_groups"
 
@@ -20,6 +21,15 @@ hookimpl = pluggy.HookimplMarker(PROJECT_NAME)
 def register_partitions(register: Callable[[str, Partition], None]) -> None:
     """Add ways to split a model's layers into groups, for `layer_groups="NAME"` or `"NAME:G"`.
 
-    Called once, when a name is first looked up. Call `register(name, partition)` for each way.
+    Called when a name is looked up. Call `register(name, partition)` for each way.
+    A name that is already taken is an error that names both plugins. Return nothing.
+    """
+
+
+@hookspec
+def register_layer_distances(register: Callable[[str, DistanceMetric], None]) -> None:
+    """Add ways to measure how far apart layers are, for `measure_layer_distances(metric="NAME")`.
+
+    Called when a name is looked up. Call `register(name, metric)` for each way.
     A name that is already taken is an error that names both plugins. Return nothing.
     """

@@ -71,6 +71,11 @@ def initial_saes(
 def _initial_sae(cfg: GroupSAERunnerConfig[Any]) -> TrainingSAE[Any]:
     if cfg.from_pretrained_path is not None:
         return _pretrained(cfg)
+    return fresh_sae(cfg)
+
+
+def fresh_sae(cfg: GroupSAERunnerConfig[Any]) -> TrainingSAE[Any]:
+    """An SAE of the config's architecture with initial weights from torch's global generator."""
     sae_class, config_class = get_sae_training_class(cfg.sae.architecture())
     return sae_class(config_class.from_dict(cfg.sae.to_dict()))
 

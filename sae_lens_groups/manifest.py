@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sae_lens_groups.errors import LayerGroupsError, SuiteError
+from sae_lens_groups.errors import LayerGroupsError, PlanError, SuiteError
 from sae_lens_groups.layers import HookTemplate, LayerGroup, disjoint
+from sae_lens_groups.plan.group_plan import GroupPlan
 
 FORMAT_VERSION = 1
 
@@ -22,6 +23,8 @@ class SuiteManifest:
     model_name: str
     versions: Mapping[str, str]
     """The versions of the packages that trained the suite."""
+    plan: GroupPlan | None = None
+    """What the groups were chosen from; None where they were named, or follow a rule."""
 
     @property
     def layers(self) -> list[int]:
@@ -58,6 +61,7 @@ class SuiteManifest:
                 for layer in self.layers
             },
             "versions": dict(self.versions),
+            **({} if self.plan is None else {"plan": self.plan.to_dict()}),
         }
 
     def to_json(self) -> str:
@@ -92,7 +96,7 @@ class SuiteManifest:
             manifest = cls._from_dict(data)
             # Only the entries this version writes: a later one may add some without breaking it.
             agrees = all(data.get(name) == value for name, value in manifest.to_dict().items())
-        except (KeyError, TypeError, AttributeError, LayerGroupsError) as error:
+        except (KeyError, TypeError, AttributeError, LayerGroupsError, PlanError) as error:
             raise SuiteError(f"suite.json is broken: {error!r}") from error
         if not agrees:
             raise SuiteError("suite.json contradicts itself: its groups and its layers disagree")
@@ -111,6 +115,7 @@ class SuiteManifest:
             },
             model_name=data["model_name"],
             versions=data["versions"],
+            plan=GroupPlan.from_dict(data["plan"]) if "plan" in data else None,
         )
 
 

@@ -1,6 +1,7 @@
 """How many layers a language model has, before and after it is loaded."""
 
 import inspect
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,12 +17,18 @@ CAN_CHOOSE_HOOKS = "hook_names" in inspect.signature(load_model).parameters
 
 
 def groups_before_loading(cfg: GroupSAERunnerConfig[Any]) -> tuple[LayerGroup, ...] | None:
-    """The groups, read from the model's configuration alone; None where that does not tell.
+    """The groups, read from the model's configuration alone; None where they have to be measured,
+    or where the configuration does not tell.
 
     So that a group beyond the model is refused before gigabytes of weights are loaded.
     """
     n_layers = _n_layers_before_loading(cfg)
-    return None if n_layers is None else cfg.resolve_groups(n_layers)
+    if n_layers is None:
+        return None
+    if cfg.measures_distances:
+        cfg.require_enough_layers(n_layers)
+        return None
+    return cfg.resolve_groups(n_layers)
 
 
 def _n_layers_before_loading(cfg: GroupSAERunnerConfig[Any]) -> int | None:
@@ -106,6 +113,22 @@ def require_hooks(
             f"the model has no hook at {', '.join(missing)}; leave these layers out of "
             "layer_groups, or load the model with hooks there"
         )
+
+
+@torch.no_grad()
+def width_at(model: HookedRootModule, hook_name: str, hook_head_index: int | None) -> int:
+    """The width d_in of the activations at a hook; of one head where an index is given."""
+    device = next(model.parameters()).device
+    token = torch.zeros(1, 1, dtype=torch.long, device=device)
+    shape = model.run_with_cache(token, names_filter=[hook_name])[1][hook_name].shape
+    return shape[-1] if hook_head_index is not None else math.prod(shape[2:])
+
+
+def d_vocab(model: HookedRootModule) -> int:
+    """The number of token ids the model knows."""
+    if isinstance(model, HookedProxyLM):
+        return model.model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    return model.cfg.d_vocab  # type: ignore[union-attr]
 
 
 def _similar_names(names: list[str], template: HookTemplate) -> str:

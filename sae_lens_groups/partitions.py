@@ -2,9 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 from sae_lens_groups.errors import LayerGroupsError, UnknownNameError
 from sae_lens_groups.layers import LayerGroup, disjoint, parse_ranges
+from sae_lens_groups.plan.distances import LayerDistances
+
+LastLayer = Literal["alone", "grouped"]
+MANUAL = "manual"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,38 +18,68 @@ class PartitionRequest:
     """What a partition gets to work with."""
 
     n_layers: int
-    """Layers of the model that have the hook, numbered from 0."""
-    n_groups: int | None
-    """The number after the colon in `even:4`; None where there was none."""
+    """Layers to split, numbered from 0; the last of the model is not among them if it stays alone."""
+    n_groups: int | None = None
+    """Between 1 and `n_layers`; None for a partition that takes no number."""
+    named: tuple[LayerGroup, ...] = ()
+    """Groups that the user named."""
+    distances: LayerDistances | None = None
+    """Between all layers of the model; None for a partition that does not need them."""
 
 
-Partition = Callable[[PartitionRequest], Sequence[LayerGroup]]
-"""Splits the layers of a model: takes a `PartitionRequest`, returns disjoint groups."""
+@dataclass(frozen=True)
+class Partition:
+    """A way to split the layers of a model, and what it needs to do so."""
+
+    split: Callable[[PartitionRequest], Sequence[LayerGroup]]
+    """Returns disjoint groups. Raises `LayerGroupsError` for what it cannot do."""
+    needs_distances: bool = False
+    takes_n_groups: bool = True
+    """Whether it makes as many groups as it is asked for, as `even:4` does."""
+    decides_last_layer: bool = False
+    """Whether it also gets the model's last layer, which otherwise stays alone.
+
+    Group-SAE (arXiv 2410.21508, section 4) never groups the last layer.
+    """
 
 
 @dataclass(frozen=True)
 class PartitionRule:
-    """A parsed `layer_groups` such as `even:4`: the name of a partition and its number."""
+    """A parsed `layer_groups` such as `even:4`, or groups that the user named."""
 
     name: str
-    n_groups: int | None
+    n_groups: int | None = None
+    named: tuple[LayerGroup, ...] = ()
+
+    def __str__(self) -> str:
+        return self.name if self.n_groups is None else f"{self.name}:{self.n_groups}"
 
 
-def parse_layer_groups(text: str) -> tuple[LayerGroup, ...] | PartitionRule:
-    """Reads the flag: explicit groups, or a rule that needs the model's number of layers.
+@dataclass(frozen=True)
+class PlanFile:
+    """A parsed `layer_groups` that is the path of a plan."""
+
+    path: Path
+
+
+def parse_layer_groups(text: str) -> PartitionRule | PlanFile:
+    """Reads the flag: explicit groups, a rule, or the path of a plan.
 
     Raises:
-        LayerGroupsError: the text is neither `0-3,4-7,11` nor `name` nor `name:G`.
+        LayerGroupsError: the text is none of `0-3,4-7,11`, `name`, `name:G` and `folder/plan.json`.
     """
     text = text.strip()
     if not text:
         raise LayerGroupsError(
-            "layer_groups is empty; give groups such as 0-3,4-7,11, or a rule such as each or even:4"
+            "layer_groups is empty; give groups such as 0-3,4-7,11, or a rule such as auto, each "
+            "or even:4, or the path of a plan.json"
         )
+    if text.endswith(".json"):
+        return PlanFile(Path(text).expanduser())
     if text[0].isalpha():
         name, colon, number = text.partition(":")
         return PartitionRule(name.strip(), _n_groups(number, text) if colon else None)
-    return parse_ranges(text)
+    return PartitionRule(MANUAL, named=parse_ranges(text))
 
 
 def _n_groups(number: str, text: str) -> int:
@@ -60,26 +96,63 @@ def find_partition(name: str, known: Mapping[str, Partition]) -> Partition:
     if name not in known:
         raise UnknownNameError(
             f"layer_groups {name!r} is not known; known rules: {', '.join(sorted(known))}; "
-            "or name the groups themselves, such as 0-3,4-7,11"
+            "or name the groups themselves, such as 0-3,4-7,11, or the path of a plan.json"
         )
     return known[name]
 
 
+def require_usable(rule: PartitionRule, partition: Partition, n_split: int | None = None) -> None:
+    """Refuses a number of groups that the partition does not take, or that the model has not.
+
+    Args:
+        rule: the rule as the user gave it.
+        partition: what plugins registered under its name.
+        n_split: the layers to split; None where the model is not known yet.
+    """
+    if rule.n_groups is None:
+        return
+    if not partition.takes_n_groups:
+        raise LayerGroupsError(
+            f"layer_groups '{rule}' has a number, but {rule.name} takes none; write {rule.name}, "
+            f"or even:{rule.n_groups}"
+        )
+    if n_split is not None and rule.n_groups > n_split:
+        raise LayerGroupsError(
+            f"layer_groups '{rule}' asks for {rule.n_groups} groups, and there are {n_split} layers "
+            f"to group; ask for at most {n_split}, or use each"
+        )
+
+
+def n_layers_to_split(partition: Partition, n_layers: int, last_layer: LastLayer = "alone") -> int:
+    """How many of a model's layers a partition gets: all, or all but the last."""
+    return n_layers if last_layer == "grouped" or partition.decides_last_layer else n_layers - 1
+
+
 def resolve(
-    parsed: tuple[LayerGroup, ...] | PartitionRule, n_layers: int, known: Mapping[str, Partition]
+    rule: PartitionRule,
+    n_layers: int,
+    known: Mapping[str, Partition],
+    distances: LayerDistances | None = None,
+    last_layer: LastLayer = "alone",
 ) -> tuple[LayerGroup, ...]:
-    """The groups of a model with `n_layers` layers.
+    """The groups of a model with `n_layers` layers, its last layer included.
 
     Raises:
         LayerGroupsError: a group reaches beyond the model, or the rule does not fit it.
         UnknownNameError: no plugin registered the rule.
     """
-    if isinstance(parsed, PartitionRule):
-        partition = find_partition(parsed.name, known)
-        groups = partition(PartitionRequest(n_layers=n_layers, n_groups=parsed.n_groups))
-    else:
-        groups = parsed
-    groups = disjoint(groups)
+    partition = find_partition(rule.name, known)
+    n_split = n_layers_to_split(partition, n_layers, last_layer)
+    require_usable(rule, partition, n_split)
+    if partition.takes_n_groups and rule.n_groups is None:
+        raise LayerGroupsError(
+            f"layer_groups {rule.name!r} needs a number of groups, such as {rule.name}:4"
+        )
+    request = PartitionRequest(
+        n_layers=n_split, n_groups=rule.n_groups, named=rule.named, distances=distances
+    )
+    alone = [LayerGroup(layer, layer) for layer in range(n_split, n_layers)]
+    groups = disjoint([*partition.split(request), *alone])
     beyond = [group for group in groups if group.last >= n_layers]
     if beyond:
         raise LayerGroupsError(
@@ -91,33 +164,29 @@ def resolve(
 
 def each(request: PartitionRequest) -> Sequence[LayerGroup]:
     """`each`: one SAE per layer."""
-    if request.n_groups is not None:
-        raise LayerGroupsError(
-            f"layer_groups 'each:{request.n_groups}' has a number, but each always means one SAE "
-            f"per layer; write each, or even:{request.n_groups}"
-        )
     return [LayerGroup(layer, layer) for layer in range(request.n_layers)]
 
 
 def even(request: PartitionRequest) -> Sequence[LayerGroup]:
-    """`even:G`: all layers but the last in G near-equal runs, plus the last alone.
+    """`even:G`: G runs of near-equal length.
 
-    The last layer is never grouped (Group-SAE, arXiv 2410.21508, section 4). Where the runs cannot
-    be equal, the earlier ones are one layer longer.
+    Where they cannot be equal, the earlier ones are one layer longer.
     """
-    n_grouped = request.n_layers - 1
-    if request.n_groups is None:
-        raise LayerGroupsError("layer_groups 'even' needs a number of groups, such as even:4")
-    if request.n_groups > n_grouped:
-        raise LayerGroupsError(
-            f"layer_groups 'even:{request.n_groups}' asks for {request.n_groups} groups of the "
-            f"{n_grouped} layers below the last; ask for at most {n_grouped}, or use each"
-        )
-    shortest, n_longer = divmod(n_grouped, request.n_groups)
+    assert request.n_groups is not None
+    shortest, n_longer = divmod(request.n_layers, request.n_groups)
     groups: list[LayerGroup] = []
     first = 0
     for index in range(request.n_groups):
         last = first + shortest - (0 if index < n_longer else 1)
         groups.append(LayerGroup(first, last))
         first = last + 1
-    return [*groups, LayerGroup(request.n_layers - 1, request.n_layers - 1)]
+    return groups
+
+
+def manual(request: PartitionRequest) -> Sequence[LayerGroup]:
+    """`0-3,4-7,11`: the groups that the user named, and no others."""
+    if not request.named:
+        raise LayerGroupsError(
+            "layer_groups 'manual' names no groups; write them out, such as 0-3,4-7,11"
+        )
+    return request.named

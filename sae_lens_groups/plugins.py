@@ -11,6 +11,7 @@ from sae_lens_groups import builtin_plugins, hookspecs
 from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.hookspecs import PROJECT_NAME
 from sae_lens_groups.partitions import Partition
+from sae_lens_groups.plan.metrics import DistanceMetric
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ def plugin_manager() -> pluggy.PluginManager:
 def partitions() -> dict[str, Partition]:
     """All registered partitions by name."""
     return _collect("register_partitions")[0]
+
+
+def distance_metrics() -> dict[str, DistanceMetric]:
+    """All registered distances between layers by name."""
+    return _collect("register_layer_distances")[0]
 
 
 def registrations() -> list[Registration]:

@@ -10,7 +10,6 @@ import wandb
 from sae_lens import TrainingSAE
 from sae_lens.config import HfDataset
 from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
-from sae_lens.load_model import HookedProxyLM
 from sae_lens.training.prefetch import PrefetchingIterator
 from transformer_lens import HookedRootModule
 
@@ -24,11 +23,13 @@ from sae_lens_groups.initialization import initial_saes, require_usable_start
 from sae_lens_groups.interruption import StoppableIterator, StopRequest
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.model import (
+    d_vocab,
     groups_before_loading,
     load_hooked_model,
-    n_layers_of,
     require_hooks,
 )
+from sae_lens_groups.plan.group_plan import GroupPlan
+from sae_lens_groups.plan.inline import choose_groups
 from sae_lens_groups.store import GroupActivationsStore
 from sae_lens_groups.suite import SAESuite
 from sae_lens_groups.trainer import GroupTrainer
@@ -51,6 +52,8 @@ class GroupSAETrainingRunner:
     cfg: GroupSAERunnerConfig[Any]
     model: HookedRootModule
     groups: tuple[LayerGroup, ...]
+    plan: GroupPlan | None
+    """What the groups were chosen from; None where they were named, or follow a rule."""
     saes: dict[str, TrainingSAE[Any]]
     activations_store: GroupActivationsStore
 
@@ -71,16 +74,16 @@ class GroupSAETrainingRunner:
         require_usable_start(cfg)
 
         self.model = override_model or load_hooked_model(cfg, groups)
-        self.groups = cfg.resolve_groups(n_layers_of(self.model, cfg.hook_template))
-        require_hooks(self.model, cfg.hook_template, self.groups)
-        if cfg.resume_from_checkpoint is not None and groups is None:
-            require_resumable(cfg.resume_from_checkpoint, cfg, self.groups)
         require_usable_rows(
             cfg.dataset_path if override_dataset is None else None,
             dataset,
             getattr(self.model, "tokenizer", None),
-            _d_vocab(self.model),
+            d_vocab(self.model),
         )
+        self.groups, self.plan = choose_groups(cfg, self.model, dataset)
+        require_hooks(self.model, cfg.hook_template, self.groups)
+        if cfg.resume_from_checkpoint is not None and groups is None:
+            require_resumable(cfg.resume_from_checkpoint, cfg, self.groups)
 
         self._compile_llm_if_asked()
         self.activations_store = GroupActivationsStore.from_group_config(
@@ -108,7 +111,7 @@ class GroupSAETrainingRunner:
         self._stop = StopRequest()
         with self._stop.listening():
             trainer = self._train()
-            suite = export_suite(self.cfg, trainer.group_trainers.values())
+            suite = export_suite(self.cfg, trainer.group_trainers.values(), self.plan)
             if self.cfg.output_path is not None:
                 # Taken while we trained? A finished suite is not to be lost to that.
                 suite.save(files.free_folder(self.cfg.output_path))
@@ -213,7 +216,7 @@ class GroupSAETrainingRunner:
 
     def _save_runner_files(self, checkpoint_path: Path | None) -> None:
         if checkpoint_path is not None:
-            save_runner_files(checkpoint_path, self.cfg, self.activations_store)
+            save_runner_files(checkpoint_path, self.cfg, self.activations_store, self.plan)
 
     # --- W&B ---
 
@@ -240,10 +243,3 @@ class GroupSAETrainingRunner:
                     wandb_aliases=["final_model"],
                 )
         wandb.finish()
-
-
-def _d_vocab(model: HookedRootModule) -> int:
-    """The number of token ids the model knows."""
-    if isinstance(model, HookedProxyLM):
-        return model.model.get_input_embeddings().num_embeddings  # type: ignore[operator]
-    return model.cfg.d_vocab  # type: ignore[union-attr]

@@ -100,6 +100,26 @@ class GroupActivationsStore(ActivationsStore):
         for batch_tokens in self._token_batches():
             yield self._drawn_from(batch_tokens)
 
+    def layer_rows(self) -> Iterator[list[torch.Tensor]]:
+        """Per LM batch, (B, D) of every layer of every group, lowest first, without a draw.
+
+        Ends where the dataset does.
+        """
+        while True:
+            try:
+                batch_tokens = self.get_batch_tokens(raise_at_epoch_end=True)
+            except StopIteration:
+                return
+            yield self._layer_rows_of(batch_tokens)
+
+    def _layer_rows_of(self, batch_tokens: torch.Tensor) -> list[torch.Tensor]:
+        activations = self._captured(batch_tokens)
+        kept_B = self._kept_positions(batch_tokens)
+        layers = [activations[name] for name in self.template.hook_names(self.groups)]
+        if len(kept_B) == len(layers[0]):
+            return layers
+        return [acts_BD[kept_B.to(acts_BD.device)] for acts_BD in layers]
+
     def _drawn_from(self, batch_tokens: torch.Tensor) -> dict[str, torch.Tensor]:
         # Every layer's activations are alive in here, so nothing waits for the next batch here.
         activations = self._captured(batch_tokens)

@@ -1,6 +1,7 @@
 """Groups of layers and hook names."""
 
 import contextlib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -9,12 +10,14 @@ from hypothesis import strategies as st
 from sae_lens_groups import LayerGroup
 from sae_lens_groups.errors import GroupSAEError, HookNameError, LayerGroupsError
 from sae_lens_groups.layers import HookTemplate, format_layer_groups, parse_ranges
-from sae_lens_groups.partitions import PartitionRequest, even, parse_layer_groups, resolve
+from sae_lens_groups.partitions import PartitionRule, PlanFile, parse_layer_groups, resolve
 from sae_lens_groups.plugins import partitions
 
 
 def layers_of(layer_groups: str, n_layers: int) -> list[list[int]]:
-    groups = resolve(parse_layer_groups(layer_groups), n_layers, partitions())
+    rule = parse_layer_groups(layer_groups)
+    assert isinstance(rule, PartitionRule)
+    groups = resolve(rule, n_layers, partitions())
     return [list(group.layers) for group in groups]
 
 
@@ -40,8 +43,8 @@ def test_even_covers_every_layer_once_in_runs_that_differ_by_one(
     n_layers: int, data: st.DataObject
 ) -> None:
     n_groups = data.draw(st.integers(1, n_layers - 1))
-    groups = even(PartitionRequest(n_layers=n_layers, n_groups=n_groups))
-    assert [layer for group in groups for layer in group.layers] == list(range(n_layers))
+    groups = layers_of(f"even:{n_groups}", n_layers)
+    assert [layer for group in groups for layer in group] == list(range(n_layers))
     lengths = [len(group) for group in groups[:-1]]
     assert len(lengths) == n_groups
     assert max(lengths) - min(lengths) <= 1
@@ -61,8 +64,7 @@ def test_groups_survive_being_written_and_read(gaps_and_lengths: list[tuple[int,
 @given(st.text(max_size=20), st.integers(1, 40))
 def test_any_text_is_groups_or_a_clear_error(text: str, n_layers: int) -> None:
     with contextlib.suppress(GroupSAEError):
-        groups = resolve(parse_layer_groups(text), n_layers, partitions())
-        layers = [layer for group in groups for layer in group.layers]
+        layers = [layer for group in layers_of(text, n_layers) for layer in group]
         assert layers == sorted(set(layers))
         assert max(layers) < n_layers
 
@@ -89,15 +91,23 @@ def test_from_layers_takes_exactly_the_runs_without_gaps(layers: set[int]) -> No
         ("even", "layer_groups 'even' needs a number of groups, such as even:4"),
         ("even:0", "it must be a whole number of at least 1"),
         ("even:x", "the number of groups after the colon is 'x'"),
-        ("even:12", "asks for 12 groups of the 11 layers below the last; ask for at most 11"),
-        ("each:3", "each always means one SAE per layer"),
-        ("thirds", "'thirds' is not known; known rules: each, even"),
+        ("even:12", "asks for 12 groups, and there are 11 layers to group; ask for at most 11"),
+        ("each:3", "'each:3' has a number, but each takes none; write each, or even:3"),
+        ("manual", "layer_groups 'manual' names no groups; write them out, such as 0-3,4-7,11"),
+        (
+            "thirds",
+            "'thirds' is not known; known rules: auto, each, even, linkage, manual, optimal",
+        ),
     ],
 )
 def test_wrong_layer_groups_say_what_to_write(layer_groups: str, message: str) -> None:
     with pytest.raises(GroupSAEError) as caught:
         layers_of(layer_groups, 12)
     assert message in str(caught.value)
+
+
+def test_a_path_of_a_json_file_is_a_plan() -> None:
+    assert parse_layer_groups(" my_plan/plan.json ") == PlanFile(Path("my_plan/plan.json"))
 
 
 def test_a_gap_inside_a_group_names_the_layers() -> None:

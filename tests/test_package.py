@@ -30,13 +30,17 @@ def run_python(code: str, cwd: Path) -> str:
 
 def test_the_public_names_are_these() -> None:
     assert sae_lens_groups.__all__ == [
+        "GroupPlan",
         "GroupSAERunnerConfig",
         "GroupSAETrainingRunner",
+        "LayerDistances",
         "LayerGroup",
         "SAESuite",
         "__version__",
         "evaluate_suite",
         "hookimpl",
+        "measure_layer_distances",
+        "plan_groups",
     ]
     for name in sae_lens_groups.__all__:
         assert getattr(sae_lens_groups, name) is not None
@@ -137,7 +141,7 @@ def test_every_flag_of_ours_is_in_the_readme() -> None:
 
     theirs = {field.name for field in fields(LanguageModelSAERunnerConfig)}
     ours = {field.name for field in fields(sae_lens_groups.GroupSAERunnerConfig)} - theirs
-    assert ours == {"layer_groups"}
+    assert ours == {"layer_groups", "amad_threshold", "plan_tokens"}
     for name in ours:
         assert f"`--{name}" in README or f"`{name}`" in README
 

@@ -26,7 +26,7 @@ class Halves:
             half = request.n_layers // 2
             return [LayerGroup(0, half - 1), LayerGroup(half, request.n_layers - 1)]
 
-        register(self.name, halves)
+        register(self.name, Partition(halves, takes_n_groups=False, decides_last_layer=True))
 
 
 @pytest.fixture
@@ -37,11 +37,19 @@ def halves() -> Iterator[None]:
     plugin_manager().unregister(plugin)
 
 
-def test_our_partitions_are_registered_through_the_hook() -> None:
-    assert [(entry.name, entry.plugin) for entry in registrations()] == [
-        ("each", "sae_lens_groups"),
-        ("even", "sae_lens_groups"),
+def test_our_own_choices_are_registered_through_the_hooks() -> None:
+    assert [(entry.hook, entry.name) for entry in registrations()] == [
+        ("register_layer_distances", "angular"),
+        ("register_layer_distances", "cka"),
+        ("register_layer_distances", "cosine"),
+        ("register_partitions", "auto"),
+        ("register_partitions", "each"),
+        ("register_partitions", "even"),
+        ("register_partitions", "linkage"),
+        ("register_partitions", "manual"),
+        ("register_partitions", "optimal"),
     ]
+    assert {entry.plugin for entry in registrations()} == {"sae_lens_groups"}
 
 
 @pytest.mark.usefixtures("halves")
@@ -51,7 +59,7 @@ def test_another_packages_partition_works_as_layer_groups() -> None:
 
 
 def test_a_plugin_is_gone_once_it_is_unregistered() -> None:
-    assert set(partitions()) == {"each", "even"}
+    assert "halves" not in partitions()
 
 
 def test_two_plugins_of_one_name_are_both_named() -> None:
@@ -67,12 +75,10 @@ def test_two_plugins_of_one_name_are_both_named() -> None:
 @pytest.mark.usefixtures("halves")
 def test_the_plugins_command_shows_who_registered_what(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plugins"]) == 0
-    assert capsys.readouterr().out.splitlines() == [
-        "HOOK                 NAME    PLUGIN",
-        "register_partitions  each    sae_lens_groups",
-        "register_partitions  even    sae_lens_groups",
-        "register_partitions  halves  some-package",
-    ]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "HOOK                      NAME     PLUGIN"
+    assert "register_layer_distances  angular  sae_lens_groups" in lines
+    assert "register_partitions       halves   some-package" in lines
 
 
 def test_every_hook_is_a_typed_function_whose_body_is_its_docstring() -> None:

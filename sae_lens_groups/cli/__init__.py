@@ -10,6 +10,7 @@ from sae_lens_groups.errors import GroupSAEError, TrainingInterrupted
 
 USAGE_ERROR = 2
 _COMMANDS = {
+    "plan": "measure how far apart the layers of a model are, and propose groups with their cost",
     "train": "train an SAE per group of layers (every flag of SAELens's training command, and --layer_groups)",
     "demo": "train a suite on the model that ships with the package, offline, in about a minute",
     "plugins": "list what is registered for layer_groups, and by which package",
@@ -44,6 +45,10 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:
+    if name == "plan":
+        from sae_lens_groups.cli.plan import plan
+
+        return plan
     if name == "train":
         from sae_lens_groups.cli.train import train
 

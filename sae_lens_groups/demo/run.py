@@ -25,7 +25,7 @@ def demo(args: Sequence[str]) -> int:
     parser.add_argument(
         "--layer_groups",
         default="even:3",
-        help="as in train: groups such as 0-5,6-10,11, or each, or even:G (default: %(default)s)",
+        help="as in train: groups such as 0-5,6-10,11, or auto, each or even:G (default: %(default)s)",
     )
     parser.add_argument(
         "--output_path", type=Path, default=Path("demo_suite"), help="default: %(default)s"
@@ -82,6 +82,10 @@ def _run(layer_groups: str, output_path: Path, training_tokens: int) -> None:
 
     cfg = demo_config(layer_groups, output_path, training_tokens)
     runner = GroupSAETrainingRunner(cfg, override_dataset=stdlib_tokens("train", CONTEXT_SIZE))
+    if runner.plan is not None:
+        from sae_lens_groups.plan.text import plan_text
+
+        print(plan_text(runner.plan), end="\n\n")
     print(
         f"Training {len(runner.groups)} SAEs for {sum(map(len, runner.groups))} layers "
         f"(groups {format_layer_groups(runner.groups)}), "

@@ -1,0 +1,176 @@
+"""The flags of `train` and `plan`: SAELens's own, and those of `GroupSAERunnerConfig`."""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, make_dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import simple_parsing
+from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
+from sae_lens.saes.sae import TrainingSAEConfig
+
+from sae_lens_groups.config import GroupSAERunnerConfig
+from sae_lens_groups.errors import ConfigError, GroupSAEError, UnknownNameError
+
+
+@dataclass(frozen=True)
+class ParsedFlags:
+    """A config from the command line."""
+
+    cfg: GroupSAERunnerConfig[Any]
+    given: frozenset[str]
+    """The fields that the flags or the file gave, such as `sae.d_sae`; the others have defaults."""
+
+
+def parse_flags(
+    command: str, args: Sequence[str], defaults: Mapping[str, Any] | None = None
+) -> ParsedFlags:
+    """The config that the flags mean, on top of the file that `--config_file` names.
+
+    Args:
+        command: the command they were given to.
+        args: the flags.
+        defaults: values of fields that are not given, in place of the config's own.
+
+    Raises:
+        GroupSAEError: a flag is unknown, lacks its value, or has an impossible one.
+    """
+    prog = f"sae-lens-groups {command}"
+    try:
+        saved, flags = _config_file(args)
+        _require_known_architecture(flags)
+        defaults = dict(defaults or {})
+        if saved is not None and "layer_groups" in saved:  # one of SAELens's own runs has none
+            defaults["layer_groups"] = saved["layer_groups"]
+        parser = _parser(prog, defaults, is_partial=saved is not None)
+        parsed = parser.parse_args(flags).cfg
+        given = _given(parser, flags)
+        if saved is None:
+            return ParsedFlags(parsed, frozenset(given))
+        return ParsedFlags(_on_top_of(saved, parsed, given), frozenset(given) | _fields_of(saved))
+    except argparse.ArgumentError as error:
+        raise ConfigError(f"{error}; `{prog} --help` lists every flag") from error
+    except GroupSAEError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def _require_known_architecture(flags: Sequence[str]) -> None:
+    # simple_parsing looks the SAE's flags up in a parser of its own, which would exit by itself.
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--architecture", default="standard")
+    name = parser.parse_known_args(list(flags))[0].architecture
+    if name not in SAE_TRAINING_CLASS_REGISTRY:
+        raise UnknownNameError(
+            f"architecture {name!r} is not known; known architectures: "
+            f"{', '.join(sorted(SAE_TRAINING_CLASS_REGISTRY))}"
+        )
+
+
+def _config_file(args: Sequence[str]) -> tuple[dict[str, Any] | None, list[str]]:
+    """What `--config_file` holds, and the other arguments."""
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config_file", type=Path)
+    found, rest = parser.parse_known_args(list(args))
+    if found.config_file is None:
+        return None, rest
+    try:
+        saved = json.loads(found.config_file.read_text(encoding="utf-8"))
+        architecture = saved["sae"]["architecture"]
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"config_file {str(found.config_file)!r} cannot be read: {error!r}; name the "
+            "runner_cfg.json that SAELens wrote beside a trained SAE"
+        ) from error
+    if "--architecture" in rest or any(arg.startswith("--architecture=") for arg in rest):
+        raise ConfigError(
+            f"--architecture cannot be changed together with --config_file, whose SAE is "
+            f"{architecture!r} and has settings of its own; leave one of them out"
+        )
+    return saved, ["--architecture", architecture, *rest]
+
+
+class _Parser(simple_parsing.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, where argparse would print the usage of a hundred flags before it."""
+        raise argparse.ArgumentError(None, message)
+
+
+def _parser(
+    prog: str, defaults: Mapping[str, Any], *, is_partial: bool
+) -> simple_parsing.ArgumentParser:
+    """A parser of every field of the config; `--architecture` decides which SAE fields there are.
+
+    SAELens builds its own the same way, so the flags of both are spelled alike. `is_partial` says
+    that the flags are a part of the settings, to be checked once they are whole.
+    """
+    architectures: Any = {  # the annotation of subgroups takes no partials, though it does
+        name: partial(config_class, d_in=512, d_sae=1024)
+        for name, (_, config_class) in SAE_TRAINING_CLASS_REGISTRY.items()
+    }
+    sae_field = simple_parsing.subgroups(architectures, default="standard", alias="--architecture")
+    fields: list[Any] = [("sae", TrainingSAEConfig, sae_field)]
+    fields += [
+        (name, type(value), simple_parsing.field(default=value)) for name, value in defaults.items()
+    ]
+    namespace = {"__post_init__": lambda _: None} if is_partial else {}
+    config_class = make_dataclass(
+        "GroupSAERunnerConfig",
+        fields,
+        bases=(GroupSAERunnerConfig,),
+        kw_only=True,
+        namespace=namespace,
+    )
+    parser = _Parser(
+        prog=prog,
+        description="Trains one SAE per group of layers. Takes every flag of SAELens's training "
+        "command, and --layer_groups.",
+        epilog="--config_file runner_cfg.json starts from the settings of an earlier SAELens run; "
+        "flags given beside it win.",
+        exit_on_error=False,
+    )
+    parser.add_arguments(config_class, dest="cfg")
+    return parser
+
+
+def _given(parser: argparse.ArgumentParser, flags: Sequence[str]) -> list[str]:
+    """The fields that the flags on the command line give, such as `sae.k`."""
+    # argparse has no public list of its arguments.
+    field_of = {
+        option: action.dest.removeprefix("cfg.")
+        for action in parser._actions
+        for option in action.option_strings
+        if action.dest.startswith("cfg.")
+    }
+    given = [flag.split("=", 1)[0] for flag in flags if flag.startswith("--")]
+    # argparse takes the beginning of a flag for the flag, where only one begins like that.
+    whole = [
+        name if name in field_of else next((o for o in field_of if o.startswith(name)), name)
+        for name in given
+    ]
+    return [field_of[name] for name in whole if name in field_of]
+
+
+def _fields_of(saved: dict[str, Any]) -> set[str]:
+    return {*saved, *(f"sae.{name}" for name in saved["sae"])}
+
+
+def _on_top_of(
+    saved: dict[str, Any], parsed: GroupSAERunnerConfig[Any], given: Sequence[str]
+) -> GroupSAERunnerConfig[Any]:
+    """The saved settings, with those replaced that the command line gave."""
+    flags: dict[str, Any] = {"layer_groups": parsed.layer_groups}
+    for field in given:
+        *section, name = field.split(".")
+        if not section:
+            if name != "sae":  # the architecture is the file's own
+                flags[name] = getattr(parsed, name)
+            continue
+        (part,) = section  # sae or logger
+        values = flags.setdefault(part, dict(saved[part]))
+        values[name] = getattr(getattr(parsed, part), name)
+    return GroupSAERunnerConfig.from_saved(saved, **flags)

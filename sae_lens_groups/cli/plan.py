@@ -1,0 +1,123 @@
+"""`sae-lens-groups plan`: measures a model, proposes groups, and draws both."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from sae_lens_groups import files
+from sae_lens_groups.cli.flags import ParsedFlags, parse_flags
+from sae_lens_groups.config import GroupSAERunnerConfig
+from sae_lens_groups.dataset import open_dataset
+from sae_lens_groups.errors import ConfigError, GroupSAEError
+from sae_lens_groups.model import load_hooked_model, width_at
+from sae_lens_groups.plan.choose import plan_groups, require_cost
+from sae_lens_groups.plan.count import count_flops, time_steps
+from sae_lens_groups.plan.folder import save_plan_folder
+from sae_lens_groups.plan.group_plan import GroupPlan
+from sae_lens_groups.plan.measure import find_metric, measure_layer_distances
+from sae_lens_groups.plan.text import plan_text
+
+# Features per dimension of the SAEs that a plan without --d_sae reckons with, as in the paper.
+_EXPANSION = 16
+# A plan fills no shuffle buffer, so nobody has to make one large enough.
+_DEFAULTS = {"layer_groups": "auto", "n_batches_in_buffer": 1_000_000}
+
+
+def plan(args: Sequence[str]) -> int:
+    """Measures, plans, prints, and writes `plan.json`, `plan.html` and `plan.png`."""
+    own, rest = _parser().parse_known_args(list(args))
+    flags = parse_flags("plan", rest, _DEFAULTS)
+    asked_for = flags.cfg.output_path if "output_path" in flags.given else None
+    folder = Path(asked_for or "plan")
+    files.require_free(folder)
+    find_metric(own.metric)
+    require_cost(own.max_cost)
+    try:
+        made = _plan(flags, own)
+    except GroupSAEError:
+        raise
+    except (ValueError, OSError) as error:
+        # SAELens and transformers say this way that a model, dataset or setting does not exist.
+        raise ConfigError(str(error)) from error
+    print(plan_text(made, flags.cfg.training_tokens))
+    save_plan_folder(made, folder)
+    print(
+        f"\nLook at it: {folder / files.PLAN_PAGE} (or {files.PLAN_PICTURE})\n"
+        f"Train it:   sae-lens-groups train --layer_groups {folder / files.PLAN} ..."
+    )
+    return 0
+
+
+def _plan(flags: ParsedFlags, own: argparse.Namespace) -> GroupPlan:
+    cfg = flags.cfg
+    dataset = open_dataset(cfg)
+    model = load_hooked_model(cfg, None)
+    _complete(cfg, flags.given, model)
+    distances = measure_layer_distances(
+        cfg, metric=own.metric, override_dataset=dataset, override_model=model
+    )
+    return plan_groups(
+        distances,
+        cfg.layer_groups,
+        amad_threshold=cfg.amad_threshold,
+        max_cost=own.max_cost,
+        last_layer=own.last_layer,
+        cost=count_flops(cfg, model, dataset),
+        time=time_steps(cfg, model, dataset) if own.time else None,
+    )
+
+
+def _complete(cfg: GroupSAERunnerConfig[Any], given: frozenset[str], model: Any) -> None:
+    """Sets what a plan needs not be told: the width, and the size of an SAE."""
+    hook_name = cfg.hook_template.hook_name(0)
+    if "sae.d_in" not in given and hook_name in model.hook_dict:
+        cfg.sae.d_in = width_at(model, hook_name, cfg.hook_head_index)
+    if "sae.d_sae" not in given:
+        cfg.sae.d_sae = _EXPANSION * cfg.sae.d_in
+
+
+class _OwnFlags(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, as for every other mistake."""
+        raise ConfigError(f"{message}; `sae-lens-groups plan --help` lists the flags")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _OwnFlags(
+        prog="sae-lens-groups plan",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        usage="sae-lens-groups plan --model_name NAME --hook_name HOOK --dataset_path DATASET ...",
+        description="Measures how far apart the layers of a model are, proposes groups of layers to "
+        "share an SAE,\nand writes plan.json, plan.html and plan.png. Nothing is trained.",
+        epilog="""every flag of `train` works here too; those that matter:
+  --model_name, --model_class_name, --hook_name, --hook_head_index, --dataset_path, --context_size,
+  --store_batch_size_prompts, --exclude_special_tokens, --device, --dtype, --config_file
+  --layer_groups     auto (default), auto:4, optimal, optimal:4, even:4, or 0-3,4-7,8-10,11
+  --amad_threshold   the fewest groups whose AMAD is below this (default: 0.2)
+  --plan_tokens      tokens to measure on (default: 200,000)
+  --architecture, --d_sae, --k and the like: the SAE whose cost is counted
+                     (default: d_sae is 16 times the width)
+  --output_path      the folder to write (default: plan)""",
+    )
+    parser.add_argument(
+        "--metric",
+        default="angular",
+        help="angular (default), cosine, cka, or one that another package registered",
+    )
+    parser.add_argument(
+        "--max_cost",
+        type=float,
+        help="the most groups whose suite costs at most this part of an SAE per layer, such as 0.4",
+    )
+    parser.add_argument(
+        "--last_layer",
+        choices=("alone", "grouped"),
+        default="alone",
+        help="whether the last layer may share an SAE (default: alone, as in the paper)",
+    )
+    parser.add_argument(
+        "--time", action="store_true", help="time some steps, and estimate the wall-clock"
+    )
+    return parser

@@ -1,0 +1,1 @@
+"""Which layers should share an SAE: measure distances, propose groups, show the plan."""

@@ -1,0 +1,45 @@
+"""The groups of a training run: named, by rule, from a plan, or measured on the loaded model."""
+
+from typing import Any
+
+from sae_lens.config import HfDataset
+from transformer_lens import HookedRootModule
+
+from sae_lens_groups.checkpoint import saved_plan
+from sae_lens_groups.config import GroupSAERunnerConfig
+from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.model import n_layers_of
+from sae_lens_groups.plan.choose import plan_groups
+from sae_lens_groups.plan.count import count_flops
+from sae_lens_groups.plan.group_plan import GroupPlan
+from sae_lens_groups.plan.measure import measure_layer_distances
+
+
+def choose_groups(
+    cfg: GroupSAERunnerConfig[Any], model: HookedRootModule, dataset: HfDataset
+) -> tuple[tuple[LayerGroup, ...], GroupPlan | None]:
+    """The groups to train, and the plan they come from; None where they are named or follow a rule.
+
+    Measures distances only where `layer_groups` asks for it and no checkpoint has the plan. Leaves
+    the dataset and all random generators as they are.
+    """
+    n_layers = n_layers_of(model, cfg.hook_template)
+    if not cfg.measures_distances:
+        return cfg.resolve_groups(n_layers), cfg.plan_from_file(n_layers)
+    cfg.require_enough_layers(n_layers)
+    resumed_from = cfg.resume_from_checkpoint
+    plan = None if resumed_from is None else saved_plan(resumed_from)
+    plan = plan or _measured_plan(cfg, model, dataset)
+    return plan.groups, plan
+
+
+def _measured_plan(
+    cfg: GroupSAERunnerConfig[Any], model: HookedRootModule, dataset: HfDataset
+) -> GroupPlan:
+    distances = measure_layer_distances(cfg, override_model=model, override_dataset=dataset)
+    return plan_groups(
+        distances,
+        cfg.layer_groups,
+        amad_threshold=cfg.amad_threshold,
+        cost=count_flops(cfg, model, dataset),
+    )

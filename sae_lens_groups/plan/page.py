@@ -1,0 +1,173 @@
+"""A plan as one HTML page that needs no network: the same three drawings, and a slider over G."""
+
+import html
+import json
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from sae_lens_groups.plan.group_plan import GroupPlan, PlanLevel
+from sae_lens_groups.plan.picture import (
+    CHOSEN,
+    COLOUR_MAP,
+    CURVES,
+    curves_of,
+    level_diameters,
+)
+
+_MARGIN = {"l": 55, "r": 10, "t": 10, "b": 45}
+
+
+def plan_page(plan: GroupPlan) -> str:
+    """The text of `plan.html`."""
+    distances = plan.distances
+    template = resources.files("sae_lens_groups.plan").joinpath("page.html")
+    return Template(template.read_text(encoding="utf-8")).substitute(
+        model=html.escape(Path(distances.model_name).name),
+        facts=html.escape(
+            f"{plan.hook_template}, {distances.n_layers} layers, {distances.n_tokens:,} tokens, "
+            f"largest standard error {distances.largest_standard_error:.4f}. "
+            f"Chosen by: {plan.rule}."
+        ),
+        metric=html.escape(distances.metric.capitalize()),
+        partition=html.escape(plan.partition),
+        chosen_colour=CHOSEN,
+        plotly=get_plotlyjs(),
+        distances=_embedded(_distances_figure(plan), "distances"),
+        levels=_embedded(_levels_figure(plan), "levels"),
+        curves=_embedded(_curves_figure(plan), "curves"),
+        data=_script_json(_page_data(plan)),
+    )
+
+
+def _page_data(plan: GroupPlan) -> dict[str, Any]:
+    """What the page's script moves through: every level, and the chosen one."""
+    levels = list(plan.hierarchy)
+    if plan.chosen not in levels:  # groups that were named
+        levels.append(plan.chosen)
+    return {
+        "n_layers": plan.distances.n_layers,
+        "chosen": levels.index(plan.chosen),
+        "levels": [
+            {
+                "n_groups": level.n_groups,
+                "row": level.n_groups if level in plan.hierarchy else None,
+                "groups": [[group.first, group.last] for group in level.groups],
+                "figures": _figures(level),
+            }
+            for level in levels
+        ],
+    }
+
+
+def _figures(level: PlanLevel) -> list[list[str]]:
+    cost = [] if level.cost is None else [["cost of an SAE per layer", f"{level.cost:.2f}"]]
+    return [
+        ["AMAD", f"{level.amad:.3f}"],
+        ["weighted AMAD", f"{level.weighted_amad:.3f}"],
+        ["largest distance", f"{level.max_diameter:.3f}"],
+        *cost,
+    ]
+
+
+def _distances_figure(plan: GroupPlan) -> go.Figure:
+    distances = plan.distances
+    figure = go.Figure(
+        go.Heatmap(
+            z=distances.matrix,
+            customdata=distances.standard_errors,
+            colorscale=COLOUR_MAP,
+            colorbar={"thickness": 12},
+            hovertemplate="layers %{y} and %{x}: %{z:.4f} ± %{customdata:.4f}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(title="layer", constrain="domain", dtick=_step(distances.n_layers))
+    figure.update_yaxes(
+        title="layer", autorange="reversed", scaleanchor="x", dtick=_step(distances.n_layers)
+    )
+    return figure.update_layout(height=480, margin=_MARGIN)
+
+
+def _levels_figure(plan: GroupPlan) -> go.Figure:
+    n_groups = [level.n_groups for level in plan.hierarchy]
+    names = [
+        [str(group) for group in level.groups for _ in group.layers] for level in plan.hierarchy
+    ]
+    figure = go.Figure(
+        go.Heatmap(
+            z=level_diameters(plan),
+            y=n_groups,
+            customdata=np.array(names),
+            zmin=0,
+            zmax=float(plan.distances.matrix.max()),
+            colorscale=COLOUR_MAP,
+            showscale=False,
+            hovertemplate="%{y} groups: layers %{customdata}, largest distance %{z:.3f}"
+            "<extra></extra>",
+        )
+    )
+    borders = [
+        point
+        for level in plan.hierarchy
+        for group in level.groups[:-1]
+        for point in (
+            (group.last + 0.5, level.n_groups - 0.5),
+            (group.last + 0.5, level.n_groups + 0.5),
+            (None, None),
+        )
+    ]
+    x, y = zip(*borders) if borders else ((), ())
+    figure.add_scatter(
+        x=x, y=y, mode="lines", line={"color": "white", "width": 1.5}, hoverinfo="skip"
+    )
+    figure.update_xaxes(title="layer", dtick=_step(plan.distances.n_layers), showgrid=False)
+    figure.update_yaxes(
+        title="number of groups G",
+        range=[n_groups[-1] + 0.5, 0.5],
+        dtick=_step(len(n_groups)),
+        showgrid=False,
+    )
+    return figure.update_layout(height=480, margin=_MARGIN, showlegend=False)
+
+
+def _curves_figure(plan: GroupPlan) -> go.Figure:
+    n_groups = [level.n_groups for level in plan.hierarchy]
+    figure = go.Figure()
+    for (label, values), colour in zip(curves_of(plan).items(), CURVES):
+        dash = "dash" if label == "cost" else "solid"
+        figure.add_scatter(
+            x=n_groups,
+            y=values,
+            name=label,
+            mode="lines+markers",
+            line={"color": colour, "dash": dash},
+            marker={"size": 5},
+            hovertemplate=f"G = %{{x}}: {label} %{{y:.3f}}<extra></extra>",
+        )
+    figure.update_xaxes(title="number of groups G", dtick=_step(len(n_groups)))
+    figure.update_yaxes(title="distance, or part of the cost", rangemode="tozero")
+    return figure.update_layout(
+        height=360, margin=_MARGIN, template="simple_white", legend={"orientation": "h", "y": 1.1}
+    )
+
+
+def _step(n: int) -> int:
+    """Layers between two labels of an axis, so that about a dozen fit."""
+    return next(step for step in (1, 2, 5, 10, 20, 50, 100, 1000) if n / step <= 16)
+
+
+def _embedded(figure: go.Figure, name: str) -> str:
+    settings = {"displayModeBar": False, "responsive": True}
+    return figure.to_html(
+        full_html=False, include_plotlyjs=False, div_id=name, default_width="100%", config=settings
+    )
+
+
+def _script_json(data: Any) -> str:
+    """JSON that no text inside it can break out of a script with."""
+    return json.dumps(data).replace("<", "\\u003c")
