@@ -23,6 +23,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 from sae_lens_groups import GroupPlan, LayerDistances, SAESuite, plan_groups
 from sae_lens_groups.cli import main
 from sae_lens_groups.demo.model import MODEL_FOLDER
+from sae_lens_groups.demo.run import demo_config
 from sae_lens_groups.layers import HookTemplate
 from sae_lens_groups.plan.cost import SuiteCost
 from sae_lens_groups.plan.page import plan_page
@@ -123,6 +124,24 @@ def test_flags_decide_on_the_plan(text_folder: Path, capsys: pytest.CaptureFixtu
     assert plan.chosen.cost is not None
     assert plan.chosen.cost <= 0.7 < (plan.hierarchy[plan.chosen.n_groups].cost or 0)
     assert "cka distances of 12 layers" in capsys.readouterr().out
+
+
+def test_a_config_file_gives_what_is_not_said_again(text_folder: Path) -> None:
+    cfg = demo_config(
+        "even:3",
+        "the_runs_own_suite",
+        context_size=32,
+        plan_tokens=4000,
+        store_batch_size_prompts=8,
+        n_batches_in_buffer=160,
+        dataset_path=str(text_folder),
+    )
+    Path("runner_cfg.json").write_text(json.dumps(cfg.to_dict()))
+    assert main(["plan", "--config_file", "runner_cfg.json", "--layer_groups", "auto:5"]) == 0
+    plan = GroupPlan.load("plan/plan.json")  # not in the place of the run's own suite
+    assert plan.chosen.n_groups == 5
+    assert plan.cost is not None
+    assert plan.cost.sae_step == 12 * 96 * 768
 
 
 def test_a_folder_of_another_plan_is_left_alone(

@@ -22,7 +22,9 @@ class ParsedFlags:
 
     cfg: GroupSAERunnerConfig[Any]
     given: frozenset[str]
-    """The fields that the flags or the file gave, such as `sae.d_sae`; the others have defaults."""
+    """The fields that the flags gave, such as `sae.d_sae`."""
+    has_file: bool
+    """Whether a file gave all the others; they have defaults otherwise."""
 
 
 def parse_flags(
@@ -48,9 +50,8 @@ def parse_flags(
         parser = _parser(prog, defaults, is_partial=saved is not None)
         parsed = parser.parse_args(flags).cfg
         given = _given(parser, flags)
-        if saved is None:
-            return ParsedFlags(parsed, frozenset(given))
-        return ParsedFlags(_on_top_of(saved, parsed, given), frozenset(given) | _fields_of(saved))
+        cfg = parsed if saved is None else _on_top_of(saved, parsed, given)
+        return ParsedFlags(cfg, frozenset(given), has_file=saved is not None)
     except argparse.ArgumentError as error:
         raise ConfigError(f"{error}; `{prog} --help` lists every flag") from error
     except GroupSAEError:
@@ -153,10 +154,6 @@ def _given(parser: argparse.ArgumentParser, flags: Sequence[str]) -> list[str]:
         for name in given
     ]
     return [field_of[name] for name in whole if name in field_of]
-
-
-def _fields_of(saved: dict[str, Any]) -> set[str]:
-    return {*saved, *(f"sae.{name}" for name in saved["sae"])}
 
 
 def _on_top_of(

@@ -7,7 +7,6 @@ from typing import Any, NoReturn
 
 from sae_lens_groups import files
 from sae_lens_groups.cli.flags import ParsedFlags, parse_flags
-from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.dataset import open_dataset
 from sae_lens_groups.errors import ConfigError, GroupSAEError
 from sae_lens_groups.model import load_hooked_model, width_at
@@ -53,7 +52,7 @@ def _plan(flags: ParsedFlags, own: argparse.Namespace) -> GroupPlan:
     cfg = flags.cfg
     dataset = open_dataset(cfg)
     model = load_hooked_model(cfg, None)
-    _complete(cfg, flags.given, model)
+    _complete(flags, model)
     distances = measure_layer_distances(
         cfg, metric=own.metric, override_dataset=dataset, override_model=model
     )
@@ -68,12 +67,15 @@ def _plan(flags: ParsedFlags, own: argparse.Namespace) -> GroupPlan:
     )
 
 
-def _complete(cfg: GroupSAERunnerConfig[Any], given: frozenset[str], model: Any) -> None:
+def _complete(flags: ParsedFlags, model: Any) -> None:
     """Sets what a plan needs not be told: the width, and the size of an SAE."""
+    cfg = flags.cfg
     hook_name = cfg.hook_template.hook_name(0)
-    if "sae.d_in" not in given and hook_name in model.hook_dict:
+    if flags.has_file or hook_name not in model.hook_dict:
+        return
+    if "sae.d_in" not in flags.given:
         cfg.sae.d_in = width_at(model, hook_name, cfg.hook_head_index)
-    if "sae.d_sae" not in given:
+    if "sae.d_sae" not in flags.given:
         cfg.sae.d_sae = _EXPANSION * cfg.sae.d_in
 
 

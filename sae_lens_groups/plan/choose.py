@@ -15,7 +15,8 @@ from sae_lens_groups.partitions import (
 )
 from sae_lens_groups.plan.cost import SuiteCost
 from sae_lens_groups.plan.distances import LayerDistances
-from sae_lens_groups.plan.group_plan import GroupPlan, PlanLevel
+from sae_lens_groups.plan.group_plan import GroupPlan
+from sae_lens_groups.plan.level import PlanLevel
 from sae_lens_groups.plugins import partitions
 
 # What `auto` stands for, and what groups that the user named are shown against.

@@ -11,7 +11,8 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from sae_lens_groups.plan.group_plan import GroupPlan, PlanLevel
+from sae_lens_groups.plan.group_plan import GroupPlan
+from sae_lens_groups.plan.level import PlanLevel
 from sae_lens_groups.plan.picture import (
     CHOSEN,
     COLOUR_MAP,

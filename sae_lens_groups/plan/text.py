@@ -3,7 +3,8 @@
 import textwrap
 
 from sae_lens_groups.plan.cost import SuiteCost
-from sae_lens_groups.plan.group_plan import GroupPlan, PlanLevel
+from sae_lens_groups.plan.group_plan import GroupPlan
+from sae_lens_groups.plan.level import PlanLevel
 
 _WIDTH = 100
 # All levels are shown up to this many; of more, those around the chosen one and every tenth.
