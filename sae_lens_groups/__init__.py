@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from sae_lens_groups.evaluate import evaluate_suite
     from sae_lens_groups.hookspecs import hookimpl
     from sae_lens_groups.layers import LayerGroup
+    from sae_lens_groups.measure import measure_layer_distances
     from sae_lens_groups.plan.choose import plan_groups
     from sae_lens_groups.plan.distances import LayerDistances
     from sae_lens_groups.plan.group_plan import GroupPlan
-    from sae_lens_groups.plan.measure import measure_layer_distances
     from sae_lens_groups.runner import GroupSAETrainingRunner
     from sae_lens_groups.suite import SAESuite
 
@@ -41,7 +41,7 @@ _MODULES = {
     "SAESuite": "suite",
     "evaluate_suite": "evaluate",
     "hookimpl": "hookspecs",
-    "measure_layer_distances": "plan.measure",
+    "measure_layer_distances": "measure",
     "plan_groups": "plan.choose",
 }
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 from sae_lens_groups.hookspecs import hookimpl
-from sae_lens_groups.partitions import Partition, each, even, manual
 from sae_lens_groups.plan.linkage import linkage
 from sae_lens_groups.plan.metrics import ANGULAR, CKA, COSINE, DistanceMetric
 from sae_lens_groups.plan.optimal import optimal
+from sae_lens_groups.plan.partitions import Partition, each, even, manual
 
 
 @hookimpl

@@ -20,6 +20,9 @@ from sae_lens_groups.store import GroupActivationsStore
 # What the weights in a checkpoint were made for.
 _FIXED_SAE_FIELDS = ("architecture", "d_in", "d_sae", "normalize_activations")
 
+# What decides on measured groups.
+_PLAN_FIELDS = ("layer_groups", "amad_threshold", "plan_tokens")
+
 # What torch, safetensors and json raise on a file that is missing, cut short or altered.
 _DAMAGE = (
     OSError,
@@ -79,17 +82,19 @@ def require_resumable(
         )
 
 
-def saved_plan(checkpoint: Path | str) -> GroupPlan | None:
+def saved_plan(checkpoint: Path | str, cfg: GroupSAERunnerConfig[Any]) -> GroupPlan | None:
     """The plan of the run that a checkpoint belongs to, if it had one.
 
     Raises:
-        CheckpointError: the plan is damaged.
+        CheckpointError: the plan is damaged, or this run asks for another.
     """
-    path = Path(checkpoint) / files.PLAN
-    if not path.exists():
+    checkpoint = Path(checkpoint)
+    if not (checkpoint / files.PLAN).exists():
         return None
+    saved, wanted = _read_json(checkpoint / files.RUNNER_CFG), cfg.to_dict()
+    _require_equal(checkpoint, saved, {name: wanted[name] for name in _PLAN_FIELDS})
     with readable(checkpoint):
-        return GroupPlan.load(path)
+        return GroupPlan.load(checkpoint / files.PLAN)
 
 
 @contextlib.contextmanager
@@ -118,9 +123,9 @@ def _facts(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _require_equal(checkpoint: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     for name, value in wanted.items():
-        if saved[name] != value:
+        if saved.get(name) != value:
             raise CheckpointError(
-                f"checkpoint {str(checkpoint)!r} was made with {name}={saved[name]!r}, and "
+                f"checkpoint {str(checkpoint)!r} was made with {name}={saved.get(name)!r}, and "
                 f"this run asks for {value!r}; resume with the config of the first run"
             )
 

@@ -10,20 +10,19 @@ from sae_lens import LanguageModelSAERunnerConfig
 from sae_lens.constants import DTYPE_MAP
 from sae_lens.saes.sae import TrainingSAEConfig
 
-from sae_lens_groups.errors import ConfigError, LayerGroupsError, UnknownNameError
+from sae_lens_groups.errors import ConfigError, UnknownNameError
 from sae_lens_groups.inherited import underived, with_run_id, without_run_id
 from sae_lens_groups.layers import HookTemplate, LayerGroup
-from sae_lens_groups.partitions import (
+from sae_lens_groups.plan.choose import require_plannable, require_threshold
+from sae_lens_groups.plan.group_plan import GroupPlan
+from sae_lens_groups.plan.partitions import (
     PartitionRule,
     PlanFile,
     find_partition,
-    n_layers_to_split,
     parse_layer_groups,
     require_usable,
     resolve,
 )
-from sae_lens_groups.plan.choose import require_threshold
-from sae_lens_groups.plan.group_plan import GroupPlan
 from sae_lens_groups.plugins import partitions
 
 _LR_SCHEDULERS = ("constant", "cosineannealing", "cosineannealingwarmrestarts")
@@ -151,7 +150,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         if not isinstance(rule, PlanFile):
             return None
         plan = GroupPlan.load(rule.path)
-        plan.require_fit(self.model_name, self.hook_template, n_layers)
+        plan.require_fit(self.model_name, self.hook_template, self.hook_head_index, n_layers)
         return plan
 
     def require_enough_layers(self, n_layers: int) -> None:
@@ -160,15 +159,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         Raises:
             LayerGroupsError: there is but one layer, or `auto:G` asks for more groups than layers.
         """
-        rule = parse_layer_groups(self.layer_groups)
-        assert isinstance(rule, PartitionRule)
-        if n_layers < 2:
-            raise LayerGroupsError(
-                f"layer_groups '{rule}' needs a model of at least 2 layers, and this one has "
-                f"{n_layers}; write each"
-            )
-        partition = find_partition(rule.name, partitions())
-        require_usable(rule, partition, n_layers_to_split(partition, n_layers))
+        require_plannable(self.layer_groups, amad_threshold=self.amad_threshold, n_layers=n_layers)
 
     def resolve_groups(self, n_layers: int) -> tuple[LayerGroup, ...]:
         """The groups of a model of `n_layers` layers, lowest first; not for measured ones.

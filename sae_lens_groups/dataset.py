@@ -28,7 +28,7 @@ def open_dataset(cfg: LanguageModelSAERunnerConfig[Any]) -> IterableDataset:
         raise DatasetError("dataset_path is empty; name a Hub dataset or a local folder")
     try:
         dataset = _open_local(cfg) if is_local(cfg.dataset_path) else _load(cfg.dataset_path, cfg)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, IndexError, datasets.exceptions.DatasetsError) as error:
         raise DatasetError(
             f"dataset_path {cfg.dataset_path!r} cannot be read: {error}; "
             "name a Hub dataset or a local folder with a 'train' split"

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pluggy
 
-from sae_lens_groups.partitions import Partition
 from sae_lens_groups.plan.metrics import DistanceMetric
+from sae_lens_groups.plan.partitions import Partition
 
 PROJECT_NAME = "sae_lens_groups"
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from sae_lens_groups.errors import HookNameError, LayerGroupsError
 
@@ -105,6 +106,16 @@ def disjoint(groups: Iterable[LayerGroup]) -> tuple[LayerGroup, ...]:
     return ordered
 
 
+def require_within(groups: Iterable[LayerGroup], n_layers: int) -> None:
+    """Refuses a group with a layer that a model of `n_layers` layers has not."""
+    for group in groups:
+        if group.last >= n_layers:
+            raise LayerGroupsError(
+                f"group {group} reaches beyond the model, whose {n_layers} layers "
+                f"are 0-{n_layers - 1}"
+            )
+
+
 @dataclass(frozen=True)
 class HookTemplate:
     """A hook name whose layer number is the variable part: `blocks.{layer}.hook_resid_post`."""
@@ -127,6 +138,12 @@ class HookTemplate:
             )
         return cls(hook_name[: match.start()], hook_name[match.end() :])
 
+    @classmethod
+    def from_text(cls, text: str) -> "HookTemplate":
+        """Reads what `str` writes: `blocks.{layer}.hook_resid_post`."""
+        before, _, after = text.partition("{layer}")
+        return cls(before, after)
+
     def hook_name(self, layer: int) -> str:
         """The name of the hook at this layer."""
         return f"{self.before}{layer}{self.after}"
@@ -134,6 +151,14 @@ class HookTemplate:
     def hook_names(self, groups: Iterable[LayerGroup]) -> list[str]:
         """The hooks of all layers of these groups, in their order."""
         return [self.hook_name(layer) for group in groups for layer in group.layers]
+
+    def group_to_dict(self, group: LayerGroup) -> dict[str, Any]:
+        """The entry of a group in `suite.json` and `plan.json`."""
+        return {
+            "name": group.name,
+            "layers": list(group.layers),
+            "hook_names": self.hook_names([group]),
+        }
 
     def layer_of(self, hook_name: str) -> int | None:
         """The layer of a hook name of this template; None for any other name."""

@@ -22,7 +22,7 @@ def groups_before_loading(cfg: GroupSAERunnerConfig[Any]) -> tuple[LayerGroup, .
 
     So that a group beyond the model is refused before gigabytes of weights are loaded.
     """
-    n_layers = _n_layers_before_loading(cfg)
+    n_layers = n_layers_before_loading(cfg)
     if n_layers is None:
         return None
     if cfg.measures_distances:
@@ -31,7 +31,14 @@ def groups_before_loading(cfg: GroupSAERunnerConfig[Any]) -> tuple[LayerGroup, .
     return cfg.resolve_groups(n_layers)
 
 
-def _n_layers_before_loading(cfg: GroupSAERunnerConfig[Any]) -> int | None:
+def n_layers_before_loading(cfg: GroupSAERunnerConfig[Any]) -> int | None:
+    """The number of layers that have the hook, from the model's configuration alone.
+
+    None where that does not tell.
+
+    Raises:
+        HookNameError: the model has no such hook.
+    """
     if cfg.model_class_name == "AutoModelForCausalLM":
         names = _module_names_before_loading(cfg)
         return None if names is None else n_layers_among(names, cfg.hook_template)
@@ -67,7 +74,10 @@ def _module_names_before_loading(cfg: GroupSAERunnerConfig[Any]) -> list[str] | 
 def load_hooked_model(
     cfg: GroupSAERunnerConfig[Any], groups: tuple[LayerGroup, ...] | None
 ) -> HookedRootModule:
-    """The model as SAELens loads it, with hooks at the layers of `groups` (None: everywhere)."""
+    """The model as SAELens loads it, with hooks at the layers of `groups` (None: at all layers)."""
+    if groups is None and (n_layers := n_layers_before_loading(cfg)) is not None:
+        groups = (LayerGroup(0, n_layers - 1),)
+    # Without names SAELens hooks every module there is.
     hook_names = None if groups is None else cfg.hook_template.hook_names(groups)
     # SAELens 6.44 has no such argument and hooks every module.
     chosen = {"hook_names": hook_names} if CAN_CHOOSE_HOOKS else {}

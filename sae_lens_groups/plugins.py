@@ -10,8 +10,8 @@ import pluggy
 from sae_lens_groups import builtin_plugins, hookspecs
 from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.hookspecs import PROJECT_NAME
-from sae_lens_groups.partitions import Partition
 from sae_lens_groups.plan.metrics import DistanceMetric
+from sae_lens_groups.plan.partitions import Partition
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from sae_lens_groups.model import (
     require_hooks,
 )
 from sae_lens_groups.plan.group_plan import GroupPlan
-from sae_lens_groups.plan.inline import choose_groups
+from sae_lens_groups.run_groups import choose_groups
 from sae_lens_groups.store import GroupActivationsStore
 from sae_lens_groups.suite import SAESuite
 from sae_lens_groups.trainer import GroupTrainer

@@ -4,6 +4,7 @@ import gc
 import math
 from collections.abc import Callable
 from itertools import combinations
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,12 @@ DEFINITIONS = {"angular": angular, "cosine": cosine, "cka": cka}
 
 
 def stored_activations(
-    model: HookedTransformer, tokens: Dataset, prompts: int, excluded: list[int], n_tokens: int
+    model: HookedTransformer,
+    tokens: Dataset,
+    prompts: int,
+    excluded: list[int],
+    n_tokens: int,
+    seqpos_slice: tuple[int | None, ...] = (None,),
 ) -> Batches:
     """Per LM batch, (L, B, D) in float64: every layer's activations, without excluded tokens."""
     batches: Batches = []
@@ -100,9 +106,12 @@ def stored_activations(
         batch = rows[start : start + prompts]
         _, cache = model.run_with_cache(batch)
         layers = [
-            cache[f"blocks.{n}.hook_resid_post"].flatten(0, 1) for n in range(model.cfg.n_layers)
+            cache[f"blocks.{n}.hook_resid_post"][:, slice(*seqpos_slice)].flatten(0, 1)
+            for n in range(model.cfg.n_layers)
         ]
-        kept = ~torch.isin(batch.flatten(), torch.tensor(excluded, dtype=torch.long))
+        kept = ~torch.isin(
+            batch[:, slice(*seqpos_slice)].flatten(), torch.tensor(excluded, dtype=torch.long)
+        )
         batches.append(torch.stack(layers)[:, kept].double().numpy())
         if sum(b.shape[1] for b in batches) >= n_tokens:
             break
@@ -110,17 +119,35 @@ def stored_activations(
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize(("prompts", "excluded"), [(4, []), (40, [3, 7, 11]), (20, [0])])
+@pytest.mark.parametrize(
+    ("prompts", "n_tokens", "excluded", "seqpos_slice"),
+    [
+        (4, 6000, [], (None,)),  # a block for each LM batch
+        (40, 41_000, [3, 7, 11], (None,)),  # two blocks, of rows from all over the LM batch
+        (5, 5000, [0], (2, -2)),
+    ],
+)
 def test_distances_equal_their_definition_on_stored_activations(
-    model: HookedTransformer, tokens: Dataset, metric: str, prompts: int, excluded: list[int]
+    model: HookedTransformer,
+    metric: str,
+    prompts: int,
+    n_tokens: int,
+    excluded: list[int],
+    seqpos_slice: tuple[int | None, ...],
 ) -> None:
-    cfg = group_config(store_batch_size_prompts=prompts, exclude_special_tokens=excluded)
-    found = measure_layer_distances(
-        cfg, metric=metric, n_tokens=2500, override_dataset=tokens, override_model=model
+    cfg = group_config(
+        store_batch_size_prompts=prompts,
+        exclude_special_tokens=excluded,
+        seqpos_slice=seqpos_slice,
     )
-    batches = stored_activations(model, tokens, prompts, excluded, 2500)
-    assert found.n_tokens == sum(batch.shape[1] for batch in batches) >= 2500
-    np.testing.assert_allclose(found.matrix, DEFINITIONS[metric](batches, 2500), atol=1e-6, rtol=0)
+    tokens = make_tokens(n_prompts=3000)
+    found = measure_layer_distances(
+        cfg, metric=metric, n_tokens=n_tokens, override_dataset=tokens, override_model=model
+    )
+    batches = stored_activations(model, tokens, prompts, excluded, n_tokens, seqpos_slice)
+    assert found.n_tokens == sum(batch.shape[1] for batch in batches) >= n_tokens
+    expected = DEFINITIONS[metric](batches, n_tokens)
+    np.testing.assert_allclose(found.matrix, expected, atol=1e-6, rtol=0)
     assert found.matrix.dtype == np.float64
     assert 0.01 < found.matrix[0, 3] < 1
 
@@ -129,18 +156,29 @@ def test_distances_equal_their_definition_on_stored_activations(
 def test_standard_errors_are_the_jackknifes_over_lm_batches(
     model: HookedTransformer, tokens: Dataset, metric: str
 ) -> None:
-    cfg = group_config(store_batch_size_prompts=20)
+    # 3200 tokens are 200 prompts of 16; LM batches of 3 of them make at least 64.
     found = measure_layer_distances(
-        cfg, metric=metric, n_tokens=3200, override_dataset=tokens, override_model=model
+        group_config(store_batch_size_prompts=20),
+        metric=metric,
+        n_tokens=3200,
+        override_dataset=tokens,
+        override_model=model,
     )
-    batches = stored_activations(model, tokens, 20, [], 3200)
-    n_for_means = 1 if metric == "angular" else 0
-    measured = range(n_for_means, len(batches))
+    batches = stored_activations(model, tokens, 3, [], 3200)
+    n_for_means = math.ceil(320 / 48) if metric == "angular" else 0
     definition = DEFINITIONS[metric]
+    # Cluster c holds the LM batches c, c + 32, c + 64 behind those for the means.
     without = np.array(
         [
-            definition([b for n, b in enumerate(batches) if n != left_out], 3200)
-            for left_out in measured
+            definition(
+                [
+                    b
+                    for n, b in enumerate(batches)
+                    if n < n_for_means or (n - n_for_means) % 32 != c
+                ],
+                3200,
+            )
+            for c in range(32)
         ]
     )
     n = len(without)
@@ -158,6 +196,7 @@ class TableModel(HookedRootModule):
 
     def __init__(self, tables: torch.Tensor) -> None:
         super().__init__()
+        self.cfg = SimpleNamespace(d_vocab=tables.shape[1])
         self.tables = torch.nn.Parameter(tables, requires_grad=False)  # (L, d_vocab, D)
         self.blocks = torch.nn.ModuleList(_Block() for _ in tables)
         self.setup()
@@ -355,7 +394,7 @@ def test_a_short_dataset_is_measured_to_its_end(model: HookedTransformer) -> Non
     found = measure_layer_distances(
         group_config(), n_tokens=600, override_dataset=make_tokens(30), override_model=model
     )
-    assert found.n_tokens == 28 * CONTEXT_SIZE  # whole LM batches of 4 prompts
+    assert found.n_tokens == 30 * CONTEXT_SIZE
 
 
 def test_another_packages_metric_is_measured() -> None:
@@ -395,7 +434,7 @@ def test_nan_names_the_layer() -> None:
     ("n_tokens", "message"),
     [
         (200_000, "the dataset ends after 192 of plan_tokens=200,000 tokens, too early"),
-        (100, "plan_tokens=100 are 1 LM batches besides those for the means, too few"),
+        (20, "plan_tokens=20 are 1 LM batches besides those for the means, too few"),
     ],
 )
 def test_too_few_tokens_for_a_standard_error_say_so(

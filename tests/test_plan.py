@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import combinations, pairwise, product
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformer_lens import HookedTransformer
 
-from sae_lens_groups import GroupPlan, GroupSAETrainingRunner, LayerGroup, SAESuite, plan_groups
+from sae_lens_groups import (
+    GroupPlan,
+    GroupSAETrainingRunner,
+    LayerGroup,
+    SAESuite,
+    hookimpl,
+    plan_groups,
+)
+from sae_lens_groups.count_cost import count_flops, time_steps
 from sae_lens_groups.errors import CheckpointError, ConfigError, GroupSAEError, PlanError
 from sae_lens_groups.layers import HookTemplate, format_layer_groups
 from sae_lens_groups.plan.cost import SuiteCost
-from sae_lens_groups.plan.count import count_flops, time_steps
 from sae_lens_groups.plan.distances import LayerDistances
+from sae_lens_groups.plan.partitions import Partition, even
+from sae_lens_groups.plugins import plugin_manager
 
 from .conftest import (
     ARCHITECTURES,
@@ -163,7 +172,7 @@ def test_a_level_knows_what_it_gives_up() -> None:
     assert plan.chosen.amad == pytest.approx((0.2 + 0.1) / 2)
     assert plan.chosen.weighted_amad == pytest.approx((3 * 0.2 + 2 * 0.1) / 5)
     assert plan.chosen.max_diameter == pytest.approx(0.2)
-    assert plan.rule == "as named"
+    assert plan.chosen_by == "as named"
 
 
 def test_auto_takes_the_fewest_groups_below_the_threshold() -> None:
@@ -173,7 +182,7 @@ def test_auto_takes_the_fewest_groups_below_the_threshold() -> None:
     assert names(plan_groups(measured)) == "0-2,3-4,5"
     assert names(plan_groups(measured, amad_threshold=0.15)) == "0-1,2,3-4,5"
     assert names(plan_groups(measured, amad_threshold=0.01)) == "0,1,2,3,4,5"
-    assert plan_groups(measured).rule == "AMAD < 0.2"
+    assert plan_groups(measured).chosen_by == "AMAD < 0.2"
 
 
 def test_a_number_of_groups_may_be_asked_for() -> None:
@@ -181,7 +190,7 @@ def test_a_number_of_groups_may_be_asked_for() -> None:
     for name in ("auto", "linkage", "optimal"):
         assert names(plan_groups(measured, f"{name}:2")) == "0-2,3-4,5"
     assert names(plan_groups(measured, "even:3")) == "0-1,2-3,4,5"
-    assert plan_groups(measured, "auto:2").rule == "2 groups asked for"
+    assert plan_groups(measured, "auto:2").chosen_by == "2 groups asked for"
     assert plan_groups(measured, "auto").partition == "linkage"
     assert plan_groups(measured, "even").partition == "even"
 
@@ -220,6 +229,9 @@ def test_every_plan_covers_every_layer_once(measured: LayerDistances, partition:
         ("auto", {"max_cost": 1.5}, "max_cost is 1.5; it is the part of what an SAE per layer"),
         ("auto", {"max_cost": 0.5}, "max_cost needs to know what a suite costs"),
         ("auto:2", {"max_cost": 0.5}, "both decide on the number of groups"),
+        ("each", {"max_cost": 0.5}, "both decide on the number of groups"),
+        ("0-2,3", {"max_cost": 0.5}, "both decide on the number of groups"),
+        ("auto", {"last_layer": "Grouped"}, "last_layer is 'Grouped'; it is alone or grouped"),
         ("nearest", {}, "'nearest' is not known; known rules: auto, each, even"),
         ("0-9", {}, "group 0-9 reaches beyond the model, whose 4 layers are 0-3"),
         ("old/plan.json", {}, "'old/plan.json' is a finished plan; train with it"),
@@ -231,6 +243,23 @@ def test_what_cannot_be_planned_says_why(
     with pytest.raises(GroupSAEError) as caught:
         plan_groups(on_a_line(0, 1, 2, 3), layer_groups, **flags)
     assert message in str(caught.value)
+
+
+def test_a_partition_may_decide_on_the_last_layer_itself() -> None:
+    class Plugin:
+        @hookimpl
+        def register_partitions(self, register: Callable[[str, Partition], None]) -> None:
+            register("all_even", Partition(even, decides_last_layer=True))
+
+    plugin = Plugin()
+    plugin_manager().register(plugin, name="some-package")
+    try:
+        plan = plan_groups(on_a_line(0, 1, 2, 3), "all_even:2")
+        assert names(plan) == "0-1,2-3"
+        assert [level.n_groups for level in plan.hierarchy] == [1, 2, 3, 4]
+        assert names(plan_groups(on_a_line(0, 1, 2, 3), "all_even:4")) == "0,1,2,3"
+    finally:
+        plugin_manager().unregister(plugin)
 
 
 # --- cost ---
@@ -256,12 +285,12 @@ def test_savings_of_the_papers_models_with_every_sae_counted(
 def test_max_cost_takes_the_most_groups_that_it_allows() -> None:
     cost = SuiteCost(unit="FLOPs", lm_forward=100, sae_step=10, n_layers=4)
     measured = on_a_line(0, 1, 2, 3)
-    plan = plan_groups(measured, max_cost=0.95, cost=cost)
+    plan = plan_groups(measured, max_cost=0.95, flops=cost)
     assert [level.cost for level in plan.hierarchy] == [120 / 140, 130 / 140, 1]
     assert plan.chosen.n_groups == 2
-    assert plan.rule == "cost <= 0.95"
+    assert plan.chosen_by == "cost <= 0.95"
     with pytest.raises(PlanError, match=r"the cheapest suite, 2 SAEs, costs 0\.857"):
-        plan_groups(measured, max_cost=0.5, cost=cost)
+        plan_groups(measured, max_cost=0.5, flops=cost)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -284,12 +313,23 @@ def test_counting_leaves_random_numbers_alone(tokens: Dataset, model: HookedTran
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_steps_are_timed(tokens: Dataset, model: HookedTransformer) -> None:
-    cfg = group_config()
-    cost = time_steps(cfg, model, tokens)
-    assert cost.unit == "seconds"
-    assert 0 < cost.lm_forward < 0.1
-    assert 0 < cost.sae_step < 0.1
+def test_steps_are_timed_per_token(tokens: Dataset, model: HookedTransformer) -> None:
+    small, large = (
+        time_steps(
+            group_config(
+                train_batch_size_tokens=n_rows,
+                n_batches_in_buffer=n_rows,
+                training_tokens=n_rows,
+                store_batch_size_prompts=n_rows // 16,
+            ),
+            model,
+            tokens,
+        )
+        for n_rows in (16, 2048)
+    )
+    # A token of a large batch takes less than one of a small one; a whole batch would take more.
+    assert 0 < large.sae_step < small.sae_step
+    assert 0 < large.lm_forward < small.lm_forward
 
 
 # --- plan.json ---
@@ -297,9 +337,9 @@ def test_steps_are_timed(tokens: Dataset, model: HookedTransformer) -> None:
 
 @pytest.fixture
 def plan() -> GroupPlan:
-    cost = SuiteCost(unit="FLOPs", lm_forward=100.0, sae_step=10.0, n_layers=4)
-    time = SuiteCost(unit="seconds", lm_forward=0.1, sae_step=0.2, n_layers=4)
-    return plan_groups(on_a_line(0, 0.05, 0.15, 0.4), cost=cost, time=time)
+    flops = SuiteCost(unit="FLOPs", lm_forward=100.0, sae_step=10.0, n_layers=4)
+    seconds = SuiteCost(unit="seconds", lm_forward=0.1, sae_step=0.2, n_layers=4)
+    return plan_groups(on_a_line(0, 0.05, 0.15, 0.4), flops=flops, seconds=seconds)
 
 
 def test_a_plan_comes_back_from_disk_as_it_was(plan: GroupPlan, tmp_path: Path) -> None:
@@ -308,7 +348,8 @@ def test_a_plan_comes_back_from_disk_as_it_was(plan: GroupPlan, tmp_path: Path) 
     assert loaded.to_json() == plan.to_json()
     assert np.array_equal(loaded.distances.matrix, plan.distances.matrix)
     assert (loaded.hierarchy, loaded.chosen) == (plan.hierarchy, plan.chosen)
-    assert (loaded.cost, loaded.time, loaded.rule) == (plan.cost, plan.time, "AMAD < 0.2")
+    assert (loaded.flops, loaded.seconds) == (plan.flops, plan.seconds)
+    assert loaded.chosen_by == "AMAD < 0.2"
 
 
 @given(random_distances(), st.sampled_from(["auto", "optimal", "even:1", "each"]))
@@ -332,8 +373,10 @@ def test_plan_json_holds_what_it_promises(plan: GroupPlan) -> None:
     assert data["hierarchy"][1].keys() == {
         *("n_groups", "groups", "amad", "weighted_amad", "max_diameter", "cost")
     }
-    assert data["chosen"]["groups"] == "0-2,3"
-    assert data["chosen"]["rule"] == "AMAD < 0.2"
+    assert data["chosen"].keys() == {
+        *("chosen_by", "n_groups", "amad", "weighted_amad", "max_diameter", "cost")
+    }
+    assert data["chosen"]["chosen_by"] == "AMAD < 0.2"
     # Readable: a row of a matrix, a group or a level to a line.
     assert max(map(len, plan.to_json().splitlines())) < 250
 
@@ -347,7 +390,7 @@ def test_groups_edited_by_hand_are_the_chosen_ones(plan: GroupPlan, tmp_path: Pa
     groups = [{"layers": [0, 1]}, {"layers": [2, 3]}]
     loaded = GroupPlan.load(edited(plan, tmp_path / "plan.json", groups=groups))
     assert names(loaded) == "0-1,2-3"
-    assert loaded.rule == "manual"
+    assert loaded.chosen_by == "edited by hand"
     assert loaded.chosen.max_diameter == pytest.approx(0.25)
 
 
@@ -367,7 +410,12 @@ def test_groups_edited_by_hand_are_the_chosen_ones(plan: GroupPlan, tmp_path: Pa
         ({"distances": [[0, 1]]}, "must be layers x layers"),
         ({"distances": [[0, 1], [1]]}, "it is broken"),
         ({"hierarchy": [{}]}, "it is broken: KeyError('groups')"),
-        ({"cost": {"unit": "FLOPs"}}, "it is broken"),
+        ({"flops": {"unit": "FLOPs"}}, "it is broken"),
+        ({"versions": None}, "it is broken: TypeError('versions is None')"),
+        ({"n_tokens": "1000"}, "n_tokens is '1000'"),
+        ({"model_name": None}, "model_name is None"),
+        ({"last_layer": "groupd"}, "last_layer is 'groupd'"),
+        ({"chosen": {}}, "it is broken"),
         ({"format_version": 2}, "format_version 2, and this version of sae-lens-groups reads 1"),
     ],
 )
@@ -384,7 +432,7 @@ def test_a_plan_that_was_edited_wrongly_says_where(
 def test_a_file_that_is_no_plan_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "plan.json"
     path.write_text(text)
-    with pytest.raises(PlanError, match="it is no plan"):
+    with pytest.raises(PlanError, match="it is no"):
         GroupPlan.load(path)
     with pytest.raises(PlanError, match="cannot be read"):
         GroupPlan.load(tmp_path / "nowhere.json")
@@ -410,6 +458,17 @@ def test_a_plan_for_something_else_is_refused(
     with pytest.raises(PlanError, match=re.escape(message)) as caught:
         GroupSAETrainingRunner(cfg, override_dataset=tokens, override_model=model)
     assert "--layer_groups 0-2,3" in str(caught.value)
+
+
+def test_a_plan_for_another_head_is_refused(plan: GroupPlan, tmp_path: Path) -> None:
+    cfg = group_config(str(plan.save(tmp_path / "plan.json")), hook_head_index=1)
+    with pytest.raises(PlanError, match="made for the hook_head_index None, and this run has 1"):
+        cfg.resolve_groups(4)
+
+
+def test_a_folder_that_holds_a_plan_will_do(plan: GroupPlan, tmp_path: Path) -> None:
+    plan.save(tmp_path / "my_plan" / "plan.json")
+    assert group_config(str(tmp_path / "my_plan")).resolve_groups(4) == plan.groups
 
 
 def test_a_plan_for_a_model_of_another_depth_is_refused(plan: GroupPlan, tmp_path: Path) -> None:
@@ -445,7 +504,7 @@ def test_measured_groups_train_as_if_they_had_been_named(
     assert named.manifest.plan is None
     require_equal_weights(suite, named)
     assert suite.manifest.plan.distances.n_tokens >= 1000
-    assert suite.manifest.plan.cost is not None
+    assert suite.manifest.plan.flops is not None
 
 
 def test_a_plan_file_trains_as_if_its_groups_had_been_named(
@@ -464,6 +523,9 @@ def test_a_suite_on_disk_keeps_its_plan(
     suite = trained("auto:2", model, tokens, output_path=str(tmp_path / "suite"))
     data = json.loads((tmp_path / "suite" / "suite.json").read_text())
     assert GroupPlan.from_dict(data["plan"]).groups == suite.manifest.groups
+    data["plan"]["note"] = "from another version"
+    data["plan"]["hierarchy"][0]["amad"] = 7.0
+    (tmp_path / "suite" / "suite.json").write_text(json.dumps(data))
     loaded = SAESuite.load(tmp_path / "suite").manifest.plan
     assert loaded is not None
     assert suite.manifest.plan is not None
@@ -488,10 +550,11 @@ def test_a_resumed_run_keeps_the_groups_it_measured(
     assert second.manifest.plan is not None
     assert first.manifest.plan is not None
     assert second.manifest.plan.to_json() == first.manifest.plan.to_json()
-    # Measured again on other tokens it would not be the same plan.
-    third = trained("auto:2", model, tokens, **resumed, plan_tokens=2000)
-    assert third.manifest.plan is not None
-    assert third.manifest.plan.to_json() == first.manifest.plan.to_json()
+    for change in ({"plan_tokens": 2000}, {"amad_threshold": 0.1}):
+        with pytest.raises(CheckpointError, match=f"was made with {next(iter(change))}="):
+            trained("auto:2", model, tokens, **resumed, **change)
+    with pytest.raises(CheckpointError, match="was made with layer_groups='auto:2'"):
+        trained("optimal:2", model, tokens, **resumed)
     (checkpoint / "plan.json").write_text("{")
     with pytest.raises(CheckpointError, match="is damaged and cannot be resumed"):
         trained("auto:2", model, tokens, **resumed)

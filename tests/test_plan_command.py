@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
@@ -60,7 +61,7 @@ def synthetic_plan(n_layers: int, model_name: str = "synthetic", **flags: Any) -
         hook_template=HookTemplate("blocks.", ".hook_resid_post"),
     )
     cost = SuiteCost(unit="FLOPs", lm_forward=3e6, sae_step=1e6, n_layers=n_layers)
-    return plan_groups(distances, cost=cost, **flags)
+    return plan_groups(distances, flops=cost, **flags)
 
 
 # --- the command ---
@@ -86,9 +87,9 @@ def test_a_model_is_planned_and_trained_from_the_plan(text_folder: Path, tmp_pat
     assert re.search(r"^-> +\d+ +\d+ +0\.\d{3}", shown.stdout, re.MULTILINE)
     assert "cost, counted:" in shown.stdout
     assert "time, measured:" in shown.stdout
-    assert plan.cost is not None
+    assert plan.flops is not None
     # The width was found, and the SAE is reckoned with 16 features for each dimension.
-    assert plan.cost.sae_step == 12 * 96 * 16 * 96
+    assert plan.flops.sae_step == 12 * 96 * 16 * 96
     assert "Look at it: my plan/plan.html" in shown.stdout
 
     trained = subprocess.run(
@@ -117,10 +118,10 @@ def test_flags_decide_on_the_plan(text_folder: Path, capsys: pytest.CaptureFixtu
     plan = GroupPlan.load("out/plan.json")
     assert plan.distances.metric == "cka"
     assert plan.partition == "optimal"
-    assert plan.rule == "cost <= 0.7"
+    assert plan.chosen_by == "cost <= 0.7"
     assert len(plan.hierarchy) == 12
-    assert plan.cost is not None
-    assert plan.cost.sae_step == 12 * 96 * 512
+    assert plan.flops is not None
+    assert plan.flops.sae_step == 12 * 96 * 512
     assert plan.chosen.cost is not None
     assert plan.chosen.cost <= 0.7 < (plan.hierarchy[plan.chosen.n_groups].cost or 0)
     assert "cka distances of 12 layers" in capsys.readouterr().out
@@ -140,8 +141,8 @@ def test_a_config_file_gives_what_is_not_said_again(text_folder: Path) -> None:
     assert main(["plan", "--config_file", "runner_cfg.json", "--layer_groups", "auto:5"]) == 0
     plan = GroupPlan.load("plan/plan.json")  # not in the place of the run's own suite
     assert plan.chosen.n_groups == 5
-    assert plan.cost is not None
-    assert plan.cost.sae_step == 12 * 96 * 768
+    assert plan.flops is not None
+    assert plan.flops.sae_step == 12 * 96 * 768
 
 
 def test_a_folder_of_another_plan_is_left_alone(
@@ -164,13 +165,15 @@ def test_a_folder_of_another_plan_is_left_alone(
         (["--amad_threshold", "0.7"], "amad_threshold is 0.7; it lies above 0"),
         (["--layer_groups", "auto:12"], "'auto:12' asks for 12 groups, and there are 11 layers"),
         (["--layer_groups", "0-4,3-11"], "groups 0-4 and 3-11 overlap in layer 3"),
+        (["--layer_groups", "each", "--max_cost", "0.3"], "both decide on the number of groups"),
+        (["--layer_groups", "0-12"], "group 0-12 reaches beyond the model"),
         (["--layer_groups", "nearest"], "layer_groups 'nearest' is not known"),
         (["--hook_name", "gpt_neox.embed"], "hook_name 'gpt_neox.embed' has no layer number"),
         (["--hook_name", "gpt_neox.layer.0"], "the model has no hook named gpt_neox.layer."),
         (["--d_in", "64"], "d_in is 64, but gpt_neox.layers.{layer} is 96 wide; set d_in to 96"),
         (["--model_name", "./no-model"], "no-model"),
         (["--dataset_path", "./no-data"], "dataset_path './no-data' cannot be read"),
-        (["--plan_tokens", "300"], "too few for a standard error"),
+        (["--plan_tokens", "40"], "too few for a standard error"),
         (["--unknown", "1"], "unrecognized arguments: --unknown 1; `sae-lens-groups plan --help`"),
     ],
 )
@@ -183,6 +186,22 @@ def test_mistakes_give_one_message_and_status_2(
     assert message in shown
     assert "Traceback" not in shown
     assert not Path("plan").exists()
+
+
+def test_tokens_of_another_model_and_an_empty_dataset_give_status_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Dataset.from_dict({"tokens": [[100_000] * 32] * 300}).save_to_disk(tmp_path / "foreign")
+    assert main(["plan", *FLAGS, "--dataset_path", str(tmp_path / "foreign")]) == 2
+    assert "it was tokenised for another model" in capsys.readouterr().err
+    Dataset.from_dict({"tokens": []}).save_to_disk(tmp_path / "empty")
+    assert main(["plan", *FLAGS, "--dataset_path", str(tmp_path / "empty")]) == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_a_plan_may_be_made_for_a_k_beyond_saelens_default_d_sae(text_folder: Path) -> None:
+    flags = ["--architecture", "topk", "--k", "1200", "--dataset_path", str(text_folder)]
+    assert main(["plan", *FLAGS, *flags]) == 0
 
 
 def test_help_names_its_own_flags_and_those_it_shares(capsys: pytest.CaptureFixture[str]) -> None:
@@ -280,8 +299,8 @@ def test_the_slider_and_a_click_choose_other_groups(
     assert browser.get_log("browser") == []
 
 
-@pytest.mark.parametrize("layer_groups", ["0-2,3-10,11", "each"])
-def test_the_page_shows_groups_that_are_not_in_the_hierarchy(
+@pytest.mark.parametrize("layer_groups", ["0-2,3-10,11", "0-1,5", "each"])
+def test_the_page_shows_groups_that_were_named(
     browser: webdriver.Chrome, tmp_path: Path, layer_groups: str
 ) -> None:
     plan = synthetic_plan(12, layer_groups=layer_groups)

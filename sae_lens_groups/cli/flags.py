@@ -28,7 +28,10 @@ class ParsedFlags:
 
 
 def parse_flags(
-    command: str, args: Sequence[str], defaults: Mapping[str, Any] | None = None
+    command: str,
+    args: Sequence[str],
+    defaults: Mapping[str, Any] | None = None,
+    d_sae: int = 1024,
 ) -> ParsedFlags:
     """The config that the flags mean, on top of the file that `--config_file` names.
 
@@ -36,6 +39,7 @@ def parse_flags(
         command: the command they were given to.
         args: the flags.
         defaults: values of fields that are not given, in place of the config's own.
+        d_sae: its value where it is not given; SAELens's command has 1024.
 
     Raises:
         GroupSAEError: a flag is unknown, lacks its value, or has an impossible one.
@@ -47,7 +51,7 @@ def parse_flags(
         defaults = dict(defaults or {})
         if saved is not None and "layer_groups" in saved:  # one of SAELens's own runs has none
             defaults["layer_groups"] = saved["layer_groups"]
-        parser = _parser(prog, defaults, is_partial=saved is not None)
+        parser = _parser(prog, defaults, d_sae, is_partial=saved is not None)
         parsed = parser.parse_args(flags).cfg
         given = _given(parser, flags)
         cfg = parsed if saved is None else _on_top_of(saved, parsed, given)
@@ -102,7 +106,7 @@ class _Parser(simple_parsing.ArgumentParser):
 
 
 def _parser(
-    prog: str, defaults: Mapping[str, Any], *, is_partial: bool
+    prog: str, defaults: Mapping[str, Any], d_sae: int, *, is_partial: bool
 ) -> simple_parsing.ArgumentParser:
     """A parser of every field of the config; `--architecture` decides which SAE fields there are.
 
@@ -110,7 +114,7 @@ def _parser(
     that the flags are a part of the settings, to be checked once they are whole.
     """
     architectures: Any = {  # the annotation of subgroups takes no partials, though it does
-        name: partial(config_class, d_in=512, d_sae=1024)
+        name: partial(config_class, d_in=512, d_sae=d_sae)
         for name, (_, config_class) in SAE_TRAINING_CLASS_REGISTRY.items()
     }
     sae_field = simple_parsing.subgroups(architectures, default="standard", alias="--architecture")

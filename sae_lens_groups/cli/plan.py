@@ -7,18 +7,25 @@ from typing import Any, NoReturn
 
 from sae_lens_groups import files
 from sae_lens_groups.cli.flags import ParsedFlags, parse_flags
-from sae_lens_groups.dataset import open_dataset
+from sae_lens_groups.count_cost import count_flops, time_steps
+from sae_lens_groups.dataset import open_dataset, require_usable_rows
 from sae_lens_groups.errors import ConfigError, GroupSAEError
-from sae_lens_groups.model import load_hooked_model, width_at
-from sae_lens_groups.plan.choose import plan_groups, require_cost
-from sae_lens_groups.plan.count import count_flops, time_steps
+from sae_lens_groups.measure import find_metric, measure_layer_distances
+from sae_lens_groups.model import (
+    d_vocab,
+    load_hooked_model,
+    n_layers_before_loading,
+    width_at,
+)
+from sae_lens_groups.plan.choose import plan_groups, require_plannable
 from sae_lens_groups.plan.folder import save_plan_folder
 from sae_lens_groups.plan.group_plan import GroupPlan
-from sae_lens_groups.plan.measure import find_metric, measure_layer_distances
 from sae_lens_groups.plan.text import plan_text
 
 # Features per dimension of the SAEs that a plan without --d_sae reckons with, as in the paper.
 _EXPANSION = 16
+# Stands for a d_sae that is not given until d_in is known; no k is too large for it.
+_ANY_D_SAE = 2**30
 # A plan fills no shuffle buffer, so nobody has to make one large enough.
 _DEFAULTS = {"layer_groups": "auto", "n_batches_in_buffer": 1_000_000}
 
@@ -26,12 +33,11 @@ _DEFAULTS = {"layer_groups": "auto", "n_batches_in_buffer": 1_000_000}
 def plan(args: Sequence[str]) -> int:
     """Measures, plans, prints, and writes `plan.json`, `plan.html` and `plan.png`."""
     own, rest = _parser().parse_known_args(list(args))
-    flags = parse_flags("plan", rest, _DEFAULTS)
+    flags = parse_flags("plan", rest, _DEFAULTS, d_sae=_ANY_D_SAE)
     asked_for = flags.cfg.output_path if "output_path" in flags.given else None
     folder = Path(asked_for or "plan")
     files.require_free(folder)
     find_metric(own.metric)
-    require_cost(own.max_cost)
     try:
         made = _plan(flags, own)
     except GroupSAEError:
@@ -50,21 +56,23 @@ def plan(args: Sequence[str]) -> int:
 
 def _plan(flags: ParsedFlags, own: argparse.Namespace) -> GroupPlan:
     cfg = flags.cfg
+    choice = {
+        "amad_threshold": cfg.amad_threshold,
+        "max_cost": own.max_cost,
+        "last_layer": own.last_layer,
+    }
     dataset = open_dataset(cfg)
+    require_plannable(cfg.layer_groups, n_layers=n_layers_before_loading(cfg), **choice)
     model = load_hooked_model(cfg, None)
+    tokenizer = getattr(model, "tokenizer", None)
+    require_usable_rows(cfg.dataset_path, dataset, tokenizer, d_vocab(model))
     _complete(flags, model)
+    flops = count_flops(cfg, model, dataset)
+    seconds = time_steps(cfg, model, dataset) if own.time else None
     distances = measure_layer_distances(
         cfg, metric=own.metric, override_dataset=dataset, override_model=model
     )
-    return plan_groups(
-        distances,
-        cfg.layer_groups,
-        amad_threshold=cfg.amad_threshold,
-        max_cost=own.max_cost,
-        last_layer=own.last_layer,
-        cost=count_flops(cfg, model, dataset),
-        time=time_steps(cfg, model, dataset) if own.time else None,
-    )
+    return plan_groups(distances, cfg.layer_groups, flops=flops, seconds=seconds, **choice)
 
 
 def _complete(flags: ParsedFlags, model: Any) -> None:
@@ -96,7 +104,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="""every flag of `train` works here too; those that matter:
   --model_name, --model_class_name, --hook_name, --hook_head_index, --dataset_path, --context_size,
   --store_batch_size_prompts, --exclude_special_tokens, --device, --dtype, --config_file
-  --layer_groups     auto (default), auto:4, optimal, optimal:4, even:4, or 0-3,4-7,8-10,11
+  --layer_groups     auto (default without --config_file), auto:4, optimal, optimal:4, even:4, or
+                     groups such as 0-3,4-7,8-10,11
   --amad_threshold   the fewest groups whose AMAD is below this (default: 0.2)
   --plan_tokens      tokens to measure on (default: 200,000)
   --architecture, --d_sae, --k and the like: the SAE whose cost is counted

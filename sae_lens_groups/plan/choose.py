@@ -3,7 +3,12 @@
 from collections.abc import Sequence
 
 from sae_lens_groups.errors import ConfigError, LayerGroupsError, PlanError
-from sae_lens_groups.partitions import (
+from sae_lens_groups.layers import require_within
+from sae_lens_groups.plan.cost import SuiteCost
+from sae_lens_groups.plan.distances import LayerDistances
+from sae_lens_groups.plan.group_plan import GroupPlan
+from sae_lens_groups.plan.level import PlanLevel
+from sae_lens_groups.plan.partitions import (
     LastLayer,
     PartitionRule,
     PlanFile,
@@ -13,25 +18,22 @@ from sae_lens_groups.partitions import (
     require_usable,
     resolve,
 )
-from sae_lens_groups.plan.cost import SuiteCost
-from sae_lens_groups.plan.distances import LayerDistances
-from sae_lens_groups.plan.group_plan import GroupPlan
-from sae_lens_groups.plan.level import PlanLevel
 from sae_lens_groups.plugins import partitions
 
+AUTO = "auto"
 # What `auto` stands for, and what groups that the user named are shown against.
 DEFAULT_PARTITION = "linkage"
 
 
 def plan_groups(
     distances: LayerDistances,
-    layer_groups: str = "auto",
+    layer_groups: str = AUTO,
     *,
     amad_threshold: float = 0.2,
     max_cost: float | None = None,
     last_layer: LastLayer = "alone",
-    cost: SuiteCost | None = None,
-    time: SuiteCost | None = None,
+    flops: SuiteCost | None = None,
+    seconds: SuiteCost | None = None,
 ) -> GroupPlan:
     """The groups that these distances suggest, with every other number of groups beside them.
 
@@ -45,61 +47,95 @@ def plan_groups(
             as in `auto:4`; or groups such as `0-3,4-7,11`.
         amad_threshold: above 0, at most 0.5.
         max_cost: above 0, at most 1: the part of what an SAE per layer costs from one pass. Needs
-            `cost`.
+            `flops`.
         last_layer: `alone` keeps the last layer out of every group, as in the paper.
-        cost: what a suite costs in FLOPs.
-        time: what it costs in seconds; kept in the plan.
+        flops: what suites cost, from `sae_lens_groups.count_cost.count_flops`.
+        seconds: the same in seconds, from `time_steps` there; kept in the plan.
 
     Raises:
         LayerGroupsError: `layer_groups` does not fit the model.
         UnknownNameError: no plugin registered the partition.
         PlanError: no number of groups is cheap enough.
-        ConfigError: a threshold or cost that is out of range.
+        ConfigError: a setting that is out of range, or two that contradict each other.
+    """
+    n_layers = distances.n_layers
+    rule = require_plannable(
+        layer_groups,
+        amad_threshold=amad_threshold,
+        max_cost=max_cost,
+        last_layer=last_layer,
+        n_layers=n_layers,
+    )
+    known = partitions()
+    takes_n_groups = known[rule.name].takes_n_groups
+    base = rule.name if takes_n_groups and rule.name != AUTO else DEFAULT_PARTITION
+    n_split = n_layers_to_split(known[base], n_layers, last_layer)
+
+    def level(rule: PartitionRule) -> PlanLevel:
+        groups = resolve(rule, n_layers, known, distances, last_layer)
+        return PlanLevel.of(groups, distances, flops, last_alone=n_split < n_layers)
+
+    hierarchy = tuple(level(PartitionRule(base, n + 1)) for n in range(n_split))
+    if takes_n_groups:
+        chosen, chosen_by = _choice(rule, hierarchy, amad_threshold, max_cost)
+    else:
+        chosen, chosen_by = level(rule), "as named" if rule.named else str(rule)
+    return GroupPlan(
+        distances=distances,
+        partition=base,
+        last_alone=n_split < n_layers,
+        hierarchy=hierarchy,
+        chosen=chosen,
+        chosen_by=chosen_by,
+        flops=flops,
+        seconds=seconds,
+    )
+
+
+def require_plannable(
+    layer_groups: str,
+    *,
+    amad_threshold: float = 0.2,
+    max_cost: float | None = None,
+    last_layer: LastLayer = "alone",
+    n_layers: int | None = None,
+) -> PartitionRule:
+    """The rule that `layer_groups` means, checked as far as it can be before anything is measured.
+
+    Args: as for `plan_groups`; `n_layers` is None where the model is not known yet.
+
+    Raises: as `plan_groups` does.
     """
     require_threshold(amad_threshold)
-    require_cost(max_cost)
+    if last_layer not in ("alone", "grouped"):
+        raise ConfigError(f"last_layer is {last_layer!r}; it is alone or grouped")
+    if max_cost is not None and not 0 < max_cost <= 1:
+        raise ConfigError(
+            f"max_cost is {max_cost}; it is the part of what an SAE per layer costs, so it lies "
+            "above 0 and is at most 1"
+        )
     rule = parse_layer_groups(layer_groups)
     if isinstance(rule, PlanFile):
         raise LayerGroupsError(
-            f"layer_groups {layer_groups!r} is a finished plan; train with it, or read it with "
-            "GroupPlan.load"
+            f"layer_groups {layer_groups!r} is a finished plan; train with it, or name a rule such "
+            "as auto to make another"
         )
     partition = find_partition(rule.name, partitions())
-    n_split = n_layers_to_split(partition, distances.n_layers, last_layer)
+    if max_cost is not None and (rule.n_groups is not None or not partition.takes_n_groups):
+        raise ConfigError(
+            f"layer_groups {layer_groups!r} and max_cost={max_cost} both decide on the number of "
+            "groups; leave one of them out"
+        )
+    if n_layers is not None and n_layers < 2:
+        raise LayerGroupsError(
+            f"layer_groups '{rule}' needs a model of at least 2 layers, and this one has "
+            f"{n_layers}; write each"
+        )
+    if n_layers is not None:
+        require_within(rule.named, n_layers)
+    n_split = None if n_layers is None else n_layers_to_split(partition, n_layers, last_layer)
     require_usable(rule, partition, n_split)
-
-    def level(rule: PartitionRule) -> PlanLevel:
-        groups = resolve(rule, distances.n_layers, partitions(), distances, last_layer)
-        return PlanLevel.of(groups, distances, cost, last_alone=last_layer == "alone")
-
-    makes_any_number = partition.takes_n_groups and rule.name != "auto"
-    name = rule.name if makes_any_number else DEFAULT_PARTITION
-    n_in_hierarchy = distances.n_layers - (last_layer == "alone")
-    hierarchy = tuple(level(PartitionRule(name, n + 1)) for n in range(n_in_hierarchy))
-    if not partition.takes_n_groups:
-        chosen, why = level(rule), "as named" if rule.named else str(rule)
-    elif rule.n_groups is not None:
-        if max_cost is not None:
-            raise ConfigError(
-                f"layer_groups {layer_groups!r} and max_cost={max_cost} both decide on the number "
-                "of groups; leave one of them out"
-            )
-        chosen, why = hierarchy[rule.n_groups - 1], f"{rule.n_groups} groups asked for"
-    elif max_cost is not None:
-        chosen, why = _affordable(hierarchy, max_cost), f"cost <= {max_cost:g}"
-    else:
-        chosen = next(level for level in hierarchy if level.amad < amad_threshold)
-        why = f"AMAD < {amad_threshold:g}"
-    return GroupPlan(
-        distances=distances,
-        partition=name,
-        last_alone=last_layer == "alone",
-        hierarchy=hierarchy,
-        chosen=chosen,
-        rule=why,
-        cost=cost,
-        time=time,
-    )
+    return rule
 
 
 def require_threshold(amad_threshold: float) -> None:
@@ -115,25 +151,30 @@ def require_threshold(amad_threshold: float) -> None:
         )
 
 
-def require_cost(max_cost: float | None) -> None:
-    """Refuses a limit that is no part of a cost.
-
-    Raises:
-        ConfigError: it is not above 0 and at most 1.
-    """
-    if max_cost is not None and not 0 < max_cost <= 1:
-        raise ConfigError(
-            f"max_cost is {max_cost}; it is the part of what an SAE per layer costs, so it lies "
-            "above 0 and is at most 1"
-        )
+def _choice(
+    rule: PartitionRule,
+    hierarchy: Sequence[PlanLevel],
+    amad_threshold: float,
+    max_cost: float | None,
+) -> tuple[PlanLevel, str]:
+    """The level to take, and why."""
+    if rule.n_groups is not None:
+        return hierarchy[rule.n_groups - 1], f"{rule.n_groups} groups asked for"
+    if max_cost is not None:
+        return _affordable(hierarchy, max_cost), f"cost <= {max_cost:g}"
+    below = next(level for level in hierarchy if level.amad < amad_threshold)
+    return below, f"AMAD < {amad_threshold:g}"
 
 
 def _affordable(hierarchy: Sequence[PlanLevel], max_cost: float) -> PlanLevel:
-    if hierarchy[0].cost is None:
-        raise ConfigError("max_cost needs to know what a suite costs; pass cost as well")
+    cheapest = hierarchy[0]
+    if cheapest.cost is None:
+        raise ConfigError(
+            "max_cost needs to know what a suite costs; pass flops=count_flops(cfg, model, dataset) "
+            "from sae_lens_groups.count_cost"
+        )
     affordable = [level for level in hierarchy if level.cost is not None and level.cost <= max_cost]
     if not affordable:
-        cheapest = hierarchy[0]
         raise PlanError(
             f"max_cost is {max_cost:g}, and the cheapest suite, {len(cheapest.groups)} SAEs, costs "
             f"{cheapest.cost:.3f} of an SAE per layer; raise max_cost, or use a smaller d_sae"

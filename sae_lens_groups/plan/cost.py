@@ -40,7 +40,7 @@ class SuiteCost:
         return self.grouped(n_saes) / self.shared_pass
 
     def to_dict(self) -> dict[str, Any]:
-        """The entry `cost` or `time` of `plan.json`."""
+        """The entry `flops` or `seconds` of `plan.json`."""
         return {
             "unit": f"{self.unit} per token",
             "lm_forward": self.lm_forward,

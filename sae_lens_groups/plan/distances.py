@@ -25,9 +25,11 @@ class LayerDistances:
     standard_errors: np.ndarray
     """(L, L), float64: the standard error of every entry of `matrix`."""
     n_tokens: int
-    """Tokens measured, special tokens not counted."""
+    """Tokens measured, without those that `exclude_special_tokens` left out."""
     model_name: str
     hook_template: HookTemplate
+    hook_head_index: int | None = None
+    """The attention head that was measured, where it was one alone."""
 
     def __post_init__(self) -> None:
         for name in ("matrix", "standard_errors"):
@@ -64,6 +66,9 @@ class LayerDistances:
     def to_dict(self) -> dict[str, Any]:
         """The entries of `plan.json` that hold the distances."""
         return {
+            "model_name": self.model_name,
+            "hook_template": str(self.hook_template),
+            "hook_head_index": self.hook_head_index,
             "metric": self.metric,
             "n_tokens": self.n_tokens,
             "distances": self.matrix.tolist(),
@@ -71,17 +76,16 @@ class LayerDistances:
         }
 
     @classmethod
-    def from_dict(
-        cls, data: Mapping[str, Any], model_name: str, hook_template: HookTemplate
-    ) -> "LayerDistances":
+    def from_dict(cls, data: Mapping[str, Any]) -> "LayerDistances":
         """Reads what `to_dict` wrote."""
         return cls(
             metric=data["metric"],
             matrix=np.array(data["distances"], dtype=np.float64),
             standard_errors=np.array(data["standard_errors"], dtype=np.float64),
             n_tokens=data["n_tokens"],
-            model_name=model_name,
-            hook_template=hook_template,
+            model_name=data["model_name"],
+            hook_template=HookTemplate.from_text(data["hook_template"]),
+            hook_head_index=data["hook_head_index"],
         )
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,26 @@ from sae_lens_groups.layers import (
     disjoint,
     format_layer_groups,
     parse_ranges,
+    require_within,
 )
-from sae_lens_groups.partitions import MANUAL
 from sae_lens_groups.plan.cost import SuiteCost
 from sae_lens_groups.plan.distances import LayerDistances
 from sae_lens_groups.plan.level import PlanLevel
 
 FORMAT_VERSION = 1
+_NAME_ONE = "name the plan.json that `sae-lens-groups plan` wrote"
+_KINDS = {
+    "model_name": str,
+    "hook_template": str,
+    "hook_head_index": int | None,
+    "metric": str,
+    "n_tokens": int,
+    "partition": str,
+    "groups": list,
+    "hierarchy": list,
+    "chosen": dict,
+    "versions": dict,
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,12 +53,12 @@ class GroupPlan:
     hierarchy: tuple[PlanLevel, ...]
     """One level for each number of groups, from one group on."""
     chosen: PlanLevel
-    rule: str
+    chosen_by: str
     """Why it was chosen, such as `AMAD < 0.2`."""
-    cost: SuiteCost | None = None
-    """In FLOPs; None where it was not counted."""
-    time: SuiteCost | None = None
-    """In seconds on the machine that made the plan; None where it was not timed."""
+    flops: SuiteCost | None = None
+    """What suites cost in FLOPs; None where it was not counted."""
+    seconds: SuiteCost | None = None
+    """The same in seconds on the machine that made the plan; None where it was not timed."""
     versions: Mapping[str, str] = field(default_factory=lambda: {"sae-lens-groups": __version__})
     """The version of the package that made the plan."""
 
@@ -59,7 +72,13 @@ class GroupPlan:
         """The hooks that were measured."""
         return self.distances.hook_template
 
-    def require_fit(self, model_name: str, template: HookTemplate, n_layers: int) -> None:
+    def require_fit(
+        self,
+        model_name: str,
+        template: HookTemplate,
+        hook_head_index: int | None,
+        n_layers: int,
+    ) -> None:
         """Refuses a plan that was made for another model or hook.
 
         Raises:
@@ -69,6 +88,7 @@ class GroupPlan:
         facts = {
             "model": (Path(self.distances.model_name).name, Path(model_name).name),
             "hook": (str(self.hook_template), str(template)),
+            "hook_head_index": (self.distances.hook_head_index, hook_head_index),
             "number of layers": (self.distances.n_layers, n_layers),
         }
         for what, (planned, given) in facts.items():
@@ -83,25 +103,22 @@ class GroupPlan:
         """The content of `plan.json`."""
         return {
             "format_version": FORMAT_VERSION,
-            "model_name": self.distances.model_name,
-            "hook_template": str(self.hook_template),
-            "groups": [
-                {
-                    "name": group.name,
-                    "layers": list(group.layers),
-                    "hook_names": self.hook_template.hook_names([group]),
-                }
-                for group in self.groups
-            ],
-            "chosen": {**self.chosen.to_dict(), "rule": self.rule},
+            "groups": [self.hook_template.group_to_dict(group) for group in self.groups],
+            "chosen": {"chosen_by": self.chosen_by, **self._chosen_figures()},
             "partition": self.partition,
             "last_layer": "alone" if self.last_alone else "grouped",
-            "cost": None if self.cost is None else self.cost.to_dict(),
-            "time": None if self.time is None else self.time.to_dict(),
+            "flops": None if self.flops is None else self.flops.to_dict(),
+            "seconds": None if self.seconds is None else self.seconds.to_dict(),
             "hierarchy": [level.to_dict() for level in self.hierarchy],
             **self.distances.to_dict(),
             "versions": dict(self.versions),
         }
+
+    def _chosen_figures(self) -> dict[str, Any]:
+        # Its groups stand in `groups`, once, so that an edit by hand has one place.
+        figures = self.chosen.to_dict()
+        del figures["groups"]
+        return figures
 
     def to_json(self) -> str:
         """The text of `plan.json`: a line for each row of a matrix, group or level."""
@@ -125,10 +142,7 @@ class GroupPlan:
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise PlanError(
-                f"plan {str(path)!r} cannot be read: {error}; "
-                "name the plan.json that `sae-lens-groups plan` wrote"
-            ) from error
+            raise PlanError(f"plan {str(path)!r} cannot be read: {error}; {_NAME_ONE}") from error
         try:
             return cls.from_json(text)
         except PlanError as error:
@@ -143,16 +157,8 @@ class GroupPlan:
         """
         try:
             data = json.loads(text)
-            version = data["format_version"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise PlanError(
-                f"it is no plan ({error!r}); name the plan.json that `sae-lens-groups plan` wrote"
-            ) from error
-        if version != FORMAT_VERSION:
-            raise PlanError(
-                f"it has format_version {version!r}, and this version of sae-lens-groups reads "
-                f"{FORMAT_VERSION}; upgrade sae-lens-groups"
-            )
+        except json.JSONDecodeError as error:
+            raise PlanError(f"it is no JSON file ({error}); {_NAME_ONE}") from error
         return cls.from_dict(data)
 
     @classmethod
@@ -162,6 +168,15 @@ class GroupPlan:
         Raises:
             PlanError: an entry is missing, or the groups overlap or reach beyond the model.
         """
+        try:
+            version = data["format_version"]
+        except (KeyError, TypeError) as error:
+            raise PlanError(f"it is no plan ({error!r}); {_NAME_ONE}") from error
+        if version != FORMAT_VERSION:
+            raise PlanError(
+                f"it has format_version {version!r}, and this version of sae-lens-groups reads "
+                f"{FORMAT_VERSION}; upgrade sae-lens-groups"
+            )
         try:
             return cls._from_dict(data)
         except LayerGroupsError as error:
@@ -173,36 +188,37 @@ class GroupPlan:
 
     @classmethod
     def _from_dict(cls, data: Mapping[str, Any]) -> "GroupPlan":
-        before, _, after = data["hook_template"].partition("{layer}")
-        template = HookTemplate(before, after)
-        distances = LayerDistances.from_dict(data, data["model_name"], template)
-        cost, time = (
-            None if data[name] is None else SuiteCost.from_dict(data[name], distances.n_layers)
-            for name in ("cost", "time")
-        )
+        for name, kind in _KINDS.items():
+            if not isinstance(data[name], kind):
+                raise TypeError(f"{name} is {data[name]!r}")
+        if data["last_layer"] not in ("alone", "grouped"):
+            raise ValueError(f"last_layer is {data['last_layer']!r}")
         last_alone = data["last_layer"] == "alone"
+        distances = LayerDistances.from_dict(data)
+        flops, seconds = (
+            None if data[name] is None else SuiteCost.from_dict(data[name], distances.n_layers)
+            for name in ("flops", "seconds")
+        )
 
         def level(groups: tuple[LayerGroup, ...]) -> PlanLevel:
-            if groups[-1].last >= distances.n_layers:
-                raise LayerGroupsError(
-                    f"group {groups[-1]} reaches beyond the model, whose {distances.n_layers} "
-                    f"layers are 0-{distances.n_layers - 1}"
-                )
-            return PlanLevel.of(groups, distances, cost, last_alone=last_alone)
+            require_within(groups, distances.n_layers)
+            return PlanLevel.of(groups, distances, flops, last_alone=last_alone)
 
-        groups = disjoint(LayerGroup.from_layers(group["layers"]) for group in data["groups"])
-        edited = format_layer_groups(groups) != data["chosen"]["groups"]
-        return cls(
+        plan = cls(
             distances=distances,
             partition=data["partition"],
             last_alone=last_alone,
             hierarchy=tuple(level(parse_ranges(entry["groups"])) for entry in data["hierarchy"]),
-            chosen=level(groups),
-            rule=MANUAL if edited else data["chosen"]["rule"],
-            cost=cost,
-            time=time,
+            chosen=level(
+                disjoint(LayerGroup.from_layers(group["layers"]) for group in data["groups"])
+            ),
+            chosen_by=str(data["chosen"]["chosen_by"]),
+            flops=flops,
+            seconds=seconds,
             versions=data["versions"],
         )
+        was_edited = plan._chosen_figures().items() - data["chosen"].items()
+        return replace(plan, chosen_by="edited by hand") if was_edited else plan
 
 
 def _readable_json(data: Mapping[str, Any]) -> str:

@@ -31,7 +31,7 @@ class PlanLevel:
         cls,
         groups: Sequence[LayerGroup],
         distances: LayerDistances,
-        cost: SuiteCost | None,
+        flops: SuiteCost | None,
         *,
         last_alone: bool,
     ) -> "PlanLevel":
@@ -47,7 +47,7 @@ class PlanLevel:
             amad=sum(diameters) / len(counted) if counted else 0.0,
             weighted_amad=weighted / sum(sizes) if counted else 0.0,
             max_diameter=max(diameters, default=0.0),
-            cost=None if cost is None else cost.relative(len(groups)),
+            cost=None if flops is None else flops.relative(len(groups)),
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from sae_lens_groups.plan.picture import (
     COLOUR_MAP,
     CURVES,
     curves_of,
+    group_borders,
     level_diameters,
 )
 
@@ -33,7 +34,7 @@ def plan_page(plan: GroupPlan) -> str:
         facts=html.escape(
             f"{plan.hook_template}, {distances.n_layers} layers, {distances.n_tokens:,} tokens, "
             f"largest standard error {distances.largest_standard_error:.4f}. "
-            f"Chosen by: {plan.rule}."
+            f"Chosen by: {plan.chosen_by}."
         ),
         metric=html.escape(distances.metric.capitalize()),
         partition=html.escape(plan.partition),
@@ -57,6 +58,7 @@ def _page_data(plan: GroupPlan) -> dict[str, Any]:
         "levels": [
             {
                 "n_groups": level.n_groups,
+                "n_layers": sum(map(len, level.groups)),
                 "row": level.n_groups if level in plan.hierarchy else None,
                 "groups": [[group.first, group.last] for group in level.groups],
                 "figures": _figures(level),
@@ -112,16 +114,7 @@ def _levels_figure(plan: GroupPlan) -> go.Figure:
             "<extra></extra>",
         )
     )
-    borders = [
-        point
-        for level in plan.hierarchy
-        for group in level.groups[:-1]
-        for point in (
-            (group.last + 0.5, level.n_groups - 0.5),
-            (group.last + 0.5, level.n_groups + 0.5),
-            (None, None),
-        )
-    ]
+    borders = [point for line in group_borders(plan) for point in (*line, (None, None))]
     x, y = zip(*borders) if borders else ((), ())
     figure.add_scatter(
         x=x, y=y, mode="lines", line={"color": "white", "width": 1.5}, hoverinfo="skip"

@@ -30,7 +30,7 @@ def save_picture(plan: GroupPlan, path: Path) -> None:
     if len(groups) > 120:
         groups = f"{len(plan.groups)} groups"
     figure.suptitle(
-        f"{Path(plan.distances.model_name).name}, {plan.hook_template}: {groups}   ({plan.rule})",
+        f"{Path(plan.distances.model_name).name}, {plan.hook_template}: {groups}   ({plan.chosen_by})",
         fontsize=12,
     )
     figure.savefig(path, dpi=130)
@@ -60,12 +60,7 @@ def draw_levels(axes: Axes, plan: GroupPlan) -> None:
         vmax=float(plan.distances.matrix.max()),
         extent=(-0.5, plan.distances.n_layers - 0.5, len(plan.hierarchy) + 0.5, 0.5),
     )
-    borders = [
-        ((group.last + 0.5, level.n_groups - 0.5), (group.last + 0.5, level.n_groups + 0.5))
-        for level in plan.hierarchy
-        for group in level.groups[:-1]
-    ]
-    axes.add_collection(LineCollection(borders, colors="white", linewidths=1.2))
+    axes.add_collection(LineCollection(group_borders(plan), colors="white", linewidths=1.2))
     if plan.chosen in plan.hierarchy:
         row = (-0.5, plan.chosen.n_groups - 0.5), plan.distances.n_layers, 1
         axes.add_patch(Rectangle(*row, fill=False, edgecolor=CHOSEN, linewidth=2.2, clip_on=False))
@@ -110,6 +105,15 @@ def level_diameters(plan: GroupPlan) -> np.ndarray:
         for group in level.groups:
             row[group.first : group.last + 1] = plan.distances.diameter(group)
     return rows
+
+
+def group_borders(plan: GroupPlan) -> list[list[tuple[float, float]]]:
+    """A line from (layer, G) to (layer, G) between any two groups of a level."""
+    return [
+        [(group.last + 0.5, level.n_groups - 0.5), (group.last + 0.5, level.n_groups + 0.5)]
+        for level in plan.hierarchy
+        for group in level.groups[:-1]
+    ]
 
 
 def _label_layers(axes: Axes) -> None:

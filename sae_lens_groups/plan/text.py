@@ -19,7 +19,7 @@ def plan_text(plan: GroupPlan, training_tokens: int | None = None) -> str:
         f"{distances.metric} distances of {distances.n_layers} layers at {plan.hook_template}: "
         f"{distances.n_tokens:,} tokens, largest standard error {distances.largest_standard_error:.4f}",
         layer_bar(plan),
-        f"{saes(plan.chosen)}, chosen by: {plan.rule}",
+        f"{saes(plan.chosen)}, chosen by: {plan.chosen_by}",
         "",
         *level_table(plan),
         *cost_lines(plan, training_tokens),
@@ -53,11 +53,11 @@ def cost_lines(plan: GroupPlan, training_tokens: int | None) -> list[str]:
     """What the chosen suite costs against the other two ways."""
     lines = []
     n_saes = len(plan.groups)
-    if plan.cost is not None:
-        lines += ["", "cost, counted:  " + _compared(plan.cost, n_saes, "MFLOPs per token", 1e-6)]
-    if plan.time is not None and training_tokens is not None:
+    if plan.flops is not None:
+        lines += ["", "cost, counted:  " + _compared(plan.flops, n_saes, "MFLOPs per token", 1e-6)]
+    if plan.seconds is not None and training_tokens is not None:
         lines.append(
-            "time, measured: " + _compared(plan.time, n_saes, "minutes", training_tokens / 60)
+            "time, measured: " + _compared(plan.seconds, n_saes, "minutes", training_tokens / 60)
         )
         lines.append(f"                for training_tokens = {training_tokens:,}, steps alone")
     return lines

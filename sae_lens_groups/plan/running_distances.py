@@ -1,26 +1,14 @@
-"""Measures how far apart the layers of a model are, in one pass over some tokens.
+"""Adds up a metric's sums over LM batches, and turns them into distances with standard errors.
 
 Shapes: L layers, B tokens of one LM batch, N of one block, D = d_in, C clusters of LM batches.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
-from sae_lens import LanguageModelSAERunnerConfig
-from sae_lens.config import HfDataset
-from tqdm.auto import tqdm
-from transformer_lens import HookedRootModule
 
-from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.dataset import as_stream, open_dataset
-from sae_lens_groups.errors import DatasetError, NonFiniteActivationsError, UnknownNameError
-from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.model import load_hooked_model, n_layers_of, require_hooks
-from sae_lens_groups.plan.distances import LayerDistances
+from sae_lens_groups.errors import DatasetError, NonFiniteActivationsError, PlanError
 from sae_lens_groups.plan.metrics import DistanceMetric
-from sae_lens_groups.plugins import distance_metrics
-from sae_lens_groups.store import GroupActivationsStore
 
 BLOCK_TOKENS = 256
 # The error of a mean over correlated tokens is estimated from this many parts of them.
@@ -29,83 +17,7 @@ MAX_CLUSTERS = 32
 MEAN_SHARE = 10
 
 
-def measure_layer_distances(
-    cfg: LanguageModelSAERunnerConfig[Any],
-    *,
-    metric: str = "angular",
-    n_tokens: int | None = None,
-    override_dataset: HfDataset | None = None,
-    override_model: HookedRootModule | None = None,
-) -> LayerDistances:
-    """How far apart the layers of the model are, each with its standard error.
-
-    Reads tokens as a training run of this config would, special tokens left out, with all layers
-    captured in one pass. Memory does not grow with the number of tokens.
-
-    The standard errors are jackknife estimates over up to 32 clusters of LM batches: tokens of one
-    prompt are alike, and an error that took them for independent would be too small.
-
-    Args:
-        cfg: a SAELens config, or one with layer groups, whose groups play no part here.
-        metric: `angular`, `cosine`, `cka`, or a name that another package registered.
-        n_tokens: how many tokens to read, in whole LM batches; `cfg.plan_tokens` where the config
-            has it, otherwise 200,000. All there are, where the dataset ends before.
-        override_dataset: measures on this dataset instead of `cfg.dataset_path`.
-        override_model: measures this model, with hooks at all layers, instead of `cfg.model_name`.
-
-    Raises:
-        UnknownNameError: no plugin registered the metric.
-        DatasetError: the dataset gives too few tokens for a standard error.
-        NonFiniteActivationsError: a layer's activations are NaN or infinite.
-        GroupSAEError: another mistake in the config, as in training.
-    """
-    if not isinstance(cfg, GroupSAERunnerConfig):
-        cfg = GroupSAERunnerConfig.from_sae_lens(cfg, layer_groups="each")
-    chosen = find_metric(metric)
-    dataset = open_dataset(cfg) if override_dataset is None else as_stream(override_dataset)
-    model = override_model or load_hooked_model(cfg, None)
-    store = all_layers_store(cfg, model, dataset)
-    n_tokens = cfg.plan_tokens if n_tokens is None else n_tokens
-    with tqdm(
-        total=n_tokens, desc="Measuring layer distances", unit="tok", unit_scale=True, leave=False
-    ) as bar:
-        measurement = _Measurement(chosen, n_tokens, cfg.hook_template.hook_names(store.groups))
-        for rows_LBD in store.layer_rows():
-            measurement.add(rows_LBD)
-            bar.update(min(len(rows_LBD[0]), n_tokens - bar.n))
-            if measurement.n_tokens >= n_tokens:
-                break
-    matrix_LL, standard_errors_LL = measurement.result()
-    return LayerDistances(
-        metric=metric,
-        matrix=matrix_LL.numpy(),
-        standard_errors=standard_errors_LL.numpy(),
-        n_tokens=measurement.n_tokens,
-        model_name=cfg.model_name,
-        hook_template=cfg.hook_template,
-    )
-
-
-def find_metric(name: str) -> DistanceMetric:
-    """The metric of this name among those that plugins registered."""
-    known = distance_metrics()
-    if name not in known:
-        raise UnknownNameError(
-            f"metric {name!r} is not known; known metrics: {', '.join(sorted(known))}"
-        )
-    return known[name]
-
-
-def all_layers_store(
-    cfg: GroupSAERunnerConfig[Any], model: HookedRootModule, dataset: HfDataset
-) -> GroupActivationsStore:
-    """A store of its own that captures every layer, from the dataset's first row on."""
-    every_layer = (LayerGroup(0, n_layers_of(model, cfg.hook_template) - 1),)
-    require_hooks(model, cfg.hook_template, every_layer)
-    return GroupActivationsStore.from_group_config(model, cfg, every_layer, as_stream(dataset))
-
-
-class _Measurement:
+class RunningDistances:
     """Adds up LM batches; first the layers' means, where the metric wants them, then the sums."""
 
     def __init__(self, metric: DistanceMetric, n_tokens: int, hook_names: list[str]) -> None:
@@ -177,10 +89,15 @@ class _Measurement:
         )
         n_clusters = len(without_CLL)
         spread_LL = without_CLL.var(dim=0, correction=0)
-        return (
-            self._distances(sums_C.sum(dim=0), int(n_tokens_C.sum())),
-            (spread_LL * (n_clusters - 1)).sqrt(),
-        )
+        distances_LL = self._distances(sums_C.sum(dim=0), int(n_tokens_C.sum()))
+        standard_errors_LL = (spread_LL * (n_clusters - 1)).sqrt()
+        if not (distances_LL.isfinite() & standard_errors_LL.isfinite()).all():
+            raise PlanError(
+                f"the distances cannot be worked out from {self.n_tokens:,} tokens in "
+                f"{self._n_batches} LM batches: some layers do not vary there; raise plan_tokens or "
+                "store_batch_size_prompts"
+            )
+        return distances_LL, standard_errors_LL
 
     def _too_few(self) -> str:
         if self.n_tokens < self.n_wanted:
@@ -190,7 +107,7 @@ class _Measurement:
             )
         return (
             f"plan_tokens={self.n_wanted:,} are {self._n_batches} LM batches besides those for the "
-            "means, too few for a standard error; raise plan_tokens or lower store_batch_size_prompts"
+            "means, too few for a standard error; raise plan_tokens"
         )
 
     def _distances(self, sums: torch.Tensor, n_tokens: int) -> torch.Tensor:

@@ -7,12 +7,12 @@ from transformer_lens import HookedRootModule
 
 from sae_lens_groups.checkpoint import saved_plan
 from sae_lens_groups.config import GroupSAERunnerConfig
+from sae_lens_groups.count_cost import count_flops
 from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.measure import measure_layer_distances
 from sae_lens_groups.model import n_layers_of
 from sae_lens_groups.plan.choose import plan_groups
-from sae_lens_groups.plan.count import count_flops
 from sae_lens_groups.plan.group_plan import GroupPlan
-from sae_lens_groups.plan.measure import measure_layer_distances
 
 
 def choose_groups(
@@ -28,7 +28,7 @@ def choose_groups(
         return cfg.resolve_groups(n_layers), cfg.plan_from_file(n_layers)
     cfg.require_enough_layers(n_layers)
     resumed_from = cfg.resume_from_checkpoint
-    plan = None if resumed_from is None else saved_plan(resumed_from)
+    plan = None if resumed_from is None else saved_plan(resumed_from, cfg)
     plan = plan or _measured_plan(cfg, model, dataset)
     return plan.groups, plan
 
@@ -36,10 +36,6 @@ def choose_groups(
 def _measured_plan(
     cfg: GroupSAERunnerConfig[Any], model: HookedRootModule, dataset: HfDataset
 ) -> GroupPlan:
+    flops = count_flops(cfg, model, dataset)  # first: what does not fit into memory shows at once
     distances = measure_layer_distances(cfg, override_model=model, override_dataset=dataset)
-    return plan_groups(
-        distances,
-        cfg.layer_groups,
-        amad_threshold=cfg.amad_threshold,
-        cost=count_flops(cfg, model, dataset),
-    )
+    return plan_groups(distances, cfg.layer_groups, amad_threshold=cfg.amad_threshold, flops=flops)

@@ -13,8 +13,8 @@ from transformer_lens import HookedRootModule
 
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.initialization import fresh_sae
+from sae_lens_groups.measure import all_layers_store
 from sae_lens_groups.plan.cost import SuiteCost
-from sae_lens_groups.plan.measure import all_layers_store
 from sae_lens_groups.quiet import without_model_kwargs_advice
 
 # torch counts attention on GPUs alone.
@@ -35,7 +35,7 @@ def count_flops(
     (`use_sparse_activations`) the part that grows with k is not counted.
     """
     store = all_layers_store(cfg, model, dataset)
-    sae_step = _counted(_sae_step(cfg, _ROWS_TO_COUNT)) / _ROWS_TO_COUNT
+    sae_step = _counted(_sae_step(cfg, _ROWS_TO_COUNT, with_optimizer=False)) / _ROWS_TO_COUNT
     tokens = store.get_batch_tokens(batch_size=1)
     forward = _counted(lambda: store.get_multi_hook_activations(tokens))
     return SuiteCost(
@@ -51,12 +51,13 @@ def time_steps(
 ) -> SuiteCost:
     """Seconds per token of the same two, on this machine: medians of five, after one to warm up.
 
-    What else a run does (drawing, shuffling, logging) is not in it, so it is a lower bound.
+    A step is forward, backward and Adam, in float32 and without `compile_sae`. What else a run does
+    is not in it: drawing, shuffling, the auxiliary loss of dead features, logging and evals.
     """
     store = all_layers_store(cfg, model, dataset)
     tokens = store.get_batch_tokens()
     forward = _timed(lambda: store.get_multi_hook_activations(tokens), cfg.llm_device)
-    sae_step = _timed(_sae_step(cfg, cfg.train_batch_size_tokens), cfg.device)
+    sae_step = _timed(_sae_step(cfg, cfg.train_batch_size_tokens, with_optimizer=True), cfg.device)
     return SuiteCost(
         unit="seconds",
         lm_forward=forward / (len(tokens) * cfg.rows_per_prompt),
@@ -65,12 +66,14 @@ def time_steps(
     )
 
 
-def _sae_step(cfg: GroupSAERunnerConfig[Any], n_rows: int) -> Callable[[], Any]:
-    """A training step of one SAE of this config on random rows, optimiser included."""
+def _sae_step(
+    cfg: GroupSAERunnerConfig[Any], n_rows: int, *, with_optimizer: bool
+) -> Callable[[], Any]:
+    """A training step of one SAE of this config on random rows."""
     with torch.random.fork_rng(), without_model_kwargs_advice():
         sae = fresh_sae(cfg).to(cfg.device)
         rows_BD = torch.randn(n_rows, sae.cfg.d_in, dtype=sae.dtype, device=sae.device)
-    optimizer = torch.optim.Adam(sae.parameters(), lr=cfg.lr)
+    optimizer = torch.optim.Adam(sae.parameters(), lr=cfg.lr) if with_optimizer else None
     step_input = TrainStepInput(
         sae_in=rows_BD,
         coefficients={
@@ -83,9 +86,10 @@ def _sae_step(cfg: GroupSAERunnerConfig[Any], n_rows: int) -> Callable[[], Any]:
     )
 
     def step() -> None:
-        optimizer.zero_grad()
+        sae.zero_grad()
         sae.training_forward_pass(step_input).loss.backward()
-        optimizer.step()
+        if optimizer is not None:
+            optimizer.step()
 
     return step
 
@@ -108,8 +112,8 @@ def _timed(work: Callable[[], Any], device: str | None) -> float:
     def seconds() -> float:
         start = time.perf_counter()
         work()
-        if device is not None and torch.device(device).type == "cuda":
-            torch.cuda.synchronize(device)
+        if device is not None and torch.device(device).type != "cpu":
+            torch.accelerator.synchronize()
         return time.perf_counter() - start
 
     seconds()

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sae_lens_groups import files
 from sae_lens_groups.errors import LayerGroupsError, UnknownNameError
-from sae_lens_groups.layers import LayerGroup, disjoint, parse_ranges
+from sae_lens_groups.layers import LayerGroup, disjoint, parse_ranges, require_within
 from sae_lens_groups.plan.distances import LayerDistances
 
 LastLayer = Literal["alone", "grouped"]
@@ -76,6 +77,8 @@ def parse_layer_groups(text: str) -> PartitionRule | PlanFile:
         )
     if text.endswith(".json"):
         return PlanFile(Path(text).expanduser())
+    if "/" in text or "\\" in text:  # a folder that `plan` wrote
+        return PlanFile(Path(text).expanduser() / files.PLAN)
     if text[0].isalpha():
         name, colon, number = text.partition(":")
         return PartitionRule(name.strip(), _n_groups(number, text) if colon else None)
@@ -153,12 +156,7 @@ def resolve(
     )
     alone = [LayerGroup(layer, layer) for layer in range(n_split, n_layers)]
     groups = disjoint([*partition.split(request), *alone])
-    beyond = [group for group in groups if group.last >= n_layers]
-    if beyond:
-        raise LayerGroupsError(
-            f"group {beyond[0]} reaches beyond the model, whose {n_layers} layers "
-            f"are 0-{n_layers - 1}"
-        )
+    require_within(groups, n_layers)
     return groups
 
 
