@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from sae_lens_groups.alignment import Alignment, affine, orthogonal, scale
 from sae_lens_groups.hookspecs import hookimpl
 from sae_lens_groups.plan.linkage import linkage
 from sae_lens_groups.plan.metrics import ANGULAR, CKA, COSINE, DistanceMetric
@@ -26,3 +27,11 @@ def register_layer_distances(register: Callable[[str, DistanceMetric], None]) ->
     register("angular", ANGULAR)
     register("cosine", COSINE)
     register("cka", CKA)
+
+
+@hookimpl
+def register_alignments(register: Callable[[str, Alignment], None]) -> None:
+    """One factor, a rotation, and least squares."""
+    register("scale", Alignment(scale))
+    register("orthogonal", Alignment(orthogonal, keeps_lengths=True))
+    register("affine", Alignment(affine))

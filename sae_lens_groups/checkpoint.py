@@ -11,6 +11,7 @@ from sae_lens.constants import ACTIVATIONS_STORE_STATE_FILENAME
 from safetensors import SafetensorError
 
 from sae_lens_groups import files
+from sae_lens_groups.alignment import NONE
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import CheckpointError
 from sae_lens_groups.layers import HookTemplate, LayerGroup
@@ -117,6 +118,7 @@ def _facts(settings: Mapping[str, Any]) -> dict[str, Any]:
         "model_name": Path(str(settings.get("model_name"))).name,
         "hook_name": str(HookTemplate.from_hook_name(str(settings.get("hook_name")))),
         "hook_head_index": settings.get("hook_head_index"),
+        "layer_alignment": settings.get("layer_alignment", NONE),
         **{name: sae.get(name) for name in _FIXED_SAE_FIELDS},
     }
 

@@ -10,9 +10,11 @@ from sae_lens import LanguageModelSAERunnerConfig
 from sae_lens.constants import DTYPE_MAP
 from sae_lens.saes.sae import TrainingSAEConfig
 
+from sae_lens_groups.alignment import NONE
 from sae_lens_groups.errors import ConfigError, UnknownNameError
 from sae_lens_groups.inherited import underived, with_run_id, without_run_id
 from sae_lens_groups.layers import HookTemplate, LayerGroup
+from sae_lens_groups.normalization import ESTIMATED_MODES
 from sae_lens_groups.plan.choose import require_plannable, require_threshold
 from sae_lens_groups.plan.group_plan import GroupPlan
 from sae_lens_groups.plan.partitions import (
@@ -23,7 +25,7 @@ from sae_lens_groups.plan.partitions import (
     require_usable,
     resolve,
 )
-from sae_lens_groups.plugins import partitions
+from sae_lens_groups.plugins import alignments, partitions
 
 _LR_SCHEDULERS = ("constant", "cosineannealing", "cosineannealingwarmrestarts")
 
@@ -41,7 +43,8 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
     Args:
         layer_groups (str): Which layers share an SAE. `0-3,4-7,8-10,11` names the groups (only the layers named are trained), `each` is one SAE per layer, `even:4` is all layers but the last in 4 near-equal runs, plus the last alone. `auto` measures how far apart the layers are and merges neighbouring ones into the fewest groups whose AMAD is below `amad_threshold`, `auto:4` into 4; `optimal` and `optimal:4` do the same by another rule. A path such as `my_plan/plan.json` takes the groups of a plan.
         amad_threshold (float): For `auto` without a number: the mean over the groups of the largest distance in each stays below it.
-        plan_tokens (int): How many tokens the distances are measured on, where they are.
+        plan_tokens (int): How many tokens distances and alignments are measured on, where they are.
+        layer_alignment (str): How each layer of a group is mapped to the group's middle layer before the SAE: `none`, `orthogonal` (a rotation), `affine` (least squares) or `scale` (one factor). The maps are fitted before training and folded into each layer's SAE at the end.
 
     Raises:
         GroupSAEError: `layer_groups` cannot be read, `hook_name` has no layer number, or a setting cannot be used with groups.
@@ -50,6 +53,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
     layer_groups: str
     amad_threshold: float = 0.2
     plan_tokens: int = 200_000
+    layer_alignment: str = NONE
 
     def __post_init__(self) -> None:
         self._require_usable()
@@ -67,6 +71,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         """Catches what can be known to be wrong before a model is loaded."""
         HookTemplate.from_hook_name(self.hook_name)
         self._require_usable_groups()
+        self._require_usable_alignment()
         self._require_known_names()
         if self.use_cached_activations:
             raise ConfigError(
@@ -96,6 +101,28 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         require_threshold(self.amad_threshold)
         if self.plan_tokens < 1:
             raise ConfigError(f"plan_tokens is {self.plan_tokens}; measure at least some thousands")
+
+    def _require_usable_alignment(self) -> None:
+        if self.layer_alignment == NONE:
+            return
+        known = alignments()
+        if self.layer_alignment not in known:
+            raise UnknownNameError(
+                f"layer_alignment {self.layer_alignment!r} is not known; known alignments: none, "
+                f"{', '.join(sorted(known))}"
+            )
+        if self.sae.normalize_activations not in ("none", *ESTIMATED_MODES):
+            raise ConfigError(
+                f"layer_alignment {self.layer_alignment!r} cannot be folded into an SAE with "
+                f"normalize_activations={self.sae.normalize_activations!r}, which works on each row "
+                "by itself; use none or expected_average_only_in"
+            )
+        is_tied = self.sae.architecture() == "matching_pursuit"
+        if is_tied and not known[self.layer_alignment].keeps_lengths:
+            raise ConfigError(
+                f"layer_alignment {self.layer_alignment!r} cannot be folded into matching_pursuit, "
+                "whose encoder is its decoder; use orthogonal or none"
+            )
 
     def _require_known_names(self) -> None:
         """Catches what SAELens itself would find only once the model is loaded."""

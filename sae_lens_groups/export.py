@@ -43,6 +43,7 @@ def export_suite(
         scaling_factors={layer: part.scaler.scaling_factor for layer, part in layers.items()},
         model_name=cfg.model_name,
         versions=_versions(),
+        layer_alignment=cfg.layer_alignment,
         plan=plan,
     )
 

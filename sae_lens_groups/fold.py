@@ -3,7 +3,7 @@
 A group SAE f works on normalised rows s*x. The layer's SAE has to compute f(s*x) / s from x.
 Dividing only the vectors by s does that for every SAELens architecture and leaves W_enc and W_dec
 bit-identical across the layers of a group, so a chunked store keeps them once. The features of
-the layer's SAE are then 1/s times the group's.
+the layer's SAE are then 1/s times the group's. An alignment goes into the matrices, layer by layer.
 """
 
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from sae_lens import SAE, TrainingSAE
 from sae_lens.training.activation_scaler import ActivationScaler
 
+from sae_lens_groups.alignment import LayerMap, layer_map_of
 from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.normalization import ESTIMATED_MODES, whitening_of
 from sae_lens_groups.quiet import without_model_kwargs_advice
@@ -19,6 +20,7 @@ from sae_lens_groups.quiet import without_model_kwargs_advice
 _MATRICES = frozenset({"W_enc", "W_dec"})
 # In units of the SAE's input, so they scale with it.
 _VECTORS = frozenset({"b_enc", "b_dec", "b_gate", "b_mag", "threshold"})
+_ENCODER_BIASES = frozenset({"b_enc", "b_gate"})
 _SCALE_FREE = frozenset({"r_mag"})  # the gated SAE's log ratio of magnitude to gate
 _SCALED_SETTINGS = ("residual_threshold",)  # matching pursuit stops at this residual norm
 
@@ -51,10 +53,13 @@ def layer_sae(
         scaler: the layer's normalisation.
         metadata: the layer's own entries, put over those of the group SAE.
     """
-    if whitening_of(scaler) is not None:
+    layer_map, whitening = layer_map_of(scaler), whitening_of(scaler)
+    if whitening is not None and layer_map is None:
         group_sae = _whitening_folded(group_sae, scaler)
     state = _inference_state(group_sae)
     cfg = group_sae.cfg.get_inference_sae_cfg_dict()
+    if layer_map is not None:
+        _fold_map(state, cfg, layer_map)
     if scaler.scaling_factor is not None:
         _divide_vectors(state, cfg, scaler.scaling_factor)
     cfg["metadata"] = {**cfg["metadata"], **metadata}
@@ -63,7 +68,41 @@ def layer_sae(
         sae = SAE.from_dict(cfg)
     sae.process_state_dict_for_loading(state)
     sae.load_state_dict(state)
+    if whitening is not None and layer_map is not None:
+        _fold_whitening(sae, whitening)  # the map follows it, so it is folded after the map
     return sae
+
+
+def _fold_map(state: dict[str, torch.Tensor], cfg: dict[str, Any], layer_map: LayerMap) -> None:
+    """Puts a map in front of the SAE with these inference parameters, and its way back behind it."""
+    old = {name: tensor.double() for name, tensor in state.items()}
+    device = old["W_dec"].device
+    reverse_DD = layer_map.reverse_matrix_DD.to(device)
+    new = {
+        "W_dec": old["W_dec"] @ reverse_DD,
+        "b_dec": old["b_dec"] @ reverse_DD + layer_map.reverse_offset_D.to(device),
+    }
+    if "W_enc" in old:  # matching pursuit's encoder is its decoder
+        new["W_enc"] = layer_map.matrix_DD.to(device) @ old["W_enc"]
+        shift_F = layer_map.offset_D.to(device) @ old["W_enc"]
+        if cfg["apply_b_dec_to_input"]:
+            shift_F = shift_F - old["b_dec"] @ old["W_enc"] + new["b_dec"] @ new["W_enc"]
+        for name in _ENCODER_BIASES & old.keys():
+            new[name] = old[name] + shift_F
+        if "b_mag" in old:  # added to W_enc exp(r_mag)
+            new["b_mag"] = old["b_mag"] + shift_F * old["r_mag"].exp()
+    state.update({name: tensor.to(state[name].dtype) for name, tensor in new.items()})
+    if "rescale_acts_by_decoder_norm" in cfg:
+        # Saving for inference has put the decoder's norms into the encoder; the map's are new.
+        cfg["rescale_acts_by_decoder_norm"] = False
+
+
+def _fold_whitening(sae: Any, whitening: Any) -> None:
+    sae.fold_activation_whitening(
+        mean=whitening.mean,
+        whitening_matrix=whitening.matrix,
+        unwhitening_matrix=whitening.inverse_matrix,
+    )
 
 
 def _inference_state(sae: TrainingSAE[Any]) -> dict[str, torch.Tensor]:
@@ -78,13 +117,7 @@ def _whitening_folded(group_sae: TrainingSAE[Any], scaler: ActivationScaler) -> 
     with without_model_kwargs_advice():
         folded = TrainingSAE.from_dict(group_sae.cfg.to_dict())
     folded.load_state_dict(group_sae.state_dict())
-    whitening = whitening_of(scaler)
-    assert whitening is not None
-    folded.fold_activation_whitening(
-        mean=whitening.mean,
-        whitening_matrix=whitening.matrix,
-        unwhitening_matrix=whitening.inverse_matrix,
-    )
+    _fold_whitening(folded, whitening_of(scaler))
     return folded
 
 

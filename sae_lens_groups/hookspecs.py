@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pluggy
 
+from sae_lens_groups.alignment import Alignment
 from sae_lens_groups.plan.metrics import DistanceMetric
 from sae_lens_groups.plan.partitions import Partition
 
@@ -31,5 +32,14 @@ def register_layer_distances(register: Callable[[str, DistanceMetric], None]) ->
     """Add ways to measure how far apart layers are, for `measure_layer_distances(metric="NAME")`.
 
     Called when a name is looked up. Call `register(name, metric)` for each way.
+    A name that is already taken is an error that names both plugins. Return nothing.
+    """
+
+
+@hookspec
+def register_alignments(register: Callable[[str, Alignment], None]) -> None:
+    """Add ways to map a layer's activations to another's, for `layer_alignment="NAME"`.
+
+    Called when a name is looked up. Call `register(name, alignment)` for each way.
     A name that is already taken is an error that names both plugins. Return nothing.
     """

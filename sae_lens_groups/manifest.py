@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sae_lens_groups.alignment import NONE
 from sae_lens_groups.errors import LayerGroupsError, PlanError, SuiteError
 from sae_lens_groups.layers import HookTemplate, LayerGroup, disjoint
 from sae_lens_groups.plan.group_plan import GroupPlan
@@ -23,6 +24,8 @@ class SuiteManifest:
     model_name: str
     versions: Mapping[str, str]
     """The versions of the packages that trained the suite."""
+    layer_alignment: str = NONE
+    """How every layer was mapped to its group's middle layer."""
     plan: GroupPlan | None = None
     """What the groups were chosen from; None where they were named, or follow a rule."""
 
@@ -61,6 +64,7 @@ class SuiteManifest:
                 for layer in self.layers
             },
             "versions": dict(self.versions),
+            **({} if self.layer_alignment == NONE else {"layer_alignment": self.layer_alignment}),
             **({} if self.plan is None else {"plan": self.plan.to_dict()}),
         }
 
@@ -112,6 +116,7 @@ class SuiteManifest:
             },
             model_name=data["model_name"],
             versions=data["versions"],
+            layer_alignment=data.get("layer_alignment", NONE),
             plan=GroupPlan.from_dict(data["plan"]) if "plan" in data else None,
         )
 

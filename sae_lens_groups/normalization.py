@@ -6,6 +6,7 @@ norm drown the others, so every layer has its own (Group-SAE, arXiv 2410.21508, 
 Shapes: B rows of a training batch, D = d_in, L layers of the group.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -13,6 +14,7 @@ import torch
 from sae_lens.training import activation_scaler
 from sae_lens.training.activation_scaler import ActivationScaler
 
+from sae_lens_groups.alignment import AlignedScaler, Alignment, PairMoments, layer_map_of
 from sae_lens_groups.errors import NormEstimateError
 from sae_lens_groups.layers import LayerGroup
 
@@ -36,12 +38,14 @@ class GroupScaling:
     @classmethod
     def identity(cls, group: LayerGroup) -> "GroupScaling":
         """Scalers that leave every row as it is."""
-        return cls(group, [ActivationScaler() for _ in group.layers])
+        return cls(group, [AlignedScaler() for _ in group.layers])
 
     def scale(self, rows_BD: torch.Tensor, position_B: torch.Tensor) -> torch.Tensor:
         """Each row scaled by its own layer's scaler. Returns (B, D)."""
         if len(self.scalers) == 1:
             return self.scalers[0].scale(rows_BD)
+        if any(layer_map_of(scaler) is not None for scaler in self.scalers):
+            return self._scale_layer_by_layer(rows_BD, position_B)
         factors = [scaler.scaling_factor for scaler in self.scalers]
         if None not in factors:
             factor_L = torch.tensor(factors, dtype=rows_BD.dtype, device=rows_BD.device)
@@ -49,6 +53,25 @@ class GroupScaling:
         if any(whitening_of(scaler) is not None for scaler in self.scalers):
             return self._scale_layer_by_layer(rows_BD, position_B)
         return rows_BD
+
+    def aligned(self, alignment: Alignment, moments: Mapping[int, PairMoments]) -> "GroupScaling":
+        """The same scaling, followed by a map of every layer to the group's middle layer.
+
+        Args:
+            alignment: how the maps are fitted.
+            moments: layer -> raw moments with the middle layer, of every other layer.
+        """
+        of_layer = dict(zip(self.group.layers, self.scalers))
+        middle = of_layer[self.group.middle]
+        maps = {
+            layer: alignment.fit(moments[layer].scaled(scaler, middle))
+            for layer, scaler in of_layer.items()
+            if layer != self.group.middle
+        }
+        return GroupScaling(
+            self.group,
+            [AlignedScaler.of(scaler, maps.get(layer)) for layer, scaler in of_layer.items()],
+        )
 
     def _scale_layer_by_layer(
         self, rows_BD: torch.Tensor, position_B: torch.Tensor

@@ -8,6 +8,7 @@ from typing import Any
 import pluggy
 
 from sae_lens_groups import builtin_plugins, hookspecs
+from sae_lens_groups.alignment import Alignment
 from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.hookspecs import PROJECT_NAME
 from sae_lens_groups.plan.metrics import DistanceMetric
@@ -43,6 +44,11 @@ def partitions() -> dict[str, Partition]:
 def distance_metrics() -> dict[str, DistanceMetric]:
     """All registered distances between layers by name."""
     return _collect("register_layer_distances")[0]
+
+
+def alignments() -> dict[str, Alignment]:
+    """All registered maps between layers by name."""
+    return _collect("register_alignments")[0]
 
 
 def registrations() -> list[Registration]:

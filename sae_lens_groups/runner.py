@@ -14,6 +14,8 @@ from sae_lens.training.prefetch import PrefetchingIterator
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups import files
+from sae_lens_groups.align import moments_to_middle_layers
+from sae_lens_groups.alignment import NONE, PairMoments
 from sae_lens_groups.checkpoint import readable, require_resumable, save_runner_files
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.dataset import as_stream, open_dataset, require_usable_rows
@@ -29,6 +31,7 @@ from sae_lens_groups.model import (
     require_hooks,
 )
 from sae_lens_groups.plan.group_plan import GroupPlan
+from sae_lens_groups.plugins import alignments
 from sae_lens_groups.run_groups import choose_groups
 from sae_lens_groups.store import GroupActivationsStore
 from sae_lens_groups.suite import SAESuite
@@ -80,6 +83,7 @@ class GroupSAETrainingRunner:
             getattr(self.model, "tokenizer", None),
             d_vocab(self.model),
         )
+        self._dataset = dataset
         self.groups, self.plan = choose_groups(cfg, self.model, dataset)
         require_hooks(self.model, cfg.hook_template, self.groups)
         if cfg.resume_from_checkpoint is not None and groups is None:
@@ -135,10 +139,18 @@ class GroupSAETrainingRunner:
         with torch.random.fork_rng():
             # Before the batches: a prefetching thread draws from the same generator at once.
             torch.set_rng_state(self._rng_state)
+            # Before the batches, whose prefetching thread uses the model too.
+            moments = self._layer_moments()
             with self._batches() as batches:
                 trainer = self._trainer(batches)
-                self._fit(trainer)
+                self._fit(trainer, moments)
         return trainer
+
+    def _layer_moments(self) -> dict[int, PairMoments] | None:
+        """What the alignment is fitted from; None where there is none, or a checkpoint has it."""
+        if self.cfg.layer_alignment == NONE or self.cfg.resume_from_checkpoint is not None:
+            return None
+        return moments_to_middle_layers(self.cfg, self.model, self._dataset, self.groups)
 
     @contextlib.contextmanager
     def _batches(self) -> Iterator[StoppableIterator[dict[str, torch.Tensor]]]:
@@ -181,13 +193,15 @@ class GroupSAETrainingRunner:
         )
         return trainer
 
-    def _fit(self, trainer: GroupTrainer) -> None:
+    def _fit(self, trainer: GroupTrainer, moments: dict[int, PairMoments] | None) -> None:
         try:
             if self.cfg.resume_from_checkpoint is not None:
                 with readable(self.cfg.resume_from_checkpoint):
                     trainer.load_checkpoint(self.cfg.resume_from_checkpoint)
             else:
                 trainer.estimate_scaling(self.cfg.sae.normalize_activations)
+            if moments is not None:
+                trainer.align(alignments()[self.cfg.layer_alignment], moments)
             self._compile_saes_if_asked()
             trainer.fit()
         except TrainingInterrupted as interruption:

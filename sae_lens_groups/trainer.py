@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from typing_extensions import override
 
 from sae_lens_groups import files
+from sae_lens_groups.alignment import Alignment, PairMoments
 from sae_lens_groups.errors import NonFiniteActivationsError
 from sae_lens_groups.layer_statistics import LayerStatistics, layer_metrics
 from sae_lens_groups.layers import LayerGroup
@@ -152,6 +153,11 @@ class GroupTrainer(MultiSAETrainer):
                 estimates[name].add(*trainer.unpack(batches[name]))
         for name, trainer in self.group_trainers.items():
             trainer.scaling = estimates[name].scaling()
+
+    def align(self, alignment: Alignment, moments: Mapping[int, PairMoments]) -> None:
+        """Maps every layer to its group's middle layer from here on, after its scaling."""
+        for trainer in self.group_trainers.values():
+            trainer.scaling = trainer.scaling.aligned(alignment, moments)
 
     @override
     def save_checkpoint(self, checkpoint_name: str, wandb_aliases: list[str] | None = None) -> None:

@@ -8,6 +8,7 @@ os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
 
 from pathlib import Path  # the environment above has to come first
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from datasets import Dataset
 from sae_lens import LoggingConfig, TrainingSAEConfig
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformer_lens.hook_points import HookedRootModule, HookPoint
 
 from sae_lens_groups import GroupSAERunnerConfig
 
@@ -106,6 +108,30 @@ def make_model(n_layers: int = N_LAYERS, norms: tuple[float, ...] = ()) -> Hooke
         for block, norm in zip(model.blocks, norms):
             block.mlp.W_out.mul_(norm)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
     return model
+
+
+class TableModel(HookedRootModule):
+    """A model whose activation at a layer depends on the token alone: a row of that layer's table."""
+
+    tokenizer = None
+
+    def __init__(self, tables: torch.Tensor) -> None:
+        super().__init__()
+        self.cfg = SimpleNamespace(d_vocab=tables.shape[1])
+        self.tables = torch.nn.Parameter(tables, requires_grad=False)  # (L, d_vocab, D)
+        self.blocks = torch.nn.ModuleList(_Block() for _ in tables)
+        self.setup()
+
+    def forward(self, tokens: torch.Tensor, **_: Any) -> torch.Tensor:
+        for table, block in zip(self.tables, self.blocks):
+            block.hook_resid_post(table[tokens])  # type: ignore[operator]
+        return tokens
+
+
+class _Block(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.hook_resid_post = HookPoint()
 
 
 def make_tokens(n_prompts: int = 200, seed: int = 0, highest: int = D_VOCAB) -> Dataset:

@@ -79,8 +79,8 @@ def test_every_flag_of_saelens_is_a_flag_of_ours(
     assert len(theirs) > 60
     assert theirs - ours == set()
     # SAELens 6.44 reads --architecture without listing it.
-    own = {"--layer_groups", "--amad_threshold", "--plan_tokens", "--config_file"}
-    assert ours - theirs <= own | {"--architecture"}
+    own = {"--layer_groups", "--amad_threshold", "--plan_tokens", "--layer_alignment"}
+    assert ours - theirs <= own | {"--config_file", "--architecture"}
 
 
 def test_flags_mean_what_they_mean_to_saelens() -> None:
@@ -118,7 +118,12 @@ def test_a_config_file_gives_every_setting_of_the_earlier_run(
     path, saved = saved_cfg
     cfg = parse_config(["--config_file", str(path), "--layer_groups", "even:3"])
     found = json.loads(json.dumps(cfg.to_dict()))
-    ours = {"layer_groups": "even:3", "amad_threshold": 0.2, "plan_tokens": 200_000}
+    ours = {
+        "layer_groups": "even:3",
+        "amad_threshold": 0.2,
+        "plan_tokens": 200_000,
+        "layer_alignment": "none",
+    }
     assert {name: found.pop(name) for name in ours} == ours
     # A new run writes its checkpoints beside the earlier one's, not into them.
     assert Path(found["checkpoint_path"]).parent == Path(saved["checkpoint_path"]).parent

@@ -4,7 +4,6 @@ import gc
 import math
 from collections.abc import Callable
 from itertools import combinations
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformer_lens import HookedTransformer
-from transformer_lens.hook_points import HookedRootModule, HookPoint
 
 from sae_lens_groups import hookimpl, measure_layer_distances
 from sae_lens_groups.errors import (
@@ -29,7 +27,7 @@ from sae_lens_groups.plan.distances import LayerDistances
 from sae_lens_groups.plan.metrics import DistanceMetric, mean_over_tokens
 from sae_lens_groups.plugins import plugin_manager
 
-from .conftest import CONTEXT_SIZE, D_IN, group_config, make_tokens
+from .conftest import CONTEXT_SIZE, D_IN, TableModel, group_config, make_tokens
 
 METRICS = ("angular", "cosine", "cka")
 Batches = list[np.ndarray]  # per LM batch (L, B, D)
@@ -187,30 +185,6 @@ def test_standard_errors_are_the_jackknifes_over_lm_batches(
 
 
 # --- activations of our choosing ---
-
-
-class TableModel(HookedRootModule):
-    """A model whose activation at a layer depends on the token alone: a row of that layer's table."""
-
-    tokenizer = None
-
-    def __init__(self, tables: torch.Tensor) -> None:
-        super().__init__()
-        self.cfg = SimpleNamespace(d_vocab=tables.shape[1])
-        self.tables = torch.nn.Parameter(tables, requires_grad=False)  # (L, d_vocab, D)
-        self.blocks = torch.nn.ModuleList(_Block() for _ in tables)
-        self.setup()
-
-    def forward(self, tokens: torch.Tensor, **_: Any) -> torch.Tensor:
-        for table, block in zip(self.tables, self.blocks):
-            block.hook_resid_post(table[tokens])  # type: ignore[operator]
-        return tokens
-
-
-class _Block(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.hook_resid_post = HookPoint()
 
 
 def distances_of(

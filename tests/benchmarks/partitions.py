@@ -26,7 +26,7 @@ from scipy.stats import spearmanr
 from sae_lens_groups import GroupSAETrainingRunner, evaluate_suite
 from sae_lens_groups.demo.model import stdlib_tokens
 from sae_lens_groups.demo.run import demo_config
-from sae_lens_groups.layers import LayerGroup, format_layer_groups, parse_ranges
+from sae_lens_groups.layers import LayerGroup, format_layer_groups
 from sae_lens_groups.measure import measure_layer_distances
 from sae_lens_groups.model import load_hooked_model
 from sae_lens_groups.plan.choose import plan_groups
@@ -85,12 +85,16 @@ def print_partitions(args: argparse.Namespace, distances: LayerDistances) -> Non
     for n_groups in N_GROUPS:
         for name, groups in partitions_into(n_groups, distances).items():
             runs = [scored(args, groups, seed) for seed in range(1, args.seeds + 1)]
-            cells = []
-            for metric in METRICS:
-                values = [run[metric] for run in runs]
-                half_range = (max(values) - min(values)) / 2
-                cells.append(f"{statistics.median(values):.4f} ± {half_range:.4f}")
-            print(f"| {n_groups} | {name} | {groups} | {' | '.join(cells)} |", flush=True)
+            print(f"| {n_groups} | {name} | {groups} | {cells(runs)} |", flush=True)
+
+
+def cells(runs: list[dict[str, Any]]) -> str:
+    """Both scores as cells of a table: the median, ± half the range."""
+    columns = [[run[metric] for run in runs] for metric in METRICS]
+    return " | ".join(
+        f"{statistics.median(values):.4f} ± {(max(values) - min(values)) / 2:.4f}"
+        for values in columns
+    )
 
 
 def partitions_into(n_groups: int, distances: LayerDistances) -> dict[str, str]:
@@ -149,24 +153,25 @@ def all_partitions(n_layers: int, n_groups: int) -> Iterator[tuple[LayerGroup, .
         yield tuple(LayerGroup(first, end - 1) for first, end in pairwise(ends))
 
 
-def scored(args: argparse.Namespace, groups: str, seed: int) -> dict[str, Any]:
+def scored(args: argparse.Namespace, groups: str, seed: int, **flags: Any) -> dict[str, Any]:
     """Mean scores over the layers named, from the log where this very run is in it."""
-    settings = {"groups": groups, "seed": seed, "tokens": args.tokens, "lr": args.lr}
+    settings = {"groups": groups, "seed": seed, "tokens": args.tokens, "lr": args.lr, **flags}
     for line in args.log.read_text().splitlines() if args.log and args.log.exists() else ():
         run = json.loads(line)
         if settings.items() <= run.items():
             return run
-    run = {**settings, **train_and_score(groups, args.tokens, args.lr, seed)}
+    run = {**settings, **train_and_score(**settings)}
     if args.log:
         with args.log.open("a") as file:
             file.write(json.dumps(run) + "\n")
     return run
 
 
-def train_and_score(groups: str, tokens: int, lr: float, seed: int) -> dict[str, float]:
+def train_and_score(
+    groups: str, tokens: int, lr: float, seed: int, **flags: Any
+) -> dict[str, float]:
     """Trains a suite of the demo model; mean scores over its layers on held-out text."""
-    parse_ranges(groups)
-    cfg = demo_config(groups, None, tokens, lr=lr, seed=seed)
+    cfg = demo_config(groups, None, tokens, lr=lr, seed=seed, **flags)
     runner = GroupSAETrainingRunner(cfg, override_dataset=_tokens("train", seed))
     suite = runner.run()
     scores = evaluate_suite(suite, runner.model, _tokens("held_out", 0), n_batches=3)
