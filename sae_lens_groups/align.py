@@ -1,5 +1,6 @@
-"""Fits how the layers of a group map to its middle layer, from one pass over some tokens."""
+"""Gathers how the layers of a group relate to its middle layer, in one pass over some tokens."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from sae_lens.config import HfDataset
@@ -9,6 +10,7 @@ from transformer_lens import HookedRootModule
 from sae_lens_groups.alignment import PairMoments
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.dataset import as_stream
+from sae_lens_groups.errors import DatasetError, NonFiniteActivationsError
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.store import GroupActivationsStore
 
@@ -23,17 +25,24 @@ def moments_to_middle_layers(
 
     Reads `cfg.plan_tokens` tokens, or all there are, from the dataset's start. Memory is D x D for
     each layer and does not grow with tokens. Leaves all random generators as they are.
+
+    Raises:
+        DatasetError: there are fewer tokens than dimensions.
+        NonFiniteActivationsError: a layer's activations are NaN or infinite.
     """
     pairs = {
         layer: group.middle for group in groups for layer in group.layers if layer != group.middle
     }
-    moments = {layer: PairMoments(int(cfg.sae.d_in)) for layer in pairs}
     if not pairs:
-        return moments
+        return {}
+    d_in, device = int(cfg.sae.d_in), _float64_device(cfg.llm_device)
+    moments = {layer: PairMoments(d_in).to(device) for layer in pairs}
     store = GroupActivationsStore.from_group_config(model, cfg, groups, as_stream(dataset))
     layers = [layer for group in groups for layer in group.layers]
     n_tokens = 0
-    with tqdm(total=cfg.plan_tokens, desc="Aligning layers", unit="tok", leave=False) as bar:
+    with tqdm(
+        total=cfg.plan_tokens, desc="Aligning layers", unit="tok", unit_scale=True, leave=False
+    ) as bar:
         for rows_LBD in store.layer_rows():
             rows = dict(zip(layers, rows_LBD))
             for layer, middle in pairs.items():
@@ -42,4 +51,26 @@ def moments_to_middle_layers(
             bar.update(min(len(rows_LBD[0]), cfg.plan_tokens - bar.n))
             if n_tokens >= cfg.plan_tokens:
                 break
-    return moments
+    _require_usable(cfg, moments, pairs)
+    return {layer: found.to("cpu") for layer, found in moments.items()}
+
+
+def _require_usable(
+    cfg: GroupSAERunnerConfig[Any], moments: Mapping[int, PairMoments], pairs: Mapping[int, int]
+) -> None:
+    d_in = int(cfg.sae.d_in)
+    for layer, found in moments.items():
+        if found.n_tokens < d_in:
+            raise DatasetError(
+                f"layer_alignment {cfg.layer_alignment!r} has {found.n_tokens} tokens to fit maps "
+                f"of {d_in} x {d_in} numbers; use more data, or raise plan_tokens to many times d_in"
+            )
+        if not found.xy_DD.isfinite().all():
+            raise NonFiniteActivationsError(
+                f"the activations of layer {layer} or {pairs[layer]} hold NaN or infinite values, "
+                "so they cannot be aligned; check the model's dtype and autocast_lm"
+            )
+
+
+def _float64_device(device: str | None) -> str:
+    return "cpu" if device is None or device == "mps" else device  # Apple's GPUs have no float64

@@ -43,9 +43,16 @@ class PairMoments:
         self.sum_x_D, self.sum_y_D = torch.zeros(2, d_in, dtype=torch.float64)
         self.xx_DD, self.yy_DD, self.xy_DD = torch.zeros(3, d_in, d_in, dtype=torch.float64)
 
+    def to(self, device: torch.device | str) -> "PairMoments":
+        """The same sums on a device."""
+        moved = PairMoments(0)
+        for name, value in vars(self).items():
+            setattr(moved, name, value.to(device) if isinstance(value, torch.Tensor) else value)
+        return moved
+
     def add(self, x_BD: torch.Tensor, y_BD: torch.Tensor) -> None:
         """Takes the same tokens' activations at both layers into account."""
-        x_BD, y_BD = x_BD.cpu().double(), y_BD.cpu().double()
+        x_BD, y_BD = x_BD.to(self.xx_DD), y_BD.to(self.xx_DD)
         self.n_tokens += len(x_BD)
         self.sum_x_D += x_BD.sum(dim=0)
         self.sum_y_D += y_BD.sum(dim=0)

@@ -26,7 +26,12 @@ from sae_lens_groups.alignment import (
     orthogonal,
     scale,
 )
-from sae_lens_groups.errors import CheckpointError, GroupSAEError
+from sae_lens_groups.errors import (
+    CheckpointError,
+    DatasetError,
+    GroupSAEError,
+    NonFiniteActivationsError,
+)
 from sae_lens_groups.normalization import MEAN_NORM, WHITENING, GroupScaling, WhiteningEstimate
 from sae_lens_groups.plugins import plugin_manager
 
@@ -307,6 +312,19 @@ def test_what_cannot_be_aligned_is_refused_at_once(changes: dict[str, Any], mess
     with pytest.raises(GroupSAEError) as caught:
         group_config("0-2", **changes)
     assert message in str(caught.value)
+
+
+def test_too_few_tokens_are_refused() -> None:
+    few = {"store_batch_size_prompts": 1, "seqpos_slice": (0, 10), "plan_tokens": 5}
+    with pytest.raises(DatasetError, match="has 10 tokens to fit maps of 16 x 16 numbers"):
+        train(rotated_layers(3)[0], make_tokens(highest=50), layer_alignment="affine", **few)
+
+
+def test_activations_that_are_nan_are_refused() -> None:
+    rotated, _ = rotated_layers(3)
+    rotated.tables[2, 7, 3] = math.nan
+    with pytest.raises(NonFiniteActivationsError, match="the activations of layer 2 or 1 hold NaN"):
+        train(rotated, make_tokens(highest=50), layer_alignment="affine")
 
 
 def test_alignment_brings_layers_closer(tokens: Dataset) -> None:
