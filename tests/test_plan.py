@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import combinations, pairwise, product
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,24 @@ def test_the_last_layer_is_grouped_only_where_that_is_asked_for() -> None:
     assert len(plan_groups(measured, last_layer="grouped").hierarchy) == 3
 
 
+@pytest.mark.parametrize("partition", ["auto", "optimal"])
+def test_stability_tells_near_ties_from_clear_cases(partition: str) -> None:
+    def stability(standard_error: float, *positions: float) -> float:
+        line = np.array(positions)
+        matrix = np.abs(line[:, None] - line[None])
+        errors = standard_error * (1 - np.eye(len(line)))
+        measured = replace(distances(matrix), standard_errors=errors)
+        plan = plan_groups(measured, f"{partition}:2")
+        assert plan.stability is not None
+        return plan.stability
+
+    assert stability(0.01, 0, 0.1, 0.9, 1.0, 2.0) == 1.0
+    assert stability(0.0, 0, 0.5, 1.0, 2.0) == 1.0  # a tie, but known exactly
+    assert 0.3 < stability(0.01, 0, 0.5, 1.0, 2.0) < 0.7  # a coin toss: 0-1,2 or 0,1-2
+    assert plan_groups(on_a_line(0, 1, 2), "even:1").stability is None
+    assert plan_groups(on_a_line(0, 1, 2), "0,1-2").stability is None
+
+
 def test_named_groups_are_shown_against_linkage() -> None:
     plan = plan_groups(on_a_line(0, 0.1, 0.2, 0.5), "0,1-3")
     assert names(plan) == "0,1-3"
@@ -374,7 +393,7 @@ def test_plan_json_holds_what_it_promises(plan: GroupPlan) -> None:
         *("n_groups", "groups", "amad", "weighted_amad", "max_diameter", "cost")
     }
     assert data["chosen"].keys() == {
-        *("chosen_by", "n_groups", "amad", "weighted_amad", "max_diameter", "cost")
+        *("chosen_by", "stability", "n_groups", "amad", "weighted_amad", "max_diameter", "cost")
     }
     assert data["chosen"]["chosen_by"] == "AMAD < 0.2"
     # Readable: a row of a matrix, a group or a level to a line.
@@ -391,6 +410,7 @@ def test_groups_edited_by_hand_are_the_chosen_ones(plan: GroupPlan, tmp_path: Pa
     loaded = GroupPlan.load(edited(plan, tmp_path / "plan.json", groups=groups))
     assert names(loaded) == "0-1,2-3"
     assert loaded.chosen_by == "edited by hand"
+    assert loaded.stability is None
     assert loaded.chosen.max_diameter == pytest.approx(0.25)
 
 

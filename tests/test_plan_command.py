@@ -87,6 +87,7 @@ def test_a_model_is_planned_and_trained_from_the_plan(text_folder: Path, tmp_pat
     assert re.search(r"^-> +\d+ +\d+ +0\.\d{3}", shown.stdout, re.MULTILINE)
     assert "cost, counted:" in shown.stdout
     assert "time, measured:" in shown.stdout
+    assert "of SAEs of architecture standard with d_sae 1,536" in shown.stdout
     assert plan.flops is not None
     # The width was found, and the SAE is reckoned with 16 features for each dimension.
     assert plan.flops.sae_step == 12 * 96 * 16 * 96

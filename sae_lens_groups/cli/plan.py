@@ -46,6 +46,8 @@ def plan(args: Sequence[str]) -> int:
         # SAELens and transformers say this way that a model, dataset or setting does not exist.
         raise ConfigError(str(error)) from error
     print(plan_text(made, flags.cfg.training_tokens))
+    sae = flags.cfg.sae
+    print(f"                of SAEs of architecture {sae.architecture()} with d_sae {sae.d_sae:,}")
     save_plan_folder(made, folder)
     print(
         f"\nLook at it: {folder / files.PLAN_PAGE} (or {files.PLAN_PICTURE})\n"

@@ -18,6 +18,7 @@ from sae_lens_groups.plan.partitions import (
     require_usable,
     resolve,
 )
+from sae_lens_groups.plan.stability import stability
 from sae_lens_groups.plugins import partitions
 
 AUTO = "auto"
@@ -76,8 +77,16 @@ def plan_groups(
         return PlanLevel.of(groups, distances, flops, last_alone=n_split < n_layers)
 
     hierarchy = tuple(level(PartitionRule(base, n + 1)) for n in range(n_split))
+    sure: float | None = None
     if takes_n_groups:
         chosen, chosen_by = _choice(rule, hierarchy, amad_threshold, max_cost)
+        if known[base].needs_distances:
+            again = PartitionRule(base, chosen.n_groups)
+            sure = stability(
+                chosen.groups,
+                distances,
+                lambda resampled: resolve(again, n_layers, known, resampled, last_layer),
+            )
     else:
         chosen, chosen_by = level(rule), "as named" if rule.named else str(rule)
     return GroupPlan(
@@ -87,6 +96,7 @@ def plan_groups(
         hierarchy=hierarchy,
         chosen=chosen,
         chosen_by=chosen_by,
+        stability=sure,
         flops=flops,
         seconds=seconds,
     )

@@ -55,6 +55,9 @@ class GroupPlan:
     chosen: PlanLevel
     chosen_by: str
     """Why it was chosen, such as `AMAD < 0.2`."""
+    stability: float | None = None
+    """The share of resamplings of the distances, within their standard errors, that give the same
+    groups; None where the distances did not decide."""
     flops: SuiteCost | None = None
     """What suites cost in FLOPs; None where it was not counted."""
     seconds: SuiteCost | None = None
@@ -104,7 +107,11 @@ class GroupPlan:
         return {
             "format_version": FORMAT_VERSION,
             "groups": [self.hook_template.group_to_dict(group) for group in self.groups],
-            "chosen": {"chosen_by": self.chosen_by, **self._chosen_figures()},
+            "chosen": {
+                "chosen_by": self.chosen_by,
+                "stability": self.stability,
+                **self._chosen_figures(),
+            },
             "partition": self.partition,
             "last_layer": "alone" if self.last_alone else "grouped",
             "flops": None if self.flops is None else self.flops.to_dict(),
@@ -213,12 +220,15 @@ class GroupPlan:
                 disjoint(LayerGroup.from_layers(group["layers"]) for group in data["groups"])
             ),
             chosen_by=str(data["chosen"]["chosen_by"]),
+            stability=data["chosen"]["stability"],
             flops=flops,
             seconds=seconds,
             versions=data["versions"],
         )
         was_edited = plan._chosen_figures().items() - data["chosen"].items()
-        return replace(plan, chosen_by="edited by hand") if was_edited else plan
+        if was_edited:
+            return replace(plan, chosen_by="edited by hand", stability=None)
+        return plan
 
 
 def _readable_json(data: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from sae_lens_groups.plan.picture import (
     group_borders,
     level_diameters,
 )
+from sae_lens_groups.plan.text import stability_note
 
 _MARGIN = {"l": 55, "r": 10, "t": 10, "b": 45}
 
@@ -34,7 +35,7 @@ def plan_page(plan: GroupPlan) -> str:
         facts=html.escape(
             f"{plan.hook_template}, {distances.n_layers} layers, {distances.n_tokens:,} tokens, "
             f"largest standard error {distances.largest_standard_error:.4f}. "
-            f"Chosen by: {plan.chosen_by}."
+            f"Chosen by: {plan.chosen_by}{stability_note(plan)}."
         ),
         metric=html.escape(distances.metric.capitalize()),
         partition=html.escape(plan.partition),

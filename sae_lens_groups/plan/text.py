@@ -19,7 +19,7 @@ def plan_text(plan: GroupPlan, training_tokens: int | None = None) -> str:
         f"{distances.metric} distances of {distances.n_layers} layers at {plan.hook_template}: "
         f"{distances.n_tokens:,} tokens, largest standard error {distances.largest_standard_error:.4f}",
         layer_bar(plan),
-        f"{saes(plan.chosen)}, chosen by: {plan.chosen_by}",
+        f"{saes(plan.chosen)}, chosen by: {plan.chosen_by}" + stability_note(plan),
         "",
         *level_table(plan),
         *cost_lines(plan, training_tokens),
@@ -67,6 +67,13 @@ def saes(level: PlanLevel) -> str:
     """`5 SAEs for 12 layers`."""
     n_layers = sum(map(len, level.groups))
     return f"{len(level.groups)} SAEs for {n_layers} layers"
+
+
+def stability_note(plan: GroupPlan) -> str:
+    """How often the distances, within their standard errors, give the same groups."""
+    if plan.stability is None:
+        return ""
+    return f"; the same groups in {plan.stability:.0%} of resamplings within the standard errors"
 
 
 def _compared(cost: SuiteCost, n_saes: int, unit: str, scale: float) -> str:
