@@ -66,3 +66,20 @@ class StoppableIterator(Iterator[T]):
     def __next__(self) -> T:
         self.request.raise_if_requested()
         return next(self.source)
+
+
+class EndableIterator(Iterator[T]):
+    """An iterator that another thread can end."""
+
+    def __init__(self, source: Iterator[T]) -> None:
+        self._source = source
+        self._has_ended = False
+
+    def end(self) -> None:
+        """No more items from here on."""
+        self._has_ended = True
+
+    def __next__(self) -> T:
+        if self._has_ended:
+            raise StopIteration
+        return next(self._source)

@@ -1,5 +1,6 @@
 """Trains one SAE per group of layers from one shared pass of the language model."""
 
+import collections
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ from sae_lens_groups.dataset import as_stream, open_dataset, require_usable_rows
 from sae_lens_groups.errors import TrainingInterrupted
 from sae_lens_groups.export import export_suite
 from sae_lens_groups.initialization import initial_saes, require_usable_start
-from sae_lens_groups.interruption import StoppableIterator, StopRequest
+from sae_lens_groups.interruption import EndableIterator, StoppableIterator, StopRequest
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.model import (
     d_vocab,
@@ -164,14 +165,18 @@ class GroupSAETrainingRunner:
             with contextlib.closing(source):
                 yield StoppableIterator(source, self._stop)
             return
-        prefetcher = PrefetchingIterator(source, prefetch=n_ahead)
+        ending = EndableIterator(source)
+        prefetcher = PrefetchingIterator(ending, prefetch=n_ahead)
         try:
             yield StoppableIterator(prefetcher, self._stop)
         finally:
-            # In SAELens 6.44 the thread cannot be stopped; it ends with the process.
             if hasattr(prefetcher, "close"):
                 prefetcher.close()
-                source.close()
+            else:  # SAELens 6.44: its thread ends where the batches do, once the queue has room
+                ending.end()
+                with contextlib.suppress(Exception):  # the run has seen it, or does not need it
+                    collections.deque(prefetcher, maxlen=0)
+            source.close()
 
     def _trainer(self, batches: StoppableIterator[dict[str, torch.Tensor]]) -> GroupTrainer:
         cfg = self.cfg

@@ -98,7 +98,7 @@ def test_a_signal_saves_a_whole_step_and_says_where(
     tmp_path: Path, signal_number: int, prefetch: bool
 ) -> None:
     runner = make_runner(
-        make_model(),  # not shared: in SAELens 6.44 the prefetching thread outlives the run
+        make_model(),
         checkpoint_path=str(tmp_path / "ckpt"),
         prefetch_llm_batches=prefetch,
     )
@@ -138,8 +138,13 @@ def test_a_signal_while_the_suite_is_written_lets_it_be_written(
         return save(self, path)
 
     monkeypatch.setattr(SAESuite, "save", interrupted_save)
-    with pytest.raises(KeyboardInterrupt):
-        make_runner(model, output_path=str(tmp_path / "suite")).run()
+    # SAELens's own runners leave their handler behind, in whatever test came before.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            make_runner(model, output_path=str(tmp_path / "suite")).run()
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert len(SAESuite.load(tmp_path / "suite")) == 4
 
 
