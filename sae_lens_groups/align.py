@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from sae_lens.config import HfDataset
-from tqdm.auto import tqdm
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups.alignment import PairMoments
@@ -39,18 +38,10 @@ def moments_to_middle_layers(
     moments = {layer: PairMoments(d_in).to(device) for layer in pairs}
     store = GroupActivationsStore.from_group_config(model, cfg, groups, as_stream(dataset))
     layers = [layer for group in groups for layer in group.layers]
-    n_tokens = 0
-    with tqdm(
-        total=cfg.plan_tokens, desc="Aligning layers", unit="tok", unit_scale=True, leave=False
-    ) as bar:
-        for rows_LBD in store.layer_rows():
-            rows = dict(zip(layers, rows_LBD))
-            for layer, middle in pairs.items():
-                moments[layer].add(rows[layer], rows[middle])
-            n_tokens += len(rows_LBD[0])
-            bar.update(min(len(rows_LBD[0]), cfg.plan_tokens - bar.n))
-            if n_tokens >= cfg.plan_tokens:
-                break
+    for rows_LBD in store.layer_rows(cfg.plan_tokens, "Aligning layers"):
+        rows = dict(zip(layers, rows_LBD))
+        for layer, middle in pairs.items():
+            moments[layer].add(rows[layer], rows[middle])
     _require_usable(cfg, moments, pairs)
     return {layer: found.to("cpu") for layer, found in moments.items()}
 

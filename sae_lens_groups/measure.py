@@ -5,7 +5,6 @@ from typing import Any
 
 from sae_lens import LanguageModelSAERunnerConfig
 from sae_lens.config import HfDataset
-from tqdm.auto import tqdm
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups.config import GroupSAERunnerConfig
@@ -69,15 +68,9 @@ def measure_layer_distances(
     )
     n_tokens = cfg.plan_tokens if n_tokens is None else n_tokens
     store = all_layers_store(cfg, model, dataset, _prompts_per_batch(cfg, n_tokens))
-    with tqdm(
-        total=n_tokens, desc="Measuring layer distances", unit="tok", unit_scale=True, leave=False
-    ) as bar:
-        measurement = RunningDistances(chosen, n_tokens, cfg.hook_template.hook_names(store.groups))
-        for rows_LBD in store.layer_rows():
-            measurement.add(rows_LBD)
-            bar.update(min(len(rows_LBD[0]), n_tokens - bar.n))
-            if measurement.n_tokens >= n_tokens:
-                break
+    measurement = RunningDistances(chosen, n_tokens, cfg.hook_template.hook_names(store.groups))
+    for rows_LBD in store.layer_rows(n_tokens, "Measuring layer distances"):
+        measurement.add(rows_LBD)
     matrix_LL, standard_errors_LL = measurement.result()
     return LayerDistances(
         metric=metric,

@@ -24,8 +24,11 @@ def choose_groups(
     the dataset and all random generators as they are.
     """
     n_layers = n_layers_of(model, cfg.hook_template)
+    plan = cfg.plan_from_file(n_layers)
+    if plan is not None:
+        return plan.groups, plan
     if not cfg.measures_distances:
-        return cfg.resolve_groups(n_layers), cfg.plan_from_file(n_layers)
+        return cfg.resolve_groups(n_layers), None
     cfg.require_enough_layers(n_layers)
     resumed_from = cfg.resume_from_checkpoint
     plan = None if resumed_from is None else saved_plan(resumed_from, cfg)

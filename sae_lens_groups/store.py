@@ -14,6 +14,7 @@ from sae_lens.config import HfDataset
 from sae_lens.training.mixing_buffer import multi_hook_concat_split_iter
 from sae_lens.util import get_special_token_ids
 from safetensors.torch import load_file
+from tqdm.auto import tqdm
 from transformer_lens import HookedRootModule
 from typing_extensions import override
 
@@ -100,17 +101,25 @@ class GroupActivationsStore(ActivationsStore):
         for batch_tokens in self._token_batches():
             yield self._drawn_from(batch_tokens)
 
-    def layer_rows(self) -> Iterator[list[torch.Tensor]]:
+    def layer_rows(self, n_tokens: int, description: str) -> Iterator[list[torch.Tensor]]:
         """Per LM batch, (B, D) of every layer of every group, lowest first, without a draw.
 
-        Ends where the dataset does.
+        Ends with the batch that brings `n_tokens` rows, or where the dataset does. Shows a progress
+        bar with this description.
         """
-        while True:
-            try:
-                batch_tokens = self.get_batch_tokens(raise_at_epoch_end=True)
-            except StopIteration:
-                return
-            yield self._layer_rows_of(batch_tokens)
+        n_read = 0
+        with tqdm(
+            total=n_tokens, desc=description, unit="tok", unit_scale=True, leave=False
+        ) as bar:
+            while n_read < n_tokens:
+                try:
+                    batch_tokens = self.get_batch_tokens(raise_at_epoch_end=True)
+                except StopIteration:
+                    return
+                rows_LBD = self._layer_rows_of(batch_tokens)
+                yield rows_LBD
+                n_read += len(rows_LBD[0])
+                bar.update(min(len(rows_LBD[0]), n_tokens - bar.n))
 
     def _layer_rows_of(self, batch_tokens: torch.Tensor) -> list[torch.Tensor]:
         activations = self._captured(batch_tokens)

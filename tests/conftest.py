@@ -1,5 +1,6 @@
 """Small real models, datasets and configs that the tests share."""
 
+import json
 import os
 
 # Before any import that reads them: nothing in the tests may reach for the network.
@@ -156,6 +157,16 @@ def tokens_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tokens on disk, as SAELens's pretokenizer writes them."""
     folder = tmp_path_factory.mktemp("tokens") / "tokenised"
     make_tokens().save_to_disk(folder)
+    return folder
+
+
+@pytest.fixture
+def text_folder(tmp_path: Path) -> Path:
+    """Text on disk, a file of 300 rows."""
+    folder = tmp_path / "text"
+    folder.mkdir()
+    rows = [{"text": f"def f{n}(x):\n    return x * {n}\n" * 30} for n in range(300)]
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder
 
 

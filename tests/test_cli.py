@@ -41,15 +41,6 @@ def arguments(*more: str, without: str | None = None) -> list[str]:
     return flags
 
 
-@pytest.fixture
-def text_folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "text"
-    folder.mkdir()
-    rows = [{"text": f"def f{n}(x):\n    return x * {n}\n" * 30} for n in range(300)]
-    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return folder
-
-
 def run(module: str, *args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", module, *args]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)

@@ -38,15 +38,6 @@ FLAGS = [
 ]
 
 
-@pytest.fixture
-def text_folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "text"
-    folder.mkdir()
-    rows = [{"text": f"def f{n}(x):\n    return x * {n}\n" * 30} for n in range(300)]
-    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return folder
-
-
 def synthetic_plan(n_layers: int, model_name: str = "synthetic", **flags: Any) -> GroupPlan:
     """Layers at uneven steps along a line, as far as a right angle apart."""
     steps = np.random.default_rng(0).gamma(1.0, 1.0, n_layers)

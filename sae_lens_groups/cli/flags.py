@@ -1,8 +1,9 @@
 """The flags of `train` and `plan`: SAELens's own, and those of `GroupSAERunnerConfig`."""
 
 import argparse
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, make_dataclass
 from functools import partial
 from pathlib import Path
@@ -61,6 +62,18 @@ def parse_flags(
     except GroupSAEError:
         raise
     except (ValueError, TypeError) as error:
+        raise ConfigError(str(error)) from error
+
+
+@contextlib.contextmanager
+def as_mistakes() -> Iterator[None]:
+    """Turns what SAELens and transformers raise for a model, dataset or setting that does not exist
+    into a mistake of the user's."""
+    try:
+        yield
+    except GroupSAEError:
+        raise
+    except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
 
 

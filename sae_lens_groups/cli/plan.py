@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sae_lens_groups import files
-from sae_lens_groups.cli.flags import ParsedFlags, parse_flags
+from sae_lens_groups.cli.flags import ParsedFlags, as_mistakes, parse_flags
 from sae_lens_groups.count_cost import count_flops, time_steps
 from sae_lens_groups.dataset import open_dataset, require_usable_rows
-from sae_lens_groups.errors import ConfigError, GroupSAEError
+from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.measure import find_metric, measure_layer_distances
 from sae_lens_groups.model import (
     d_vocab,
@@ -38,13 +38,8 @@ def plan(args: Sequence[str]) -> int:
     folder = Path(asked_for or "plan")
     files.require_free(folder)
     find_metric(own.metric)
-    try:
+    with as_mistakes():
         made = _plan(flags, own)
-    except GroupSAEError:
-        raise
-    except (ValueError, OSError) as error:
-        # SAELens and transformers say this way that a model, dataset or setting does not exist.
-        raise ConfigError(str(error)) from error
     print(plan_text(made, flags.cfg.training_tokens))
     sae = flags.cfg.sae
     print(f"                of SAEs of architecture {sae.architecture()} with d_sae {sae.d_sae:,}")

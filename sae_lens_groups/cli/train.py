@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sae_lens_groups.cli.flags import parse_flags
+from sae_lens_groups.cli.flags import as_mistakes, parse_flags
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.errors import ConfigError, GroupSAEError
 from sae_lens_groups.plan.text import plan_text
 from sae_lens_groups.runner import GroupSAETrainingRunner
 
@@ -13,13 +12,8 @@ from sae_lens_groups.runner import GroupSAETrainingRunner
 def train(args: Sequence[str]) -> int:
     """Trains a suite from command-line flags and says where it lies."""
     cfg = parse_config(args)
-    try:
+    with as_mistakes():
         runner = GroupSAETrainingRunner(cfg)
-    except GroupSAEError:
-        raise
-    except (ValueError, OSError) as error:
-        # SAELens and transformers say this way that a model, dataset or setting does not exist.
-        raise ConfigError(str(error)) from error
     if runner.plan is not None:
         print(plan_text(runner.plan), flush=True)
     suite = runner.run()
