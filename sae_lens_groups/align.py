@@ -1,12 +1,12 @@
-"""Gathers how the layers of a group relate to its middle layer, in one pass over some tokens."""
+"""Gathers how layers relate to one another, in one pass over some tokens."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sae_lens.config import HfDataset
 from transformer_lens import HookedRootModule
 
-from sae_lens_groups.alignment import PairMoments
+from sae_lens_groups.alignment import LayerPair, PairMoments
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.dataset import as_stream
 from sae_lens_groups.errors import DatasetError, NonFiniteActivationsError
@@ -14,51 +14,55 @@ from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.store import GroupActivationsStore
 
 
-def moments_to_middle_layers(
+def pairs_with_middle_layers(groups: Iterable[LayerGroup]) -> set[LayerPair]:
+    """Every layer with its group's middle layer; middle layers themselves are left out."""
+    return {
+        (layer, group.middle) for group in groups for layer in group.layers if layer != group.middle
+    }
+
+
+def moments_of_pairs(
     cfg: GroupSAERunnerConfig[Any],
     model: HookedRootModule,
     dataset: HfDataset,
-    groups: tuple[LayerGroup, ...],
-) -> dict[int, PairMoments]:
-    """Layer -> moments with its group's middle layer, of raw activations; middle layers are left out.
+    pairs: Iterable[LayerPair],
+) -> dict[LayerPair, PairMoments]:
+    """The moments of each pair of layers, of raw activations.
 
-    Reads `cfg.plan_tokens` tokens, or all there are, from the dataset's start. Memory is D x D for
-    each layer and does not grow with tokens. Leaves all random generators as they are.
+    Reads `cfg.plan_tokens` tokens, or all there are, from the dataset's start; nothing where there
+    are no pairs. Memory is D x D for each pair and does not grow with tokens. Leaves all random
+    generators as they are.
 
     Raises:
         DatasetError: there are fewer tokens than dimensions.
         NonFiniteActivationsError: a layer's activations are NaN or infinite.
     """
-    pairs = {
-        layer: group.middle for group in groups for layer in group.layers if layer != group.middle
-    }
+    pairs = sorted(pairs)
     if not pairs:
         return {}
     d_in, device = int(cfg.sae.d_in), _float64_device(cfg.llm_device)
-    moments = {layer: PairMoments(d_in).to(device) for layer in pairs}
-    store = GroupActivationsStore.from_group_config(model, cfg, groups, as_stream(dataset))
-    layers = [layer for group in groups for layer in group.layers]
+    moments = {pair: PairMoments(d_in).to(device) for pair in pairs}
+    layers = sorted({layer for pair in pairs for layer in pair})
+    alone = tuple(LayerGroup(layer, layer) for layer in layers)
+    store = GroupActivationsStore.from_group_config(model, cfg, alone, as_stream(dataset))
     for rows_LBD in store.layer_rows(cfg.plan_tokens, "Aligning layers"):
         rows = dict(zip(layers, rows_LBD))
-        for layer, middle in pairs.items():
-            moments[layer].add(rows[layer], rows[middle])
-    _require_usable(cfg, moments, pairs)
-    return {layer: found.to("cpu") for layer, found in moments.items()}
+        for layer, other in pairs:
+            moments[layer, other].add(rows[layer], rows[other])
+    _require_usable(d_in, moments)
+    return {pair: found.to("cpu") for pair, found in moments.items()}
 
 
-def _require_usable(
-    cfg: GroupSAERunnerConfig[Any], moments: Mapping[int, PairMoments], pairs: Mapping[int, int]
-) -> None:
-    d_in = int(cfg.sae.d_in)
-    for layer, found in moments.items():
+def _require_usable(d_in: int, moments: Mapping[LayerPair, PairMoments]) -> None:
+    for (layer, other), found in moments.items():
         if found.n_tokens < d_in:
             raise DatasetError(
-                f"layer_alignment {cfg.layer_alignment!r} has {found.n_tokens} tokens to fit maps "
-                f"of {d_in} x {d_in} numbers; use more data, or raise plan_tokens to many times d_in"
+                f"{found.n_tokens} tokens are too few to fit maps between layers, of {d_in} x "
+                f"{d_in} numbers; use more data, or raise plan_tokens to many times d_in"
             )
         if not found.xy_DD.isfinite().all():
             raise NonFiniteActivationsError(
-                f"the activations of layer {layer} or {pairs[layer]} hold NaN or infinite values, "
+                f"the activations of layer {layer} or {other} hold NaN or infinite values, "
                 "so they cannot be aligned; check the model's dtype and autocast_lm"
             )
 

@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from typing_extensions import override
 
 NONE = "none"
+LayerPair = tuple[int, int]
+"""A layer, and the layer it is mapped to."""
 _FILE = "alignment.safetensors"
 
 
@@ -34,12 +36,33 @@ class LayerMap:
         """The other layer's activations (..., D) as this layer's."""
         return acts @ self.reverse_matrix_DD.to(acts) + self.reverse_offset_D.to(acts)
 
+    def then(self, other: "LayerMap | None") -> "LayerMap":
+        """This map followed by another."""
+        if other is None:
+            return self
+        return LayerMap(
+            self.matrix_DD @ other.matrix_DD,
+            self.offset_D @ other.matrix_DD + other.offset_D,
+            other.reverse_matrix_DD @ self.reverse_matrix_DD,
+            other.reverse_offset_D @ self.reverse_matrix_DD + self.reverse_offset_D,
+        )
+
+    def reversed(self) -> "LayerMap":
+        """The way back as the map, and the map as the way back."""
+        return LayerMap(
+            self.reverse_matrix_DD, self.reverse_offset_D, self.matrix_DD, self.offset_D
+        )
+
 
 class PairMoments:
-    """Sums over tokens of x, y, x^T x, y^T y and x^T y: x at a layer, y at the one it is mapped to."""
+    """Sums over tokens of x, y, |x|, |y|, x^T x, y^T y and x^T y.
+
+    x are the activations at a layer, y those at the layer it is mapped to.
+    """
 
     def __init__(self, d_in: int) -> None:
         self.n_tokens = 0
+        self.sum_norm_x, self.sum_norm_y = torch.zeros(2, dtype=torch.float64)
         self.sum_x_D, self.sum_y_D = torch.zeros(2, d_in, dtype=torch.float64)
         self.xx_DD, self.yy_DD, self.xy_DD = torch.zeros(3, d_in, d_in, dtype=torch.float64)
 
@@ -56,12 +79,22 @@ class PairMoments:
         self.n_tokens += len(x_BD)
         self.sum_x_D += x_BD.sum(dim=0)
         self.sum_y_D += y_BD.sum(dim=0)
+        self.sum_norm_x += x_BD.norm(dim=1).sum()
+        self.sum_norm_y += y_BD.norm(dim=1).sum()
         self.xx_DD += x_BD.T @ x_BD
         self.yy_DD += y_BD.T @ y_BD
         self.xy_DD += x_BD.T @ y_BD
 
+    @property
+    def norm_ratio(self) -> float:
+        """The mean norm of y over that of x."""
+        return float(self.sum_norm_y / self.sum_norm_x)
+
     def scaled(self, scaler_x: ActivationScaler, scaler_y: ActivationScaler) -> "PairMoments":
-        """The moments of the scaled activations, which need not be read again."""
+        """The moments of the scaled activations, which need not be read again.
+
+        Mean norms do not follow from moments where a scaler whitens; root mean squares stand in.
+        """
         d_in = len(self.sum_x_D)
         (P_DD, p_D), (Q_DD, q_D) = _as_affine(scaler_x, d_in), _as_affine(scaler_y, d_in)
         n, scaled = self.n_tokens, PairMoments(d_in)
@@ -71,6 +104,8 @@ class PairMoments:
         scaled.xx_DD = _products(self.xx_DD, self.sum_x_D, self.sum_x_D, P_DD, p_D, P_DD, p_D, n)
         scaled.yy_DD = _products(self.yy_DD, self.sum_y_D, self.sum_y_D, Q_DD, q_D, Q_DD, q_D, n)
         scaled.xy_DD = _products(self.xy_DD, self.sum_x_D, self.sum_y_D, P_DD, p_D, Q_DD, q_D, n)
+        scaled.sum_norm_x = _sum_of_norms(self.sum_norm_x, scaler_x, scaled.xx_DD, n)
+        scaled.sum_norm_y = _sum_of_norms(self.sum_norm_y, scaler_y, scaled.yy_DD, n)
         return scaled
 
 
@@ -81,11 +116,13 @@ class Alignment:
     fit: Callable[[PairMoments], LayerMap]
     keeps_lengths: bool = False
     """Whether its maps are rotations: an SAE whose encoder is its decoder takes no others."""
+    only_norms: bool = False
+    """Whether it does nothing to layers whose mean norms are equal."""
 
 
 def scale(moments: PairMoments) -> LayerMap:
-    """One factor, the ratio of the root mean square norms."""
-    factor = float((moments.yy_DD.trace() / moments.xx_DD.trace()).sqrt())
+    """One factor, the ratio of the mean norms."""
+    factor = moments.norm_ratio
     identity_DD = torch.eye(len(moments.sum_x_D), dtype=torch.float64)
     return _without_offset(factor * identity_DD, identity_DD / factor)
 
@@ -160,16 +197,30 @@ def _without_offset(matrix_DD: torch.Tensor, reverse_DD: torch.Tensor) -> LayerM
     return LayerMap(matrix_DD, zero_D, reverse_DD, zero_D.clone())
 
 
+def scaling_map(scaler: ActivationScaler, d_in: int) -> LayerMap:
+    """What SAELens's part of a scaler does, as a map: from raw activations to scaled ones."""
+    whitening: Any = getattr(scaler, "whitening", None)
+    factor = 1.0 if scaler.scaling_factor is None else scaler.scaling_factor
+    if whitening is None:
+        identity_DD = torch.eye(d_in, dtype=torch.float64)
+        return _without_offset(factor * identity_DD, identity_DD / factor)
+    matrix_DD, mean_D = whitening.matrix.cpu().double(), whitening.mean.cpu().double()
+    inverse_DD = whitening.inverse_matrix.cpu().double()
+    return LayerMap(factor * matrix_DD, -mean_D @ matrix_DD, inverse_DD / factor, mean_D / factor)
+
+
 def _as_affine(scaler: ActivationScaler, d_in: int) -> tuple[torch.Tensor, torch.Tensor]:
     """What a scaler does to a row: x @ matrix + offset. Returns (D, D) and (D,)."""
-    whitening: Any = getattr(scaler, "whitening", None)
-    matrix_DD = torch.eye(d_in, dtype=torch.float64)
-    offset_D = torch.zeros(d_in, dtype=torch.float64)
-    if whitening is not None:
-        matrix_DD = whitening.matrix.cpu().double()
-        offset_D = -whitening.mean.cpu().double() @ matrix_DD
-    factor = 1.0 if scaler.scaling_factor is None else scaler.scaling_factor
-    return factor * matrix_DD, offset_D
+    as_map = scaling_map(scaler, d_in)
+    return as_map.matrix_DD, as_map.offset_D
+
+
+def _sum_of_norms(
+    raw: torch.Tensor, scaler: ActivationScaler, products_DD: torch.Tensor, n: int
+) -> torch.Tensor:
+    if getattr(scaler, "whitening", None) is not None:
+        return (n * products_DD.trace()).sqrt()
+    return raw * (1.0 if scaler.scaling_factor is None else scaler.scaling_factor)
 
 
 def _products(

@@ -32,6 +32,6 @@ def register_layer_distances(register: Callable[[str, DistanceMetric], None]) ->
 @hookimpl
 def register_alignments(register: Callable[[str, Alignment], None]) -> None:
     """One factor, a rotation, and least squares."""
-    register("scale", Alignment(scale))
+    register("scale", Alignment(scale, only_norms=True))
     register("orthogonal", Alignment(orthogonal, keeps_lengths=True))
     register("affine", Alignment(affine))

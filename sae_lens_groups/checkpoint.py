@@ -17,6 +17,7 @@ from sae_lens_groups.errors import CheckpointError
 from sae_lens_groups.layers import HookTemplate, LayerGroup
 from sae_lens_groups.plan.group_plan import GroupPlan
 from sae_lens_groups.store import GroupActivationsStore
+from sae_lens_groups.transfer_report import TransferReport
 
 # What the weights in a checkpoint were made for.
 _FIXED_SAE_FIELDS = ("architecture", "d_in", "d_sae", "normalize_activations")
@@ -41,11 +42,15 @@ def save_runner_files(
     cfg: GroupSAERunnerConfig[Any],
     store: GroupActivationsStore,
     plan: GroupPlan | None,
+    transfer: TransferReport | None,
 ) -> None:
-    """Adds the position in the dataset, the plan and the config to a checkpoint folder."""
+    """Adds the position in the dataset, the plan, what the SAEs started from, and the config."""
     store.save_to_checkpoint(checkpoint)
     if plan is not None:
         plan.save(checkpoint / files.PLAN)
+    if transfer is not None:
+        report = transfer.to_dict(cfg.hook_template)
+        files.write_text(checkpoint / files.TRANSFER, json.dumps(report, indent=2) + "\n")
     files.write_text(checkpoint / files.RUNNER_CFG, json.dumps(cfg.to_dict(), indent=2) + "\n")
 
 
@@ -96,6 +101,19 @@ def saved_plan(checkpoint: Path | str, cfg: GroupSAERunnerConfig[Any]) -> GroupP
     _require_equal(checkpoint, saved, {name: wanted[name] for name in _PLAN_FIELDS})
     with readable(checkpoint):
         return GroupPlan.load(checkpoint / files.PLAN)
+
+
+def saved_transfer(checkpoint: Path | str, cfg: GroupSAERunnerConfig[Any]) -> TransferReport | None:
+    """What the SAEs of a checkpoint's run started from; None where they were trained from scratch.
+
+    Raises:
+        CheckpointError: the report is damaged.
+    """
+    path = Path(checkpoint) / files.TRANSFER
+    if not path.exists():
+        return None
+    with readable(checkpoint):
+        return TransferReport.from_dict(_read_json(path), cfg.hook_template)
 
 
 @contextlib.contextmanager

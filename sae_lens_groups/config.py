@@ -1,7 +1,8 @@
 """The configuration of a grouped run: SAELens's own, plus a few flags."""
 
 import copy
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
@@ -10,7 +11,8 @@ from sae_lens import LanguageModelSAERunnerConfig
 from sae_lens.constants import DTYPE_MAP
 from sae_lens.saes.sae import TrainingSAEConfig
 
-from sae_lens_groups.alignment import NONE
+from sae_lens_groups.alignment import NONE, Alignment
+from sae_lens_groups.direction import DIRECTIONS
 from sae_lens_groups.errors import ConfigError, UnknownNameError
 from sae_lens_groups.inherited import underived, with_run_id, without_run_id
 from sae_lens_groups.layers import HookTemplate, LayerGroup
@@ -26,6 +28,8 @@ from sae_lens_groups.plan.partitions import (
     resolve,
 )
 from sae_lens_groups.plugins import alignments, partitions
+from sae_lens_groups.source import open_source
+from sae_lens_groups.take_parameters import ALL, PARAMETERS
 
 _LR_SCHEDULERS = ("constant", "cosineannealing", "cosineannealingwarmrestarts")
 
@@ -46,6 +50,13 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         plan_tokens (int): How many tokens distances and alignments are measured on, where they are.
         layer_alignment (str): How each layer of a group is mapped to the group's middle layer before the SAE: `none`, `orthogonal` (a rotation), `affine` (least squares) or `scale` (one factor). The maps are fitted before training and folded into each layer's SAE at the end.
 
+        init_from (str | None): Trained SAEs to start from: a suite's folder, the folder of a SAELens SAE (in training or inference form), `release:sae_id` of a published SAE, or on the Hub `owner/repo` (a suite) or `owner/repo:sae_id`.
+        init_direction (str): Which layer of them each layer starts from: `nearest` (the layer itself where it is there), `forward` (the one below) or `backward` (the one above).
+        init_parameters (str): What is taken: `all`, `encoder` or `decoder`.
+        init_alignment (str): How the activations of two different layers are related for that: `none` (parameters are copied), `scale` (ratio of the mean norms), `orthogonal` (a rotation) or `affine` (least squares).
+        init_keep_layers (bool): Puts those layers of the suite that `init_from` names into the new suite too which are not trained, so that one suite holds all.
+        token_fraction (float | None): Trains on this fraction of the tokens that the SAEs of `init_from` were trained on, in place of `training_tokens`.
+
     Raises:
         GroupSAEError: `layer_groups` cannot be read, `hook_name` has no layer number, or a setting cannot be used with groups.
     """
@@ -54,8 +65,16 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
     amad_threshold: float = 0.2
     plan_tokens: int = 200_000
     layer_alignment: str = NONE
+    init_from: str | None = None
+    init_direction: str = "nearest"
+    init_parameters: str = ALL
+    init_alignment: str = "scale"
+    init_keep_layers: bool = False
+    token_fraction: float | None = None
 
     def __post_init__(self) -> None:
+        if self.token_fraction is not None:
+            self.training_tokens = self._tokens_of_fraction(self.token_fraction)
         self._require_usable()
         if self.logger.run_name is None:
             self.logger.run_name = (
@@ -72,6 +91,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         HookTemplate.from_hook_name(self.hook_name)
         self._require_usable_groups()
         self._require_usable_alignment()
+        self._require_usable_init()
         self._require_known_names()
         if self.use_cached_activations:
             raise ConfigError(
@@ -103,38 +123,70 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
             raise ConfigError(f"plan_tokens is {self.plan_tokens}; measure at least some thousands")
 
     def _require_usable_alignment(self) -> None:
-        if self.layer_alignment == NONE:
+        alignment = _find_alignment("layer_alignment", self.layer_alignment)
+        if alignment is None:
             return
-        known = alignments()
-        if self.layer_alignment not in known:
-            raise UnknownNameError(
-                f"layer_alignment {self.layer_alignment!r} is not known; known alignments: none, "
-                f"{', '.join(sorted(known))}"
-            )
-        if self.sae.normalize_activations not in ("none", *ESTIMATED_MODES):
-            raise ConfigError(
-                f"layer_alignment {self.layer_alignment!r} cannot be folded into an SAE with "
-                f"normalize_activations={self.sae.normalize_activations!r}, which works on each row "
-                "by itself; use none or expected_average_only_in"
-            )
-        is_tied = self.sae.architecture() == "matching_pursuit"
-        if is_tied and not known[self.layer_alignment].keeps_lengths:
+        self._require_no_row_norms("layer_alignment", self.layer_alignment)
+        if self._is_tied and not alignment.keeps_lengths:
             raise ConfigError(
                 f"layer_alignment {self.layer_alignment!r} cannot be folded into matching_pursuit, "
                 "whose encoder is its decoder; use orthogonal or none"
             )
 
+    def _require_usable_init(self) -> None:
+        _require_one_of("init_direction", self.init_direction, tuple(DIRECTIONS))
+        _require_one_of("init_parameters", self.init_parameters, PARAMETERS)
+        alignment = _find_alignment("init_alignment", self.init_alignment)
+        if self.init_from is None:
+            if self.init_keep_layers:
+                raise ConfigError("init_keep_layers needs init_from; name a suite there")
+            return
+        if self.from_pretrained_path is not None:
+            raise ConfigError(
+                "init_from and from_pretrained_path both say what SAEs start from; leave one out"
+            )
+        if alignment is None or alignment.only_norms:
+            return
+        self._require_no_row_norms("init_alignment", self.init_alignment)
+        if self._is_tied and not alignment.keeps_lengths:
+            raise ConfigError(
+                f"init_alignment {self.init_alignment!r} cannot be folded into matching_pursuit, "
+                "whose encoder is its decoder; use scale, orthogonal or none"
+            )
+
+    def _require_no_row_norms(self, field: str, alignment: str) -> None:
+        if self.sae.normalize_activations not in ("none", *ESTIMATED_MODES):
+            raise ConfigError(
+                f"{field} {alignment!r} cannot be folded into an SAE with "
+                f"normalize_activations={self.sae.normalize_activations!r}, which works on each row "
+                "by itself; use none or expected_average_only_in"
+            )
+
+    @property
+    def _is_tied(self) -> bool:
+        return self.sae.architecture() == "matching_pursuit"
+
+    def _tokens_of_fraction(self, fraction: float) -> int:
+        if self.init_from is None:
+            raise ConfigError(
+                "token_fraction is a fraction of what the SAEs of init_from were trained on; "
+                "name them there, or give training_tokens"
+            )
+        if not 0 < fraction < math.inf:
+            raise ConfigError(f"token_fraction is {fraction}; give a positive number such as 0.2")
+        found = open_source(self.init_from).training_tokens
+        if found is None:
+            raise ConfigError(
+                f"init_from {self.init_from!r} does not say how many tokens it was trained on, so "
+                "token_fraction cannot be used; give training_tokens"
+            )
+        return round(fraction * found)
+
     def _require_known_names(self) -> None:
         """Catches what SAELens itself would find only once the model is loaded."""
         if self.lr_scheduler_name.lower() not in _LR_SCHEDULERS:
-            raise UnknownNameError(
-                f"lr_scheduler_name {self.lr_scheduler_name!r} is not known; known names: "
-                f"{', '.join(_LR_SCHEDULERS)}"
-            )
-        if self.dtype not in DTYPE_MAP:
-            raise UnknownNameError(
-                f"dtype {self.dtype!r} is not known; known names: {', '.join(DTYPE_MAP)}"
-            )
+            _require_one_of("lr_scheduler_name", self.lr_scheduler_name, _LR_SCHEDULERS)
+        _require_one_of("dtype", self.dtype, tuple(DTYPE_MAP))
         if not 0 <= self.activations_mixing_fraction <= 1:
             raise ConfigError(
                 f"activations_mixing_fraction is {self.activations_mixing_fraction}; "
@@ -237,6 +289,24 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         cfg.checkpoint_path = with_run_id(checkpoint_path, cfg.checkpoint_path)
         assert isinstance(cfg, cls)
         return cfg
+
+
+def _find_alignment(field: str, name: str) -> Alignment | None:
+    """The registered alignment; None for `none`."""
+    known = {NONE: None, **alignments()}
+    _require_one_of(field, name, known)
+    return known[name]
+
+
+def _require_one_of(field: str, name: str, known: Collection[str]) -> None:
+    """Refuses a name that is not known.
+
+    Raises:
+        UnknownNameError: lists those that are.
+    """
+    if name not in known:
+        listed = ", ".join(known if isinstance(known, tuple) else sorted(known))
+        raise UnknownNameError(f"{field} {name!r} is not known; known names: {listed}")
 
 
 def _require_device(name: str, device: str | None) -> None:

@@ -9,6 +9,7 @@ GroupSAEError (a ValueError)
 ├── DatasetError                a dataset that is missing, too small or of another vocabulary
 ├── NonFiniteActivationsError   the language model produced NaN or infinity
 ├── NormEstimateError           a layer whose activations cannot be normalised
+├── InitSourceError             init_from names nothing usable, or an SAE that does not fit
 ├── CheckpointError             a checkpoint that is missing, broken or of another run
 ├── OutputFolderError           an output folder that already holds something
 ├── SuiteError                  a folder that is no suite, or a broken one
@@ -54,6 +55,10 @@ class NonFiniteActivationsError(GroupSAEError):
 
 class NormEstimateError(GroupSAEError):
     """A layer whose activations cannot be normalised."""
+
+
+class InitSourceError(GroupSAEError):
+    """`init_from` names nothing usable, or an SAE that does not fit the run."""
 
 
 class CheckpointError(GroupSAEError):

@@ -14,7 +14,7 @@ from transformer_lens import HookedRootModule
 
 from sae_lens_groups import files
 from sae_lens_groups.dataset import as_stream
-from sae_lens_groups.layer_evals import ReplayedTokens, layer_eval_config
+from sae_lens_groups.layer_evals import ReplayedTokens, layer_eval_config, metrics_by_name
 from sae_lens_groups.suite import SAESuite
 
 
@@ -113,16 +113,10 @@ def scores_to_csv(scores: list[LayerScores]) -> str:
 
 
 def _layer_scores(suite: SAESuite, layer: int, metrics: Mapping[str, Any]) -> LayerScores:
-    by_name = {
-        name: value
-        for section, values in metrics.items()
-        if section != "token_stats"
-        for name, value in values.items()
-    }
     return LayerScores(
         layer=layer,
         hook_name=suite.manifest.hook_template.hook_name(layer),
         group=suite.manifest.group_of(layer).name,
         scaling_factor=suite.manifest.scaling_factors[layer],
-        metrics=by_name,
+        metrics=metrics_by_name(metrics),
     )

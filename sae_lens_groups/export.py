@@ -16,6 +16,7 @@ from sae_lens_groups.manifest import SuiteManifest, group_metadata
 from sae_lens_groups.plan.group_plan import GroupPlan
 from sae_lens_groups.suite import SAESuite
 from sae_lens_groups.trainer import GroupSAETrainer
+from sae_lens_groups.transfer_report import TransferReport
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ def export_suite(
     cfg: GroupSAERunnerConfig[Any],
     trainers: Iterable[GroupSAETrainer],
     plan: GroupPlan | None = None,
+    transfer: TransferReport | None = None,
 ) -> SAESuite:
     """The suite of these trained groups; a layer's SAE is built when it is asked for."""
     layers = {layer: part for trainer in trainers for layer, part in _trained_layers(trainer)}
@@ -45,6 +47,7 @@ def export_suite(
         versions=_versions(),
         layer_alignment=cfg.layer_alignment,
         plan=plan,
+        transfer=transfer,
     )
 
     def build_layer(layer: int) -> SAE[Any]:
@@ -63,6 +66,7 @@ def export_suite(
         manifest,
         build_layer=build_layer,
         build_group=group_saes.__getitem__,
+        build_scaler=lambda layer: layers[layer].scaler,
         build_sparsity=lambda layer: layers[layer].log_sparsity_F,
         runner_cfg=cfg.to_dict(),
     )

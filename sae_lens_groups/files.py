@@ -16,6 +16,7 @@ PLAN = "plan.json"
 PLAN_PAGE = "plan.html"
 PLAN_PICTURE = "plan.png"
 EVALUATION = "evaluation.csv"
+TRANSFER = "transfer.json"
 # SAELens's names, written out because importing SAELens takes seconds.
 RUNNER_CFG = "runner_cfg.json"
 SCALER = "activation_scaler.json"

@@ -1,11 +1,14 @@
-"""Turns a group's training SAE and one layer's scaler into that layer's plain inference SAE.
+"""Puts a layer's scaler into the parameters of an SAE, so that it works on that layer's own rows.
 
 A group SAE f works on normalised rows s*x. The layer's SAE has to compute f(s*x) / s from x.
 Dividing only the vectors by s does that for every SAELens architecture and leaves W_enc and W_dec
 bit-identical across the layers of a group, so a chunked store keeps them once. The features of
 the layer's SAE are then 1/s times the group's. An alignment goes into the matrices, layer by layer.
+
+Shapes: D = d_in, F = d_sae.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -19,10 +22,11 @@ from sae_lens_groups.quiet import without_model_kwargs_advice
 
 _MATRICES = frozenset({"W_enc", "W_dec"})
 # In units of the SAE's input, so they scale with it.
-_VECTORS = frozenset({"b_enc", "b_dec", "b_gate", "b_mag", "threshold"})
+_VECTORS = frozenset({"b_enc", "b_dec", "b_gate", "b_mag", "threshold", "topk_threshold"})
+_LOGARITHMS = frozenset({"log_threshold"})  # of such vectors; in SAELens 6.44
 _ENCODER_BIASES = frozenset({"b_enc", "b_gate"})
 _SCALE_FREE = frozenset({"r_mag"})  # the gated SAE's log ratio of magnitude to gate
-_SCALED_SETTINGS = ("residual_threshold",)  # matching pursuit stops at this residual norm
+_SCALED_SETTINGS = frozenset({"residual_threshold"})  # matching pursuit stops at this residual norm
 
 
 def require_foldable(sae: TrainingSAE[Any], mode: str) -> None:
@@ -33,13 +37,17 @@ def require_foldable(sae: TrainingSAE[Any], mode: str) -> None:
     """
     if mode not in ESTIMATED_MODES:
         return
-    unknown = _inference_state(sae).keys() - _MATRICES - _VECTORS - _SCALE_FREE
-    if unknown:
+    if unknown := unknown_parameters(_inference_state(sae)):
         raise ConfigError(
             f"architecture {sae.cfg.architecture()!r} has the parameters "
-            f"{', '.join(sorted(unknown))}, for which normalize_activations={mode!r} cannot be "
+            f"{', '.join(unknown)}, for which normalize_activations={mode!r} cannot be "
             "folded per layer; set normalize_activations to none"
         )
+
+
+def unknown_parameters(state: dict[str, torch.Tensor]) -> list[str]:
+    """The names that none of SAELens's own architectures has, so we cannot tell what they mean."""
+    return sorted(state.keys() - _MATRICES - _VECTORS - _LOGARITHMS - _SCALE_FREE)
 
 
 @torch.no_grad()
@@ -59,9 +67,14 @@ def layer_sae(
     state = _inference_state(group_sae)
     cfg = group_sae.cfg.get_inference_sae_cfg_dict()
     if layer_map is not None:
-        _fold_map(state, cfg, layer_map)
+        state = behind_map(state, layer_map, applies_b_dec=cfg["apply_b_dec_to_input"])
+        if "rescale_acts_by_decoder_norm" in cfg:
+            # Saving for inference has put the decoder's norms into the encoder; the map's are new.
+            cfg["rescale_acts_by_decoder_norm"] = False
     if scaler.scaling_factor is not None:
-        _divide_vectors(state, cfg, scaler.scaling_factor)
+        state = behind_factor(state, scaler.scaling_factor)
+        for name in _SCALED_SETTINGS & cfg.keys():
+            cfg[name] /= scaler.scaling_factor
     cfg["metadata"] = {**cfg["metadata"], **metadata}
     # SAE.load_from_disk builds an SAE from the same two parts.
     with without_model_kwargs_advice():
@@ -73,8 +86,13 @@ def layer_sae(
     return sae
 
 
-def _fold_map(state: dict[str, torch.Tensor], cfg: dict[str, Any], layer_map: LayerMap) -> None:
-    """Puts a map in front of the SAE with these inference parameters, and its way back behind it."""
+def behind_map(
+    state: dict[str, torch.Tensor], layer_map: LayerMap, *, applies_b_dec: bool
+) -> dict[str, torch.Tensor]:
+    """The parameters of x -> way back(f(map(x))), where `state` are those of f.
+
+    Of an SAE in training or inference form; `applies_b_dec` is its `apply_b_dec_to_input`.
+    """
     old = {name: tensor.double() for name, tensor in state.items()}
     device = old["W_dec"].device
     reverse_DD = layer_map.reverse_matrix_DD.to(device)
@@ -85,16 +103,30 @@ def _fold_map(state: dict[str, torch.Tensor], cfg: dict[str, Any], layer_map: La
     if "W_enc" in old:  # matching pursuit's encoder is its decoder
         new["W_enc"] = layer_map.matrix_DD.to(device) @ old["W_enc"]
         shift_F = layer_map.offset_D.to(device) @ old["W_enc"]
-        if cfg["apply_b_dec_to_input"]:
+        if applies_b_dec:
             shift_F = shift_F - old["b_dec"] @ old["W_enc"] + new["b_dec"] @ new["W_enc"]
-        for name in _ENCODER_BIASES & old.keys():
-            new[name] = old[name] + shift_F
-        if "b_mag" in old:  # added to W_enc exp(r_mag)
-            new["b_mag"] = old["b_mag"] + shift_F * old["r_mag"].exp()
-    state.update({name: tensor.to(state[name].dtype) for name, tensor in new.items()})
-    if "rescale_acts_by_decoder_norm" in cfg:
-        # Saving for inference has put the decoder's norms into the encoder; the map's are new.
-        cfg["rescale_acts_by_decoder_norm"] = False
+        new |= pre_activations_shifted(old, shift_F)
+    return state | {name: tensor.to(state[name].dtype) for name, tensor in new.items()}
+
+
+def behind_factor(state: dict[str, torch.Tensor], factor: float) -> dict[str, torch.Tensor]:
+    """The parameters of x -> f(factor * x) / factor, where `state` are those of f.
+
+    The matrices stay as they are, and the features become 1 / factor times what they were.
+    """
+    divided = {name: state[name] / factor for name in _VECTORS & state.keys()}
+    lowered = {name: state[name] - math.log(factor) for name in _LOGARITHMS & state.keys()}
+    return state | divided | lowered
+
+
+def pre_activations_shifted(
+    state: dict[str, torch.Tensor], shift_F: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """The encoder's biases that add `shift_F` to x @ W_enc."""
+    shifted = {name: state[name] + shift_F for name in _ENCODER_BIASES & state.keys()}
+    if "b_mag" in state:  # added to x @ W_enc * exp(r_mag)
+        shifted["b_mag"] = state["b_mag"] + shift_F * state["r_mag"].exp()
+    return shifted
 
 
 def _fold_whitening(sae: Any, whitening: Any) -> None:
@@ -119,13 +151,3 @@ def _whitening_folded(group_sae: TrainingSAE[Any], scaler: ActivationScaler) -> 
     folded.load_state_dict(group_sae.state_dict())
     _fold_whitening(folded, whitening_of(scaler))
     return folded
-
-
-def _divide_vectors(
-    state: dict[str, torch.Tensor], cfg: dict[str, Any], scaling_factor: float
-) -> None:
-    for name in _VECTORS & state.keys():
-        state[name] = state[name] / scaling_factor
-    for name in _SCALED_SETTINGS:
-        if name in cfg:
-            cfg[name] /= scaling_factor

@@ -1,5 +1,6 @@
 """SAELens's `run_evals` with the same tokens for every layer."""
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -55,3 +56,13 @@ class ReplayedTokens:
 
     def reset_input_dataset(self) -> None:
         """SAELens calls this between its two groups of metrics; ours go on to fresh tokens."""
+
+
+def metrics_by_name(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """What `run_evals` returns without its sections and token counts."""
+    return {
+        name: value
+        for section, values in metrics.items()
+        if section != "token_stats"
+        for name, value in values.items()
+    }

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sae_lens_groups.alignment import NONE
-from sae_lens_groups.errors import LayerGroupsError, PlanError, SuiteError
+from sae_lens_groups.errors import SuiteError
 from sae_lens_groups.layers import HookTemplate, LayerGroup, disjoint
 from sae_lens_groups.plan.group_plan import GroupPlan
+from sae_lens_groups.transfer_report import TransferReport
 
 FORMAT_VERSION = 1
 
@@ -28,6 +29,8 @@ class SuiteManifest:
     """How every layer was mapped to its group's middle layer."""
     plan: GroupPlan | None = None
     """What the groups were chosen from; None where they were named, or follow a rule."""
+    transfer: TransferReport | None = None
+    """What the SAEs started from; None where they were trained from scratch."""
 
     @property
     def layers(self) -> list[int]:
@@ -66,7 +69,13 @@ class SuiteManifest:
             "versions": dict(self.versions),
             **({} if self.layer_alignment == NONE else {"layer_alignment": self.layer_alignment}),
             **({} if self.plan is None else {"plan": self.plan.to_dict()}),
+            **self._transfer_entry(),
         }
+
+    def _transfer_entry(self) -> dict[str, Any]:
+        if self.transfer is None:
+            return {}
+        return {"transfer": self.transfer.to_dict(self.hook_template)}
 
     def to_json(self) -> str:
         """The text of `suite.json`."""
@@ -98,7 +107,9 @@ class SuiteManifest:
                 for name, value in manifest.to_dict().items()
                 if name != "plan"
             )
-        except (KeyError, TypeError, AttributeError, LayerGroupsError, PlanError) as error:
+        except SuiteError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise SuiteError(f"suite.json is broken: {error!r}") from error
         if not agrees:
             raise SuiteError("suite.json contradicts itself: its groups and its layers disagree")
@@ -108,9 +119,10 @@ class SuiteManifest:
     def _from_dict(cls, data: Mapping[str, Any]) -> "SuiteManifest":
         if not {"/", "\\"}.isdisjoint(data["hook_template"]):  # it names folders of the suite
             raise SuiteError(f"suite.json has the hook_template {data['hook_template']!r}")
+        template = HookTemplate.from_text(data["hook_template"])
         return cls(
             groups=disjoint(LayerGroup.from_layers(group["layers"]) for group in data["groups"]),
-            hook_template=HookTemplate.from_text(data["hook_template"]),
+            hook_template=template,
             scaling_factors={
                 entry["layer"]: entry["scaling_factor"] for entry in data["layers"].values()
             },
@@ -118,6 +130,9 @@ class SuiteManifest:
             versions=data["versions"],
             layer_alignment=data.get("layer_alignment", NONE),
             plan=GroupPlan.from_dict(data["plan"]) if "plan" in data else None,
+            transfer=(
+                TransferReport.from_dict(data["transfer"], template) if "transfer" in data else None
+            ),
         )
 
 

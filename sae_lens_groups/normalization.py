@@ -14,7 +14,7 @@ import torch
 from sae_lens.training import activation_scaler
 from sae_lens.training.activation_scaler import ActivationScaler
 
-from sae_lens_groups.alignment import AlignedScaler, Alignment, PairMoments, layer_map_of
+from sae_lens_groups.alignment import AlignedScaler, Alignment, LayerPair, PairMoments, layer_map_of
 from sae_lens_groups.errors import NormEstimateError
 from sae_lens_groups.layers import LayerGroup
 
@@ -54,19 +54,25 @@ class GroupScaling:
             return self._scale_layer_by_layer(rows_BD, position_B)
         return rows_BD
 
-    def aligned(self, alignment: Alignment, moments: Mapping[int, PairMoments]) -> "GroupScaling":
+    @property
+    def of_layer(self) -> dict[int, ActivationScaler]:
+        """Layer -> scaler."""
+        return dict(zip(self.group.layers, self.scalers, strict=True))
+
+    def aligned(
+        self, alignment: Alignment, moments: Mapping[LayerPair, PairMoments]
+    ) -> "GroupScaling":
         """The same scaling, followed by a map of every layer to the group's middle layer.
 
         Args:
             alignment: how the maps are fitted.
-            moments: layer -> raw moments with the middle layer, of every other layer.
+            moments: (layer, middle layer) -> raw moments, of every layer but the middle one.
         """
-        of_layer = dict(zip(self.group.layers, self.scalers))
-        middle = of_layer[self.group.middle]
+        of_layer, middle = self.of_layer, self.group.middle
         maps = {
-            layer: alignment.fit(moments[layer].scaled(scaler, middle))
+            layer: alignment.fit(moments[layer, middle].scaled(scaler, of_layer[middle]))
             for layer, scaler in of_layer.items()
-            if layer != self.group.middle
+            if layer != middle
         }
         return GroupScaling(
             self.group,

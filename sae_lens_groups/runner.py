@@ -15,15 +15,26 @@ from sae_lens.training.prefetch import PrefetchingIterator
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups import files
-from sae_lens_groups.align import moments_to_middle_layers
-from sae_lens_groups.alignment import NONE, PairMoments
-from sae_lens_groups.checkpoint import readable, require_resumable, save_runner_files
+from sae_lens_groups.align import moments_of_pairs, pairs_with_middle_layers
+from sae_lens_groups.alignment import NONE, LayerPair, PairMoments
+from sae_lens_groups.checkpoint import (
+    readable,
+    require_resumable,
+    save_runner_files,
+    saved_transfer,
+)
+from sae_lens_groups.combine import combined, require_combinable
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.dataset import as_stream, open_dataset, require_usable_rows
-from sae_lens_groups.errors import TrainingInterrupted
+from sae_lens_groups.errors import ConfigError, TrainingInterrupted
 from sae_lens_groups.export import export_suite
 from sae_lens_groups.initialization import initial_saes, require_usable_start
-from sae_lens_groups.interruption import EndableIterator, StoppableIterator, StopRequest
+from sae_lens_groups.interruption import (
+    EndableIterator,
+    StoppableIterator,
+    StopRequest,
+    paused,
+)
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.model import (
     d_vocab,
@@ -34,10 +45,14 @@ from sae_lens_groups.model import (
 from sae_lens_groups.plan.group_plan import GroupPlan
 from sae_lens_groups.plugins import alignments
 from sae_lens_groups.run_groups import choose_groups
+from sae_lens_groups.source import InitSource
 from sae_lens_groups.store import GroupActivationsStore
-from sae_lens_groups.suite import SAESuite
+from sae_lens_groups.suite import SAESuite, read_manifest
+from sae_lens_groups.suite_scores import SuiteScores
 from sae_lens_groups.trainer import GroupTrainer
 from sae_lens_groups.training_evals import GroupEvaluator
+from sae_lens_groups.transfer import Transfer, usable_source
+from sae_lens_groups.transfer_report import TransferReport
 
 
 class GroupSAETrainingRunner:
@@ -60,6 +75,7 @@ class GroupSAETrainingRunner:
     """What the groups were chosen from; None where they were named, or follow a rule."""
     saes: dict[str, TrainingSAE[Any]]
     activations_store: GroupActivationsStore
+    _transfer_report: TransferReport | None = None
 
     def __init__(
         self,
@@ -76,8 +92,15 @@ class GroupSAETrainingRunner:
         if cfg.resume_from_checkpoint is not None:
             require_resumable(cfg.resume_from_checkpoint, cfg, groups)
         require_usable_start(cfg)
+        if cfg.init_from is not None and override_saes is not None:
+            raise ConfigError(
+                "init_from and override_saes both say what SAEs start from; leave one out"
+            )
+        source = usable_source(cfg)
+        transfer = _planned_transfer(cfg, source, groups)
 
-        self.model = override_model or load_hooked_model(cfg, groups)
+        hooked = groups if transfer is None else transfer.hooked_groups
+        self.model = override_model or load_hooked_model(cfg, hooked)
         require_usable_rows(
             cfg.dataset_path if override_dataset is None else None,
             dataset,
@@ -86,7 +109,9 @@ class GroupSAETrainingRunner:
         )
         self._dataset = dataset
         self.groups, self.plan = choose_groups(cfg, self.model, dataset)
-        require_hooks(self.model, cfg.hook_template, self.groups)
+        self._transfer = _planned_transfer(cfg, source, self.groups)
+        hooked = self.groups if self._transfer is None else self._transfer.hooked_groups
+        require_hooks(self.model, cfg.hook_template, hooked)
         if cfg.resume_from_checkpoint is not None and groups is None:
             require_resumable(cfg.resume_from_checkpoint, cfg, self.groups)
 
@@ -116,7 +141,7 @@ class GroupSAETrainingRunner:
         self._stop = StopRequest()
         with self._stop.listening():
             trainer = self._train()
-            suite = export_suite(self.cfg, trainer.group_trainers.values(), self.plan)
+            suite = self._suite(trainer)
             if self.cfg.output_path is not None:
                 # Taken while we trained? A finished suite is not to be lost to that.
                 suite.save(files.free_folder(self.cfg.output_path))
@@ -124,6 +149,17 @@ class GroupSAETrainingRunner:
         if self.cfg.logger.log_to_wandb:
             self._finish_wandb(trainer, suite)
         return suite
+
+    def _suite(self, trainer: GroupTrainer) -> SAESuite:
+        trainers = list(trainer.group_trainers.values())
+        if self._transfer_report is not None:
+            self._transfer_report = self._transfer_report.finished(self._scores().of(trainers))
+        suite = export_suite(self.cfg, trainers, self.plan, self._transfer_report)
+        if not self.cfg.init_keep_layers:
+            return suite
+        assert self._transfer is not None
+        assert self._transfer.source.suite_folder is not None
+        return combined(suite, SAESuite.load(self._transfer.source.suite_folder))
 
     # --- before training ---
 
@@ -147,11 +183,14 @@ class GroupSAETrainingRunner:
                 self._fit(trainer, moments)
         return trainer
 
-    def _layer_moments(self) -> dict[int, PairMoments] | None:
-        """What the alignment is fitted from; None where there is none, or a checkpoint has it."""
-        if self.cfg.layer_alignment == NONE or self.cfg.resume_from_checkpoint is not None:
-            return None
-        return moments_to_middle_layers(self.cfg, self.model, self._dataset, self.groups)
+    def _layer_moments(self) -> dict[LayerPair, PairMoments]:
+        """How layers relate to one another, where an alignment is fitted and no checkpoint has it."""
+        if self.cfg.resume_from_checkpoint is not None:
+            return {}
+        pairs = set() if self._transfer is None else self._transfer.pairs
+        if self.cfg.layer_alignment != NONE:
+            pairs |= pairs_with_middle_layers(self.groups)
+        return moments_of_pairs(self.cfg, self.model, self._dataset, pairs)
 
     @contextlib.contextmanager
     def _batches(self) -> Iterator[StoppableIterator[dict[str, torch.Tensor]]]:
@@ -198,19 +237,35 @@ class GroupSAETrainingRunner:
         )
         return trainer
 
-    def _fit(self, trainer: GroupTrainer, moments: dict[int, PairMoments] | None) -> None:
+    def _fit(self, trainer: GroupTrainer, moments: dict[LayerPair, PairMoments]) -> None:
+        resumed_from = self.cfg.resume_from_checkpoint
         try:
-            if self.cfg.resume_from_checkpoint is not None:
-                with readable(self.cfg.resume_from_checkpoint):
-                    trainer.load_checkpoint(self.cfg.resume_from_checkpoint)
+            if resumed_from is None:
+                self._prepare(trainer, moments)
             else:
-                trainer.estimate_scaling(self.cfg.sae.normalize_activations)
-            if moments is not None:
-                trainer.align(alignments()[self.cfg.layer_alignment], moments)
+                with readable(resumed_from):
+                    trainer.load_checkpoint(resumed_from)
+                self._transfer_report = saved_transfer(resumed_from, self.cfg)
             self._compile_saes_if_asked()
             trainer.fit()
         except TrainingInterrupted as interruption:
             raise self._saved(trainer, interruption) from None
+
+    def _prepare(self, trainer: GroupTrainer, moments: dict[LayerPair, PairMoments]) -> None:
+        """All that comes before the first step: scaling, alignment, and where the SAEs start."""
+        trainer.estimate_scaling(self.cfg.sae.normalize_activations)
+        if self.cfg.layer_alignment != NONE:
+            trainer.align(alignments()[self.cfg.layer_alignment], moments)
+        if self._transfer is None:
+            return
+        scalings = {name: one.scaling for name, one in trainer.group_trainers.items()}
+        self._transfer.apply(self.saes, scalings, moments)
+        with paused(trainer.data_provider):
+            zero_shot = self._scores().of(trainer.group_trainers.values())
+        self._transfer_report = self._transfer.report(zero_shot)
+
+    def _scores(self) -> SuiteScores:
+        return SuiteScores(self.cfg, self.model, self._dataset, self.groups)
 
     def _saved(
         self, trainer: GroupTrainer, interruption: TrainingInterrupted
@@ -235,7 +290,13 @@ class GroupSAETrainingRunner:
 
     def _save_runner_files(self, checkpoint_path: Path | None) -> None:
         if checkpoint_path is not None:
-            save_runner_files(checkpoint_path, self.cfg, self.activations_store, self.plan)
+            save_runner_files(
+                checkpoint_path,
+                self.cfg,
+                self.activations_store,
+                self.plan,
+                self._transfer_report,
+            )
 
     # --- W&B ---
 
@@ -262,3 +323,17 @@ class GroupSAETrainingRunner:
                     wandb_aliases=["final_model"],
                 )
         wandb.finish()
+
+
+def _planned_transfer(
+    cfg: GroupSAERunnerConfig[Any],
+    source: InitSource | None,
+    groups: tuple[LayerGroup, ...] | None,
+) -> Transfer | None:
+    """Where each group starts from, checked; None without a source, or before groups are known."""
+    if source is None or groups is None:
+        return None
+    if cfg.init_keep_layers:
+        assert source.suite_folder is not None
+        require_combinable(groups, cfg.layer_alignment, read_manifest(source.suite_folder))
+    return Transfer(cfg, source, groups)

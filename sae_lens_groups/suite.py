@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from sae_lens import SAE, TrainingSAE
 from sae_lens.constants import SPARSITY_FILENAME
+from sae_lens.training.activation_scaler import ActivationScaler
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from sae_lens_groups import files
 from sae_lens_groups.errors import SuiteError, UnknownLayerError
+from sae_lens_groups.layer_scalers import load_layer_scalers, save_layer_scalers
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.manifest import SuiteManifest
 from sae_lens_groups.quiet import without_model_kwargs_advice
@@ -36,6 +38,7 @@ class SAESuite(Mapping[str, SAE[Any]]):
         manifest: SuiteManifest,
         build_layer: Callable[[int], SAE[Any]],
         build_group: Callable[[LayerGroup], TrainingSAE[Any]],
+        build_scaler: Callable[[int], ActivationScaler],
         build_sparsity: Callable[[int], torch.Tensor],
         runner_cfg: Mapping[str, Any] | None = None,
         path: Path | None = None,
@@ -45,6 +48,7 @@ class SAESuite(Mapping[str, SAE[Any]]):
         self.path = path
         self._build_layer = build_layer
         self._build_group = build_group
+        self._build_scaler = build_scaler
         self._build_sparsity = build_sparsity
         self._built: dict[int, SAE[Any]] = {}
 
@@ -86,6 +90,13 @@ class SAESuite(Mapping[str, SAE[Any]]):
         """A group's SAE in training form, which works on scaled activations."""
         return self._build_group(group)
 
+    def scaler(self, layer: int) -> ActivationScaler:
+        """What a layer's activations pass before the group's SAE: its scaling, and its alignment.
+
+        `suite.layer(n)` does what `scaler.unscale(group_sae(scaler.scale(x)))` does.
+        """
+        return self._build_scaler(layer)
+
     def log_sparsity(self, layer: int) -> torch.Tensor:
         """log10 firing frequency of each feature on this layer. Shape (d_sae,)."""
         return self._build_sparsity(layer)
@@ -105,7 +116,10 @@ class SAESuite(Mapping[str, SAE[Any]]):
             for layer in self.manifest.layers:
                 self._save_layer(layer, folder / self.manifest.hook_template.hook_name(layer))
             for group in self.manifest.groups:
-                self._build_group(group).save_model(folder / files.GROUPS / group.name)
+                of_group = folder / files.GROUPS / group.name
+                self._build_group(group).save_model(of_group)
+                scalers = {layer: self._build_scaler(layer) for layer in group.layers}
+                save_layer_scalers(of_group, scalers)
             if self.runner_cfg is not None:
                 files.write_text(
                     folder / files.RUNNER_CFG, json.dumps(self.runner_cfg, indent=2) + "\n"
@@ -130,12 +144,7 @@ class SAESuite(Mapping[str, SAE[Any]]):
             SuiteError: there is no suite, or it is broken or of a newer format.
         """
         path = Path(path)
-        if not (path / files.SUITE).is_file():
-            raise SuiteError(
-                f"{str(path)!r} is no suite: it has no {files.SUITE}; "
-                "give the output_path of a training run"
-            )
-        manifest = SuiteManifest.from_json((path / files.SUITE).read_text(encoding="utf-8"))
+        manifest = read_manifest(path)
         folders = {layer: path / name for layer, name in zip(manifest.layers, manifest.hook_names)}
         missing = [folder.name for folder in folders.values() if not folder.is_dir()]
         if missing:
@@ -147,10 +156,36 @@ class SAESuite(Mapping[str, SAE[Any]]):
             build_group=lambda group: _load_sae(
                 TrainingSAE, path / files.GROUPS / group.name, device
             ),
+            build_scaler=lambda layer: _load_scaler(path, manifest, layer),
             build_sparsity=lambda layer: load_file(folders[layer] / SPARSITY_FILENAME)["sparsity"],
             runner_cfg=_read_json(runner_cfg) if runner_cfg.exists() else None,
             path=path,
         )
+
+
+def read_manifest(folder: Path) -> SuiteManifest:
+    """The manifest of the suite in a folder.
+
+    Raises:
+        SuiteError: there is no suite, or its manifest is broken or of a newer format.
+    """
+    if not (folder / files.SUITE).is_file():
+        raise SuiteError(
+            f"{str(folder)!r} is no suite: it has no {files.SUITE}; "
+            "give the output_path of a training run"
+        )
+    return SuiteManifest.from_json((folder / files.SUITE).read_text(encoding="utf-8"))
+
+
+def _load_scaler(path: Path, manifest: SuiteManifest, layer: int) -> ActivationScaler:
+    folder = path / files.GROUPS / manifest.group_of(layer).name
+    try:
+        return load_layer_scalers(folder, [layer])[layer]
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise SuiteError(
+            f"{str(folder)!r} does not hold the scaling of layer {layer}, which suites do since "
+            f"sae-lens-groups 0.3.0: {error}"
+        ) from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -22,8 +22,9 @@ from tqdm.auto import tqdm
 from typing_extensions import override
 
 from sae_lens_groups import files
-from sae_lens_groups.alignment import Alignment, PairMoments
+from sae_lens_groups.alignment import Alignment, LayerPair, PairMoments
 from sae_lens_groups.errors import NonFiniteActivationsError
+from sae_lens_groups.layer_scalers import load_layer_scalers, save_layer_scalers
 from sae_lens_groups.layer_statistics import LayerStatistics, layer_metrics
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.normalization import (
@@ -97,17 +98,14 @@ class GroupSAETrainer(SAETrainer[TrainingSAE[Any], Any]):
     def save_trainer_state(self, checkpoint_path: Path) -> None:
         super().save_trainer_state(checkpoint_path)
         save_file(self.statistics.state_dict(), checkpoint_path / files.LAYER_STATISTICS)
-        for layer, scaler in zip(self.group.layers, self.scaling.scalers, strict=True):
-            folder = checkpoint_path / files.layer_scaler_folder(layer)
-            folder.mkdir()
-            scaler.save(str(folder / files.SCALER))
+        save_layer_scalers(checkpoint_path, self.scaling.of_layer)
 
     @override
     def load_trainer_state(self, checkpoint_path: Path | str) -> None:
         super().load_trainer_state(checkpoint_path)
         self.statistics.load_state_dict(load_file(Path(checkpoint_path) / files.LAYER_STATISTICS))
-        for layer, scaler in zip(self.group.layers, self.scaling.scalers, strict=True):
-            scaler.load(Path(checkpoint_path) / files.layer_scaler_folder(layer) / files.SCALER)
+        scalers = load_layer_scalers(Path(checkpoint_path), self.group.layers)
+        self.scaling = GroupScaling(self.group, list(scalers.values()))
 
 
 class GroupTrainer(MultiSAETrainer):
@@ -154,7 +152,7 @@ class GroupTrainer(MultiSAETrainer):
         for name, trainer in self.group_trainers.items():
             trainer.scaling = estimates[name].scaling()
 
-    def align(self, alignment: Alignment, moments: Mapping[int, PairMoments]) -> None:
+    def align(self, alignment: Alignment, moments: Mapping[LayerPair, PairMoments]) -> None:
         """Maps every layer to its group's middle layer from here on, after its scaling."""
         for trainer in self.group_trainers.values():
             trainer.scaling = trainer.scaling.aligned(alignment, moments)

@@ -2,16 +2,14 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from sae_lens import ActivationsStore, TrainingSAE
 from sae_lens.training.activation_scaler import ActivationScaler
-from sae_lens.training.prefetch import PrefetchingIterator
 from transformer_lens import HookedRootModule
 
-from sae_lens_groups.interruption import StoppableIterator
+from sae_lens_groups.interruption import paused
 from sae_lens_groups.layer_evals import ReplayedTokens, layer_eval_config
 from sae_lens_groups.layers import HookTemplate
 from sae_lens_groups.trainer import GroupSAETrainer
@@ -43,7 +41,7 @@ class GroupEvaluator:
         config = layer_eval_config(self.n_eval_batches, self.eval_batch_size_prompts)
         excluded = self.store.exclude_special_tokens
         logs: dict[str, Any] = {}
-        with _paused(data_provider):
+        with paused(data_provider):
             tokens = ReplayedTokens(self.store)
             for name, sae in saes.items():
                 trainer = self.trainers[name]
@@ -59,12 +57,6 @@ class GroupEvaluator:
                         )
                     logs.update({f"{name}/layer_{layer}/{key}": v for key, v in metrics.items()})
         return logs
-
-
-def _paused(data_provider: Any) -> AbstractContextManager[None]:
-    """Keeps the prefetching thread off the dataset while the evals read from it."""
-    source = data_provider.source if isinstance(data_provider, StoppableIterator) else data_provider
-    return source.paused() if isinstance(source, PrefetchingIterator) else nullcontext()
 
 
 @contextlib.contextmanager

@@ -70,7 +70,18 @@ def test_every_flag_of_saelens_is_a_flag_of_ours(
     assert len(theirs) > 60
     assert theirs - ours == set()
     # SAELens 6.44 reads --architecture without listing it.
-    own = {"--layer_groups", "--amad_threshold", "--plan_tokens", "--layer_alignment"}
+    own = {
+        "--layer_groups",
+        "--amad_threshold",
+        "--plan_tokens",
+        "--layer_alignment",
+        "--init_from",
+        "--init_direction",
+        "--init_parameters",
+        "--init_alignment",
+        "--init_keep_layers",
+        "--token_fraction",
+    }
     assert ours - theirs <= own | {"--config_file", "--architecture"}
 
 
@@ -114,6 +125,12 @@ def test_a_config_file_gives_every_setting_of_the_earlier_run(
         "amad_threshold": 0.2,
         "plan_tokens": 200_000,
         "layer_alignment": "none",
+        "init_from": None,
+        "init_direction": "nearest",
+        "init_parameters": "all",
+        "init_alignment": "scale",
+        "init_keep_layers": False,
+        "token_fraction": None,
     }
     assert {name: found.pop(name) for name in ours} == ours
     # A new run writes its checkpoints beside the earlier one's, not into them.

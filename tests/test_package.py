@@ -141,7 +141,18 @@ def test_every_flag_of_ours_is_in_the_readme() -> None:
 
     theirs = {field.name for field in fields(LanguageModelSAERunnerConfig)}
     ours = {field.name for field in fields(sae_lens_groups.GroupSAERunnerConfig)} - theirs
-    assert ours == {"layer_groups", "amad_threshold", "plan_tokens", "layer_alignment"}
+    assert ours == {
+        "layer_groups",
+        "amad_threshold",
+        "plan_tokens",
+        "layer_alignment",
+        "init_from",
+        "init_direction",
+        "init_parameters",
+        "init_alignment",
+        "init_keep_layers",
+        "token_fraction",
+    }
     for name in ours:
         assert f"`--{name}" in README or f"`{name}`" in README
 

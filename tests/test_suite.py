@@ -70,6 +70,8 @@ def test_a_suite_folder_holds_what_the_contract_says(suite: SAESuite, folder: Pa
         "runner_cfg.json",
         *(f"{name}/{file}" for name in HOOK_NAMES for file in plain | {"sparsity.safetensors"}),
         *(f"groups/{group}/{file}" for group in ("layers_0-2", "layers_3") for file in plain),
+        *(f"groups/layers_0-2/layer_{layer}/activation_scaler.json" for layer in range(3)),
+        "groups/layers_3/layer_3/activation_scaler.json",
     }
     manifest = json.loads((folder / "suite.json").read_text())
     assert manifest["format_version"] == 1
@@ -234,7 +236,7 @@ def test_a_newer_format_asks_for_an_upgrade(folder: Path) -> None:
 
 
 def test_an_entry_that_a_later_version_added_does_no_harm(folder: Path) -> None:
-    edit(folder, lambda manifest: manifest.update(transfer={"from": "elsewhere"}))
+    edit(folder, lambda manifest: manifest.update(novelty={"from": "elsewhere"}))
     assert len(SAESuite.load(folder)) == 4
 
 

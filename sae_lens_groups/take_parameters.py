@@ -1,0 +1,90 @@
+"""Gives an SAE the parameters of another, fitted to its own activations.
+
+Shapes: D = d_in, F = d_sae.
+"""
+
+from typing import Any
+
+import torch
+from sae_lens import SAE, TrainingSAE
+
+from sae_lens_groups.alignment import AlignedScaler
+from sae_lens_groups.errors import InitSourceError
+from sae_lens_groups.fold import (
+    behind_factor,
+    behind_map,
+    pre_activations_shifted,
+    unknown_parameters,
+)
+from sae_lens_groups.training_form import training_state
+
+ALL, ENCODER, DECODER = "all", "encoder", "decoder"
+PARAMETERS = (ALL, ENCODER, DECODER)
+
+_State = dict[str, torch.Tensor]
+_OF_DECODER = frozenset({"W_dec", "b_dec"})
+
+
+@torch.no_grad()
+def take_parameters(
+    sae: TrainingSAE[Any], source: SAE[Any], scaler: AlignedScaler, which: str = ALL
+) -> None:
+    """Makes `sae` compute `scaler.unscale(source(scaler.scale(x)))`, in place.
+
+    Args:
+        sae: a fresh SAE to train.
+        source: in training or inference form; convertible to the architecture of `sae`.
+        scaler: from the activations of `sae` to those of the source.
+        which: `all` parameters; those of the `encoder`, whose pre-activations then equal the
+            source's; or those of the `decoder`. The other half starts as the transpose of the one
+            taken, as SAELens ties the two in a fresh SAE.
+
+    Raises:
+        InitSourceError: the source has parameters that cannot be fitted.
+    """
+    taken = _behind(scaler, source, training_state(source, sae.cfg))
+    b_dec_D = taken["b_dec"]
+    if which == DECODER:
+        taken = _decoder_with_transpose(taken)
+    elif which == ENCODER:
+        taken = _encoder_with_transpose(taken, sae.cfg.decoder_init_norm or 1.0)
+    sae.process_state_dict_for_loading(taken)  # SAELens's names, which differ by version
+    own = sae.state_dict()
+    new = own | {name: tensor.to(own["W_dec"].device) for name, tensor in taken.items()}
+    if which != DECODER and "W_enc" in new:
+        # b_dec, or whether it is taken off the input, may not be the source's.
+        offset_D = sae.cfg.apply_b_dec_to_input * new["b_dec"].double()
+        offset_D -= source.cfg.apply_b_dec_to_input * b_dec_D.to(offset_D)
+        if offset_D.any():
+            new |= pre_activations_shifted(new, offset_D @ new["W_enc"].double())
+    sae.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in new.items()})
+
+
+def _behind(scaler: AlignedScaler, source: SAE[Any], state: _State) -> _State:
+    """The source's parameters, for activations that have yet to pass the scaler."""
+    changes = scaler.layer_map is not None or scaler.scaling_factor is not None
+    if changes and (unknown := unknown_parameters(state)):
+        raise InitSourceError(
+            f"architecture {source.cfg.architecture()!r} has the parameters {', '.join(unknown)}, "
+            "which cannot be fitted to other activations; set init_alignment to none and use "
+            "the normalize_activations of the source"
+        )
+    if scaler.layer_map is not None:
+        applies_b_dec = source.cfg.apply_b_dec_to_input
+        state = behind_map(state, scaler.layer_map, applies_b_dec=applies_b_dec)
+    if scaler.scaling_factor is not None:
+        state = behind_factor(state, scaler.scaling_factor)
+    return state
+
+
+def _decoder_with_transpose(state: _State) -> _State:
+    half = {name: state[name] for name in _OF_DECODER}
+    if "W_enc" in state:  # matching pursuit's encoder is its decoder
+        half["W_enc"] = half["W_dec"].T.contiguous()
+    return half
+
+
+def _encoder_with_transpose(state: _State, decoder_norm: float) -> _State:
+    half = {name: tensor for name, tensor in state.items() if name not in _OF_DECODER}
+    half["W_dec"] = decoder_norm * torch.nn.functional.normalize(half["W_enc"].T, dim=1)
+    return half
