@@ -4,11 +4,8 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
-from typing import Any, TypeVar
-
-from sae_lens.training.prefetch import PrefetchingIterator
+from typing import TypeVar
 
 from sae_lens_groups.errors import TrainingInterrupted
 
@@ -86,9 +83,3 @@ class EndableIterator(Iterator[T]):
         if self._has_ended:
             raise StopIteration
         return next(self._source)
-
-
-def paused(batches: Any) -> AbstractContextManager[None]:
-    """Keeps a prefetching thread off the dataset and the random generators for a while."""
-    source = batches.source if isinstance(batches, StoppableIterator) else batches
-    return source.paused() if isinstance(source, PrefetchingIterator) else nullcontext()

@@ -1,8 +1,6 @@
 """Trains one SAE per group of layers from one shared pass of the language model."""
 
-import collections
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +9,12 @@ import wandb
 from sae_lens import TrainingSAE
 from sae_lens.config import HfDataset
 from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
-from sae_lens.training.prefetch import PrefetchingIterator
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups import files
 from sae_lens_groups.align import moments_of_pairs, pairs_with_middle_layers
 from sae_lens_groups.alignment import NONE, LayerPair, PairMoments
+from sae_lens_groups.batches import paused, training_batches
 from sae_lens_groups.checkpoint import (
     readable,
     require_resumable,
@@ -29,12 +27,7 @@ from sae_lens_groups.dataset import as_stream, open_dataset, require_usable_rows
 from sae_lens_groups.errors import ConfigError, TrainingInterrupted
 from sae_lens_groups.export import export_suite
 from sae_lens_groups.initialization import initial_saes, require_usable_start
-from sae_lens_groups.interruption import (
-    EndableIterator,
-    StoppableIterator,
-    StopRequest,
-    paused,
-)
+from sae_lens_groups.interruption import StoppableIterator, StopRequest
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.model import (
     d_vocab,
@@ -178,7 +171,7 @@ class GroupSAETrainingRunner:
             torch.set_rng_state(self._rng_state)
             # Before the batches, whose prefetching thread uses the model too.
             moments = self._layer_moments()
-            with self._batches() as batches:
+            with training_batches(self.activations_store, self.cfg, self._stop) as batches:
                 trainer = self._trainer(batches)
                 self._fit(trainer, moments)
         return trainer
@@ -191,31 +184,6 @@ class GroupSAETrainingRunner:
         if self.cfg.layer_alignment != NONE:
             pairs |= pairs_with_middle_layers(self.groups)
         return moments_of_pairs(self.cfg, self.model, self._dataset, pairs)
-
-    @contextlib.contextmanager
-    def _batches(self) -> Iterator[StoppableIterator[dict[str, torch.Tensor]]]:
-        """The training batches, made ahead in a thread where the config asks for it."""
-        source = self.activations_store.packed_batches()
-        n_ahead = int(self.cfg.prefetch_llm_batches)
-        if self.cfg.resume_from_checkpoint is not None:
-            with readable(self.cfg.resume_from_checkpoint):
-                self.activations_store.load_from_checkpoint(self.cfg.resume_from_checkpoint)
-        if not n_ahead:
-            with contextlib.closing(source):
-                yield StoppableIterator(source, self._stop)
-            return
-        ending = EndableIterator(source)
-        prefetcher = PrefetchingIterator(ending, prefetch=n_ahead)
-        try:
-            yield StoppableIterator(prefetcher, self._stop)
-        finally:
-            if hasattr(prefetcher, "close"):
-                prefetcher.close()
-            else:  # SAELens 6.44: its thread ends where the batches do, once the queue has room
-                ending.end()
-                with contextlib.suppress(Exception):  # the run has seen it, or does not need it
-                    collections.deque(prefetcher, maxlen=0)
-            source.close()
 
     def _trainer(self, batches: StoppableIterator[dict[str, torch.Tensor]]) -> GroupTrainer:
         cfg = self.cfg

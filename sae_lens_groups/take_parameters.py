@@ -49,12 +49,12 @@ def take_parameters(
     elif which == ENCODER:
         taken = _encoder_with_transpose(taken, sae.cfg.decoder_init_norm or 1.0)
     sae.process_state_dict_for_loading(taken)  # SAELens's names, which differ by version
-    own = sae.state_dict()
-    new = own | {name: tensor.to(own["W_dec"].device) for name, tensor in taken.items()}
+    own = {name: tensor.cpu() for name, tensor in sae.state_dict().items()}
+    new = own | {name: tensor.cpu() for name, tensor in taken.items()}
     if which != DECODER and "W_enc" in new:
         # b_dec, or whether it is taken off the input, may not be the source's.
         offset_D = sae.cfg.apply_b_dec_to_input * new["b_dec"].double()
-        offset_D -= source.cfg.apply_b_dec_to_input * b_dec_D.to(offset_D)
+        offset_D -= source.cfg.apply_b_dec_to_input * b_dec_D.cpu().double()
         if offset_D.any():
             new |= pre_activations_shifted(new, offset_D @ new["W_enc"].double())
     sae.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in new.items()})

@@ -9,7 +9,7 @@ from sae_lens import ActivationsStore, TrainingSAE
 from sae_lens.training.activation_scaler import ActivationScaler
 from transformer_lens import HookedRootModule
 
-from sae_lens_groups.interruption import paused
+from sae_lens_groups.batches import paused
 from sae_lens_groups.layer_evals import ReplayedTokens, layer_eval_config
 from sae_lens_groups.layers import HookTemplate
 from sae_lens_groups.trainer import GroupSAETrainer

@@ -80,6 +80,7 @@ def test_every_flag_of_saelens_is_a_flag_of_ours(
         "--init_parameters",
         "--init_alignment",
         "--init_keep_layers",
+        "--noinit_keep_layers",
         "--token_fraction",
     }
     assert ours - theirs <= own | {"--config_file", "--architecture"}

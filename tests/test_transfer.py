@@ -404,11 +404,11 @@ def test_the_suite_tells_where_it_started_and_how_far_it_came(
     ]
     for entry in transfer["layers"].values():
         before, after = entry["zero_shot"], entry["final"]
-        assert after["explained_variance"] > before["explained_variance"]
+        assert after["mse"] < before["mse"]
         assert before["l0"] == after["l0"] == 4
     report = SAESuite.load(tmp_path / "t").manifest.transfer
     assert report is not None
-    assert report.mean(report.final) > report.mean(report.zero_shot) > 0
+    assert report.mean(report.final, "mse") < report.mean(report.zero_shot, "mse")
     assert "transfer" not in json.loads((tmp_path / "s/suite.json").read_text())
 
 

@@ -7,6 +7,7 @@ from sae_lens_groups.cli.flags import as_mistakes, parse_flags
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.plan.text import plan_text
 from sae_lens_groups.runner import GroupSAETrainingRunner
+from sae_lens_groups.transfer_report import TransferReport
 
 
 def train(args: Sequence[str]) -> int:
@@ -17,13 +18,23 @@ def train(args: Sequence[str]) -> int:
     if runner.plan is not None:
         print(plan_text(runner.plan), flush=True)
     suite = runner.run()
-    n_saes, n_layers = len(runner.groups), len(suite)
+    n_saes, n_layers = len(runner.groups), sum(map(len, runner.groups))
     print(f"Trained {n_saes} SAEs for {n_layers} layers.")
+    if suite.manifest.transfer is not None:
+        print(_came_from(suite.manifest.transfer))
     if suite.path is not None:
         hook_name = next(iter(suite))
-        print(f"The suite lies in {suite.path}, one plain SAELens SAE per layer:")
+        print(f"The suite of {len(suite)} layers lies in {suite.path}, a plain SAE for each:")
         print(f'    SAE.load_from_disk("{suite.path / hook_name}")')
     return 0
+
+
+def _came_from(transfer: TransferReport) -> str:
+    before, after = transfer.mean(transfer.zero_shot), transfer.mean(transfer.final)
+    return (
+        f"Started from {transfer.init_from}: mean explained variance {before:.4f} before training, "
+        f"{after:.4f} after it."
+    )
 
 
 def parse_config(args: Sequence[str]) -> GroupSAERunnerConfig[Any]:

@@ -1,0 +1,111 @@
+"""`init_from` on the Hub: the real client over HTTP, against a Hub on loopback."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+from transformer_lens import HookedTransformer
+
+from sae_lens_groups import GroupSAETrainingRunner
+from sae_lens_groups.normalization import MEAN_NORM
+
+from .conftest import group_config, sae_config
+from .hub_server import serving
+
+OPEN = """
+import json, sys
+import sae_lens_groups
+from sae_lens_groups.errors import InitSourceError
+from sae_lens_groups.source import open_source
+answers = []
+for init_from in sys.argv[1:]:
+    try:
+        source = open_source(init_from)
+    except InitSourceError as error:
+        answers.append(str(error))
+        continue
+    first = source.first
+    scaling_factor = None if first.scaler is None else first.scaler.scaling_factor
+    norm = first.sae.W_dec.norm().item()
+    answers.append([[str(group) for group in source.groups], source.training_tokens, scaling_factor, norm])
+print(json.dumps(answers))
+"""
+
+
+@pytest.fixture(scope="module")
+def hub_folder(
+    model: HookedTransformer, tokens: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A suite in the repository owner/suite, and a repository of something else."""
+    folder = tmp_path_factory.mktemp("hub")
+    scaled = sae_config(normalize_activations=MEAN_NORM)
+    cfg = group_config("0-1,2", sae=scaled, output_path=str(folder / "owner/suite"))
+    GroupSAETrainingRunner(cfg, override_dataset=tokens, override_model=model).run()
+    (folder / "owner/other").mkdir()
+    (folder / "owner/other/README.md").write_text("# Something else")
+    return folder
+
+
+def opened(hub_folder: Path, home: Path, *init_from: str, **environment: str) -> list[Any]:
+    """What a process with an empty cache finds at each of these."""
+    with serving(hub_folder) as endpoint:
+        run = subprocess.run(
+            [sys.executable, "-c", OPEN, *init_from],
+            env={
+                **os.environ,
+                "HF_ENDPOINT": endpoint,
+                "HF_HOME": str(home),
+                "HF_HUB_OFFLINE": "0",
+                **environment,
+            },
+            capture_output=True,
+            text=True,
+        )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def test_a_suite_and_its_saes_are_found_on_the_hub(hub_folder: Path, tmp_path: Path) -> None:
+    hook_name = "blocks.1.hook_resid_post"
+    found = opened(
+        hub_folder,
+        tmp_path / "home",
+        "owner/suite",
+        f"owner/suite:{hook_name}",
+        str(hub_folder / "owner/suite"),
+        str(hub_folder / "owner/suite" / hook_name),
+    )
+    suite, sae, local_suite, local_sae = found
+    assert suite == local_suite
+    assert suite[:2] == [["0-1", "2"], 960]
+    assert suite[2] > 0
+    assert sae == [["1"], None, None, local_sae[3]]
+    assert local_sae == [["1"], 960, None, sae[3]]
+    downloaded = [path.name for path in (tmp_path / "home/hub").glob("*/snapshots/*/*")]
+    # The suite's groups and the one layer that was asked for; no other layers.
+    assert sorted(downloaded) == [hook_name, "groups", "runner_cfg.json", "suite.json"]
+
+
+def test_what_is_not_on_the_hub_is_named(hub_folder: Path, tmp_path: Path) -> None:
+    no_repo, no_suite, no_sae, no_layer = opened(
+        hub_folder,
+        tmp_path / "home",
+        "owner/nothing",
+        "owner/other",
+        "owner/nothing:layer_3",
+        "owner/suite:blocks.7.hook_resid_post",
+    )
+    assert "init_from 'owner/nothing' is no folder, and cannot be had from the Hub" in no_repo
+    assert "init_from 'owner/other' is neither a suite nor a SAELens SAE" in no_suite
+    assert "SAELens finds no SAE 'layer_3' in 'owner/nothing'" in no_sae
+    assert "SAELens finds no SAE 'blocks.7.hook_resid_post' in 'owner/suite'" in no_layer
+
+
+def test_without_a_network_the_message_says_so(hub_folder: Path, tmp_path: Path) -> None:
+    (found,) = opened(hub_folder, tmp_path / "home", "owner/suite", HF_HUB_OFFLINE="1")
+    assert "init_from 'owner/suite' is no folder, and cannot be had from the Hub" in found
