@@ -141,6 +141,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
             if self.init_keep_layers:
                 raise ConfigError("init_keep_layers needs init_from; name a suite there")
             return
+        self._require_schedule_that_fits()
         if self.from_pretrained_path is not None:
             raise ConfigError(
                 "init_from and from_pretrained_path both say what SAEs start from; leave one out"
@@ -152,6 +153,16 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
             raise ConfigError(
                 f"init_alignment {self.init_alignment!r} cannot be folded into matching_pursuit, "
                 "whose encoder is its decoder; use scale, orthogonal or none"
+            )
+
+    def _require_schedule_that_fits(self) -> None:
+        """Catches the schedule of a long run that was taken over for a fraction of it."""
+        n_steps = self.training_tokens // self.train_batch_size_tokens
+        n_scheduled = self.lr_warm_up_steps + self.lr_decay_steps
+        if self.token_fraction is not None and n_scheduled > n_steps:
+            raise ConfigError(
+                f"token_fraction leaves {n_steps} training steps, and lr_warm_up_steps and "
+                f"lr_decay_steps are {n_scheduled} together; lower them"
             )
 
     def _require_no_row_norms(self, field: str, alignment: str) -> None:

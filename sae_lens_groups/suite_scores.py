@@ -20,7 +20,8 @@ from sae_lens_groups.store import GroupActivationsStore
 from sae_lens_groups.trainer import GroupSAETrainer
 from sae_lens_groups.transfer_report import Scores
 
-_N_TOKENS = 10_000
+# Few, because a run that starts from trained SAEs may be short; they are scored twice.
+_N_TOKENS = 4_000
 
 
 class SuiteScores:
@@ -44,12 +45,14 @@ class SuiteScores:
         excluded = store.exclude_special_tokens
         self._excluded = False if excluded is None else excluded.tolist()
         self._model_kwargs = cfg.model_kwargs
-        rows_per_batch = cfg.store_batch_size_prompts * cfg.rows_per_prompt
+        n_prompts = math.ceil(_N_TOKENS / cfg.rows_per_prompt)
+        batch_size_prompts = min(n_prompts, cfg.store_batch_size_prompts)
         self._config = EvalConfig(
             compute_l2_norms=True,
             compute_sparsity_metrics=True,
             compute_variance_metrics=True,
-            n_eval_sparsity_variance_batches=math.ceil(_N_TOKENS / rows_per_batch),
+            batch_size_prompts=batch_size_prompts,
+            n_eval_sparsity_variance_batches=math.ceil(n_prompts / batch_size_prompts),
         )
 
     def of(self, trainers: Iterable[GroupSAETrainer]) -> Scores:

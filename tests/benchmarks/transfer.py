@@ -26,7 +26,7 @@ from tests.benchmarks.partitions import cells, scored
 TARGETS = "1,4,7,10"
 NEIGHBOURS = "0,2,3,5,6,8,9,11"
 BUDGET = 300_000
-FRACTIONS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+FRACTIONS = (0.05, 0.1, 0.2, 0.25, 0.3, 0.5, 1.0)
 LRS = {"scratch": (4e-3, 8e-3, 1.6e-2, 3.2e-2), "transferred": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)}
 SOURCE_LR = 8e-3
 DIRECTIONS = ("forward", "backward")
@@ -35,6 +35,7 @@ CURVES = {
     "scratch": {},
     "backward, scale": {"init_direction": "backward", "init_alignment": "scale"},
     "backward, orthogonal": {"init_direction": "backward", "init_alignment": "orthogonal"},
+    "backward, affine": {"init_direction": "backward", "init_alignment": "affine"},
 }
 
 
