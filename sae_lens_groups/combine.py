@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.layers import LayerGroup, disjoint
-from sae_lens_groups.manifest import SuiteManifest
+from sae_lens_groups.source import InitSource
 from sae_lens_groups.suite import SAESuite
 
 
@@ -31,24 +31,39 @@ def kept_groups(
     return tuple(kept)
 
 
-def require_combinable(
-    groups: Iterable[LayerGroup], layer_alignment: str, other: SuiteManifest
-) -> None:
-    """Refuses, before training, a suite whose layers cannot stand beside these groups.
+def require_keepable(source: InitSource, layer_alignment: str) -> None:
+    """Refuses, before training, a source whose layers cannot stand in the run's suite.
 
     Raises:
-        ConfigError: says which group or setting is in the way.
+        ConfigError: it is no suite, was aligned otherwise, or lacks files.
     """
-    kept_groups(groups, other.groups)
-    if other.layer_alignment != layer_alignment:
+    if source.suite_folder is None:
         raise ConfigError(
-            f"init_keep_layers puts layers of layer_alignment {other.layer_alignment!r} beside "
-            f"those of {layer_alignment!r}; use the layer_alignment of the suite in init_from"
+            f"init_keep_layers needs a suite, and init_from {source.name!r} is a single SAE; "
+            "leave init_keep_layers out"
+        )
+    suite = SAESuite.load(source.suite_folder)
+    if suite.manifest.layer_alignment != layer_alignment:
+        raise ConfigError(
+            f"init_keep_layers puts layers of layer_alignment {suite.manifest.layer_alignment!r} "
+            f"beside those of {layer_alignment!r}; use the layer_alignment of the suite in init_from"
+        )
+    missing = [path for path in suite.expected_files() if not path.exists()]
+    if missing:
+        raise ConfigError(
+            f"init_keep_layers cannot keep the layers of init_from {source.name!r}, which lacks "
+            f"{missing[0].relative_to(source.suite_folder)}; leave init_keep_layers out"
         )
 
 
-def combined(trained: SAESuite, other: SAESuite) -> SAESuite:
-    """A suite of all trained groups, and of the other suite's that share no layer with them."""
+def with_kept_layers(trained: SAESuite, source: InitSource) -> SAESuite:
+    """A suite of all trained groups, and of the source's that share no layer with them.
+
+    Raises:
+        SuiteError: the source is no suite any more.
+    """
+    assert source.suite_folder is not None
+    other = SAESuite.load(source.suite_folder)
     kept = kept_groups(trained.manifest.groups, other.manifest.groups)
     source_of = dict.fromkeys(trained.manifest.layers, trained)
     source_of |= {layer: other for group in kept for layer in group.layers}

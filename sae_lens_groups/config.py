@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +17,7 @@ from sae_lens_groups.direction import DIRECTIONS
 from sae_lens_groups.errors import ConfigError, UnknownNameError
 from sae_lens_groups.inherited import underived, with_run_id, without_run_id
 from sae_lens_groups.layers import HookTemplate, LayerGroup
+from sae_lens_groups.locate import run_training_tokens, training_tokens_of
 from sae_lens_groups.normalization import ESTIMATED_MODES
 from sae_lens_groups.plan.choose import require_plannable, require_threshold
 from sae_lens_groups.plan.group_plan import GroupPlan
@@ -28,9 +30,9 @@ from sae_lens_groups.plan.partitions import (
     resolve,
 )
 from sae_lens_groups.plugins import alignments, partitions
-from sae_lens_groups.source import open_source
 from sae_lens_groups.take_parameters import ALL, PARAMETERS
 
+_SPARSITY_WARM_UPS = ("l1_warm_up_steps", "l0_warm_up_steps")
 _LR_SCHEDULERS = ("constant", "cosineannealing", "cosineannealingwarmrestarts")
 
 T_TRAINING_SAE_CONFIG = TypeVar("T_TRAINING_SAE_CONFIG", bound=TrainingSAEConfig)
@@ -73,6 +75,8 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
     token_fraction: float | None = None
 
     def __post_init__(self) -> None:
+        if self.init_from is not None:
+            self.init_from = str(self.init_from)  # a Path works too
         if self.token_fraction is not None:
             self.training_tokens = self._tokens_of_fraction(self.token_fraction)
         self._require_usable()
@@ -158,12 +162,16 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
     def _require_schedule_that_fits(self) -> None:
         """Catches the schedule of a long run that was taken over for a fraction of it."""
         n_steps = self.training_tokens // self.train_batch_size_tokens
-        n_scheduled = self.lr_warm_up_steps + self.lr_decay_steps
-        if self.token_fraction is not None and n_scheduled > n_steps:
-            raise ConfigError(
-                f"token_fraction leaves {n_steps} training steps, and lr_warm_up_steps and "
-                f"lr_decay_steps are {n_scheduled} together; lower them"
-            )
+        needed = {
+            "lr_warm_up_steps and lr_decay_steps": self.lr_warm_up_steps + self.lr_decay_steps
+        }
+        needed |= {name: getattr(self.sae, name, 0) for name in _SPARSITY_WARM_UPS}
+        for name, n in needed.items():
+            if self.token_fraction is not None and n > n_steps:
+                raise ConfigError(
+                    f"token_fraction leaves {n_steps} training steps, and {name} "
+                    f"take {n}; lower what is in the way"
+                )
 
     def _require_no_row_norms(self, field: str, alignment: str) -> None:
         if self.sae.normalize_activations not in ("none", *ESTIMATED_MODES):
@@ -185,7 +193,11 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
             )
         if not 0 < fraction < math.inf:
             raise ConfigError(f"token_fraction is {fraction}; give a positive number such as 0.2")
-        found = open_source(self.init_from).training_tokens
+        if self.resume_from_checkpoint is not None:  # which may outlive the source
+            saved = run_training_tokens(Path(self.resume_from_checkpoint))
+            if saved is not None:
+                return saved
+        found = training_tokens_of(self.init_from)
         if found is None:
             raise ConfigError(
                 f"init_from {self.init_from!r} does not say how many tokens it was trained on, so "
@@ -290,6 +302,10 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         known = {field.name for field in fields(cls)}
         merged = underived(saved, flags)
         values = {name: value for name, value in merged.items() if name in known}
+        if "training_tokens" in flags and "token_fraction" not in flags:
+            values["token_fraction"] = None
+        if "resume_from_checkpoint" not in flags:  # the earlier run's own business
+            values["resume_from_checkpoint"] = None
         values["seqpos_slice"] = tuple(values.get("seqpos_slice") or (None,))
         if "checkpoint_path" not in flags:
             wandb_id = values.get("logger", {}).get("wandb_id")

@@ -20,6 +20,7 @@ TRANSFER = "transfer.json"
 # SAELens's names, written out because importing SAELens takes seconds.
 RUNNER_CFG = "runner_cfg.json"
 SCALER = "activation_scaler.json"
+TRAINER_STATE = "trainer_state.pt"
 LAYER_STATISTICS = "layer_statistics.safetensors"
 
 

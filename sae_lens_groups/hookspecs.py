@@ -38,7 +38,9 @@ def register_layer_distances(register: Callable[[str, DistanceMetric], None]) ->
 
 @hookspec
 def register_alignments(register: Callable[[str, Alignment], None]) -> None:
-    """Add ways to map a layer's activations to another's, for `layer_alignment="NAME"`.
+    """Add ways to map a layer's activations to another's.
+
+    For `layer_alignment="NAME"` and `init_alignment="NAME"`.
 
     Called when a name is looked up. Call `register(name, alignment)` for each way.
     A name that is already taken is an error that names both plugins. Return nothing.

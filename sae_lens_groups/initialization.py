@@ -1,14 +1,12 @@
 """The SAEs that training starts from: one per group, fresh, loaded, or passed in."""
 
 import copy
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from sae_lens import TrainingSAE
-from sae_lens.constants import SAE_CFG_FILENAME
 from sae_lens.registry import get_sae_training_class
 from safetensors import SafetensorError
 
@@ -18,6 +16,7 @@ from sae_lens_groups.fold import require_foldable
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.manifest import group_metadata
 from sae_lens_groups.normalization import ESTIMATED_MODES
+from sae_lens_groups.source import is_training_form
 
 # What SAELens records of a run in each SAE's metadata.
 _RECORDED_SETTINGS = (
@@ -90,7 +89,7 @@ def _pretrained(cfg: GroupSAERunnerConfig[Any]) -> TrainingSAE[Any]:
             f"from_pretrained_path {path!r} holds no SAE in training form: {error}; name a folder "
             "that SAELens's checkpoints or a suite's groups/ hold"
         ) from error
-    if "decoder_init_norm" not in json.loads((Path(path) / SAE_CFG_FILENAME).read_text()):
+    if not is_training_form(Path(path)):
         raise ConfigError(
             f"from_pretrained_path {path!r} holds an SAE in inference form, which cannot be "
             "trained further; name one in training form, as in checkpoints or a suite's groups/"

@@ -1,5 +1,6 @@
 """Trains one SAE per group of layers from one shared pass of the language model."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,10 @@ from sae_lens_groups.checkpoint import (
     save_runner_files,
     saved_transfer,
 )
-from sae_lens_groups.combine import combined, require_combinable
+from sae_lens_groups.combine import kept_groups, with_kept_layers
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.dataset import as_stream, open_dataset, require_usable_rows
-from sae_lens_groups.errors import ConfigError, TrainingInterrupted
+from sae_lens_groups.errors import ConfigError, GroupSAEError, TrainingInterrupted
 from sae_lens_groups.export import export_suite
 from sae_lens_groups.initialization import initial_saes, require_usable_start
 from sae_lens_groups.interruption import StoppableIterator, StopRequest
@@ -40,12 +41,13 @@ from sae_lens_groups.plugins import alignments
 from sae_lens_groups.run_groups import choose_groups
 from sae_lens_groups.source import InitSource
 from sae_lens_groups.store import GroupActivationsStore
-from sae_lens_groups.suite import SAESuite, read_manifest
+from sae_lens_groups.suite import SAESuite
 from sae_lens_groups.suite_scores import SuiteScores
-from sae_lens_groups.trainer import GroupTrainer
+from sae_lens_groups.trainer import GroupSAETrainer, GroupTrainer
 from sae_lens_groups.training_evals import GroupEvaluator
-from sae_lens_groups.transfer import Transfer, usable_source
+from sae_lens_groups.transfer import Transfer
 from sae_lens_groups.transfer_report import TransferReport
+from sae_lens_groups.usable_source import usable_source
 
 
 class GroupSAETrainingRunner:
@@ -134,25 +136,38 @@ class GroupSAETrainingRunner:
         self._stop = StopRequest()
         with self._stop.listening():
             trainer = self._train()
-            suite = self._suite(trainer)
-            if self.cfg.output_path is not None:
-                # Taken while we trained? A finished suite is not to be lost to that.
-                suite.save(files.free_folder(self.cfg.output_path))
+            suite = self._saved_suite(trainer)
         self._stop.deliver_again()  # it came too late to stop training, so the suite is whole
         if self.cfg.logger.log_to_wandb:
             self._finish_wandb(trainer, suite)
         return suite
 
-    def _suite(self, trainer: GroupTrainer) -> SAESuite:
+    def _saved_suite(self, trainer: GroupTrainer) -> SAESuite:
+        """The suite, written where the config asks for it. Nothing that goes wrong here loses it."""
         trainers = list(trainer.group_trainers.values())
-        if self._transfer_report is not None:
-            self._transfer_report = self._transfer_report.finished(self._scores().of(trainers))
-        suite = export_suite(self.cfg, trainers, self.plan, self._transfer_report)
-        if not self.cfg.init_keep_layers:
-            return suite
-        assert self._transfer is not None
-        assert self._transfer.source.suite_folder is not None
-        return combined(suite, SAESuite.load(self._transfer.source.suite_folder))
+        trained = export_suite(self.cfg, trainers, self.plan, self._finished_report(trainers))
+        if self.cfg.init_keep_layers:
+            assert self._transfer is not None
+            try:
+                return self._written(with_kept_layers(trained, self._transfer.source))
+            except (GroupSAEError, OSError) as error:
+                warnings.warn(f"the layers of init_from are not kept: {error}", stacklevel=2)
+        return self._written(trained)
+
+    def _written(self, suite: SAESuite) -> SAESuite:
+        if self.cfg.output_path is not None:
+            # Taken while we trained? A finished suite is not to be lost to that.
+            suite.save(files.free_folder(self.cfg.output_path))
+        return suite
+
+    def _finished_report(self, trainers: list[GroupSAETrainer]) -> TransferReport | None:
+        if self._transfer_report is None:
+            return None
+        try:
+            return self._transfer_report.finished(self._scores().of(trainers))
+        except Exception as error:  # of the language model, the dataset or the Hub
+            warnings.warn(f"the trained SAEs could not be scored: {error}", stacklevel=2)
+            return self._transfer_report
 
     # --- before training ---
 
@@ -302,6 +317,5 @@ def _planned_transfer(
     if source is None or groups is None:
         return None
     if cfg.init_keep_layers:
-        assert source.suite_folder is not None
-        require_combinable(groups, cfg.layer_alignment, read_manifest(source.suite_folder))
+        kept_groups(groups, source.groups)  # refuses a part of a group
     return Transfer(cfg, source, groups)

@@ -8,14 +8,18 @@ from typing import Any
 
 import torch
 from sae_lens import SAE, TrainingSAE
-from sae_lens.constants import SPARSITY_FILENAME
+from sae_lens.constants import SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME
 from sae_lens.training.activation_scaler import ActivationScaler
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from sae_lens_groups import files
 from sae_lens_groups.errors import SuiteError, UnknownLayerError
-from sae_lens_groups.layer_scalers import load_layer_scalers, save_layer_scalers
+from sae_lens_groups.layer_scalers import (
+    has_layer_scalers,
+    load_layer_scalers,
+    save_layer_scalers,
+)
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.manifest import SuiteManifest
 from sae_lens_groups.quiet import without_model_kwargs_advice
@@ -38,7 +42,7 @@ class SAESuite(Mapping[str, SAE[Any]]):
         manifest: SuiteManifest,
         build_layer: Callable[[int], SAE[Any]],
         build_group: Callable[[LayerGroup], TrainingSAE[Any]],
-        build_scaler: Callable[[int], ActivationScaler],
+        build_scaler: Callable[[int], ActivationScaler] | None,
         build_sparsity: Callable[[int], torch.Tensor],
         runner_cfg: Mapping[str, Any] | None = None,
         path: Path | None = None,
@@ -95,11 +99,26 @@ class SAESuite(Mapping[str, SAE[Any]]):
 
         `suite.layer(n)` does what `scaler.unscale(group_sae(scaler.scale(x)))` does.
         """
+        if self._build_scaler is None:
+            raise SuiteError(
+                f"this suite does not hold the scaling of layer {layer}, which suites do since "
+                "sae-lens-groups 0.3.0"
+            )
         return self._build_scaler(layer)
 
     def log_sparsity(self, layer: int) -> torch.Tensor:
         """log10 firing frequency of each feature on this layer. Shape (d_sae,)."""
         return self._build_sparsity(layer)
+
+    def expected_files(self) -> list[Path]:
+        """The weights and statistics that a suite's folder holds, whether they are there or not."""
+        assert self.path is not None
+        folders = [self.path / name for name in self.manifest.hook_names]
+        groups = [self.path / files.GROUPS / group.name for group in self.manifest.groups]
+        return [
+            *(folder / SAE_WEIGHTS_FILENAME for folder in [*folders, *groups]),
+            *(folder / SPARSITY_FILENAME for folder in folders),
+        ]
 
     def _layers_in_words(self) -> str:
         names = self.manifest.hook_names
@@ -118,8 +137,9 @@ class SAESuite(Mapping[str, SAE[Any]]):
             for group in self.manifest.groups:
                 of_group = folder / files.GROUPS / group.name
                 self._build_group(group).save_model(of_group)
-                scalers = {layer: self._build_scaler(layer) for layer in group.layers}
-                save_layer_scalers(of_group, scalers)
+                if self._build_scaler is not None:
+                    scalers = {layer: self._build_scaler(layer) for layer in group.layers}
+                    save_layer_scalers(of_group, scalers)
             if self.runner_cfg is not None:
                 files.write_text(
                     folder / files.RUNNER_CFG, json.dumps(self.runner_cfg, indent=2) + "\n"
@@ -156,7 +176,7 @@ class SAESuite(Mapping[str, SAE[Any]]):
             build_group=lambda group: _load_sae(
                 TrainingSAE, path / files.GROUPS / group.name, device
             ),
-            build_scaler=lambda layer: _load_scaler(path, manifest, layer),
+            build_scaler=_scaler_loader(path, manifest),
             build_sparsity=lambda layer: load_file(folders[layer] / SPARSITY_FILENAME)["sparsity"],
             runner_cfg=_read_json(runner_cfg) if runner_cfg.exists() else None,
             path=path,
@@ -177,15 +197,22 @@ def read_manifest(folder: Path) -> SuiteManifest:
     return SuiteManifest.from_json((folder / files.SUITE).read_text(encoding="utf-8"))
 
 
-def _load_scaler(path: Path, manifest: SuiteManifest, layer: int) -> ActivationScaler:
-    folder = path / files.GROUPS / manifest.group_of(layer).name
-    try:
-        return load_layer_scalers(folder, [layer])[layer]
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise SuiteError(
-            f"{str(folder)!r} does not hold the scaling of layer {layer}, which suites do since "
-            f"sae-lens-groups 0.3.0: {error}"
-        ) from error
+def _scaler_loader(path: Path, manifest: SuiteManifest) -> Callable[[int], ActivationScaler] | None:
+    """Reads a layer's scaler; None for a suite of an earlier version, which holds none."""
+    folders = [(path / files.GROUPS / group.name, group) for group in manifest.groups]
+    if not any(has_layer_scalers(folder, group.layers) for folder, group in folders):
+        return None
+
+    def load(layer: int) -> ActivationScaler:
+        folder = path / files.GROUPS / manifest.group_of(layer).name
+        try:
+            return load_layer_scalers(folder, [layer])[layer]
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise SuiteError(
+                f"{str(folder)!r} does not hold the scaling of layer {layer}: {error}"
+            ) from error
+
+    return load
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class SuiteScores:
         excluded = store.exclude_special_tokens
         self._excluded = False if excluded is None else excluded.tolist()
         self._model_kwargs = cfg.model_kwargs
-        n_prompts = math.ceil(_N_TOKENS / cfg.rows_per_prompt)
+        n_prompts = math.ceil(_N_TOKENS / cfg.context_size)  # run_evals reads whole prompts
         batch_size_prompts = min(n_prompts, cfg.store_batch_size_prompts)
         self._config = EvalConfig(
             compute_l2_norms=True,

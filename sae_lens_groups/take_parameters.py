@@ -37,17 +37,23 @@ def take_parameters(
         scaler: from the activations of `sae` to those of the source.
         which: `all` parameters; those of the `encoder`, whose pre-activations then equal the
             source's; or those of the `decoder`. The other half starts as the transpose of the one
-            taken, as SAELens ties the two in a fresh SAE.
+            taken, as SAELens ties the two in a fresh SAE; a decoder with the source's norms.
 
     Raises:
         InitSourceError: the source has parameters that cannot be fitted.
     """
-    taken = _behind(scaler, source, training_state(source, sae.cfg))
+    before = training_state(source, sae.cfg)
+    taken = _behind(scaler, source, before)
+    if (
+        "topk_threshold" in taken and sae.cfg.rescale_acts_by_decoder_norm
+    ):  # in units of those norms
+        grown = taken["W_dec"].norm(dim=1).mean() / before["W_dec"].norm(dim=1).mean()
+        taken["topk_threshold"] = taken["topk_threshold"] * grown
     b_dec_D = taken["b_dec"]
     if which == DECODER:
         taken = _decoder_with_transpose(taken)
     elif which == ENCODER:
-        taken = _encoder_with_transpose(taken, sae.cfg.decoder_init_norm or 1.0)
+        taken = _encoder_with_transpose(taken)
     sae.process_state_dict_for_loading(taken)  # SAELens's names, which differ by version
     own = {name: tensor.cpu() for name, tensor in sae.state_dict().items()}
     new = own | {name: tensor.cpu() for name, tensor in taken.items()}
@@ -84,7 +90,9 @@ def _decoder_with_transpose(state: _State) -> _State:
     return half
 
 
-def _encoder_with_transpose(state: _State, decoder_norm: float) -> _State:
+def _encoder_with_transpose(state: _State) -> _State:
     half = {name: tensor for name, tensor in state.items() if name not in _OF_DECODER}
-    half["W_dec"] = decoder_norm * torch.nn.functional.normalize(half["W_enc"].T, dim=1)
+    # The decoder's norms stay: TopK-like SAEs rank features by their pre-activations times them.
+    norm_F = state["W_dec"].norm(dim=1, keepdim=True)
+    half["W_dec"] = norm_F * torch.nn.functional.normalize(half["W_enc"].T, dim=1)
     return half

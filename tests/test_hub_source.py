@@ -21,6 +21,7 @@ OPEN = """
 import json, sys
 import sae_lens_groups
 from sae_lens_groups.errors import InitSourceError
+from sae_lens_groups.locate import training_tokens_of
 from sae_lens_groups.source import open_source
 answers = []
 for init_from in sys.argv[1:]:
@@ -29,10 +30,11 @@ for init_from in sys.argv[1:]:
     except InitSourceError as error:
         answers.append(str(error))
         continue
-    first = source.first
-    scaling_factor = None if first.scaler is None else first.scaler.scaling_factor
-    norm = first.sae.W_dec.norm().item()
-    answers.append([[str(group) for group in source.groups], source.training_tokens, scaling_factor, norm])
+    group = source.groups[0]
+    scaling_factor = source.scaler(group.first).scaling_factor
+    norm = source.sae(group).W_dec.norm().item()
+    groups = [str(group) for group in source.groups]
+    answers.append([groups, training_tokens_of(init_from), scaling_factor, norm])
 print(json.dumps(answers))
 """
 
@@ -89,6 +91,13 @@ def test_a_suite_and_its_saes_are_found_on_the_hub(hub_folder: Path, tmp_path: P
     downloaded = [path.name for path in (tmp_path / "home/hub").glob("*/snapshots/*/*")]
     # The suite's groups and the one layer that was asked for; no other layers.
     assert sorted(downloaded) == [hook_name, "groups", "runner_cfg.json", "suite.json"]
+
+
+def test_a_groups_own_sae_is_not_taken_without_its_scaling(
+    hub_folder: Path, tmp_path: Path
+) -> None:
+    (message,) = opened(hub_folder, tmp_path / "home", "owner/suite:groups/layers_0-1")
+    assert "is a group's own SAE, whose scaling lies beside it; name the whole suite" in message
 
 
 def test_what_is_not_on_the_hub_is_named(hub_folder: Path, tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def test_a_suites_groups_folder_is_a_source(
         rows = rows_of(growing, layer)
         require_equal(copy.layer(layer)(rows), source.layer(layer)(rows))
     (folder / "layer_1/activation_scaler.json").unlink()
-    with pytest.raises(GroupSAEError, match="lacks the scaling of its layers"):
+    with pytest.raises(GroupSAEError, match="lacks the scaling of layer 1"):
         train(growing, tokens, "0,1", sae=topk, init_from=str(folder), **NO_TRAINING)
 
 
@@ -339,13 +339,16 @@ def test_directions_are_what_they_say(layers: list[int], first: int, more: int) 
 # --- parts of an SAE ---
 
 
-@pytest.mark.parametrize("architecture", ["standard", "gated", "jumprelu", "topk"])
+@pytest.mark.parametrize("architecture", [a for a in ARCHITECTURES if a != "matching_pursuit"])
 def test_an_encoder_alone_fires_as_its_source_does(
     growing: HookedTransformer, tokens: Dataset, tmp_path: Path, architecture: str
 ) -> None:
-    own: dict[str, Any] = {"rescale_acts_by_decoder_norm": False} if architecture == "topk" else {}
-    config = sae_config(architecture, **own)
-    flags = {"sae": config, "init_from": str(tmp_path / "s"), **NO_TRAINING}
+    config = config_of(architecture)
+    flags = {
+        "sae": without_updates(config_of(architecture)),
+        "init_from": str(tmp_path / "s"),
+        **NO_TRAINING,
+    }
     source = train(growing, tokens, "1", sae=config, output_path=str(tmp_path / "s")).layer(1)
     started = train(growing, tokens, "1", init_parameters="encoder", **flags).layer(1)
     rows = rows_of(growing, 1)
@@ -662,14 +665,14 @@ def configure_and_start(tokens: Dataset, changes: dict[str, Any]) -> None:
         (
             "topk",
             {"token_fraction": 0.2, "lr_warm_up_steps": 2, "lr_decay_steps": 5},
-            "token_fraction leaves 6 training steps, and lr_warm_up_steps and lr_decay_steps are 7",
+            "token_fraction leaves 6 training steps, and lr_warm_up_steps and lr_decay_steps take 7",
         ),
         ("unscaled", {"token_fraction": 0.5}, "does not say how many tokens it was trained on"),
         ("topk/blocks.1.hook_resid_post", {"init_keep_layers": True}, "needs a suite"),
         (
-            "affine",
-            {"init_keep_layers": True, "layer_groups": "0"},
-            "cannot keep a part of group 0-2",
+            "topk",
+            {"init_keep_layers": True, "layer_groups": "0,2"},
+            "cannot keep a part of group 1-2",
         ),
         ("affine", {"init_keep_layers": True, "layer_groups": "3"}, "beside those of 'none'"),
         (None, {"init_keep_layers": True}, "init_keep_layers needs init_from"),
@@ -709,3 +712,215 @@ def test_saes_passed_in_cannot_start_elsewhere_too(
     cfg = group_config("0", init_from=str(sources / "topk"))
     with pytest.raises(GroupSAEError, match="init_from and override_saes both say"):
         GroupSAETrainingRunner(cfg, tokens, growing, override_saes={"layers_0": fresh_sae(cfg)})
+
+
+# --- what two layers have to do with one another ---
+
+
+@pytest.mark.parametrize("alignment", ["orthogonal", "affine"])
+def test_a_neighbours_map_comes_before_the_sources_own(tmp_path: Path, alignment: str) -> None:
+    """The source is an aligned group of layers 0 and 1; layer 2 is an image of layer 1."""
+    lower, middle = random(0, 50, D_IN).float(), random(5, 50, D_IN).float()
+    image = IMAGES["orthogonal"]
+    model = TableModel(torch.stack([lower, middle, image(middle)]))
+    tokens = make_tokens(highest=50)
+    topk = sae_config(rescale_acts_by_decoder_norm=False)
+    flags = {"sae": topk, "layer_alignment": "affine"}
+    source = train(model, tokens, "0-1", output_path=str(tmp_path / "s"), **flags)
+    started = train(
+        model,
+        tokens,
+        "2",
+        init_from=str(tmp_path / "s"),
+        init_alignment=alignment,
+        **flags,
+        **NO_TRAINING,
+    )
+    assert source.scaler(1).layer_map is not None  # type: ignore[attr-defined]
+    require_equal(started.layer(2)(image(middle)), image(source.layer(1)(middle)), times=100)
+
+
+def test_an_sae_of_unknown_scaling_takes_rows_of_the_mean_norm_it_was_trained_on(
+    sources: Path,
+) -> None:
+    """As SAEs are published that say expected_average_only_in and not by which factor."""
+    model, tokens = tables(IMAGES["scale"]), make_tokens(highest=50)
+    plain = SAE.load_from_disk(sources / "unscaled")
+    scaled = sae_config(normalize_activations=MEAN_NORM)
+    flags = {"init_from": str(sources / "unscaled"), "sae": scaled, **NO_TRAINING}
+    many = {"n_batches_for_norm_estimate": 60, "plan_tokens": 3000}
+    for layer, alignment in ((0, "scale"), (1, "scale"), (1, "orthogonal")):
+        suite = train(model, tokens, str(layer), init_alignment=alignment, **flags, **many)
+        table = model.tables[layer]
+        factor = D_IN**0.5 / table.norm(dim=1).mean()
+        expected = plain(table * factor) / factor
+        error = (suite.layer(layer)(table) - expected).norm() / expected.norm()
+        assert error < 0.05, (layer, alignment)
+
+
+@pytest.mark.skipif(not HAS_WHITENING, reason="not yet in this SAELens")
+def test_whitened_layers_need_a_map(
+    growing: HookedTransformer, tokens: Dataset, tmp_path: Path
+) -> None:
+    whitened = sae_config(normalize_activations=WHITENING)
+    train(growing, tokens, "1", sae=whitened, output_path=str(tmp_path / "s"))
+    flags = {"sae": whitened, "init_from": str(tmp_path / "s"), **NO_TRAINING}
+    for alignment in ("none", "scale"):
+        with pytest.raises(GroupSAEError, match="whitened activations of two layers have"):
+            train(growing, tokens, "2", init_alignment=alignment, **flags)
+    suite = train(growing, tokens, "2", init_alignment="affine", **flags)
+    rows = rows_of(growing, 2)
+    assert (suite.layer(2)(rows) - rows).norm() < rows.norm()
+
+
+def test_layers_of_the_source_alone_are_captured_too(tmp_path: Path) -> None:
+    """The runner hooks a Hugging Face model only where it has to."""
+    from sae_lens_groups.demo.model import stdlib_tokens
+    from sae_lens_groups.demo.run import demo_config
+
+    dataset = stdlib_tokens("held_out").select(range(400))
+    short = {"n_batches_in_buffer": 16, "n_batches_for_norm_estimate": 2, "lr_decay_steps": 0}
+
+    def run(layer_groups: str, output_path: Path, **flags: Any) -> SAESuite:
+        cfg = demo_config(layer_groups, output_path, 2048, **short, **flags)
+        return GroupSAETrainingRunner(cfg, override_dataset=dataset).run()
+
+    run("2,5", tmp_path / "s")
+    flags = {"init_from": str(tmp_path / "s"), "init_alignment": "orthogonal", "plan_tokens": 2000}
+    filled = run("3-4", tmp_path / "t", init_keep_layers=True, **flags)
+    assert [group.name for group in filled.manifest.groups] == [
+        "layers_2",
+        "layers_3-4",
+        "layers_5",
+    ]
+    report = filled.manifest.transfer
+    assert report is not None
+    assert report.source_layers == {3: 2, 4: 2}
+
+
+def test_measured_groups_start_from_a_suite(
+    growing: HookedTransformer, tokens: Dataset, tmp_path: Path
+) -> None:
+    train(growing, tokens, "each", output_path=str(tmp_path / "s"))
+    suite = train(growing, tokens, "auto:2", init_from=str(tmp_path / "s"), init_alignment="affine")
+    report = suite.manifest.transfer
+    assert report is not None
+    for group in suite.manifest.groups:
+        assert {report.source_layers[layer] for layer in group.layers} == {group.middle}
+
+
+def test_heads_can_be_transferred(
+    growing: HookedTransformer, tokens: Dataset, tmp_path: Path
+) -> None:
+    z = {"hook_name": "blocks.1.attn.hook_z", "sae": sae_config("standard")}
+    source = train(growing, tokens, "1", output_path=str(tmp_path / "s"), **z)
+    copy = train(growing, tokens, "1", init_from=str(tmp_path / "s"), **z, **NO_TRAINING)
+    rows = random(3, 20, D_IN).float()  # two heads of eight
+    torch.testing.assert_close(copy.layer(1)(rows), source.layer(1)(rows), atol=1e-6, rtol=1e-5)
+
+
+# --- what must not get lost ---
+
+
+def test_a_path_is_as_good_as_its_text(
+    growing: HookedTransformer, tokens: Dataset, tmp_path: Path
+) -> None:
+    train(growing, tokens, "1", output_path=str(tmp_path / "s"))
+    train(growing, tokens, "1", init_from=tmp_path / "s", output_path=str(tmp_path / "t"))
+    saved = json.loads((tmp_path / "t/runner_cfg.json").read_text())
+    assert saved["init_from"] == str(tmp_path / "s")
+
+
+def test_a_trained_suite_is_saved_without_the_layers_that_got_lost_meanwhile(
+    growing: HookedTransformer, tokens: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(growing, tokens, "0,2", output_path=str(tmp_path / "s"))
+    flags = {"init_from": str(tmp_path / "s"), "init_keep_layers": True}
+    cfg = group_config("1", output_path=str(tmp_path / "t"), **flags)
+    runner = GroupSAETrainingRunner(cfg, override_dataset=tokens, override_model=growing)
+    (tmp_path / "s/blocks.2.hook_resid_post/sae_weights.safetensors").unlink()
+    monkeypatch.setattr("sae_lens_groups.suite_scores.SuiteScores.of", scores_that_fail_later())
+    with pytest.warns(UserWarning, match="are not kept|could not be scored") as warned:
+        runner.run()
+    messages = " ".join(str(one.message) for one in warned)
+    assert "the layers of init_from are not kept" in messages
+    assert "the trained SAEs could not be scored: out of memory" in messages
+    suite = SAESuite.load(next(tmp_path.glob("t*")))
+    assert list(suite) == [HOOK_NAME]
+    assert suite.layer(1).W_dec.shape == (D_SAE, D_IN)
+
+
+def scores_that_fail_later() -> Callable[..., Any]:
+    """Scores before training, and an error after it."""
+    answers = iter([{1: {"explained_variance": 0.5}}])
+
+    def of(*_: Any) -> Any:
+        try:
+            return next(answers)
+        except StopIteration:
+            raise RuntimeError("out of memory") from None
+
+    return of
+
+
+def test_what_cannot_be_kept_is_refused_before_training(
+    growing: HookedTransformer, tokens: Dataset, tmp_path: Path
+) -> None:
+    train(growing, tokens, "0,2", output_path=str(tmp_path / "s"))
+    (tmp_path / "s/blocks.2.hook_resid_post/sparsity.safetensors").unlink()
+    flags = {"init_from": str(tmp_path / "s"), "init_keep_layers": True}
+    with pytest.raises(GroupSAEError, match=r"lacks blocks.2.hook_resid_post/sparsity.safetensors"):
+        train(growing, tokens, "1", **flags)
+    with pytest.raises(GroupSAEError, match="SAEs of the model 'tiny' beside those of 'small'"):
+        train(growing, tokens, "1", model_name="small", **flags)
+    with pytest.warns(UserWarning, match="was trained on the model 'tiny', and this run trains on"):
+        train(growing, tokens, "1", model_name="small", init_from=str(tmp_path / "s"))
+
+
+def test_a_resumed_fraction_keeps_its_length_and_its_source(
+    growing: HookedTransformer, tokens: Dataset, tmp_path: Path
+) -> None:
+    train(growing, tokens, "1", output_path=str(tmp_path / "s"))
+    flags = {"init_from": str(tmp_path / "s"), "token_fraction": 0.5}
+    train(growing, tokens, "0,2", n_checkpoints=1, checkpoint_path=str(tmp_path / "c"), **flags)
+    (checkpoint,) = (path.parent for path in tmp_path.glob("c/*/*/transfer.json"))
+    (tmp_path / "s").rename(tmp_path / "gone")
+    resumed = group_config("0,2", resume_from_checkpoint=str(checkpoint), **flags)
+    assert resumed.training_tokens == 480
+    saved = json.loads((checkpoint / "runner_cfg.json").read_text())
+    assert GroupSAERunnerConfig.from_saved(saved, training_tokens=640).training_tokens == 640
+    again = GroupSAERunnerConfig.from_saved(
+        {**saved, "resume_from_checkpoint": "c"}, training_tokens=640
+    )
+    assert again.resume_from_checkpoint is None
+    with pytest.raises(CheckpointError, match="was made with init_from='s', and this run asks for"):
+        train(growing, tokens, "0,2", resume_from_checkpoint=str(checkpoint))
+
+
+def test_a_suite_of_an_earlier_version_loads_and_saves_but_is_no_source(
+    growing: HookedTransformer, tokens: Dataset, tmp_path: Path
+) -> None:
+    train(growing, tokens, "0-1", output_path=str(tmp_path / "s"))
+    for scaler in tmp_path.glob("s/groups/*/*/activation_scaler.json"):
+        scaler.unlink()
+        scaler.parent.rmdir()
+    old = SAESuite.load(tmp_path / "s")
+    old.save(tmp_path / "t")
+    rows = rows_of(growing, 0)
+    assert torch.equal(SAESuite.load(tmp_path / "t").layer(0)(rows), old.layer(0)(rows))
+    with pytest.raises(GroupSAEError, match="does not hold the scaling of layer 0"):
+        old.scaler(0)
+    with pytest.raises(GroupSAEError, match="lacks the scaling of layer 0"):
+        train(growing, tokens, "0", init_from=str(tmp_path / "t"))
+    exported = tmp_path / "t/blocks.0.hook_resid_post"
+    copy = train(growing, tokens, "0", init_from=str(exported), **NO_TRAINING)
+    require_equal(copy.layer(0)(rows), old.layer(0)(rows))
+
+
+def test_matching_pursuit_keeps_what_b_dec_is_applied_to(
+    growing: HookedTransformer, tokens: Dataset, tmp_path: Path
+) -> None:
+    train(growing, tokens, "1", sae=sae_config("matching_pursuit"), output_path=str(tmp_path / "s"))
+    other = sae_config("matching_pursuit", apply_b_dec_to_input=False)
+    with pytest.raises(GroupSAEError, match="has apply_b_dec_to_input=True, and the config asks"):
+        train(growing, tokens, "1", sae=other, init_from=str(tmp_path / "s"))

@@ -30,7 +30,10 @@ def train(args: Sequence[str]) -> int:
 
 
 def _came_from(transfer: TransferReport) -> str:
-    before, after = transfer.mean(transfer.zero_shot), transfer.mean(transfer.final)
+    before = transfer.mean(transfer.zero_shot)
+    if not transfer.final:
+        return f"Started from {transfer.init_from}: mean explained variance {before:.4f} then."
+    after = transfer.mean(transfer.final)
     return (
         f"Started from {transfer.init_from}: mean explained variance {before:.4f} before training, "
         f"{after:.4f} after it."

@@ -1,0 +1,98 @@
+"""Finds what `init_from` names: a folder, or a suite or an SAE on the Hub."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+
+from sae_lens_groups import files
+from sae_lens_groups.errors import InitSourceError
+
+FORMS = (
+    "name a suite's folder, the folder of a SAELens SAE, release:sae_id, owner/repo for a suite on "
+    "the Hub, or owner/repo:sae_id for an SAE there"
+)
+_SUITE_FACTS = [files.SUITE, files.RUNNER_CFG]
+
+
+@dataclass(frozen=True)
+class HubSuite:
+    """A suite in a repository of the Hub."""
+
+    repo_id: str
+
+    def facts_folder(self) -> Path:
+        """A local folder with what the suite says of itself, and perhaps more."""
+        return self._downloaded(_SUITE_FACTS)
+
+    def groups_folder(self, *, whole: bool) -> Path:
+        """A local folder with the SAEs of its groups too; with all its files if `whole`."""
+        return self._downloaded(None if whole else [*_SUITE_FACTS, f"{files.GROUPS}/*"])
+
+    def _downloaded(self, patterns: list[str] | None) -> Path:
+        try:
+            return Path(snapshot_download(self.repo_id, allow_patterns=patterns))
+        except Exception as error:  # the client raises whatever its transport does
+            raise InitSourceError(
+                f"init_from {self.repo_id!r} is no folder, and cannot be had from the Hub: "
+                f"{first_line(error)}; {FORMS}"
+            ) from error
+
+
+@dataclass(frozen=True)
+class HubSAE:
+    """An SAE on the Hub, by SAELens's names."""
+
+    release: str
+    sae_id: str
+
+
+def locate(init_from: str) -> Path | HubSuite | HubSAE:
+    """Where the SAEs lie that `init_from` names; nothing is downloaded.
+
+    Raises:
+        InitSourceError: it is no folder, and has none of the forms that mean the Hub.
+    """
+    folder = Path(init_from).expanduser()
+    if folder.exists():
+        return folder
+    release, colon, sae_id = init_from.partition(":")
+    if init_from.startswith((".", "/", "~")) or not (colon or init_from.count("/") == 1):
+        raise InitSourceError(f"init_from {init_from!r} does not exist; {FORMS}")
+    return HubSAE(release, sae_id) if colon else HubSuite(init_from)
+
+
+def training_tokens_of(init_from: str) -> int | None:
+    """How many tokens the SAEs that `init_from` names were trained on; None where they do not say.
+
+    Raises:
+        InitSourceError: there are no such SAEs.
+    """
+    place = locate(init_from)
+    if isinstance(place, HubSAE):
+        return None
+    folder = place.facts_folder() if isinstance(place, HubSuite) else place
+    if (folder / files.TRAINER_STATE).exists():
+        return None  # a checkpoint of a run that was to go on
+    # A single SAE lies in its run's folder or, in a suite, one or two levels below it.
+    suites = (level for level in (folder.parent, folder.parent.parent) if _is_suite(level))
+    return next((n for level in (folder, *suites) if (n := run_training_tokens(level))), None)
+
+
+def run_training_tokens(folder: Path) -> int | None:
+    """How many tokens the run was to train on that left its settings in a folder, if one did."""
+    try:
+        settings = json.loads((folder / files.RUNNER_CFG).read_text(encoding="utf-8"))
+        return int(settings["training_tokens"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _is_suite(folder: Path) -> bool:
+    return (folder / files.SUITE).is_file()
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first; its name where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
