@@ -26,13 +26,13 @@ GROUPS: Run = {"layer_groups": "even:3", "tokens": BUDGET, "lr": 8e-3}
 ALIGNED: Run = {**GROUPS, "layer_alignment": "orthogonal"}
 RECIPES: dict[str, list[Run]] = {
     SCRATCH: [{"layer_groups": "each", "tokens": BUDGET, "lr": 8e-3}],
-    "`even:3`, then `each` for 5%": [
+    "`even:3`, then `each` for 7%": [
         GROUPS,
-        {"layer_groups": "each", "tokens": BUDGET // 20, "lr": 2e-3},
+        {"layer_groups": "each", "tokens": BUDGET * 7 // 100, "lr": 2e-3},
     ],
-    "`even:3` aligned, then `each` for 5%": [
+    "`even:3` aligned, then `each` for 7%": [
         ALIGNED,
-        {"layer_groups": "each", "tokens": BUDGET // 20, "lr": 2e-3},
+        {"layer_groups": "each", "tokens": BUDGET * 7 // 100, "lr": 2e-3},
     ],
     "`even:3` aligned, then `each` for 20%": [
         ALIGNED,
