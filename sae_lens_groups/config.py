@@ -128,14 +128,8 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
 
     def _require_usable_alignment(self) -> None:
         alignment = _find_alignment("layer_alignment", self.layer_alignment)
-        if alignment is None:
-            return
-        self._require_no_row_norms("layer_alignment", self.layer_alignment)
-        if self._is_tied and not alignment.keeps_lengths:
-            raise ConfigError(
-                f"layer_alignment {self.layer_alignment!r} cannot be folded into matching_pursuit, "
-                "whose encoder is its decoder; use orthogonal or none"
-            )
+        if alignment is not None:
+            self._require_foldable("layer_alignment", alignment, "orthogonal or none")
 
     def _require_usable_init(self) -> None:
         _require_one_of("init_direction", self.init_direction, tuple(DIRECTIONS))
@@ -150,14 +144,8 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
             raise ConfigError(
                 "init_from and from_pretrained_path both say what SAEs start from; leave one out"
             )
-        if alignment is None or alignment.only_norms:
-            return
-        self._require_no_row_norms("init_alignment", self.init_alignment)
-        if self._is_tied and not alignment.keeps_lengths:
-            raise ConfigError(
-                f"init_alignment {self.init_alignment!r} cannot be folded into matching_pursuit, "
-                "whose encoder is its decoder; use scale, orthogonal or none"
-            )
+        if alignment is not None and not alignment.only_norms:
+            self._require_foldable("init_alignment", alignment, "scale, orthogonal or none")
 
     def _require_schedule_that_fits(self) -> None:
         """Catches the schedule of a long run that was taken over for a fraction of it."""
@@ -173,17 +161,19 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
                     f"take {n}; lower what is in the way"
                 )
 
-    def _require_no_row_norms(self, field: str, alignment: str) -> None:
+    def _require_foldable(self, field: str, alignment: Alignment, for_tied: str) -> None:
+        name = getattr(self, field)
         if self.sae.normalize_activations not in ("none", *ESTIMATED_MODES):
             raise ConfigError(
-                f"{field} {alignment!r} cannot be folded into an SAE with "
+                f"{field} {name!r} cannot be folded into an SAE with "
                 f"normalize_activations={self.sae.normalize_activations!r}, which works on each row "
                 "by itself; use none or expected_average_only_in"
             )
-
-    @property
-    def _is_tied(self) -> bool:
-        return self.sae.architecture() == "matching_pursuit"
+        if self.sae.architecture() == "matching_pursuit" and not alignment.keeps_lengths:
+            raise ConfigError(
+                f"{field} {name!r} cannot be folded into matching_pursuit, whose encoder is its "
+                f"decoder; use {for_tied}"
+            )
 
     def _tokens_of_fraction(self, fraction: float) -> int:
         if self.init_from is None:

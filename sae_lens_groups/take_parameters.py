@@ -42,13 +42,8 @@ def take_parameters(
     Raises:
         InitSourceError: the source has parameters that cannot be fitted.
     """
-    before = training_state(source, sae.cfg)
-    taken = _behind(scaler, source, before)
-    if (
-        "topk_threshold" in taken and sae.cfg.rescale_acts_by_decoder_norm
-    ):  # in units of those norms
-        grown = taken["W_dec"].norm(dim=1).mean() / before["W_dec"].norm(dim=1).mean()
-        taken["topk_threshold"] = taken["topk_threshold"] * grown
+    ranks_by_norms = getattr(sae.cfg, "rescale_acts_by_decoder_norm", False)
+    taken = _behind(scaler, source, training_state(source, sae.cfg), ranks_by_norms=ranks_by_norms)
     b_dec_D = taken["b_dec"]
     if which == DECODER:
         taken = _decoder_with_transpose(taken)
@@ -66,7 +61,9 @@ def take_parameters(
     sae.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in new.items()})
 
 
-def _behind(scaler: AlignedScaler, source: SAE[Any], state: _State) -> _State:
+def _behind(
+    scaler: AlignedScaler, source: SAE[Any], state: _State, *, ranks_by_norms: bool
+) -> _State:
     """The source's parameters, for activations that have yet to pass the scaler."""
     changes = scaler.layer_map is not None or scaler.scaling_factor is not None
     if changes and (unknown := unknown_parameters(state)):
@@ -77,7 +74,12 @@ def _behind(scaler: AlignedScaler, source: SAE[Any], state: _State) -> _State:
         )
     if scaler.layer_map is not None:
         applies_b_dec = source.cfg.apply_b_dec_to_input
-        state = behind_map(state, scaler.layer_map, applies_b_dec=applies_b_dec)
+        moved = behind_map(state, scaler.layer_map, applies_b_dec=applies_b_dec)
+        # BatchTopK's threshold is in units of its decoder's norms, where it ranks by them.
+        if "topk_threshold" in state and ranks_by_norms:
+            grown = moved["W_dec"].norm(dim=1).mean() / state["W_dec"].norm(dim=1).mean()
+            moved["topk_threshold"] = state["topk_threshold"] * grown
+        state = moved
     if scaler.scaling_factor is not None:
         state = behind_factor(state, scaler.scaling_factor)
     return state

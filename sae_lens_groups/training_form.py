@@ -38,9 +38,8 @@ def require_convertible(sae: SAE[Any], wanted: TrainingSAEConfig, which: str) ->
     if is_saved_form:
         _require_one_threshold(sae, becomes[1], which)
         found["architecture"] = becomes[1]
-    if (
-        "W_enc" not in sae.state_dict()
-    ):  # SAELens's matching pursuit adds b_dec only where it took it off
+    if "W_enc" not in sae.state_dict():
+        # SAELens's matching pursuit adds b_dec to its output only where it took it off the input.
         found["apply_b_dec_to_input"] = sae.cfg.apply_b_dec_to_input
         asked["apply_b_dec_to_input"] = wanted.apply_b_dec_to_input
     if _is_normalised_before(sae, wanted):

@@ -23,20 +23,16 @@ Run = dict[str, Any]
 
 SCRATCH = "`each` from scratch"
 GROUPS: Run = {"layer_groups": "even:3", "tokens": BUDGET, "lr": 8e-3}
-ALIGNED: Run = {**GROUPS, "layer_alignment": "orthogonal"}
+ALIGNED: Run = {"layer_groups": "0-3,4-7,8-11", "layer_alignment": "orthogonal"}
 RECIPES: dict[str, list[Run]] = {
     SCRATCH: [{"layer_groups": "each", "tokens": BUDGET, "lr": 8e-3}],
-    "`even:3`, then `each` for 7%": [
-        GROUPS,
-        {"layer_groups": "each", "tokens": BUDGET * 7 // 100, "lr": 2e-3},
-    ],
     "`even:3` aligned, then `each` for 7%": [
-        ALIGNED,
+        {**GROUPS, "layer_alignment": "orthogonal"},
         {"layer_groups": "each", "tokens": BUDGET * 7 // 100, "lr": 2e-3},
     ],
-    "`even:3` aligned, then `each` for 20%": [
-        ALIGNED,
-        {"layer_groups": "each", "tokens": BUDGET // 5, "lr": 2e-3},
+    "`0-3,4-7,8-11` aligned, then `each` for 10%": [
+        {**GROUPS, **ALIGNED},
+        {"layer_groups": "each", "tokens": BUDGET // 10, "lr": 2e-3},
     ],
     "every other layer, then the rest for 20%": [
         {"layer_groups": "0,2,4,6,8,10", "tokens": BUDGET, "lr": 8e-3},
