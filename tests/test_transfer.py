@@ -924,3 +924,15 @@ def test_matching_pursuit_keeps_what_b_dec_is_applied_to(
     other = sae_config("matching_pursuit", apply_b_dec_to_input=False)
     with pytest.raises(GroupSAEError, match="has apply_b_dec_to_input=True, and the config asks"):
         train(growing, tokens, "1", sae=other, init_from=str(tmp_path / "s"))
+
+
+def test_a_resumed_run_still_keeps_the_sources_layers(
+    growing: HookedTransformer, tokens: Dataset, tmp_path: Path
+) -> None:
+    train(growing, tokens, "0,2", output_path=str(tmp_path / "s"))
+    flags = {"init_from": str(tmp_path / "s"), "init_keep_layers": True}
+    train(growing, tokens, "1", n_checkpoints=1, checkpoint_path=str(tmp_path / "c"), **flags)
+    (checkpoint,) = (path.parent for path in tmp_path.glob("c/*/*/transfer.json"))
+    resumed = {"resume_from_checkpoint": str(checkpoint), "training_tokens": 32 * 40}
+    suite = train(growing, tokens, "1", **flags, **resumed)
+    assert [group.name for group in suite.manifest.groups] == ["layers_0", "layers_1", "layers_2"]
