@@ -138,7 +138,7 @@ def print_table(results: dict[str, list[dict[str, float]]]) -> None:
             return f"{statistics.median(values):{form}} ± {(max(values) - min(values)) / 2:{form}}"
 
         shares = [run["seconds"] / each["seconds"] for run, each in zip(runs, baseline)]
-        share = f"{statistics.median(shares):.2f}" if shares else "–"
+        share = f"{statistics.median(shares):.2f}" if shares else "-"
         print(
             f"| {name} | {cell('explained_variance', '.4f')} | {cell('ce_loss_score', '.4f')} | "
             f"{cell('seconds', '.1f')} s | {share} |"
