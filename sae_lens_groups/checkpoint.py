@@ -2,18 +2,16 @@
 
 import contextlib
 import json
-import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from sae_lens.constants import ACTIVATIONS_STORE_STATE_FILENAME
-from safetensors import SafetensorError
 
 from sae_lens_groups import files
 from sae_lens_groups.alignment import NONE
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.errors import CheckpointError
+from sae_lens_groups.errors import UNREADABLE, CheckpointError
 from sae_lens_groups.layers import HookTemplate, LayerGroup
 from sae_lens_groups.plan.group_plan import GroupPlan
 from sae_lens_groups.store import GroupActivationsStore
@@ -24,17 +22,6 @@ _FIXED_SAE_FIELDS = ("architecture", "d_in", "d_sae", "normalize_activations")
 
 # What decides on measured groups.
 _PLAN_FIELDS = ("layer_groups", "amad_threshold", "plan_tokens")
-
-# What torch, safetensors and json raise on a file that is missing, cut short or altered.
-_DAMAGE = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    RuntimeError,
-    SafetensorError,
-    pickle.UnpicklingError,
-)
 
 
 def save_runner_files(
@@ -121,7 +108,7 @@ def readable(checkpoint: Path | str) -> Iterator[None]:
     """Names the checkpoint where a file in it turns out to be damaged."""
     try:
         yield
-    except _DAMAGE as error:
+    except UNREADABLE as error:
         raise CheckpointError(
             f"checkpoint {str(checkpoint)!r} is damaged and cannot be resumed: "
             f"{type(error).__name__}: {error}; resume from the one before it"

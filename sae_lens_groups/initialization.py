@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from sae_lens import TrainingSAE
 from sae_lens.registry import get_sae_training_class
-from safetensors import SafetensorError
 
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.errors import ConfigError
+from sae_lens_groups.errors import UNREADABLE, ConfigError
 from sae_lens_groups.fold import require_foldable
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.manifest import group_metadata
@@ -84,7 +83,7 @@ def _pretrained(cfg: GroupSAERunnerConfig[Any]) -> TrainingSAE[Any]:
     assert path is not None
     try:
         sae: TrainingSAE[Any] = TrainingSAE.load_from_disk(path, cfg.device)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except UNREADABLE as error:
         raise ConfigError(
             f"from_pretrained_path {path!r} holds no SAE in training form: {error}; name a folder "
             "that SAELens's checkpoints or a suite's groups/ hold"

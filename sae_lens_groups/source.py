@@ -9,19 +9,15 @@ from typing import Any
 from sae_lens import SAE, TrainingSAE
 from sae_lens.constants import ACTIVATION_SCALER_CFG_FILENAME, SAE_CFG_FILENAME
 from sae_lens.training.activation_scaler import ActivationScaler
-from safetensors import SafetensorError
 
 from sae_lens_groups import files
-from sae_lens_groups.errors import GroupSAEError, HookNameError, InitSourceError
+from sae_lens_groups.errors import UNREADABLE, GroupSAEError, HookNameError, InitSourceError
 from sae_lens_groups.layer_scalers import has_layer_scalers, load_layer_scalers
 from sae_lens_groups.layers import HookTemplate, LayerGroup
 from sae_lens_groups.locate import FORMS, HubSAE, HubSuite, first_line, locate
 from sae_lens_groups.normalization import MEAN_NORM, WHITENING
 from sae_lens_groups.quiet import without_model_kwargs_advice
 from sae_lens_groups.suite import read_manifest
-
-# What torch, safetensors, json and SAELens raise on a folder that holds something else.
-DAMAGE = (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +67,7 @@ class InitSource:
             return load(what)
         except InitSourceError:
             raise
-        except DAMAGE as error:
+        except UNREADABLE as error:
             raise InitSourceError(
                 f"init_from {self.name!r} has no usable {in_words}: {first_line(error)}"
             ) from error
@@ -137,7 +133,7 @@ def _open_suite(name: str, folder: Path) -> InitSource:
 def _open_sae_folder(name: str, folder: Path) -> InitSource:
     try:
         sae = _load_sae(folder)
-    except DAMAGE as error:
+    except UNREADABLE as error:
         raise InitSourceError(f"init_from {name!r} holds no SAELens SAE: {error}") from error
     if _is_groups_own(sae):  # a folder in a suite's groups/ or in a checkpoint
         return _single(name, sae, lambda layer: _layer_scaler(name, folder, layer))

@@ -10,11 +10,10 @@ import torch
 from sae_lens import SAE, TrainingSAE
 from sae_lens.constants import SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME
 from sae_lens.training.activation_scaler import ActivationScaler
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from sae_lens_groups import files
-from sae_lens_groups.errors import SuiteError, UnknownLayerError
+from sae_lens_groups.errors import UNREADABLE, SuiteError, UnknownLayerError
 from sae_lens_groups.layer_scalers import (
     has_layer_scalers,
     load_layer_scalers,
@@ -207,7 +206,7 @@ def _scaler_loader(path: Path, manifest: SuiteManifest) -> Callable[[int], Activ
         folder = path / files.GROUPS / manifest.group_of(layer).name
         try:
             return load_layer_scalers(folder, [layer])[layer]
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        except UNREADABLE as error:
             raise SuiteError(
                 f"{str(folder)!r} does not hold the scaling of layer {layer}: {error}"
             ) from error
@@ -226,5 +225,5 @@ def _load_sae(sae_class: Any, folder: Path, device: str) -> Any:
     try:
         with without_model_kwargs_advice():
             return sae_class.load_from_disk(folder, device=device)
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+    except UNREADABLE as error:
         raise SuiteError(f"{str(folder)!r} does not hold a SAELens SAE: {error}") from error
