@@ -95,4 +95,4 @@ def _is_suite(folder: Path) -> bool:
 
 def first_line(error: Exception) -> str:
     """What an error says first; its name where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
