@@ -23,15 +23,19 @@ Run = dict[str, Any]
 
 SCRATCH = "`each` from scratch"
 GROUPS: Run = {"layer_groups": "even:3", "tokens": BUDGET, "lr": 8e-3}
-ALIGNED: Run = {"layer_groups": "0-3,4-7,8-11", "layer_alignment": "orthogonal"}
+FOURS: Run = {**GROUPS, "layer_groups": "0-3,4-7,8-11"}
 RECIPES: dict[str, list[Run]] = {
     SCRATCH: [{"layer_groups": "each", "tokens": BUDGET, "lr": 8e-3}],
     "`even:3` aligned, then `each` for 7%": [
         {**GROUPS, "layer_alignment": "orthogonal"},
         {"layer_groups": "each", "tokens": BUDGET * 7 // 100, "lr": 2e-3},
     ],
+    "`0-3,4-7,8-11`, then `each` for 10%": [
+        FOURS,
+        {"layer_groups": "each", "tokens": BUDGET // 10, "lr": 2e-3},
+    ],
     "`0-3,4-7,8-11` aligned, then `each` for 10%": [
-        {**GROUPS, **ALIGNED},
+        {**FOURS, "layer_alignment": "orthogonal"},
         {"layer_groups": "each", "tokens": BUDGET // 10, "lr": 2e-3},
     ],
     "every other layer, then the rest for 20%": [
