@@ -11,11 +11,12 @@ from sae_lens.constants import ACTIVATIONS_STORE_STATE_FILENAME
 from sae_lens_groups import files
 from sae_lens_groups.alignment import NONE
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.errors import UNREADABLE, CheckpointError
+from sae_lens_groups.errors import CheckpointError
 from sae_lens_groups.layers import HookTemplate, LayerGroup
 from sae_lens_groups.plan.group_plan import GroupPlan
 from sae_lens_groups.store import GroupActivationsStore
 from sae_lens_groups.transfer_report import TransferReport
+from sae_lens_groups.unreadable import UNREADABLE
 
 # What the weights in a checkpoint were made for.
 _FIXED_SAE_FIELDS = ("architecture", "d_in", "d_sae", "normalize_activations")

@@ -17,23 +17,8 @@ GroupSAEError (a ValueError)
 TrainingInterrupted (a KeyboardInterrupt)
 """
 
-import pickle
 import signal
 from pathlib import Path
-
-from safetensors import SafetensorError
-
-# What torch, safetensors, json and SAELens raise on a file that is missing, cut short or altered.
-UNREADABLE = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    TypeError,
-    RuntimeError,
-    SafetensorError,
-    pickle.UnpicklingError,
-)
 
 
 class GroupSAEError(ValueError):

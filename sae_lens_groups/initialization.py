@@ -10,12 +10,13 @@ from sae_lens import TrainingSAE
 from sae_lens.registry import get_sae_training_class
 
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.errors import UNREADABLE, ConfigError
+from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.fold import require_foldable
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.manifest import group_metadata
 from sae_lens_groups.normalization import ESTIMATED_MODES
 from sae_lens_groups.source import is_training_form
+from sae_lens_groups.unreadable import UNREADABLE
 
 # What SAELens records of a run in each SAE's metadata.
 _RECORDED_SETTINGS = (

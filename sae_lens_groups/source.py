@@ -11,13 +11,14 @@ from sae_lens.constants import ACTIVATION_SCALER_CFG_FILENAME, SAE_CFG_FILENAME
 from sae_lens.training.activation_scaler import ActivationScaler
 
 from sae_lens_groups import files
-from sae_lens_groups.errors import UNREADABLE, GroupSAEError, HookNameError, InitSourceError
+from sae_lens_groups.errors import GroupSAEError, HookNameError, InitSourceError
 from sae_lens_groups.layer_scalers import has_layer_scalers, load_layer_scalers
 from sae_lens_groups.layers import HookTemplate, LayerGroup
 from sae_lens_groups.locate import FORMS, HubSAE, HubSuite, first_line, locate
 from sae_lens_groups.normalization import MEAN_NORM, WHITENING
 from sae_lens_groups.quiet import without_model_kwargs_advice
 from sae_lens_groups.suite import read_manifest
+from sae_lens_groups.unreadable import UNREADABLE
 
 
 @dataclass(frozen=True, kw_only=True)

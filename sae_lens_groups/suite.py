@@ -13,7 +13,7 @@ from sae_lens.training.activation_scaler import ActivationScaler
 from safetensors.torch import load_file, save_file
 
 from sae_lens_groups import files
-from sae_lens_groups.errors import UNREADABLE, SuiteError, UnknownLayerError
+from sae_lens_groups.errors import SuiteError, UnknownLayerError
 from sae_lens_groups.layer_scalers import (
     has_layer_scalers,
     load_layer_scalers,
@@ -22,6 +22,7 @@ from sae_lens_groups.layer_scalers import (
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.manifest import SuiteManifest
 from sae_lens_groups.quiet import without_model_kwargs_advice
+from sae_lens_groups.unreadable import UNREADABLE
 
 
 class SAESuite(Mapping[str, SAE[Any]]):
