@@ -73,6 +73,7 @@ def with_kept_layers(trained: SAESuite, source: InitSource) -> SAESuite:
         scaling_factors={
             layer: suite.manifest.scaling_factors[layer] for layer, suite in source_of.items()
         },
+        dataset_rows_read=_rows_read(trained, other),
     )
     return SAESuite(
         manifest,
@@ -81,4 +82,13 @@ def with_kept_layers(trained: SAESuite, source: InitSource) -> SAESuite:
         build_scaler=lambda layer: source_of[layer].scaler(layer),
         build_sparsity=lambda layer: source_of[layer].log_sparsity(layer),
         runner_cfg=trained.runner_cfg,
+        training_curves=trained.training_curves,
     )
+
+
+def _rows_read(*suites: SAESuite) -> int | None:
+    """Rows of their dataset that either read; None where it is not one dataset, or not known."""
+    rows_read = [suite.manifest.dataset_rows_read for suite in suites]
+    datasets = {(suite.runner_cfg or {}).get("dataset_path") for suite in suites}
+    known = [n for n in rows_read if n is not None]
+    return max(known) if len(known) == len(suites) and len(datasets) == 1 else None

@@ -16,6 +16,7 @@ from sae_lens_groups.manifest import SuiteManifest, group_metadata
 from sae_lens_groups.plan.group_plan import GroupPlan
 from sae_lens_groups.suite import SAESuite
 from sae_lens_groups.trainer import GroupSAETrainer
+from sae_lens_groups.training_curves import TrainingPoint
 from sae_lens_groups.transfer_report import TransferReport
 
 
@@ -35,6 +36,8 @@ def export_suite(
     trainers: Iterable[GroupSAETrainer],
     plan: GroupPlan | None = None,
     transfer: TransferReport | None = None,
+    dataset_rows_read: int | None = None,
+    training_curves: tuple[TrainingPoint, ...] = (),
 ) -> SAESuite:
     """The suite of these trained groups; a layer's SAE is built when it is asked for."""
     layers = {layer: part for trainer in trainers for layer, part in _trained_layers(trainer)}
@@ -48,6 +51,7 @@ def export_suite(
         layer_alignment=cfg.layer_alignment,
         plan=plan,
         transfer=transfer,
+        dataset_rows_read=dataset_rows_read,
     )
 
     def build_layer(layer: int) -> SAE[Any]:
@@ -69,6 +73,7 @@ def export_suite(
         build_scaler=lambda layer: layers[layer].scaler,
         build_sparsity=lambda layer: layers[layer].log_sparsity_F,
         runner_cfg=cfg.to_dict(),
+        training_curves=training_curves,
     )
 
 

@@ -16,6 +16,9 @@ PLAN = "plan.json"
 PLAN_PAGE = "plan.html"
 PLAN_PICTURE = "plan.png"
 EVALUATION = "evaluation.csv"
+EVALUATION_FOLDER = "evaluation"
+REPORT = "report.html"
+CURVES = "training_curves.csv"
 TRANSFER = "transfer.json"
 # SAELens's names, written out because importing SAELens takes seconds.
 RUNNER_CFG = "runner_cfg.json"
@@ -72,13 +75,29 @@ def new_folder(folder: Path | str) -> Iterator[Path]:
     folder = Path(folder).resolve()  # a link to an empty folder: fill the folder
     require_free(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    with _partial_folder(folder) as partial:
+        yield partial
+        partial.rename(folder)
+
+
+@contextlib.contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the old one's place when the block ends without an error."""
+    with _partial_folder(folder) as partial:
+        yield partial
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+
+
+@contextlib.contextmanager
+def _partial_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder beside the one it is to become; removed unless it was renamed."""
     partial = Path(
         tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent)
     )
     try:
         partial.chmod(0o777 & ~_umask())  # mkdtemp makes folders that only their owner can read
         yield partial
-        partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -31,6 +31,8 @@ class SuiteManifest:
     """What the groups were chosen from; None where they were named, or follow a rule."""
     transfer: TransferReport | None = None
     """What the SAEs started from; None where they were trained from scratch."""
+    dataset_rows_read: int | None = None
+    """Rows of the dataset that training read, from its first on; None where it is not known."""
 
     @property
     def layers(self) -> list[int]:
@@ -70,6 +72,11 @@ class SuiteManifest:
             **({} if self.layer_alignment == NONE else {"layer_alignment": self.layer_alignment}),
             **({} if self.plan is None else {"plan": self.plan.to_dict()}),
             **self._transfer_entry(),
+            **(
+                {}
+                if self.dataset_rows_read is None
+                else {"dataset_rows_read": self.dataset_rows_read}
+            ),
         }
 
     def _transfer_entry(self) -> dict[str, Any]:
@@ -134,6 +141,7 @@ class SuiteManifest:
             transfer=(
                 TransferReport.from_dict(data["transfer"], template) if "transfer" in data else None
             ),
+            dataset_rows_read=data.get("dataset_rows_read"),
         )
 
 

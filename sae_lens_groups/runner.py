@@ -82,6 +82,7 @@ class GroupSAETrainingRunner:
         self.cfg = cfg
         if cfg.output_path is not None:
             files.require_free(cfg.output_path)
+        self._is_dataset_given = override_dataset is not None
         dataset = open_dataset(cfg) if override_dataset is None else as_stream(override_dataset)
         groups = None if override_model is not None else groups_before_loading(cfg)
         if cfg.resume_from_checkpoint is not None:
@@ -145,7 +146,17 @@ class GroupSAETrainingRunner:
     def _saved_suite(self, trainer: GroupTrainer) -> SAESuite:
         """The suite, written where the config asks for it. Nothing that goes wrong here loses it."""
         trainers = list(trainer.group_trainers.values())
-        trained = export_suite(self.cfg, trainers, self.plan, self._finished_report(trainers))
+        trained = export_suite(
+            self.cfg,
+            trainers,
+            self.plan,
+            self._finished_report(trainers),
+            # A dataset that was passed in may not be the one that the config names.
+            dataset_rows_read=(
+                None if self._is_dataset_given else self.activations_store.n_dataset_processed
+            ),
+            training_curves=trainer.curves.points,
+        )
         if self.cfg.init_keep_layers:
             assert self._transfer is not None
             try:

@@ -22,6 +22,7 @@ from sae_lens_groups.layer_scalers import (
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.manifest import SuiteManifest
 from sae_lens_groups.quiet import without_model_kwargs_advice
+from sae_lens_groups.training_curves import TrainingPoint, points_from_csv, points_to_csv
 from sae_lens_groups.unreadable import UNREADABLE
 
 
@@ -34,6 +35,8 @@ class SAESuite(Mapping[str, SAE[Any]]):
 
     manifest: SuiteManifest
     """Groups, layers and scaling: the content of `suite.json`."""
+    training_curves: tuple[TrainingPoint, ...]
+    """How training went; empty where the suite does not hold it."""
     path: Path | None
     """The folder the suite was loaded from or saved to; None for one in memory only."""
 
@@ -45,9 +48,11 @@ class SAESuite(Mapping[str, SAE[Any]]):
         build_scaler: Callable[[int], ActivationScaler] | None,
         build_sparsity: Callable[[int], torch.Tensor],
         runner_cfg: Mapping[str, Any] | None = None,
+        training_curves: tuple[TrainingPoint, ...] = (),
         path: Path | None = None,
     ) -> None:
         self.manifest = manifest
+        self.training_curves = training_curves
         self.runner_cfg = runner_cfg
         self.path = path
         self._build_layer = build_layer
@@ -144,8 +149,10 @@ class SAESuite(Mapping[str, SAE[Any]]):
                 files.write_text(
                     folder / files.RUNNER_CFG, json.dumps(self.runner_cfg, indent=2) + "\n"
                 )
-            if self.path is not None and (self.path / files.EVALUATION).exists():
-                shutil.copy(self.path / files.EVALUATION, folder / files.EVALUATION)
+            if self.training_curves:
+                files.write_text(folder / files.CURVES, points_to_csv(self.training_curves))
+            if self.path is not None:
+                _copy_evaluation(self.path, folder)
             files.write_text(folder / files.SUITE, self.manifest.to_json())
         self.path = path
         return path
@@ -169,7 +176,7 @@ class SAESuite(Mapping[str, SAE[Any]]):
         missing = [folder.name for folder in folders.values() if not folder.is_dir()]
         if missing:
             raise SuiteError(f"suite {str(path)!r} lacks the folders {', '.join(missing)}")
-        runner_cfg = path / files.RUNNER_CFG
+        runner_cfg, curves = path / files.RUNNER_CFG, path / files.CURVES
         return cls(
             manifest,
             build_layer=lambda layer: _load_sae(SAE, folders[layer], device),
@@ -179,6 +186,7 @@ class SAESuite(Mapping[str, SAE[Any]]):
             build_scaler=_scaler_loader(path, manifest),
             build_sparsity=lambda layer: load_file(folders[layer] / SPARSITY_FILENAME)["sparsity"],
             runner_cfg=_read_json(runner_cfg) if runner_cfg.exists() else None,
+            training_curves=points_from_csv(curves.read_text()) if curves.exists() else (),
             path=path,
         )
 
@@ -195,6 +203,15 @@ def read_manifest(folder: Path) -> SuiteManifest:
             "give the output_path of a training run"
         )
     return SuiteManifest.from_json((folder / files.SUITE).read_text(encoding="utf-8"))
+
+
+def _copy_evaluation(old: Path, new: Path) -> None:
+    """What an evaluation left in a suite's folder, if there was one."""
+    for name in (files.EVALUATION, files.REPORT):
+        if (old / name).exists():
+            shutil.copy(old / name, new / name)
+    if (old / files.EVALUATION_FOLDER).is_dir():
+        shutil.copytree(old / files.EVALUATION_FOLDER, new / files.EVALUATION_FOLDER)
 
 
 def _scaler_loader(path: Path, manifest: SuiteManifest) -> Callable[[int], ActivationScaler] | None:

@@ -33,6 +33,7 @@ from sae_lens_groups.normalization import (
     GroupScalingEstimate,
 )
 from sae_lens_groups.store import split_packed
+from sae_lens_groups.training_curves import TrainingCurves, points_from_csv, points_to_csv
 
 
 class GroupSAETrainer(SAETrainer[TrainingSAE[Any], Any]):
@@ -132,6 +133,7 @@ class GroupTrainer(MultiSAETrainer):
         }
         self.trainers = dict(self.group_trainers)
         self._progress = ProgressBar(cfg.total_training_samples, len(groups))
+        self.curves = TrainingCurves(cfg.total_training_samples)
 
     def estimate_scaling(self, mode: str) -> None:
         """Fits each layer's scaler on the next `n_batches_for_norm_estimate` training batches.
@@ -167,6 +169,7 @@ class GroupTrainer(MultiSAETrainer):
         partial_name = files.partial_name(checkpoint_name)
         shutil.rmtree(base / partial_name, ignore_errors=True)  # of a run that was killed
         super().save_checkpoint(partial_name, wandb_aliases)
+        files.write_text(base / partial_name / files.CURVES, points_to_csv(self.curves.points))
         if (base / checkpoint_name).exists():  # of an interrupted run that was resumed
             shutil.rmtree(base / checkpoint_name)
         (base / partial_name).rename(base / checkpoint_name)
@@ -174,6 +177,10 @@ class GroupTrainer(MultiSAETrainer):
     @override
     def load_checkpoint(self, path: str | Path) -> None:
         super().load_checkpoint(path)
+        curves = Path(path) / files.CURVES
+        if curves.exists():  # checkpoints have them since 0.4.0
+            points = points_from_csv(curves.read_text(encoding="utf-8"))
+            self.curves = TrainingCurves(self.cfg.total_training_samples, points)
         self.checkpoint_thresholds = [
             threshold
             for threshold in self.checkpoint_thresholds
@@ -192,6 +199,7 @@ class GroupTrainer(MultiSAETrainer):
         update_interval: int = 100,  # ours goes by time, not by steps
     ) -> None:
         self._progress.show(pbar, self.n_training_samples, step_outputs)
+        self.curves.add(self.n_training_samples, step_outputs)
 
 
 class ProgressBar:

@@ -60,6 +60,7 @@ def test_checkpoints_hold_what_a_run_needs_to_go_on(
     files = {str(path.relative_to(first)) for path in first.rglob("*") if path.is_file()}
     assert files == {
         "runner_cfg.json",
+        "training_curves.csv",
         "activations_store_state.safetensors",
         *(
             f"{group}/{file}"

@@ -68,6 +68,7 @@ def test_a_suite_folder_holds_what_the_contract_says(suite: SAESuite, folder: Pa
     assert files == {
         "suite.json",
         "runner_cfg.json",
+        "training_curves.csv",
         *(f"{name}/{file}" for name in HOOK_NAMES for file in plain | {"sparsity.safetensors"}),
         *(f"groups/{group}/{file}" for group in ("layers_0-2", "layers_3") for file in plain),
         *(f"groups/layers_0-2/layer_{layer}/activation_scaler.json" for layer in range(3)),
