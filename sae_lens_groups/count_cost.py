@@ -35,15 +35,19 @@ def count_flops(
     (`use_sparse_activations`) the part that grows with k is not counted.
     """
     store = all_layers_store(cfg, model, dataset)
-    sae_step = _counted(_sae_step(cfg, _ROWS_TO_COUNT, with_optimizer=False)) / _ROWS_TO_COUNT
     tokens = store.get_batch_tokens(batch_size=1)
-    forward = _counted(lambda: store.get_multi_hook_activations(tokens))
+    forward = flops_of(lambda: store.get_multi_hook_activations(tokens))
     return SuiteCost(
         unit="FLOPs",
         lm_forward=forward / (len(tokens) * cfg.rows_per_prompt),
-        sae_step=sae_step,
+        sae_step=flops_of_sae_step(cfg),
         n_layers=len(store.groups[0]),
     )
+
+
+def flops_of_sae_step(cfg: GroupSAERunnerConfig[Any]) -> float:
+    """FLOPs per token of a training step of one SAE of this config."""
+    return flops_of(_sae_step(cfg, _ROWS_TO_COUNT, with_optimizer=False)) / _ROWS_TO_COUNT
 
 
 def time_steps(
@@ -94,7 +98,8 @@ def _sae_step(
     return step
 
 
-def _counted(work: Callable[[], Any]) -> int:
+def flops_of(work: Callable[[], Any]) -> int:
+    """FLOPs of some work, as torch counts them: matrix products and attention."""
     with FlopCounterMode(
         display=False, custom_mapping={_CPU_ATTENTION: _attention_flops}
     ) as counter:

@@ -24,16 +24,43 @@ def open_dataset(cfg: LanguageModelSAERunnerConfig[Any]) -> IterableDataset:
     Raises:
         DatasetError: no path is given, or nothing readable is there.
     """
-    if not cfg.dataset_path:
+    return open_train_split(
+        cfg.dataset_path,
+        streaming=cfg.streaming,
+        trust_remote_code=cfg.dataset_trust_remote_code,
+    )
+
+
+def open_train_split(
+    path: str, *, streaming: bool = True, trust_remote_code: bool = False
+) -> IterableDataset:
+    """`open_dataset` of a path."""
+    if not path:
         raise DatasetError("dataset_path is empty; name a Hub dataset or a local folder")
     try:
-        dataset = _open_local(cfg) if is_local(cfg.dataset_path) else _load(cfg.dataset_path, cfg)
+        open_path = _open_local if is_local(path) else _load
+        dataset = open_path(path, streaming, trust_remote_code)
     except (OSError, ValueError, IndexError, datasets.exceptions.DatasetsError) as error:
         raise DatasetError(
-            f"dataset_path {cfg.dataset_path!r} cannot be read: {error}; "
+            f"dataset_path {path!r} cannot be read: {error}; "
             "name a Hub dataset or a local folder with a 'train' split"
         ) from error
     return as_stream(dataset)
+
+
+def held_out_rows(dataset: IterableDataset, n_rows_read: int) -> IterableDataset:
+    """The rows that come after those a training run read.
+
+    Raises:
+        DatasetError: there are none.
+    """
+    rest = dataset.skip(n_rows_read)
+    if next(iter(rest), None) is None:
+        raise DatasetError(
+            f"training read all rows of the dataset ({n_rows_read:,}, repeats included), so none "
+            "are held out; name other text with dataset_path"
+        )
+    return rest
 
 
 def as_stream(dataset: HfDataset) -> IterableDataset:
@@ -61,18 +88,18 @@ def is_local(dataset_path: str) -> bool:
     return Path(dataset_path).exists() or dataset_path.startswith((".", "/", "~"))
 
 
-def _open_local(cfg: LanguageModelSAERunnerConfig[Any]) -> HfDataset:
-    folder = Path(cfg.dataset_path).expanduser()
+def _open_local(path: str, streaming: bool, trust_remote_code: bool) -> HfDataset:
+    folder = Path(path).expanduser()
     if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():
         return datasets.load_from_disk(str(folder))
-    return _load(str(folder), cfg)
+    return _load(str(folder), streaming, trust_remote_code)
 
 
-def _load(path: str, cfg: LanguageModelSAERunnerConfig[Any]) -> Dataset | IterableDataset:
+def _load(path: str, streaming: bool, trust_remote_code: bool) -> Dataset | IterableDataset:
     kwargs: dict[str, Any] = {}
     if int(datasets.__version__.split(".")[0]) < 4:  # later versions run no remote code at all
-        kwargs["trust_remote_code"] = cfg.dataset_trust_remote_code
-    loaded = datasets.load_dataset(path, split="train", streaming=cfg.streaming, **kwargs)
+        kwargs["trust_remote_code"] = trust_remote_code
+    loaded = datasets.load_dataset(path, split="train", streaming=streaming, **kwargs)
     return cast("Dataset | IterableDataset", loaded)
 
 

@@ -1,43 +1,23 @@
-"""SAELens's evals for every layer of a suite, all layers on the same tokens."""
+"""Scores every layer of a suite, and compares them with a baseline's, all on the same tokens."""
 
-import csv
-import io
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sae_lens import SAE, ActivationsStore
+from sae_lens import SAE
 from sae_lens.config import HfDataset
-from sae_lens.training.activation_scaler import ActivationScaler
-from tqdm.auto import tqdm
 from transformer_lens import HookedRootModule
 
-from sae_lens_groups import files
-from sae_lens_groups.dataset import as_stream
-from sae_lens_groups.layer_evals import ReplayedTokens, layer_eval_config, metrics_by_name
+from sae_lens_groups.baseline import Baseline
+from sae_lens_groups.circuits import measure_faithfulness
+from sae_lens_groups.errors import SuiteError
+from sae_lens_groups.evaluation.assemble import compare, feature_layers, layer_scores
+from sae_lens_groups.evaluation.cost import lm_flops, training_cost
+from sae_lens_groups.evaluation.result import SuiteEvaluation
+from sae_lens_groups.evaluation.sweep import sweep
+from sae_lens_groups.evaluation.tokens import read_tokens
+from sae_lens_groups.evaluation.write import write_evaluation
+from sae_lens_groups.model import require_hooks, require_width
 from sae_lens_groups.suite import SAESuite
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerScores:
-    """How well one layer's SAE does: a row of `evaluation.csv`."""
-
-    layer: int
-    hook_name: str
-    group: str
-    scaling_factor: float | None
-    metrics: Mapping[str, float]
-    """SAELens's metrics by their names: explained_variance, ce_loss_score, l0, ..."""
-
-    def to_row(self) -> dict[str, Any]:
-        """The row by column name."""
-        return {
-            "layer": self.layer,
-            "hook_name": self.hook_name,
-            "group": self.group,
-            "scaling_factor": self.scaling_factor,
-            **self.metrics,
-        }
 
 
 def evaluate_suite(
@@ -45,78 +25,108 @@ def evaluate_suite(
     model: HookedRootModule,
     dataset: HfDataset,
     *,
-    n_batches: int = 4,
+    baseline: Baseline | Mapping[str, SAE[Any]] | None = None,
+    n_batches: int = 8,
     batch_size_prompts: int = 16,
-) -> list[LayerScores]:
-    """SAELens's reconstruction, sparsity and variance metrics of every layer, on the same tokens.
+    context_size: int | None = None,
+    tasks: Sequence[str] = (),
+    dataset_name: str = "dataset",
+) -> SuiteEvaluation:
+    """SAELens's metrics of every layer, the layers its features fire on, and how a baseline differs.
 
-    Text becomes prompts, and special tokens are left out, as in the run that trained the suite.
-    Writes `evaluation.csv` into the suite's folder, where it has one.
+    One sweep over the tokens: the clean pass of the language model is shared by all layers and
+    both suites, and the numbers are those of SAELens's `run_evals`. Text becomes prompts, and
+    special tokens are left out, as in the run that trained the suite.
+
+    Writes `evaluation.csv` and the folder `evaluation` into the suite's folder, where it has one.
 
     Args:
         suite: the suite to score.
         model: the language model, as SAELens's `load_model` gives it, with hooks at all layers.
         dataset: text or tokens the suite was not trained on (a `datasets` dataset).
-        n_batches: LM batches for each of the two groups of metrics.
+        baseline: another suite, or plain SAEs by hook name. Layers that both have are compared,
+            with 95% confidence intervals over sequences.
+        n_batches: LM batches to evaluate on.
         batch_size_prompts: prompts per LM batch.
+        context_size: tokens per prompt; that of the suite's training if None.
+        tasks: circuit tasks to measure faithfulness on: `ioi`, `greater_than`, `subject_verb`,
+            `closing_bracket`.
+        dataset_name: what the written files call the dataset.
+
+    Raises:
+        SuiteError: suite and baseline have no layer in common, or differ in width.
+        HookNameError: the model lacks a hook of the suite.
+        ConfigError: the model has another width.
+        DatasetError: the dataset is shorter than one batch.
+        UnknownNameError: there is no such task.
     """
-    tokens: ReplayedTokens | None = None
-    scores: list[LayerScores] = []
-    for layer in tqdm(suite.manifest.layers, desc="Evaluating layers", unit="layer", leave=False):
-        sae = suite.layer(layer)
-        if tokens is None:
-            tokens = ReplayedTokens(_store(model, sae, dataset, batch_size_prompts))
-        metrics = tokens.evaluate(
-            sae,
-            model,
-            ActivationScaler(),
-            layer_eval_config(n_batches),
-            exclude_special_tokens=_excluded(sae, model),
-        )
-        scores.append(_layer_scores(suite, layer, metrics))
+    manifest = suite.manifest
+    _require_own_saes(suite)
+    any_sae = suite.layer(manifest.layers[0])
+    require_hooks(model, manifest.hook_template, manifest.groups)
+    metadata = any_sae.cfg.metadata
+    require_width(model, manifest.hook_names[0], metadata.hook_head_index, any_sae.cfg.d_in)
+    if baseline is not None and not isinstance(baseline, Baseline):
+        baseline = Baseline.of(baseline)
+    tokens = read_tokens(model, any_sae, dataset, n_batches, batch_size_prompts, context_size)
+    suites = [suite, {} if baseline is None else _shared_layers(suite, baseline)]
+    model_kwargs = (suite.runner_cfg or {}).get("model_kwargs") or {}
+    results, baseline_results = sweep(model, tokens.batches, suites, tokens.excluded, model_kwargs)
+
+    of_baseline, comparison = {}, None
+    if baseline is not None:
+        of_baseline, comparison = compare(suite, results, baseline, baseline_results)
+    lm_forward = lm_flops(model, tokens.batches[0], model_kwargs)
+    costs = [
+        training_cost(trained, len(manifest.layers), lm_forward)
+        for trained in (Baseline.of(suite), baseline)
+        if trained is not None
+    ]
+    evaluation = SuiteEvaluation(
+        scores=layer_scores(suite, results, of_baseline),
+        tokens=tokens,
+        dataset_name=dataset_name,
+        features=feature_layers(suite, results),
+        costs=tuple(cost for cost in costs if cost is not None),
+        comparison=comparison,
+        faithfulness=measure_faithfulness(suite, model, tasks) if tasks else None,
+    )
     if suite.path is not None:
-        files.write_text(suite.path / files.EVALUATION, scores_to_csv(scores))
-    return scores
+        write_evaluation(suite, evaluation, results)
+    return evaluation
 
 
-def _store(
-    model: HookedRootModule, sae: SAE[Any], dataset: HfDataset, batch_size_prompts: int
-) -> ActivationsStore:
-    """A store that makes prompts of text as the run that trained this SAE did."""
-    metadata = sae.cfg.metadata
-    return ActivationsStore.from_sae(
-        model,
-        sae,
-        as_stream(dataset),
-        store_batch_size_prompts=batch_size_prompts,
-        disable_concat_sequences=bool(metadata.disable_concat_sequences),
-        sequence_separator_token=metadata.get("sequence_separator_token", "bos"),
-    )
+def _require_own_saes(suite: SAESuite) -> None:
+    """Refuses a suite in which an SAE lies at another layer than the one it was made for.
+
+    An SAE carries its layer's scaling in its parameters. At another layer of its group it would
+    still give numbers, and bad ones.
+    """
+    for layer, hook_name in zip(suite.manifest.layers, suite):
+        metadata = suite[hook_name].cfg.metadata
+        own = (metadata.sae_lens_groups or {}).get("scaling_factor")
+        wanted = suite.manifest.scaling_factors[layer]
+        if metadata.hook_name != hook_name or own != wanted:
+            raise SuiteError(
+                f"the SAE at {hook_name} says that it was made for {metadata.hook_name} with "
+                f"scaling_factor {own}, and the suite has {wanted} there; the suite's files were "
+                "mixed up, take it anew from where it was trained"
+            )
 
 
-def _excluded(sae: SAE[Any], model: HookedRootModule) -> bool | list[int]:
-    """The tokens that training left out; SAELens's default where the SAE does not say."""
-    if getattr(model, "tokenizer", None) is None:
-        return False
-    trained_without = sae.cfg.metadata.exclude_special_tokens
-    return True if trained_without is None else trained_without
-
-
-def scores_to_csv(scores: list[LayerScores]) -> str:
-    """The text of `evaluation.csv`: one row per layer."""
-    text = io.StringIO()
-    rows = [score.to_row() for score in scores]
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _layer_scores(suite: SAESuite, layer: int, metrics: Mapping[str, Any]) -> LayerScores:
-    return LayerScores(
-        layer=layer,
-        hook_name=suite.manifest.hook_template.hook_name(layer),
-        group=suite.manifest.group_of(layer).name,
-        scaling_factor=suite.manifest.scaling_factors[layer],
-        metrics=metrics_by_name(metrics),
-    )
+def _shared_layers(suite: SAESuite, baseline: Baseline) -> dict[str, SAE[Any]]:
+    """The baseline's SAEs for the suite's layers."""
+    shared = {name: baseline.saes[name] for name in suite if name in baseline.saes}
+    if not shared:
+        raise SuiteError(
+            f"the baseline {baseline.name!r} has no layer in common with the suite: it has SAEs "
+            f"for {', '.join(list(baseline.saes)[:4])}, and the suite for "
+            f"{', '.join(list(suite)[:4])}; give one of the same model and hook"
+        )
+    for name, sae in shared.items():
+        if sae.cfg.d_in != suite[name].cfg.d_in:
+            raise SuiteError(
+                f"the baseline {baseline.name!r} takes activations of width {sae.cfg.d_in} at "
+                f"{name}, and the suite {suite[name].cfg.d_in}; give one of the same model"
+            )
+    return shared

@@ -10,7 +10,7 @@ from sae_lens.load_model import HookedProxyLM, load_model
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.errors import HookNameError
+from sae_lens_groups.errors import ConfigError, HookNameError
 from sae_lens_groups.layers import HookTemplate, LayerGroup
 
 CAN_CHOOSE_HOOKS = "hook_names" in inspect.signature(load_model).parameters
@@ -77,15 +77,30 @@ def load_hooked_model(
     """The model as SAELens loads it, with hooks at the layers of `groups` (None: at all layers)."""
     if groups is None and (n_layers := n_layers_before_loading(cfg)) is not None:
         groups = (LayerGroup(0, n_layers - 1),)
-    # Without names SAELens hooks every module there is.
-    hook_names = None if groups is None else cfg.hook_template.hook_names(groups)
-    # SAELens 6.44 has no such argument and hooks every module.
-    chosen = {"hook_names": hook_names} if CAN_CHOOSE_HOOKS else {}
-    return load_model(
+    return load_with_hooks(
         cfg.model_class_name,
         cfg.model_name,
-        device=cfg.llm_device,
-        model_from_pretrained_kwargs=cfg.model_from_pretrained_kwargs,
+        # Without names SAELens hooks every module there is.
+        None if groups is None else cfg.hook_template.hook_names(groups),
+        cfg.llm_device,
+        cfg.model_from_pretrained_kwargs,
+    )
+
+
+def load_with_hooks(
+    model_class_name: str,
+    model_name: str,
+    hook_names: list[str] | None,
+    device: str | None,
+    model_from_pretrained_kwargs: dict[str, Any] | None,
+) -> HookedRootModule:
+    """SAELens's `load_model`, also where it cannot choose hooks yet: 6.44 hooks every module."""
+    chosen = {"hook_names": hook_names} if CAN_CHOOSE_HOOKS else {}
+    return load_model(
+        model_class_name,
+        model_name,
+        device=device,
+        model_from_pretrained_kwargs=model_from_pretrained_kwargs,
         **chosen,
     )
 
@@ -122,6 +137,22 @@ def require_hooks(
         raise HookNameError(
             f"the model has no hook at {', '.join(missing)}; leave these layers out of "
             "layer_groups, or load the model with hooks there"
+        )
+
+
+def require_width(
+    model: HookedRootModule, hook_name: str, hook_head_index: int | None, d_in: int
+) -> None:
+    """Refuses a model whose activations at a hook are not as wide as an SAE's input.
+
+    Raises:
+        ConfigError: they are wider or narrower.
+    """
+    width = width_at(model, hook_name, hook_head_index)
+    if width != d_in:
+        raise ConfigError(
+            f"the SAE at {hook_name} takes activations of width {d_in}, and this model's are "
+            f"{width} wide; give the model that the suite was trained on"
         )
 
 

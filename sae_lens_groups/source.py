@@ -136,7 +136,7 @@ def _open_sae_folder(name: str, folder: Path) -> InitSource:
         sae = _load_sae(folder)
     except UNREADABLE as error:
         raise InitSourceError(f"init_from {name!r} holds no SAELens SAE: {error}") from error
-    if _is_groups_own(sae):  # a folder in a suite's groups/ or in a checkpoint
+    if is_groups_own(sae):  # a folder in a suite's groups/ or in a checkpoint
         return _single(name, sae, lambda layer: _layer_scaler(name, folder, layer))
     scaler_file = folder / ACTIVATION_SCALER_CFG_FILENAME
     return _single(name, sae, lambda _: _scaler_of(name, sae, scaler_file))
@@ -151,7 +151,7 @@ def _open_hub_sae(name: str, place: HubSAE) -> InitSource:
             f"init_from {name!r}: SAELens finds no SAE {place.sae_id!r} in {place.release!r}: "
             f"{first_line(error)}; {FORMS}"
         ) from error
-    if _is_groups_own(sae):
+    if is_groups_own(sae):
         raise InitSourceError(
             f"init_from {name!r} is a group's own SAE, whose scaling lies beside it; "
             f"name the whole suite, {place.release}"
@@ -173,7 +173,7 @@ def _single(
         ) from error
     layer = template.layer_of(str(hook_name))
     assert layer is not None
-    of_group = _is_groups_own(sae)
+    of_group = is_groups_own(sae)
     return InitSource(
         name=name,
         groups=(
@@ -192,7 +192,7 @@ def _load_sae(folder: Path) -> SAE[Any]:
         return (TrainingSAE if is_training_form(folder) else SAE).load_from_disk(folder)
 
 
-def _is_groups_own(sae: SAE[Any]) -> bool:
+def is_groups_own(sae: SAE[Any]) -> bool:
     """Whether an SAE is a group's, on scaled activations, rather than one layer's exported one."""
     own: Mapping[str, Any] = sae.cfg.metadata.sae_lens_groups or {}
     return "layers" in own and "layer" not in own

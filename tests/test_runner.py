@@ -9,7 +9,7 @@ import pytest
 import torch
 import wandb
 from datasets import Dataset, DatasetDict
-from sae_lens import SAE, ActivationsStore, LoggingConfig, TopKTrainingSAE, TrainingSAE
+from sae_lens import ActivationsStore, LoggingConfig, TopKTrainingSAE, TrainingSAE
 from sae_lens.evals import EvalConfig, run_evals
 from sae_lens.load_model import HookedProxyLM, load_model
 from sae_lens.training.activation_scaler import ActivationScaler
@@ -539,40 +539,3 @@ def test_in_training_evals_see_each_layer_at_its_own_scale(tokens: Dataset) -> N
             for name, value in expected[section].items():
                 found = seen[f"{group}/layer_{layer}/{section}"][name]
                 assert found == pytest.approx(value, rel=1e-4, abs=1e-5)
-
-
-def test_evaluate_suite_equals_run_evals_and_writes_one_row_per_layer(
-    model: HookedTransformer, tokens: Dataset, tmp_path: Path
-) -> None:
-    suite = train(
-        model,
-        tokens,
-        output_path=str(tmp_path / "suite"),
-        sae=sae_config(normalize_activations="expected_average_only_in"),
-    )
-    held_out = make_tokens(seed=1)
-    scores = evaluate_suite(suite, model, held_out, n_batches=2, batch_size_prompts=4)
-    sae = SAE.load_from_disk(tmp_path / "suite" / "blocks.2.hook_resid_post")
-    store = ActivationsStore.from_sae(model, sae, held_out, store_batch_size_prompts=4)
-    config = EvalConfig(
-        n_eval_reconstruction_batches=2,
-        n_eval_sparsity_variance_batches=2,
-        compute_ce_loss=True,
-        compute_sparsity_metrics=True,
-        compute_variance_metrics=True,
-    )
-    expected, _ = run_evals(
-        sae, store, model, ActivationScaler(), config, exclude_special_tokens=False
-    )
-    metrics = scores[2].metrics
-    assert metrics["l0"] == expected["sparsity"]["l0"]
-    assert metrics["ce_loss_score"] == expected["model_performance_preservation"]["ce_loss_score"]
-    assert metrics["explained_variance"] == pytest.approx(
-        expected["reconstruction_quality"]["explained_variance"], abs=1e-6
-    )
-    lines = (tmp_path / "suite" / "evaluation.csv").read_text().splitlines()
-    assert lines[0].startswith("layer,hook_name,group,scaling_factor,ce_loss_score,")
-    assert [line.split(",")[:3] for line in lines[1:]] == [
-        [str(n), f"blocks.{n}.hook_resid_post", "layers_0-2" if n < 3 else "layers_3"]
-        for n in range(4)
-    ]

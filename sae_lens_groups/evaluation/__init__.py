@@ -1,0 +1,1 @@
+"""What `evaluate_suite` measures, one idea per module."""
