@@ -34,11 +34,11 @@ class Baseline:
     """The settings of the run, where they are known."""
 
     @classmethod
-    def of(cls, saes: Mapping[str, SAE[Any]]) -> "Baseline":
-        """What is known of SAEs in memory; a suite knows how it was trained."""
+    def of(cls, saes: Mapping[str, SAE[Any]], name: str = "baseline") -> "Baseline":
+        """What is known of these SAEs; a suite knows how it was trained, and its folder's name."""
         if not isinstance(saes, SAESuite):
-            return cls("baseline", saes, len(saes))
-        name = "suite" if saes.path is None else saes.path.resolve().name
+            return cls(name, saes, len(saes))
+        name = name if saes.path is None else saes.path.resolve().name
         n_saes = len(saes.manifest.groups)
         return cls(name, saes, n_saes, is_one_run=True, runner_cfg=saes.runner_cfg)
 

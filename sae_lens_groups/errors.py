@@ -4,7 +4,7 @@ GroupSAEError (a ValueError)
 ├── LayerGroupsError            layer_groups cannot be read, or does not fit the model
 ├── HookNameError               a hook name without a layer number, or one the model lacks
 ├── ConfigError                 settings that cannot be used together or with groups
-├── UnknownNameError            a name that no plugin registered
+├── UnknownNameError            a metric, partition, alignment, architecture or task that nobody knows
 ├── PlanError                   layer distances or a plan that are broken, or of another model
 ├── DatasetError                a dataset that is missing, too small or of another vocabulary
 ├── NonFiniteActivationsError   the language model produced NaN or infinity
@@ -38,7 +38,7 @@ class ConfigError(GroupSAEError):
 
 
 class UnknownNameError(GroupSAEError):
-    """A name that no plugin registered."""
+    """A metric, partition, alignment, architecture or task that nobody registered."""
 
 
 class PlanError(GroupSAEError):

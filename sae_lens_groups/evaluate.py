@@ -78,8 +78,8 @@ def evaluate_suite(
         of_baseline, comparison = compare(suite, results, baseline, baseline_results)
     lm_forward = lm_flops(model, tokens.batches[0], model_kwargs)
     costs = [
-        training_cost(trained, len(manifest.layers), lm_forward)
-        for trained in (Baseline.of(suite), baseline)
+        training_cost(trained, lm_forward)
+        for trained in (Baseline.of(suite, "suite"), baseline)
         if trained is not None
     ]
     evaluation = SuiteEvaluation(

@@ -416,16 +416,18 @@ def test_ctrl_c_saves_and_the_printed_flag_resumes(text_folder: Path, tmp_path: 
 def test_the_demo_prints_a_score_for_every_layer(tmp_path: Path) -> None:
     shown = run("sae_lens_groups", "demo", "--training_tokens", "100000", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
-    rows = re.findall(r"^ +(\d+)  (layers_\S+) +(\S+) +(\S+) +(\S+)$", shown.stdout, re.MULTILINE)
+    row = r"^ +(\d+)  (layers_\S+) +(\S+) +(\S+) +(\S+) +(\S+) +(\S+)%$"
+    rows = re.findall(row, shown.stdout, re.MULTILINE)
     assert [int(row[0]) for row in rows] == list(range(12))
     assert {row[1] for row in rows} == {"layers_0-3", "layers_4-7", "layers_8-10", "layers_11"}
-    for _, _, explained_variance, ce_loss_score, l0 in rows:
+    for _, _, explained_variance, ce_loss_score, _, l0, _ in rows:
         assert 0.5 < float(explained_variance) < 1
         assert 0.7 < float(ce_loss_score) < 1
         assert float(l0) <= 16
     assert "The suite lies in demo_suite" in shown.stdout
     assert 'SAE.load_from_disk("demo_suite/gpt_neox.layers.0")' in shown.stdout
     assert (tmp_path / "demo_suite" / "evaluation.csv").read_text().count("\n") == 13
+    assert "<h1>4 SAEs for 12 layers" in (tmp_path / "demo_suite" / "report.html").read_text()
     again = run("sae_lens_groups", "demo", cwd=tmp_path)
     assert again.returncode == 2
     assert "already holds a suite of another run" in again.stderr

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sae_lens import SAE
+from tqdm.auto import tqdm
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups.circuits.curve import layer_curve
@@ -75,7 +76,8 @@ def _measure_task(
             message=f"the model does not solve {task.name}: right on {int(100 * runs.accuracy)}% "
             f"of {len(pairs)} prompts, {MIN_ACCURACY:.0%} are needed; left out",
         )
-    curves = (layer_curve(HookSite(model, name, sae), runs) for name, sae in saes.items())
+    bar = tqdm(saes.items(), desc=f"Faithfulness on {task.name}", unit="layer", leave=False)
+    curves = (layer_curve(HookSite(model, name, sae), runs) for name, sae in bar)
     return TaskResult(
         task=task.name, n_pairs=len(pairs), accuracy=runs.accuracy, curves=tuple(curves)
     )

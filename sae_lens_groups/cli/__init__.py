@@ -12,6 +12,7 @@ USAGE_ERROR = 2
 _COMMANDS = {
     "plan": "measure how far apart the layers of a model are, and propose groups with their cost",
     "train": "train an SAE per group of layers (every flag of SAELens's training command, and --layer_groups)",
+    "evaluate": "score every layer of a suite, compare it with a baseline, and show both on a page",
     "demo": "train a suite on the model that ships with the package, offline, in about a minute",
     "plugins": "list what is registered for layer_groups, and by which package",
 }
@@ -53,6 +54,10 @@ def _command(name: str) -> Callable[[Sequence[str]], int]:
         from sae_lens_groups.cli.train import train
 
         return train
+    if name == "evaluate":
+        from sae_lens_groups.cli.evaluate import evaluate
+
+        return evaluate
     if name == "demo":
         from sae_lens_groups.demo.run import demo
 

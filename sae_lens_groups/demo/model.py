@@ -15,6 +15,8 @@ MODEL_FOLDER = Path(__file__).parent / "model_files"
 MODEL_CLASS_NAME = "AutoModelForCausalLM"
 HOOK_NAME = "gpt_neox.layers.0"
 D_IN = 96
+DATASET_NAME = "python-standard-library"
+"""What `dataset_path` is in the demo's settings; `stdlib_tokens` gives it."""
 
 
 def stdlib_tokens(split: Split, context_size: int = 128, seed: int = 0) -> "Dataset":

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_lens_groups import files
-from sae_lens_groups.demo.model import D_IN, HOOK_NAME, MODEL_CLASS_NAME, MODEL_FOLDER
+from sae_lens_groups.demo.model import D_IN, DATASET_NAME, HOOK_NAME, MODEL_CLASS_NAME, MODEL_FOLDER
 from sae_lens_groups.layers import format_layer_groups
 
 CONTEXT_SIZE = 128
@@ -55,7 +55,7 @@ def demo_config(
         "model_name": str(MODEL_FOLDER),
         "model_class_name": MODEL_CLASS_NAME,
         "hook_name": HOOK_NAME,
-        "dataset_path": "python-standard-library",
+        "dataset_path": DATASET_NAME,
         "context_size": CONTEXT_SIZE,
         "training_tokens": training_tokens,
         "train_batch_size_tokens": 1024,
@@ -79,6 +79,8 @@ def _run(layer_groups: str, output_path: Path, training_tokens: int) -> None:
     print("Reading the Python standard library's source ...", flush=True)
     from sae_lens_groups import GroupSAETrainingRunner, evaluate_suite
     from sae_lens_groups.demo.model import stdlib_tokens
+    from sae_lens_groups.report.page import report_page
+    from sae_lens_groups.report.text import evaluation_text
 
     cfg = demo_config(layer_groups, output_path, training_tokens)
     runner = GroupSAETrainingRunner(cfg, override_dataset=stdlib_tokens("train", CONTEXT_SIZE))
@@ -95,29 +97,22 @@ def _run(layer_groups: str, output_path: Path, training_tokens: int) -> None:
     start = time.monotonic()
     suite = runner.run()
     seconds = time.monotonic() - start
-    scores = evaluate_suite(suite, runner.model, stdlib_tokens("held_out", CONTEXT_SIZE))
+    text = stdlib_tokens("held_out", CONTEXT_SIZE)
+    evaluation = evaluate_suite(suite, runner.model, text, dataset_name=DATASET_NAME)
+    page = report_page(suite, evaluation, suite.training_curves)
+    files.write_text(output_path / files.REPORT, page)
     print(f"\nTrained in {seconds:.0f} s. Scores on held-out files:\n")
-    print(table([(s.layer, s.group, s.metrics) for s in scores]))
+    print(evaluation_text(evaluation))
     print(_next_steps(output_path, next(iter(suite))))
-
-
-def table(rows: Sequence[tuple[int, str, Any]]) -> str:
-    """Layer, group, explained variance, CE-loss score and L0, with their means at the bottom."""
-    names = ("explained_variance", "ce_loss_score", "l0")
-    lines = [f"{'layer':>5}  {'group':<12}  " + "  ".join(f"{name:>18}" for name in names)]
-    for layer, group, metrics in rows:
-        values = "  ".join(f"{metrics[name]:18.4f}" for name in names)
-        lines.append(f"{layer:>5}  {group:<12}  {values}")
-    means = [sum(metrics[name] for _, _, metrics in rows) / len(rows) for name in names]
-    lines.append(f"{'mean':>5}  {'':<12}  " + "  ".join(f"{mean:18.4f}" for mean in means))
-    return "\n".join(lines)
 
 
 def _next_steps(output_path: Path, hook_name: str) -> str:
     return f"""
-The suite lies in {output_path}: one plain SAELens SAE per layer, the scores in {files.EVALUATION}.
+The suite lies in {output_path}: one plain SAELens SAE per layer, the scores in {files.EVALUATION},
+and a page of drawings, {files.REPORT}.
 
 What to try next:
   load a layer in Python       SAE.load_from_disk("{output_path / hook_name}")
   one SAE per layer, slower    sae-lens-groups demo --layer_groups each --output_path demo_each
+  compare the two              sae-lens-groups evaluate {output_path} --baseline demo_each
   your own model               sae-lens-groups train --help"""

@@ -45,7 +45,7 @@ def lm_flops(
     return work / prompt.numel()
 
 
-def training_cost(trained: Baseline, n_layers: int, lm_forward: float) -> TrainingCost | None:
+def training_cost(trained: Baseline, lm_forward: float) -> TrainingCost | None:
     """What it took to train these SAEs; None where they do not say."""
     if trained.runner_cfg is None or "training_tokens" not in trained.runner_cfg:
         return None
@@ -53,7 +53,7 @@ def training_cost(trained: Baseline, n_layers: int, lm_forward: float) -> Traini
     return TrainingCost(
         name=trained.name,
         n_saes=trained.n_saes,
-        n_layers=n_layers,
+        n_layers=len(trained.saes),
         training_tokens=cfg.training_tokens,
         lm_forward=lm_forward,
         sae_steps=trained.n_saes * flops_of_sae_step(cfg),

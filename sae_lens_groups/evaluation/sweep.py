@@ -67,7 +67,8 @@ def sweep(
         {name: LayerResults(sae.cfg.d_sae) for name, sae in suite.items()} for suite in suites
     ]
     excluded = torch.tensor(list(excluded_tokens), dtype=torch.long)
-    with tqdm(total=len(batches) * len(hook_names), desc="Evaluating", unit="layer") as bar:
+    n_steps = len(batches) * len(hook_names)
+    with tqdm(total=n_steps, desc="Evaluating layers", unit="layer", leave=False) as bar:
         for tokens_ST in batches:
             kept_ST = ~torch.isin(tokens_ST, excluded.to(tokens_ST.device))
             shared = SharedPass(model, tokens_ST, hook_names, model_kwargs or {})

@@ -11,6 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from sae_lens_groups.drawing import embedded, layer_step
 from sae_lens_groups.plan.group_plan import GroupPlan
 from sae_lens_groups.plan.level import PlanLevel
 from sae_lens_groups.plan.picture import (
@@ -41,9 +42,9 @@ def plan_page(plan: GroupPlan) -> str:
         partition=html.escape(plan.partition),
         chosen_colour=CHOSEN,
         plotly=get_plotlyjs(),
-        distances=_embedded(_distances_figure(plan), "distances"),
-        levels=_embedded(_levels_figure(plan), "levels"),
-        curves=_embedded(_curves_figure(plan), "curves"),
+        distances=embedded(distances_figure(plan), "distances"),
+        levels=embedded(_levels_figure(plan), "levels"),
+        curves=embedded(_curves_figure(plan), "curves"),
         data=_script_json(_page_data(plan)),
     )
 
@@ -79,7 +80,8 @@ def _figures(level: PlanLevel) -> list[list[str]]:
     ]
 
 
-def _distances_figure(plan: GroupPlan) -> go.Figure:
+def distances_figure(plan: GroupPlan) -> go.Figure:
+    """The distances of all layers as a square."""
     distances = plan.distances
     figure = go.Figure(
         go.Heatmap(
@@ -90,10 +92,10 @@ def _distances_figure(plan: GroupPlan) -> go.Figure:
             hovertemplate="layers %{y} and %{x}: %{z:.4f} ± %{customdata:.4f}<extra></extra>",
         )
     )
-    figure.update_xaxes(title="layer", constrain="domain", dtick=_step(distances.n_layers))
-    figure.update_yaxes(
-        title="layer", autorange="reversed", scaleanchor="x", dtick=_step(distances.n_layers)
-    )
+    # constrain: on a narrow page the square shrinks, instead of showing layers there are none of.
+    axis = {"title": "layer", "constrain": "domain", "dtick": layer_step(distances.n_layers)}
+    figure.update_xaxes(axis)
+    figure.update_yaxes(axis, autorange="reversed", scaleanchor="x")
     return figure.update_layout(height=480, margin=_MARGIN)
 
 
@@ -120,11 +122,11 @@ def _levels_figure(plan: GroupPlan) -> go.Figure:
     figure.add_scatter(
         x=x, y=y, mode="lines", line={"color": "white", "width": 1.5}, hoverinfo="skip"
     )
-    figure.update_xaxes(title="layer", dtick=_step(plan.distances.n_layers), showgrid=False)
+    figure.update_xaxes(title="layer", dtick=layer_step(plan.distances.n_layers), showgrid=False)
     figure.update_yaxes(
         title="number of groups G",
         range=[n_groups[-1] + 0.5, 0.5],
-        dtick=_step(len(n_groups)),
+        dtick=layer_step(len(n_groups)),
         showgrid=False,
     )
     return figure.update_layout(height=480, margin=_MARGIN, showlegend=False)
@@ -144,22 +146,10 @@ def _curves_figure(plan: GroupPlan) -> go.Figure:
             marker={"size": 5},
             hovertemplate=f"G = %{{x}}: {label} %{{y:.3f}}<extra></extra>",
         )
-    figure.update_xaxes(title="number of groups G", dtick=_step(len(n_groups)))
+    figure.update_xaxes(title="number of groups G", dtick=layer_step(len(n_groups)))
     figure.update_yaxes(title="distance, or part of the cost", rangemode="tozero")
     return figure.update_layout(
         height=360, margin=_MARGIN, template="simple_white", legend={"orientation": "h", "y": 1.1}
-    )
-
-
-def _step(n: int) -> int:
-    """Layers between two labels of an axis, so that about a dozen fit."""
-    return next(step for step in (1, 2, 5, 10, 20, 50, 100, 1000) if n / step <= 16)
-
-
-def _embedded(figure: go.Figure, name: str) -> str:
-    settings = {"displayModeBar": False, "responsive": True}
-    return figure.to_html(
-        full_html=False, include_plotlyjs=False, div_id=name, default_width="100%", config=settings
     )
 
 

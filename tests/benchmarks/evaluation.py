@@ -94,7 +94,12 @@ def looped(
     found = {}
     for name, sae in saes.items():
         metrics, _ = run_evals(
-            sae, cast("ActivationsStore", _Given(batches)), model, ActivationScaler(), config, exclude_special_tokens=False
+            sae,
+            cast("ActivationsStore", _Given(batches)),
+            model,
+            ActivationScaler(),
+            config,
+            exclude_special_tokens=False,
         )
         found[name] = {
             metric: metrics[part][metric] for part in SECTIONS for metric in SECTIONS[part]

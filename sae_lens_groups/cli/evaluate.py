@@ -1,0 +1,186 @@
+"""`sae-lens-groups evaluate`: scores a suite's layers, compares them with a baseline, shows both."""
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from datasets import IterableDataset
+from sae_lens import SAE
+from transformer_lens import HookedRootModule
+
+from sae_lens_groups import files
+from sae_lens_groups.baseline import open_baseline
+from sae_lens_groups.circuits import TASKS, task_named
+from sae_lens_groups.cli.flags import as_mistakes
+from sae_lens_groups.dataset import as_stream, held_out_rows, open_train_split, require_usable_rows
+from sae_lens_groups.demo.model import DATASET_NAME, stdlib_tokens
+from sae_lens_groups.errors import ConfigError, DatasetError
+from sae_lens_groups.evaluate import evaluate_suite
+from sae_lens_groups.model import d_vocab, load_with_hooks
+from sae_lens_groups.report.page import report_page
+from sae_lens_groups.report.text import evaluation_text
+from sae_lens_groups.suite import SAESuite
+
+
+def evaluate(args: Sequence[str]) -> int:
+    """Scores every layer, prints the table, and writes CSV, JSON and `report.html`."""
+    flags = _parser().parse_args(list(args))
+    task_names = _task_names(flags.tasks)
+    suite = SAESuite.load(flags.suite, flags.device)
+    baseline = None if flags.baseline is None else open_baseline(flags.baseline, flags.device)
+    any_sae = next(iter(suite.values()))
+    with as_mistakes():
+        text = _text(flags.dataset_path, suite, any_sae)
+        model = _model(flags, suite, any_sae)
+        tokenizer = getattr(model, "tokenizer", None)
+        require_usable_rows(text.path, text.rows, tokenizer, d_vocab(model))
+        evaluation = evaluate_suite(
+            suite,
+            model,
+            text.rows,
+            baseline=baseline,
+            n_batches=flags.n_eval_batches,
+            batch_size_prompts=flags.eval_batch_size_prompts,
+            context_size=flags.context_size,
+            tasks=task_names,
+            dataset_name=text.name,
+        )
+    print(evaluation_text(evaluation))
+    assert suite.path is not None
+    page = report_page(suite, evaluation, suite.training_curves, _commands(suite.path, text, args))
+    files.write_text(suite.path / files.REPORT, page)
+    print(
+        f"\nLook at it: {suite.path / files.REPORT}\n"
+        f"Figures:    {suite.path / files.EVALUATION}, and more in "
+        f"{suite.path / files.EVALUATION_FOLDER}"
+    )
+    return 0
+
+
+def _task_names(given: str) -> list[str]:
+    if given == "none":
+        return []
+    names = list(TASKS) if given == "all" else [name.strip() for name in given.split(",")]
+    return [task_named(name).name for name in names]
+
+
+@dataclass(frozen=True)
+class _Text:
+    """What is evaluated on."""
+
+    name: str
+    path: str | None
+    """Where it was opened; None for the text that comes with Python."""
+    rows: IterableDataset
+
+
+def _text(given_path: str | None, suite: SAESuite, any_sae: SAE[Any]) -> _Text:
+    """The text that is asked for; of the suite's own, only what training has not read."""
+    settings = suite.runner_cfg or {}
+    own_path = settings.get("dataset_path") or any_sae.cfg.metadata.dataset_path
+    path = given_path or own_path
+    if path == DATASET_NAME:
+        context_size = int(any_sae.cfg.metadata.context_size)
+        return _Text(path, None, as_stream(stdlib_tokens("held_out", context_size)))
+    if not path:
+        raise DatasetError("the suite does not say what it was trained on; give --dataset_path")
+    rows = open_train_split(
+        path,
+        streaming=settings.get("streaming", True),
+        trust_remote_code=settings.get("dataset_trust_remote_code", False),
+    )
+    if path != own_path:
+        return _Text(Path(path).name, path, rows)
+    n_rows_read = suite.manifest.dataset_rows_read
+    if n_rows_read is None:
+        raise DatasetError(
+            f"the suite does not say which rows of {path!r} it was trained on, so none are known to "
+            "be held out; give other text with --dataset_path"
+        )
+    return _Text(Path(path).name, path, held_out_rows(rows, n_rows_read))
+
+
+def _model(flags: argparse.Namespace, suite: SAESuite, any_sae: SAE[Any]) -> HookedRootModule:
+    metadata = any_sae.cfg.metadata
+    model_name = flags.model_name or suite.manifest.model_name
+    try:
+        return load_with_hooks(
+            flags.model_class_name or metadata.model_class_name or "HookedTransformer",
+            model_name,
+            suite.manifest.hook_names,
+            flags.device,
+            metadata.model_from_pretrained_kwargs or {},
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"the model {model_name!r} cannot be loaded: {error}; say with --model_name where the "
+            "model lies that the suite was trained on, and with --model_class_name how to load it"
+        ) from error
+
+
+def _commands(folder: Path, text: _Text, args: Sequence[str]) -> list[str]:
+    """What makes the suite and its evaluation again."""
+    again = f"sae-lens-groups evaluate {shlex.join(args)}"
+    settings = folder / files.RUNNER_CFG
+    if text.name == DATASET_NAME or not settings.exists():  # the demo, which is no `train`
+        return [again]
+    train = ["train", "--config_file", str(settings), "--output_path", f"{folder}-again"]
+    return [f"sae-lens-groups {shlex.join(train)}", again]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, as for every other mistake."""
+        raise ConfigError(f"{message}; `sae-lens-groups evaluate --help` lists the flags")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="sae-lens-groups evaluate",
+        allow_abbrev=False,
+        description="Scores every layer of a suite with SAELens's metrics, on text that training "
+        "has not read; prints the table and writes evaluation.csv, the folder evaluation and "
+        "report.html into the suite.",
+    )
+    parser.add_argument("suite", metavar="SUITE", help="the output_path of a training run")
+    parser.add_argument(
+        "--baseline",
+        metavar="SUITE_OR_SAELENS_FOLDER",
+        help="another suite, the folder of a SAELens SAE, or one that holds several: layers that "
+        "both have are compared on the same tokens",
+    )
+    parser.add_argument(
+        "--dataset_path",
+        help="other text, on the Hub or in a folder (default: the rows after those that the "
+        "suite was trained on)",
+    )
+    parser.add_argument("--model_name", help="default: the model that the suite was trained on")
+    parser.add_argument("--model_class_name", help="default: as in training")
+    parser.add_argument("--context_size", type=positive_number, help="default: as in training")
+    parser.add_argument(
+        "--n_eval_batches", type=positive_number, default=8, help="LM batches (default: 8)"
+    )
+    parser.add_argument(
+        "--eval_batch_size_prompts",
+        type=positive_number,
+        default=16,
+        help="prompts per LM batch (default: 16)",
+    )
+    parser.add_argument(
+        "--tasks",
+        default="none",
+        help=f"circuit tasks to measure faithfulness on: all, none (default), or some of "
+        f"{', '.join(TASKS)}, with commas",
+    )
+    parser.add_argument("--device", default="cpu", help="default: cpu")
+    return parser
+
+
+def positive_number(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value

@@ -1,0 +1,189 @@
+"""`sae-lens-groups evaluate`, as a user meets it."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from datasets import Dataset, load_from_disk
+
+from sae_lens_groups import SAESuite, evaluate_suite
+from sae_lens_groups.cli import main
+from sae_lens_groups.demo.model import MODEL_CLASS_NAME, MODEL_FOLDER, stdlib_tokens
+from sae_lens_groups.model import load_with_hooks
+
+HOOK_NAMES = [f"gpt_neox.layers.{layer}" for layer in (3, 4, 11)]
+QUICK = ("--n_eval_batches", "2", "--eval_batch_size_prompts", "4")
+
+
+def train(folder: Path, dataset: Path, layer_groups: str = "3-4,11", **changes: str) -> Path:
+    flags = {
+        "model_name": str(MODEL_FOLDER),
+        "model_class_name": MODEL_CLASS_NAME,
+        "hook_name": "gpt_neox.layers.3",
+        "dataset_path": str(dataset),
+        "layer_groups": layer_groups,
+        "output_path": str(folder),
+        "architecture": "topk",
+        "d_in": "96",
+        "d_sae": "192",
+        "k": "8",
+        "context_size": "32",
+        "training_tokens": "2048",
+        "train_batch_size_tokens": "256",
+        "store_batch_size_prompts": "4",
+        "n_batches_in_buffer": "16",
+        "lr": "1e-3",
+        "normalize_activations": "expected_average_only_in",
+        "n_batches_for_norm_estimate": "4",
+        **changes,
+    }
+    words = [word for name, value in flags.items() for word in (f"--{name}", value)]
+    assert main(["train", *words, "--nolog_to_wandb", "--checkpoint_path", "ckpt"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokens_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "tokens"
+    stdlib_tokens("held_out", 32).select(range(400)).save_to_disk(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def suite_folder(tokens_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("suites")
+    train(folder / "grouped", tokens_folder)
+    train(folder / "each", tokens_folder, "each", lr="2e-3")
+    return folder / "grouped"
+
+
+def failure(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    """The message of a command that has to end with status 2."""
+    capsys.readouterr()
+    assert main(["evaluate", *args]) == 2
+    shown = capsys.readouterr()
+    assert "Traceback" not in shown.err
+    (line,) = [line for line in shown.err.splitlines() if "error:" in line]
+    return line.removeprefix("sae-lens-groups evaluate: error: ")
+
+
+def test_it_prints_the_table_and_writes_all_files(
+    suite_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    baseline = suite_folder.with_name("each")
+    capsys.readouterr()
+    assert main(["evaluate", str(suite_folder), "--baseline", str(baseline), *QUICK]) == 0
+    shown = capsys.readouterr().out
+    rows = list(csv.DictReader((suite_folder / "evaluation.csv").open(encoding="utf-8")))
+    assert [row["hook_name"] for row in rows] == HOOK_NAMES
+    for row in rows:
+        assert f"{float(row['explained_variance']):.4f}" in shown
+        assert f"{float(row['explained_variance_diff']):+.4f}" in shown
+    assert "baseline 'each', 3 layers" in shown
+    assert "of tokens: 8 prompts of 32 tokens" in shown
+    assert f"Look at it: {suite_folder / 'report.html'}" in shown
+    page = (suite_folder / "report.html").read_text(encoding="utf-8")
+    assert f"sae-lens-groups evaluate {suite_folder} --baseline {baseline}" in page
+    results = json.loads((suite_folder / "evaluation" / "all_eval_results.json").read_text())
+    assert [result["sae_id"] for result in results] == HOOK_NAMES
+
+
+def test_it_evaluates_the_rows_that_training_has_not_read(
+    suite_folder: Path, tokens_folder: Path
+) -> None:
+    assert main(["evaluate", str(suite_folder), *QUICK]) == 0
+    suite = SAESuite.load(suite_folder)
+    n_rows_read = suite.manifest.dataset_rows_read
+    assert n_rows_read is not None
+    assert 2048 / 32 <= n_rows_read < 300
+    rows = load_from_disk(str(tokens_folder))
+    assert isinstance(rows, Dataset)
+    model = load_with_hooks(MODEL_CLASS_NAME, str(MODEL_FOLDER), HOOK_NAMES, "cpu", {})
+    suite.path = None
+    expected = evaluate_suite(
+        suite, model, rows.select(range(n_rows_read, 400)), n_batches=2, batch_size_prompts=4
+    )
+    found = list(csv.DictReader((suite_folder / "evaluation.csv").open(encoding="utf-8")))
+    for row, score in zip(found, expected, strict=True):
+        assert float(row["explained_variance"]) == score.metrics["explained_variance"]
+
+
+def test_other_text_is_read_from_its_start(suite_folder: Path, text_folder: Path) -> None:
+    flags = ("--dataset_path", str(text_folder), "--context_size", "16")
+    assert main(["evaluate", str(suite_folder), *flags, *QUICK]) == 0
+    result = json.loads((suite_folder / "evaluation" / "all_eval_results.json").read_text())[0]
+    assert result["eval_cfg"]["dataset"] == "text"
+    assert result["eval_cfg"]["context_size"] == 16
+    assert result["metrics"]["token_stats"]["total_tokens_eval_reconstruction"] == 2 * 4 * 16
+
+
+def test_tasks_that_the_model_does_not_solve_are_named(
+    suite_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(suite_folder), *QUICK, "--tasks", "ioi,closing_bracket"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "ioi cannot be built for this tokenizer" in shown
+    assert "closing_bracket: " in shown
+    lines = (suite_folder / "evaluation" / "faithfulness.csv").read_text().splitlines()
+    assert {line.split(",")[2] for line in lines[1:]} == set(HOOK_NAMES)
+
+
+# --- mistakes ---
+
+
+def test_what_is_no_suite_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], suite_folder: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert failure(capsys, "empty") == (
+        "'empty' is no suite: it has no suite.json; give the output_path of a training run"
+    )
+    assert failure(capsys, "nowhere").startswith("'nowhere' is no suite")
+    shutil.copytree(suite_folder, tmp_path / "half")
+    shutil.rmtree(tmp_path / "half" / HOOK_NAMES[1])
+    assert failure(capsys, "half") == f"suite 'half' lacks the folders {HOOK_NAMES[1]}"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--baseline", "."], "baseline '.' is neither a suite nor a folder of SAELens SAEs"),
+        (["--tasks", "iou"], "iou"),
+        (["--n_eval_batches", "0"], "0 is not a positive number"),
+        (["--n_eval_batches", "many"], "argument --n_eval_batches: invalid positive_number"),
+        (["--batch", "4"], "unrecognized arguments: --batch 4"),
+        (["--dataset_path", "./nowhere"], "dataset_path './nowhere' cannot be read"),
+        (["--model_name", "nobody/knows"], "the model 'nobody/knows' cannot be loaded: "),
+        (["--eval_batch_size_prompts", "1000"], "the dataset gives fewer than 1 batches of 1000"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_give_one_message_and_status_2(
+    suite_folder: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    assert message in failure(capsys, str(suite_folder), *flags)
+
+
+def test_a_suite_trained_on_all_rows_asks_for_other_text(
+    tmp_path: Path, tokens_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = load_from_disk(str(tokens_folder))
+    assert isinstance(short, Dataset)
+    short.select(range(40)).save_to_disk(tmp_path / "short")
+    with pytest.warns(UserWarning, match="starts over"):
+        train(tmp_path / "suite", tmp_path / "short")
+    assert "so none are held out; name other text with dataset_path" in failure(
+        capsys, str(tmp_path / "suite")
+    )
+
+
+def test_a_suite_that_does_not_say_what_it_read_asks_for_other_text(
+    suite_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(suite_folder, tmp_path / "old")
+    manifest = json.loads((tmp_path / "old" / "suite.json").read_text())
+    del manifest["dataset_rows_read"]
+    (tmp_path / "old" / "suite.json").write_text(json.dumps(manifest))
+    assert "does not say which rows of" in failure(capsys, "old")
