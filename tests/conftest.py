@@ -7,6 +7,9 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
+# The models here are too small for two threads, which would only wait for each other; and as many
+# tests run at once as there are cores. Processes that tests start inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 from pathlib import Path  # the environment above has to come first
 from types import SimpleNamespace
@@ -28,9 +31,6 @@ CONTEXT_SIZE = 16
 N_LAYERS = 4
 D_VOCAB = 60
 HOOK_NAME = "blocks.1.hook_resid_post"
-
-# The models here are too small for two threads, which would only wait for each other.
-torch.set_num_threads(1)
 
 ARCHITECTURES = sorted(
     set(SAE_TRAINING_CLASS_REGISTRY)

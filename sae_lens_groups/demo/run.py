@@ -103,16 +103,19 @@ def _run(layer_groups: str, output_path: Path, training_tokens: int) -> None:
     files.write_text(output_path / files.REPORT, page)
     print(f"\nTrained in {seconds:.0f} s. Scores on held-out files:\n")
     print(evaluation_text(evaluation))
-    print(_next_steps(output_path, next(iter(suite))))
+    print(_next_steps(layer_groups, output_path, next(iter(suite))))
 
 
-def _next_steps(output_path: Path, hook_name: str) -> str:
+def _next_steps(layer_groups: str, output_path: Path, hook_name: str) -> str:
+    each = f"""\
+  one SAE per layer, slower    sae-lens-groups demo --layer_groups each --output_path demo_each
+  compare the two              sae-lens-groups evaluate {output_path} --baseline demo_each
+"""
     return f"""
 The suite lies in {output_path}: one plain SAELens SAE per layer, the scores in {files.EVALUATION},
 and a page of drawings, {files.REPORT}.
 
 What to try next:
   load a layer in Python       SAE.load_from_disk("{output_path / hook_name}")
-  one SAE per layer, slower    sae-lens-groups demo --layer_groups each --output_path demo_each
-  compare the two              sae-lens-groups evaluate {output_path} --baseline demo_each
+{"" if layer_groups == "each" else each}\
   your own model               sae-lens-groups train --help"""
