@@ -60,15 +60,13 @@ def evaluate_suite(
         DatasetError: the dataset is shorter than one batch.
         UnknownNameError: there is no such task.
     """
-    manifest = suite.manifest
     _require_own_saes(suite)
-    any_sae = suite.layer(manifest.layers[0])
-    require_hooks(model, manifest.hook_template, manifest.groups)
-    metadata = any_sae.cfg.metadata
-    require_width(model, manifest.hook_names[0], metadata.hook_head_index, any_sae.cfg.d_in)
+    _require_fitting_model(suite, model)
     if baseline is not None and not isinstance(baseline, Baseline):
         baseline = Baseline.of(baseline)
+    any_sae = next(iter(suite.values()))
     tokens = read_tokens(model, any_sae, dataset, n_batches, batch_size_prompts, context_size)
+    faithfulness = measure_faithfulness(suite, model, tasks) if tasks else None
     suites = [suite, {} if baseline is None else _shared_layers(suite, baseline)]
     model_kwargs = (suite.runner_cfg or {}).get("model_kwargs") or {}
     results, baseline_results = sweep(model, tokens.batches, suites, tokens.excluded, model_kwargs)
@@ -77,11 +75,8 @@ def evaluate_suite(
     if baseline is not None:
         of_baseline, comparison = compare(suite, results, baseline, baseline_results)
     lm_forward = lm_flops(model, tokens.batches[0], model_kwargs)
-    costs = [
-        training_cost(trained, lm_forward)
-        for trained in (Baseline.of(suite, "suite"), baseline)
-        if trained is not None
-    ]
+    trained = [Baseline.of(suite, "suite"), *([] if baseline is None else [baseline])]
+    costs = [training_cost(saes, lm_forward) for saes in trained]
     evaluation = SuiteEvaluation(
         scores=layer_scores(suite, results, of_baseline),
         tokens=tokens,
@@ -89,7 +84,7 @@ def evaluate_suite(
         features=feature_layers(suite, results),
         costs=tuple(cost for cost in costs if cost is not None),
         comparison=comparison,
-        faithfulness=measure_faithfulness(suite, model, tasks) if tasks else None,
+        faithfulness=faithfulness,
     )
     if suite.path is not None:
         write_evaluation(suite, evaluation, results)
@@ -112,6 +107,13 @@ def _require_own_saes(suite: SAESuite) -> None:
                 f"scaling_factor {own}, and the suite has {wanted} there; the suite's files were "
                 "mixed up, take it anew from where it was trained"
             )
+
+
+def _require_fitting_model(suite: SAESuite, model: HookedRootModule) -> None:
+    manifest = suite.manifest
+    require_hooks(model, manifest.hook_template, manifest.groups)
+    hook_name, sae = next(iter(suite.items()))
+    require_width(model, hook_name, sae.cfg.metadata.hook_head_index, sae.cfg.d_in)
 
 
 def _shared_layers(suite: SAESuite, baseline: Baseline) -> dict[str, SAE[Any]]:

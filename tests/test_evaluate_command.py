@@ -153,6 +153,8 @@ def test_what_is_no_suite_is_refused(
         (["--tasks", "iou"], "iou"),
         (["--n_eval_batches", "0"], "0 is not a positive number"),
         (["--n_eval_batches", "many"], "argument --n_eval_batches: invalid positive_number"),
+        (["--device", "cuda:99"], "argument --device: 'cuda:99' cannot be used here: "),
+        (["--device", "gpu"], "argument --device: 'gpu' cannot be used here: "),
         (["--batch", "4"], "unrecognized arguments: --batch 4"),
         (["--dataset_path", "./nowhere"], "dataset_path './nowhere' cannot be read"),
         (["--model_name", "nobody/knows"], "the model 'nobody/knows' cannot be loaded: "),

@@ -186,6 +186,15 @@ def test_a_model_that_cannot_be_entered_gives_the_same_numbers(
             assert whole.metrics[name] == pytest.approx(entered.metrics[name], rel=1e-5, abs=1e-6)
 
 
+def test_a_model_in_bfloat16_gives_nearly_the_same_numbers(
+    suite: SAESuite, model: HookedTransformer, held_out: Dataset
+) -> None:
+    coarse = make_model().to(torch.bfloat16)
+    for score, exact in zip(evaluate(suite, coarse, held_out), evaluate(suite, model, held_out)):
+        for name in ("explained_variance", "cossim", "l2_norm_in", "ce_loss_without_sae"):
+            assert score.metrics[name] == pytest.approx(exact.metrics[name], rel=0.02), name
+
+
 @pytest.mark.parametrize(("with_baseline", "passes_per_layer"), [(False, 2), (True, 3)])
 def test_a_sweep_takes_one_clean_pass_and_two_per_layer(
     with_baseline: bool, passes_per_layer: int

@@ -936,3 +936,21 @@ def test_a_resumed_run_still_keeps_the_sources_layers(
     resumed = {"resume_from_checkpoint": str(checkpoint), "training_tokens": 32 * 40}
     suite = train(growing, tokens, "1", **flags, **resumed)
     assert [group.name for group in suite.manifest.groups] == ["layers_0", "layers_1", "layers_2"]
+
+
+def test_a_filled_in_suite_read_what_either_run_read(
+    model: HookedTransformer, tokens_folder: Path, tmp_path: Path
+) -> None:
+    def run(layer_groups: str, name: str, **changes: Any) -> int | None:
+        flags = {"dataset_path": str(tokens_folder), "output_path": str(tmp_path / name)}
+        cfg = group_config(layer_groups, **flags, **changes)
+        GroupSAETrainingRunner(cfg, override_model=model).run()
+        return SAESuite.load(tmp_path / name).manifest.dataset_rows_read
+
+    long = run("0-2,3", "long", training_tokens=32 * 60)
+    alone = run("3", "alone", training_tokens=32 * 5)
+    assert long is not None
+    assert alone is not None
+    assert alone < long
+    source = {"init_from": str(tmp_path / "long"), "init_keep_layers": True}
+    assert run("3", "filled", training_tokens=32 * 5, **source) == long

@@ -20,6 +20,7 @@ from sae_lens_groups.circuits.nodes import Nodes
 from sae_lens_groups.circuits.report import CurvePoint, LayerCurve
 from sae_lens_groups.circuits.runs import TaskRuns
 from sae_lens_groups.circuits.site import HookSite
+from sae_lens_groups.hook_site import taking_flat_heads
 
 MIN_SHARE = 0.05
 """Below it a hook has no curve: the score hardly depends on it, and ratios would be noise."""
@@ -42,14 +43,15 @@ def layer_curve(site: HookSite, runs: TaskRuns) -> LayerCurve:
     share = ((m_all - m_none) / (m_all - runs.counterfactual_scores_P.mean())).item()
     if abs(share) < MIN_SHARE:
         return LayerCurve(hook_name=site.hook_name, share=share, points=())
-    nodes = Nodes(site.sae, clean_PTD, counterfactual_PTD)
+    with taking_flat_heads(site.sae):
+        nodes = Nodes(site.sae, clean_PTD, counterfactual_PTD)
 
-    def faithfulness(keep_F: torch.Tensor, with_error: bool) -> float:
-        m = scores(nodes.activations(keep_F, with_error=with_error)).mean()
-        return ((m - m_none) / (m_all - m_none)).item()
+        def faithfulness(keep_F: torch.Tensor, with_error: bool) -> float:
+            m = scores(nodes.activations(keep_F, with_error=with_error)).mean()
+            return ((m - m_none) / (m_all - m_none)).item()
 
-    order_F = nodes.attributions(scores).abs().argsort(descending=True, stable=True)
-    points = [_point(order_F, n, faithfulness) for n in feature_counts(len(order_F))]
+        order_F = nodes.attributions(scores).abs().argsort(descending=True, stable=True)
+        points = [_point(order_F, n, faithfulness) for n in feature_counts(len(order_F))]
     return LayerCurve(hook_name=site.hook_name, share=share, points=tuple(points))
 
 

@@ -10,6 +10,8 @@ import torch
 from sae_lens import SAE
 from transformer_lens import HookedRootModule
 
+from sae_lens_groups.hook_site import Site
+
 
 @dataclass(frozen=True)
 class HookSite:
@@ -19,34 +21,24 @@ class HookSite:
     hook_name: str
     sae: SAE[Any]
 
+    @property
+    def _site(self) -> Site:
+        return Site(self.hook_name, self.sae.cfg.metadata.hook_head_index)
+
     def read(self, activations: torch.Tensor) -> torch.Tensor:
-        """The model's activations as the SAE takes them. Shape (P, T, D).
+        """The model's activations as the SAE takes them, with heads flat. Shape (P, T, D).
 
         They become float32 at least, so that reconstruction and error add up to them again.
         """
-        head = self.sae.cfg.metadata.hook_head_index
-        if head is not None:
-            activations = activations[:, :, head]
-        if not self.sae.hook_z_reshaping_mode:  # else the SAE flattens the heads itself
-            activations = activations.flatten(2)
-        dtype = torch.promote_types(activations.dtype, torch.float32)
-        return activations.to(self.sae.device, dtype)
+        rows_PTD = self._site.rows(activations)
+        return rows_PTD.to(self.sae.device, torch.promote_types(rows_PTD.dtype, torch.float32))
 
     def logits(self, tokens_PT: torch.Tensor, replacement_PTD: torch.Tensor) -> torch.Tensor:
         """The model's output where the SAE's activations are replaced by these. Shape (P, T, V)."""
 
         def replace(activations: torch.Tensor, hook: Any) -> torch.Tensor:  # noqa: ARG001
-            return self._write(activations, replacement_PTD)
+            return self._site.with_rows(activations, replacement_PTD)
 
         return self.model.run_with_hooks(
             tokens_PT, return_type="logits", fwd_hooks=[(self.hook_name, replace)]
         )
-
-    def _write(self, activations: torch.Tensor, replacement_PTD: torch.Tensor) -> torch.Tensor:
-        replacement_PTD = replacement_PTD.to(activations.device, activations.dtype)
-        head = self.sae.cfg.metadata.hook_head_index
-        if head is None:
-            return replacement_PTD.reshape(activations.shape)
-        activations = activations.clone()  # the model may still need its own
-        activations[:, :, head] = replacement_PTD
-        return activations

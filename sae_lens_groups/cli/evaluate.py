@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 from datasets import IterableDataset
 from sae_lens import SAE
 from transformer_lens import HookedRootModule
@@ -33,7 +34,7 @@ def evaluate(args: Sequence[str]) -> int:
     baseline = None if flags.baseline is None else open_baseline(flags.baseline, flags.device)
     any_sae = next(iter(suite.values()))
     with as_mistakes():
-        text = _text(flags.dataset_path, suite, any_sae)
+        text = _text(flags.dataset_path, flags.context_size, suite, any_sae)
         model = _model(flags, suite, any_sae)
         tokenizer = getattr(model, "tokenizer", None)
         require_usable_rows(text.path, text.rows, tokenizer, d_vocab(model))
@@ -77,13 +78,15 @@ class _Text:
     rows: IterableDataset
 
 
-def _text(given_path: str | None, suite: SAESuite, any_sae: SAE[Any]) -> _Text:
+def _text(
+    given_path: str | None, context_size: int | None, suite: SAESuite, any_sae: SAE[Any]
+) -> _Text:
     """The text that is asked for; of the suite's own, only what training has not read."""
     settings = suite.runner_cfg or {}
     own_path = settings.get("dataset_path") or any_sae.cfg.metadata.dataset_path
     path = given_path or own_path
     if path == DATASET_NAME:
-        context_size = int(any_sae.cfg.metadata.context_size)
+        context_size = context_size or int(any_sae.cfg.metadata.context_size)
         return _Text(path, None, as_stream(stdlib_tokens("held_out", context_size)))
     if not path:
         raise DatasetError("the suite does not say what it was trained on; give --dataset_path")
@@ -175,8 +178,17 @@ def _parser() -> argparse.ArgumentParser:
         help=f"circuit tasks to measure faithfulness on: all, none (default), or some of "
         f"{', '.join(TASKS)}, with commas",
     )
-    parser.add_argument("--device", default="cpu", help="default: cpu")
+    parser.add_argument("--device", type=usable_device, default="cpu", help="default: cpu")
     return parser
+
+
+def usable_device(text: str) -> str:
+    try:
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError) as error:  # the latter where torch was built without it
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be used here: {reason}") from error
+    return text
 
 
 def positive_number(text: str) -> int:

@@ -6,7 +6,6 @@ two suites share the ablations.
 Shapes: S sequences of a batch, T positions, D = d_in, F = d_sae, L layers.
 """
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from transformer_lens import HookedRootModule
 
 from sae_lens_groups.evaluation.sequence_sums import SequenceSums
 from sae_lens_groups.evaluation.shared_pass import LMEffect, SharedPass
-from sae_lens_groups.evaluation.site import Site
+from sae_lens_groups.hook_site import Site, taking_flat_heads
 
 
 class LayerResults:
@@ -107,10 +106,11 @@ def _evaluate(
 ) -> None:
     """One SAE on one batch."""
     x_STD = site.rows(shared.captured[site.hook_name])
-    with _without_reshaping(sae):
+    with taking_flat_heads(sae):
         features_STF = sae.encode(x_STD.to(sae.device))
-        x_hat_STD = sae.decode(features_STF).to(x_STD)
-    replaced_STD = torch.where(kept_ST.to(x_STD.device)[..., None], x_hat_STD, x_STD)
+        x_hat_STD = sae.decode(features_STF).to(x_STD.device)
+    is_replaced = kept_ST.to(x_STD.device)[..., None]
+    replaced_STD = torch.where(is_replaced, x_hat_STD.to(x_STD.dtype), x_STD)
     reconstructed = shared.replacing(site, replaced_STD)
     features_STF = features_STF.to_dense() if features_STF.is_sparse else features_STF
     kept_ST = kept_ST.to(features_STF.device)
@@ -124,16 +124,3 @@ def _evaluate(
     }
     per_token = {"l0": fires_STF.sum(-1), "l1": features_STF.abs().sum(-1), **lm_effect}
     results.add(SequenceSums.of_batch(x_STD, x_hat_STD, kept_ST, per_token), fires_STF)
-
-
-@contextlib.contextmanager
-def _without_reshaping(sae: SAE[Any]) -> Iterator[None]:
-    """Lets an SAE for hook_z take heads that are already flattened, as SAELens's evals do."""
-    if not sae.hook_z_reshaping_mode:
-        yield
-        return
-    sae.turn_off_forward_pass_hook_z_reshaping()
-    try:
-        yield
-    finally:
-        sae.turn_on_forward_pass_hook_z_reshaping()

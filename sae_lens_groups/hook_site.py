@@ -3,9 +3,13 @@
 Shapes: S sequences of a batch, T positions, H heads, D = d_in.
 """
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from sae_lens import SAE
 
 _HOOKS_WITH_HEADS = ("hook_q", "hook_k", "hook_v", "hook_z")  # as SAELens's evals know them
 
@@ -33,3 +37,16 @@ class Site:
         acts = acts.clone()
         acts[:, :, self.head_index] = rows_STD
         return acts
+
+
+@contextlib.contextmanager
+def taking_flat_heads(sae: SAE[Any]) -> Iterator[None]:
+    """Lets an SAE for hook_z take heads that are already flattened, as SAELens's evals do."""
+    if not sae.hook_z_reshaping_mode:
+        yield
+        return
+    sae.turn_off_forward_pass_hook_z_reshaping()
+    try:
+        yield
+    finally:
+        sae.turn_on_forward_pass_hook_z_reshaping()
