@@ -1,6 +1,5 @@
 """Opens what a suite is compared with: another suite, or SAEs that SAELens trained."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from sae_lens_groups.fold import layer_sae
 from sae_lens_groups.normalization import ESTIMATED_MODES
 from sae_lens_groups.quiet import without_model_kwargs_advice
 from sae_lens_groups.source import is_groups_own, is_training_form
-from sae_lens_groups.suite import SAESuite
+from sae_lens_groups.suite import SAESuite, read_json
 from sae_lens_groups.unreadable import UNREADABLE
 
 
@@ -32,15 +31,30 @@ class Baseline:
     """Whether one run trained them all."""
     runner_cfg: Mapping[str, Any] | None = None
     """The settings of the run, where they are known."""
+    dataset_rows_read: int | None = None
+    """Rows of its dataset that training read, where they are known."""
 
     @classmethod
     def of(cls, saes: Mapping[str, SAE[Any]], name: str = "baseline") -> "Baseline":
         """What is known of these SAEs; a suite knows how it was trained, and its folder's name."""
         if not isinstance(saes, SAESuite):
             return cls(name, saes, len(saes))
-        name = name if saes.path is None else saes.path.resolve().name
-        n_saes = len(saes.manifest.groups)
-        return cls(name, saes, n_saes, is_one_run=True, runner_cfg=saes.runner_cfg)
+        return cls(
+            name if saes.path is None else saes.path.resolve().name,
+            saes,
+            len(saes.manifest.trained_groups),
+            is_one_run=True,
+            runner_cfg=saes.runner_cfg,
+            dataset_rows_read=saes.manifest.dataset_rows_read,
+        )
+
+    @property
+    def trained_hook_names(self) -> list[str]:
+        """The hooks that its training read; a filled-in suite was trained at some of its own."""
+        if isinstance(self.saes, SAESuite):
+            manifest = self.saes.manifest
+            return manifest.hook_template.hook_names(manifest.trained_groups)
+        return list(self.saes)
 
 
 def open_baseline(path: str | Path, device: str = "cpu") -> Baseline:
@@ -72,7 +86,7 @@ def open_baseline(path: str | Path, device: str = "cpu") -> Baseline:
         path.resolve().name,
         saes,
         len(saes),
-        runner_cfg=json.loads(settings.read_text()) if settings.is_file() else None,
+        runner_cfg=read_json(settings) if settings.is_file() else None,
     )
 
 
@@ -90,7 +104,9 @@ def _plain_sae(folder: Path, device: str) -> SAE[Any]:
             scaler.load(folder / ACTIVATION_SCALER_CFG_FILENAME)
         elif trained.cfg.normalize_activations in ESTIMATED_MODES:
             raise _unscaled(folder)
-        return layer_sae(trained, scaler, {})
+        sae = layer_sae(trained, scaler, {})
+        sae.cfg.normalize_activations = "none"  # it is folded in now
+        return sae
     except UNREADABLE as error:
         if isinstance(error, SuiteError):
             raise

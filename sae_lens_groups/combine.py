@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
+from sae_lens_groups.dataset import is_same_dataset
 from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.layers import LayerGroup, disjoint
 from sae_lens_groups.source import InitSource
@@ -73,7 +74,6 @@ def with_kept_layers(trained: SAESuite, source: InitSource) -> SAESuite:
         scaling_factors={
             layer: suite.manifest.scaling_factors[layer] for layer, suite in source_of.items()
         },
-        dataset_rows_read=_rows_read(trained, other),
     )
     return SAESuite(
         manifest,
@@ -86,9 +86,17 @@ def with_kept_layers(trained: SAESuite, source: InitSource) -> SAESuite:
     )
 
 
-def _rows_read(*suites: SAESuite) -> int | None:
-    """Rows of their dataset that either read; None where it is not one dataset, or not known."""
-    rows_read = [suite.manifest.dataset_rows_read for suite in suites]
-    datasets = {(suite.runner_cfg or {}).get("dataset_path") for suite in suites}
-    known = [n for n in rows_read if n is not None]
-    return max(known) if len(known) == len(suites) and len(datasets) == 1 else None
+def rows_read_with_source(
+    rows_read: int, dataset_path: str, source: InitSource | None
+) -> int | None:
+    """Rows of its dataset that a run or what it started from read.
+
+    None where the source read of the same dataset and does not say how much.
+    """
+    if source is None or source.suite_folder is None:
+        return rows_read
+    suite = SAESuite.load(source.suite_folder)
+    if not is_same_dataset((suite.runner_cfg or {}).get("dataset_path"), dataset_path):
+        return rows_read
+    of_source = suite.manifest.dataset_rows_read
+    return None if of_source is None else max(rows_read, of_source)

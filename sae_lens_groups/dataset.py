@@ -88,6 +88,16 @@ def is_local(dataset_path: str) -> bool:
     return Path(dataset_path).exists() or dataset_path.startswith((".", "/", "~"))
 
 
+def is_same_dataset(path: str | None, other: str | None) -> bool:
+    """Whether two dataset paths mean one dataset, however they are spelled."""
+    if not path or not other:
+        return False
+    places = [
+        Path(p).expanduser().resolve() if is_local(p) else p.rstrip("/") for p in (path, other)
+    ]
+    return places[0] == places[1]
+
+
 def _open_local(path: str, streaming: bool, trust_remote_code: bool) -> HfDataset:
     folder = Path(path).expanduser()
     if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():

@@ -1,5 +1,6 @@
 """Scores every layer of a suite, and compares them with a baseline's, all on the same tokens."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,14 +10,16 @@ from transformer_lens import HookedRootModule
 
 from sae_lens_groups.baseline import Baseline
 from sae_lens_groups.circuits import measure_faithfulness
-from sae_lens_groups.errors import SuiteError
+from sae_lens_groups.errors import OutputFolderError, SuiteError
 from sae_lens_groups.evaluation.assemble import compare, feature_layers, layer_scores
-from sae_lens_groups.evaluation.cost import lm_flops, training_cost
+from sae_lens_groups.evaluation.cost import training_cost
 from sae_lens_groups.evaluation.result import SuiteEvaluation
 from sae_lens_groups.evaluation.sweep import sweep
 from sae_lens_groups.evaluation.tokens import read_tokens
 from sae_lens_groups.evaluation.write import write_evaluation
 from sae_lens_groups.model import require_hooks, require_width
+from sae_lens_groups.normalization import ESTIMATED_MODES
+from sae_lens_groups.source import is_groups_own
 from sae_lens_groups.suite import SAESuite
 
 
@@ -54,29 +57,32 @@ def evaluate_suite(
         dataset_name: what the written files call the dataset.
 
     Raises:
-        SuiteError: suite and baseline have no layer in common, or differ in width.
+        SuiteError: files of a suite were mixed up, or the baseline cannot be compared with it.
         HookNameError: the model lacks a hook of the suite.
         ConfigError: the model has another width.
-        DatasetError: the dataset is shorter than one batch.
+        DatasetError: the dataset is shorter than one batch, or cannot be used.
+        OutputFolderError: the suite's folder cannot be written to.
         UnknownNameError: there is no such task.
     """
     _require_own_saes(suite)
+    _require_writable(suite)
     _require_fitting_model(suite, model)
     if baseline is not None and not isinstance(baseline, Baseline):
         baseline = Baseline.of(baseline)
+    shared = {} if baseline is None else _shared_layers(suite, baseline)
     any_sae = next(iter(suite.values()))
     tokens = read_tokens(model, any_sae, dataset, n_batches, batch_size_prompts, context_size)
     faithfulness = measure_faithfulness(suite, model, tasks) if tasks else None
-    suites = [suite, {} if baseline is None else _shared_layers(suite, baseline)]
     model_kwargs = (suite.runner_cfg or {}).get("model_kwargs") or {}
-    results, baseline_results = sweep(model, tokens.batches, suites, tokens.excluded, model_kwargs)
+    trained = [Baseline.of(suite, "suite"), *([] if baseline is None else [baseline])]
+    costs = [training_cost(saes, model, tokens.batches[0], model_kwargs) for saes in trained]
+    results, baseline_results = sweep(
+        model, tokens.batches, [suite, shared], tokens.excluded, model_kwargs
+    )
 
     of_baseline, comparison = {}, None
     if baseline is not None:
         of_baseline, comparison = compare(suite, results, baseline, baseline_results)
-    lm_forward = lm_flops(model, tokens.batches[0], model_kwargs)
-    trained = [Baseline.of(suite, "suite"), *([] if baseline is None else [baseline])]
-    costs = [training_cost(saes, lm_forward) for saes in trained]
     evaluation = SuiteEvaluation(
         scores=layer_scores(suite, results, of_baseline),
         tokens=tokens,
@@ -109,6 +115,14 @@ def _require_own_saes(suite: SAESuite) -> None:
             )
 
 
+def _require_writable(suite: SAESuite) -> None:
+    if suite.path is not None and not os.access(suite.path, os.W_OK):
+        raise OutputFolderError(
+            f"{str(suite.path)!r} cannot be written to, and the results would be lost; make it "
+            "writable, or evaluate a copy (SAESuite.save writes one)"
+        )
+
+
 def _require_fitting_model(suite: SAESuite, model: HookedRootModule) -> None:
     manifest = suite.manifest
     require_hooks(model, manifest.hook_template, manifest.groups)
@@ -125,10 +139,28 @@ def _shared_layers(suite: SAESuite, baseline: Baseline) -> dict[str, SAE[Any]]:
             f"for {', '.join(list(baseline.saes)[:4])}, and the suite for "
             f"{', '.join(list(suite)[:4])}; give one of the same model and hook"
         )
+    if isinstance(baseline.saes, SAESuite):
+        _require_own_saes(baseline.saes)
     for name, sae in shared.items():
-        if sae.cfg.d_in != suite[name].cfg.d_in:
-            raise SuiteError(
-                f"the baseline {baseline.name!r} takes activations of width {sae.cfg.d_in} at "
-                f"{name}, and the suite {suite[name].cfg.d_in}; give one of the same model"
-            )
+        _require_comparable(baseline.name, name, suite[name], sae)
     return shared
+
+
+def _require_comparable(baseline: str, hook_name: str, ours: SAE[Any], theirs: SAE[Any]) -> None:
+    """Refuses an SAE of the baseline that does not take the same activations as the suite's."""
+    if theirs.cfg.d_in != ours.cfg.d_in:
+        raise SuiteError(
+            f"the baseline {baseline!r} takes activations of width {theirs.cfg.d_in} at "
+            f"{hook_name}, and the suite {ours.cfg.d_in}; give one of the same model"
+        )
+    heads = [sae.cfg.metadata.hook_head_index for sae in (ours, theirs)]
+    if heads[0] != heads[1]:
+        raise SuiteError(
+            f"the baseline {baseline!r} has hook_head_index {heads[1]} at {hook_name}, and the "
+            f"suite {heads[0]}; give one of the same head"
+        )
+    if theirs.cfg.normalize_activations in ESTIMATED_MODES or is_groups_own(theirs):
+        raise SuiteError(
+            f"the baseline {baseline!r} has an SAE for scaled activations at {hook_name}, without "
+            "their scaling; give a suite, or SAEs that have it folded in"
+        )

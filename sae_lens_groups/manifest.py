@@ -40,6 +40,14 @@ class SuiteManifest:
         return [layer for group in self.groups for layer in group.layers]
 
     @property
+    def trained_groups(self) -> tuple[LayerGroup, ...]:
+        """The groups that the run trained, rather than took over from what it started from."""
+        if self.transfer is None:
+            return self.groups
+        trained = self.transfer.source_layers
+        return tuple(group for group in self.groups if group.first in trained)
+
+    @property
     def hook_names(self) -> list[str]:
         """The hook of each layer, lowest layer first."""
         return self.hook_template.hook_names(self.groups)

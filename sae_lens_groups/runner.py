@@ -22,7 +22,7 @@ from sae_lens_groups.checkpoint import (
     save_runner_files,
     saved_transfer,
 )
-from sae_lens_groups.combine import kept_groups, with_kept_layers
+from sae_lens_groups.combine import kept_groups, rows_read_with_source, with_kept_layers
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.dataset import as_stream, open_dataset, require_usable_rows
 from sae_lens_groups.errors import ConfigError, GroupSAEError, TrainingInterrupted
@@ -151,10 +151,7 @@ class GroupSAETrainingRunner:
             trainers,
             self.plan,
             self._finished_report(trainers),
-            # A dataset that was passed in may not be the one that the config names.
-            dataset_rows_read=(
-                None if self._is_dataset_given else self.activations_store.n_dataset_processed
-            ),
+            dataset_rows_read=self._dataset_rows_read(),
             training_curves=trainer.curves.points,
         )
         if self.cfg.init_keep_layers:
@@ -164,6 +161,17 @@ class GroupSAETrainingRunner:
             except (GroupSAEError, OSError) as error:
                 warnings.warn(f"the layers of init_from are not kept: {error}", stacklevel=2)
         return self._written(trained)
+
+    def _dataset_rows_read(self) -> int | None:
+        if self._is_dataset_given:  # it may not be the one that the config names
+            return None
+        source = None if self._transfer is None else self._transfer.source
+        n_rows = self.activations_store.n_dataset_processed
+        try:
+            return rows_read_with_source(n_rows, self.cfg.dataset_path, source)
+        except (GroupSAEError, OSError) as error:
+            warnings.warn(f"the rows that init_from read are not known: {error}", stacklevel=2)
+            return None
 
     def _written(self, suite: SAESuite) -> SAESuite:
         if self.cfg.output_path is not None:

@@ -185,7 +185,7 @@ class SAESuite(Mapping[str, SAE[Any]]):
             ),
             build_scaler=_scaler_loader(path, manifest),
             build_sparsity=lambda layer: load_file(folders[layer] / SPARSITY_FILENAME)["sparsity"],
-            runner_cfg=_read_json(runner_cfg) if runner_cfg.exists() else None,
+            runner_cfg=read_json(runner_cfg) if runner_cfg.exists() else None,
             training_curves=points_from_csv(curves.read_text()) if curves.exists() else (),
             path=path,
         )
@@ -232,7 +232,12 @@ def _scaler_loader(path: Path, manifest: SuiteManifest) -> Callable[[int], Activ
     return load
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """What a JSON file beside an SAE says.
+
+    Raises:
+        SuiteError: it is damaged.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

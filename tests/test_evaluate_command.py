@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from datasets import Dataset, load_from_disk
 
 from sae_lens_groups import SAESuite, evaluate_suite
@@ -110,6 +111,69 @@ def test_it_evaluates_the_rows_that_training_has_not_read(
         assert float(row["explained_variance"]) == score.metrics["explained_variance"]
 
 
+def rows_read(folder: Path) -> int:
+    n_rows = SAESuite.load(folder).manifest.dataset_rows_read
+    assert n_rows is not None
+    return n_rows
+
+
+def first_row_evaluated(suite_folder: Path, tokens_folder: Path) -> int:
+    """Found by the loss of the language model, which every set of prompts has its own."""
+    (row, *_) = csv.DictReader((suite_folder / "evaluation.csv").open(encoding="utf-8"))
+    rows = load_from_disk(str(tokens_folder))
+    assert isinstance(rows, Dataset)
+    tokens = torch.tensor(rows["tokens"][:])
+    model = load_with_hooks(MODEL_CLASS_NAME, str(MODEL_FOLDER), HOOK_NAMES[:1], "cpu", {})
+    with torch.no_grad():
+        log_probs = model(tokens)[:, :-1].log_softmax(-1)
+    losses = -log_probs.gather(-1, tokens[:, 1:, None]).squeeze(-1).mean(1)
+    means = losses.unfold(0, 8, 1).mean(1)  # of QUICK's eight prompts
+    return int((means - float(row["ce_loss_without_sae"])).abs().argmin())
+
+
+@pytest.mark.parametrize("spelling", ["as it was", "relative", "with a slash"])
+def test_the_suites_own_dataset_is_known_however_it_is_spelled(
+    suite_folder: Path, tokens_folder: Path, spelling: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tokens_folder.parent)
+    path = {"relative": tokens_folder.name, "with a slash": f"{tokens_folder}/"}.get(spelling)
+    flags = [] if path is None else ["--dataset_path", path]
+    assert main(["evaluate", str(suite_folder), *flags, *QUICK]) == 0
+    assert first_row_evaluated(suite_folder, tokens_folder) == rows_read(suite_folder)
+
+
+def test_rows_that_the_baseline_or_the_source_read_are_not_held_out(
+    suite_folder: Path, tokens_folder: Path, tmp_path: Path
+) -> None:
+    long = train(tmp_path / "long", tokens_folder, training_tokens="6400")
+    assert rows_read(long) > rows_read(suite_folder)
+    assert main(["evaluate", str(suite_folder), "--baseline", str(long), *QUICK]) == 0
+    assert first_row_evaluated(suite_folder, tokens_folder) == rows_read(long)
+    short = train(tmp_path / "short", tokens_folder, init_from=str(long), training_tokens="512")
+    assert rows_read(short) == rows_read(long)
+
+
+def test_a_baseline_that_may_have_seen_the_text_is_warned_of(
+    suite_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in HOOK_NAMES:
+        shutil.copytree(suite_folder / name, tmp_path / "saes" / name)
+        shutil.copy(suite_folder / "runner_cfg.json", tmp_path / "saes" / name)
+    capsys.readouterr()
+    assert main(["evaluate", str(suite_folder), "--baseline", "saes", *QUICK]) == 0
+    assert "it may have seen the text of this comparison" in capsys.readouterr().err
+    (tmp_path / "saes" / HOOK_NAMES[1] / "runner_cfg.json").write_text("{")
+    (tmp_path / "saes" / HOOK_NAMES[0] / "runner_cfg.json").write_text("{")
+    (tmp_path / "saes" / HOOK_NAMES[2] / "runner_cfg.json").write_text("{")
+    assert "cannot be read" in failure(capsys, str(suite_folder), "--baseline", "saes")
+
+
+def test_the_page_says_how_to_train_the_suite_again(suite_folder: Path) -> None:
+    assert main(["evaluate", str(suite_folder), *QUICK]) == 0
+    page = (suite_folder / "report.html").read_text(encoding="utf-8")
+    assert f"train --config_file {suite_folder / 'runner_cfg.json'}" in page
+
+
 def test_other_text_is_read_from_its_start(suite_folder: Path, text_folder: Path) -> None:
     flags = ("--dataset_path", str(text_folder), "--context_size", "16")
     assert main(["evaluate", str(suite_folder), *flags, *QUICK]) == 0
@@ -151,8 +215,8 @@ def test_what_is_no_suite_is_refused(
     [
         (["--baseline", "."], "baseline '.' is neither a suite nor a folder of SAELens SAEs"),
         (["--tasks", "iou"], "iou"),
-        (["--n_eval_batches", "0"], "0 is not a positive number"),
-        (["--n_eval_batches", "many"], "argument --n_eval_batches: invalid positive_number"),
+        (["--n_eval_batches", "0"], "'0' is not a positive whole number"),
+        (["--n_eval_batches", "many"], "argument --n_eval_batches: 'many' is not a positive"),
         (["--device", "cuda:99"], "argument --device: 'cuda:99' cannot be used here: "),
         (["--device", "gpu"], "argument --device: 'gpu' cannot be used here: "),
         (["--batch", "4"], "unrecognized arguments: --batch 4"),

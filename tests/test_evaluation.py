@@ -42,7 +42,7 @@ from tests.conftest import (
 )
 
 N_BATCHES, N_PROMPTS = 2, 4
-NEWER_DEFINITIONS = ("explained_variance", "mse", "l0", "l1")
+NEWER_DEFINITIONS = ("explained_variance", "mse")
 """Metrics that SAELens 6.44 still defined otherwise."""
 
 
@@ -209,9 +209,9 @@ def test_a_sweep_takes_one_clean_pass_and_two_per_layer(
     embedding: torch.nn.Module = cast("Any", model).model.gpt_neox.embed_in
     embedding.register_forward_hook(lambda _, inputs, output: n_prompts.append(len(output)))  # noqa: ARG005
     evaluate(suite, model, text, baseline=baseline)
-    # Beside them one prompt, whose FLOPs are counted, and one token, which shows the width.
+    # Beside them one token, which shows the width, and a prompt per suite, whose FLOPs are counted.
     assert n_prompts.count(N_PROMPTS) == N_BATCHES * (1 + passes_per_layer * len(suite))
-    assert len(n_prompts) == n_prompts.count(N_PROMPTS) + 2
+    assert len(n_prompts) == n_prompts.count(N_PROMPTS) + 2 + with_baseline
 
 
 def test_a_hooked_transformer_is_entered_at_the_layer(
@@ -230,6 +230,70 @@ def test_a_hooked_transformer_is_entered_at_the_layer(
         assert seen.count(N_PROMPTS) == N_BATCHES * (1 + layer)
 
 
+def test_a_list_of_excluded_tokens_counts_without_a_tokenizer(
+    model: HookedTransformer, held_out: Dataset
+) -> None:
+    excluded = [0, 1, 2, 3, 4, 5]
+    suite = train(model, exclude_special_tokens=excluded)
+    for score in evaluate(suite, model, held_out):
+        expected = from_run_evals(suite[score.hook_name], model, held_out, excluded)
+        assert_equal_metrics(dict(score.metrics), expected, "ce_loss_score", "kl_div_score")
+
+
+# --- what training cost ---
+
+
+def test_the_cost_counts_what_training_ran(
+    model: HookedTransformer, held_out: Dataset, tmp_path: Path
+) -> None:
+    """Passes end at the last hook of a run, and each run of its own takes one."""
+    low, whole = train(model, "0-1"), train(model, "each")
+    shallow, deep = (evaluate(suite, model, held_out).costs[0] for suite in (low, whole))
+    assert shallow.lm_passes == pytest.approx(deep.lm_passes / 2, rel=1e-9)  # 2 of 4 layers
+    assert (shallow.n_saes, deep.n_saes) == (1, 4)
+    assert deep.sae_steps == 4 * shallow.sae_steps
+    assert deep.flops == deep.training_tokens * (deep.lm_passes + deep.sae_steps)
+
+    for name, sae in whole.items():
+        sae.save_model(tmp_path / "separate" / name)
+        (tmp_path / "separate" / name / "runner_cfg.json").write_text(json.dumps(whole.runner_cfg))
+    separate = evaluate(whole, model, held_out, baseline=open_baseline(tmp_path / "separate"))
+    assert separate.costs[1].lm_passes == pytest.approx(deep.lm_passes * (1 + 2 + 3 + 4) / 4)
+    assert separate.costs[1].sae_steps == deep.sae_steps
+
+
+def test_layers_that_were_kept_cost_nothing(
+    model: HookedTransformer, held_out: Dataset, tmp_path: Path
+) -> None:
+    train(model, "0-1,2-3", output_path=str(tmp_path / "source"))
+    flags = {"init_from": str(tmp_path / "source"), "init_keep_layers": True}
+    filled = train(model, "0-1", **flags)
+    assert len(filled) == N_LAYERS
+    (cost,) = evaluate(filled, model, held_out).costs
+    assert (cost.n_saes, cost.n_layers) == (1, 2)
+
+
+def test_a_suite_whose_source_is_gone_is_evaluated_with_its_cost(
+    model: HookedTransformer, held_out: Dataset, tmp_path: Path
+) -> None:
+    train(model, output_path=str(tmp_path / "source"))
+    suite = train(model, init_from=str(tmp_path / "source"), token_fraction=0.5)
+    shutil.rmtree(tmp_path / "source")
+    (cost,) = evaluate(suite, model, held_out).costs
+    assert cost.training_tokens == 32 * 5
+
+
+@pytest.mark.parametrize("change", [{"sae": None}, {"training_tokens": "many"}, {"logger": 1}])
+def test_settings_that_cannot_be_read_leave_the_cost_out(
+    model: HookedTransformer, held_out: Dataset, change: dict[str, Any]
+) -> None:
+    suite = train(model)
+    suite.runner_cfg = {**(suite.runner_cfg or {}), **change}
+    evaluation = evaluate(suite, model, held_out)
+    assert len(evaluation) == N_LAYERS
+    assert evaluation.costs == ()
+
+
 # --- each layer by its own scaling ---
 
 
@@ -246,7 +310,10 @@ def test_one_scaling_for_all_layers_changes_the_table(
     model, suite = uneven
     group_sae, (group,) = suite.group(suite.manifest.groups[0]), suite.manifest.groups
     faulty = {
-        name: layer_sae(group_sae, suite.scaler(group.first), {"hook_name": name}) for name in suite
+        name: layer_sae(
+            group_sae, suite.scaler(group.first), {"hook_name": name, "sae_lens_groups": {}}
+        )
+        for name in suite
     }
     for score in evaluate(suite, model, held_out, baseline=faulty)[1:]:
         assert score.baseline is not None
@@ -342,6 +409,19 @@ def test_intervals_are_percentiles_over_the_same_draws_for_both() -> None:
     assert mean == found  # of one layer
 
 
+def test_one_prompt_has_no_interval(
+    suite: SAESuite, model: HookedTransformer, held_out: Dataset
+) -> None:
+    evaluation = evaluate(
+        suite, model, held_out, baseline=train(model), n_batches=1, batch_size_prompts=1
+    )
+    difference = evaluation.comparison.mean_differences["explained_variance"]
+    assert math.isfinite(difference.value)
+    assert math.isnan(difference.low)
+    assert math.isnan(difference.high)
+    assert not difference.is_clear
+
+
 def test_a_suite_does_not_differ_from_itself(
     suite: SAESuite, model: HookedTransformer, held_out: Dataset
 ) -> None:
@@ -430,6 +510,16 @@ def test_matching_equals_brute_force() -> None:
     assert 0 < len(missed) < len(alive)
     assert match.missed_features == len(missed) / len(alive)
     assert match.missed_firings == pytest.approx(sum(their_fires[n].item() for n in missed) / 14)
+
+
+def test_features_with_a_sign_are_matched_without_it() -> None:
+    W_dec = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    match = match_features(W_dec, torch.ones(6), -W_dec, torch.ones(6), is_signed=True)
+    assert match is not None
+    assert (match.mmcs, match.missed_features) == (pytest.approx(1), 0)
+    blind = match_features(W_dec, torch.ones(6), -W_dec, torch.ones(6))
+    assert blind is not None
+    assert blind.mmcs < 0.9
 
 
 def test_an_sae_without_a_feature_that_fires_matches_nothing() -> None:
@@ -594,6 +684,35 @@ def test_a_baseline_of_other_hooks_or_another_width_is_refused(
     wide = {"blocks.1.hook_resid_post": SAE.from_dict({**suite.layer(1).cfg.to_dict(), "d_in": 24})}
     with pytest.raises(SuiteError, match=r"takes activations of width 24 at blocks\.1"):
         evaluate(suite, model, held_out, baseline=wide)
+
+
+def test_files_of_a_baseline_that_were_mixed_up_are_refused(
+    suite: SAESuite, model: HookedTransformer, held_out: Dataset, tmp_path: Path
+) -> None:
+    folder = SAESuite.load(suite.path or "").save(tmp_path / "mixed_up")
+    there, here = (folder / f"blocks.{layer}.hook_resid_post" for layer in (2, 0))
+    shutil.rmtree(here)
+    shutil.copytree(there, here)
+    with pytest.raises(SuiteError, match="the suite's files were mixed up"):
+        evaluate(suite, model, held_out, baseline=SAESuite.load(folder))
+
+
+def test_a_baseline_of_another_head_or_without_its_scaling_is_refused(
+    suite: SAESuite, model: HookedTransformer, held_out: Dataset
+) -> None:
+    flags: dict[str, Any] = {"hook_name": "blocks.1.attn.hook_q", "sae": sae_config(d_in=8)}
+    first, second = (train(model, hook_head_index=head, **flags) for head in (0, 1))
+    with pytest.raises(SuiteError, match=r"has hook_head_index 1 at .*, and the suite 0"):
+        evaluate(first, model, held_out, baseline=second)
+    group = suite.manifest.groups[1]
+    unscaled = {"blocks.3.hook_resid_post": suite.group(group)}
+    with pytest.raises(SuiteError, match="has an SAE for scaled activations at blocks"):
+        evaluate(suite, model, held_out, baseline=unscaled)
+
+
+def test_rows_that_cannot_be_used_are_refused(suite: SAESuite, model: HookedTransformer) -> None:
+    with pytest.raises(DatasetError, match="the dataset cannot be used: "):
+        evaluate(suite, model, Dataset.from_dict({"words": ["a"] * 50}))
 
 
 # --- baselines on disk ---

@@ -182,7 +182,7 @@ def random_evaluation(
     layers = suite.manifest.layers
     scores = [_random_row(suite, layer, random) for layer in layers]
     means = differences(Difference(-0.012, -0.014, -0.01), Difference(-0.002, -0.004, 0.001))
-    cost = {"n_layers": len(layers), "training_tokens": 10**9, "lm_forward": 3e8}
+    cost = {"n_layers": len(layers), "training_tokens": 10**9, "lm_passes": 3e8}
     n_saes = len(suite.manifest.groups)
     return SuiteEvaluation(
         scores=tuple(scores),
@@ -193,15 +193,9 @@ def random_evaluation(
             for group in suite.manifest.groups
         ),
         costs=(
+            TrainingCost(name="suite", n_saes=n_saes, sae_steps=n_saes * 2e8, **cost),
             TrainingCost(
-                name="suite", n_saes=n_saes, sae_steps=n_saes * 2e8, is_one_run=True, **cost
-            ),
-            TrainingCost(
-                name=baseline_name,
-                n_saes=len(layers),
-                sae_steps=len(layers) * 2e8,
-                is_one_run=False,
-                **cost,
+                name=baseline_name, n_saes=len(layers), sae_steps=len(layers) * 2e8, **cost
             ),
         ),
         comparison=Comparison(name=baseline_name, n_layers=len(layers), mean_differences=means),

@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,16 @@ from sae_lens import SAE
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups import files
-from sae_lens_groups.baseline import open_baseline
+from sae_lens_groups.baseline import Baseline, open_baseline
 from sae_lens_groups.circuits import TASKS, task_named
 from sae_lens_groups.cli.flags import as_mistakes
-from sae_lens_groups.dataset import as_stream, held_out_rows, open_train_split, require_usable_rows
+from sae_lens_groups.dataset import (
+    as_stream,
+    held_out_rows,
+    is_same_dataset,
+    open_train_split,
+    require_usable_rows,
+)
 from sae_lens_groups.demo.model import DATASET_NAME, stdlib_tokens
 from sae_lens_groups.errors import ConfigError, DatasetError
 from sae_lens_groups.evaluate import evaluate_suite
@@ -31,11 +38,11 @@ def evaluate(args: Sequence[str]) -> int:
     flags = _parser().parse_args(list(args))
     task_names = _task_names(flags.tasks)
     suite = SAESuite.load(flags.suite, flags.device)
-    baseline = None if flags.baseline is None else open_baseline(flags.baseline, flags.device)
     any_sae = next(iter(suite.values()))
     with as_mistakes():
-        text = _text(flags.dataset_path, flags.context_size, suite, any_sae)
-        model = _model(flags, suite, any_sae)
+        baseline = None if flags.baseline is None else open_baseline(flags.baseline, flags.device)
+        text = _text(flags, suite, any_sae, baseline)
+        model = _model(flags, suite, any_sae, baseline)
         tokenizer = getattr(model, "tokenizer", None)
         require_usable_rows(text.path, text.rows, tokenizer, d_vocab(model))
         evaluation = evaluate_suite(
@@ -51,7 +58,7 @@ def evaluate(args: Sequence[str]) -> int:
         )
     print(evaluation_text(evaluation))
     assert suite.path is not None
-    page = report_page(suite, evaluation, suite.training_curves, _commands(suite.path, text, args))
+    page = report_page(suite, evaluation, suite.training_curves, _commands(suite, args))
     files.write_text(suite.path / files.REPORT, page)
     print(
         f"\nLook at it: {suite.path / files.REPORT}\n"
@@ -79,14 +86,14 @@ class _Text:
 
 
 def _text(
-    given_path: str | None, context_size: int | None, suite: SAESuite, any_sae: SAE[Any]
+    flags: argparse.Namespace, suite: SAESuite, any_sae: SAE[Any], baseline: Baseline | None
 ) -> _Text:
     """The text that is asked for; of the suite's own, only what training has not read."""
     settings = suite.runner_cfg or {}
     own_path = settings.get("dataset_path") or any_sae.cfg.metadata.dataset_path
-    path = given_path or own_path
+    path = flags.dataset_path or own_path
     if path == DATASET_NAME:
-        context_size = context_size or int(any_sae.cfg.metadata.context_size)
+        context_size = flags.context_size or int(any_sae.cfg.metadata.context_size)
         return _Text(path, None, as_stream(stdlib_tokens("held_out", context_size)))
     if not path:
         raise DatasetError("the suite does not say what it was trained on; give --dataset_path")
@@ -95,25 +102,50 @@ def _text(
         streaming=settings.get("streaming", True),
         trust_remote_code=settings.get("dataset_trust_remote_code", False),
     )
-    if path != own_path:
-        return _Text(Path(path).name, path, rows)
-    n_rows_read = suite.manifest.dataset_rows_read
-    if n_rows_read is None:
-        raise DatasetError(
-            f"the suite does not say which rows of {path!r} it was trained on, so none are known to "
-            "be held out; give other text with --dataset_path"
+    n_rows_read = _n_rows_read(path, own_path, suite, baseline)
+    return _Text(Path(path).name, path, held_out_rows(rows, n_rows_read) if n_rows_read else rows)
+
+
+def _n_rows_read(
+    path: str, own_path: str | None, suite: SAESuite, baseline: Baseline | None
+) -> int:
+    """How many rows of this dataset the suite or the baseline was trained on."""
+    n_rows_read = 0
+    if is_same_dataset(path, own_path):
+        if suite.manifest.dataset_rows_read is None:
+            raise DatasetError(
+                f"the suite does not say which rows of {path!r} it was trained on, so none are "
+                "known to be held out; give other text with --dataset_path"
+            )
+        n_rows_read = suite.manifest.dataset_rows_read
+    theirs = None if baseline is None else (baseline.runner_cfg or {}).get("dataset_path")
+    if baseline is None or not is_same_dataset(path, theirs):
+        return n_rows_read
+    if baseline.dataset_rows_read is None:
+        print(
+            f"warning: the baseline was trained on {path!r} too and does not say on which rows, so "
+            "it may have seen the text of this comparison; other text: --dataset_path",
+            file=sys.stderr,
         )
-    return _Text(Path(path).name, path, held_out_rows(rows, n_rows_read))
+        return n_rows_read
+    return max(n_rows_read, baseline.dataset_rows_read)
 
 
-def _model(flags: argparse.Namespace, suite: SAESuite, any_sae: SAE[Any]) -> HookedRootModule:
+def _model(
+    flags: argparse.Namespace, suite: SAESuite, any_sae: SAE[Any], baseline: Baseline | None
+) -> HookedRootModule:
     metadata = any_sae.cfg.metadata
+    template = suite.manifest.hook_template
+    # Those of the baseline too, whose cost is counted.
+    others = (
+        [] if baseline is None else [n for n in baseline.saes if template.layer_of(n) is not None]
+    )
     model_name = flags.model_name or suite.manifest.model_name
     try:
         return load_with_hooks(
             flags.model_class_name or metadata.model_class_name or "HookedTransformer",
             model_name,
-            suite.manifest.hook_names,
+            list(dict.fromkeys([*suite, *others])),
             flags.device,
             metadata.model_from_pretrained_kwargs or {},
         )
@@ -124,13 +156,14 @@ def _model(flags: argparse.Namespace, suite: SAESuite, any_sae: SAE[Any]) -> Hoo
         ) from error
 
 
-def _commands(folder: Path, text: _Text, args: Sequence[str]) -> list[str]:
+def _commands(suite: SAESuite, args: Sequence[str]) -> list[str]:
     """What makes the suite and its evaluation again."""
     again = f"sae-lens-groups evaluate {shlex.join(args)}"
-    settings = folder / files.RUNNER_CFG
-    if text.name == DATASET_NAME or not settings.exists():  # the demo, which is no `train`
+    # Without it the dataset was passed in from Python, and no command knows it.
+    if suite.path is None or suite.manifest.dataset_rows_read is None:
         return [again]
-    train = ["train", "--config_file", str(settings), "--output_path", f"{folder}-again"]
+    settings, output_path = str(suite.path / files.RUNNER_CFG), f"{suite.path}-again"
+    train = ["train", "--config_file", settings, "--output_path", output_path]
     return [f"sae-lens-groups {shlex.join(train)}", again]
 
 
@@ -192,7 +225,6 @@ def usable_device(text: str) -> str:
 
 
 def positive_number(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)

@@ -17,6 +17,7 @@ from sae_lens_groups.evaluation.sweep import LayerResults
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.suite import SAESuite
 
+_SIGNED = "abstopk"  # the one architecture of SAELens whose features may be negative
 Results = Mapping[str, LayerResults]
 """By hook name."""
 
@@ -87,6 +88,7 @@ def _baseline_scores(
             results.n_firings_F,
             baseline_sae.W_dec.to(sae.W_dec.device),
             baseline_results.n_firings_F,
+            is_signed=_SIGNED in (sae.cfg.architecture(), baseline_sae.cfg.architecture()),
         ),
     )
 

@@ -3,6 +3,7 @@
 Shapes: R resamplings, S sequences.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,10 @@ _CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Difference:
-    """A metric minus the baseline's, with its 95% confidence interval."""
+    """A metric minus the baseline's, with its 95% confidence interval.
+
+    The interval is NaN where there was one sequence alone, which says nothing of others.
+    """
 
     value: float
     low: float
@@ -39,6 +43,8 @@ class Resamplings:
         generator = torch.Generator().manual_seed(seed)
         drawn_RS = torch.randint(n_sequences, (n_resamplings, n_sequences), generator=generator)
         counts_RS = torch.zeros(n_resamplings, n_sequences, dtype=torch.double)
+        if n_sequences < 2:
+            counts_RS.fill_(math.nan)
         self._weights_RS = counts_RS.scatter_add_(
             1, drawn_RS, torch.ones_like(drawn_RS, dtype=torch.double)
         )

@@ -52,8 +52,13 @@ def match_features(
     n_firings_F: torch.Tensor,
     baseline_W_dec_GD: torch.Tensor,
     baseline_n_firings_G: torch.Tensor,
+    *,
+    is_signed: bool = False,
 ) -> FeatureMatch | None:
-    """Compares two SAEs at one layer; None where one of them has no feature that fires."""
+    """Compares two SAEs at one layer; None where one of them has no feature that fires.
+
+    `is_signed` says that features may be negative, so that a direction and its opposite are one.
+    """
     alive_F, alive_G = n_firings_F.nonzero()[:, 0], baseline_n_firings_G.nonzero()[:, 0]
     if not len(alive_F) or not len(alive_G):
         return None
@@ -62,6 +67,7 @@ def match_features(
     nearest_G = torch.zeros(len(alive_G), dtype=torch.long, device=best_G.device)
     for start in range(0, len(alive_F), _ROWS_AT_ONCE):
         cosines_RG = ours_FD[start : start + _ROWS_AT_ONCE] @ theirs_GD.T
+        cosines_RG = cosines_RG.abs() if is_signed else cosines_RG
         best_F[start : start + _ROWS_AT_ONCE] = cosines_RG.max(1).values
         highest_G, row_G = cosines_RG.max(0)
         nearest_G = torch.where(highest_G > best_G, row_G + start, nearest_G)

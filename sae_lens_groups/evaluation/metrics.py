@@ -30,6 +30,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
 }
 METRICS = tuple(name for names in SECTIONS.values() for name in names)
 
+_NO_VARIANCE = 1e-10
 _MEANS_OF_LOSSES = ("ce_loss_with_ablation", "ce_loss_with_sae", "ce_loss_without_sae")
 _MEANS_OF_TOKENS = (
     "kl_div_with_ablation",
@@ -60,7 +61,11 @@ def resampled_metrics(sums: SequenceSums, weights_RS: torch.Tensor) -> dict[str,
     found["mse"] = total["squared_error"] / n_tokens_R
     mean_RD = (weights_RS @ sums.x_SD) / n_tokens_R[:, None]
     variance_R = total["x_squared"] / n_tokens_R - mean_RD.pow(2).sum(1)
-    found["explained_variance"] = 1 - found["mse"] / variance_R
+    found["explained_variance"] = torch.where(
+        variance_R < _NO_VARIANCE,  # as in SAELens
+        (found["mse"] < _NO_VARIANCE).double(),
+        1 - found["mse"] / variance_R,
+    )
     found["relative_reconstruction_bias"] = _bias(sums, weights_RS)
     found["ce_loss_score"] = (found["ce_loss_with_ablation"] - found["ce_loss_with_sae"]) / (
         found["ce_loss_with_ablation"] - found["ce_loss_without_sae"]
@@ -74,4 +79,6 @@ def _bias(sums: SequenceSums, weights_RS: torch.Tensor) -> torch.Tensor:
     is_in_SB = torch.nn.functional.one_hot(sums.batch_S).double()
     squared_RB = (weights_RS * sums.values["x_hat_squared"]) @ is_in_SB
     product_RB = (weights_RS * sums.values["x_dot_x_hat"]) @ is_in_SB
-    return (squared_RB / product_RB).nanmean(1)  # a resampling may leave a batch out
+    is_drawn_RB = (weights_RS @ is_in_SB) != 0  # a resampling may leave a batch out
+    ratio_RB = torch.where(is_drawn_RB, squared_RB / product_RB, 0.0)
+    return ratio_RB.sum(1) / is_drawn_RB.sum(1)

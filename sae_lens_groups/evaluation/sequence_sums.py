@@ -47,7 +47,7 @@ class SequenceSums:
         sums["n_losses"] = kept_ST[:, :-1].sum(1)
         return cls(
             {name: value.cpu().double() for name, value in sums.items()},
-            x_SD=torch.where(kept_ST[..., None], x_STD, 0.0).double().sum(1).cpu(),
+            x_SD=_float64(torch.where(kept_ST[..., None], x_STD, 0.0)).sum(1).cpu(),
             batch_S=torch.zeros(len(x_STD), dtype=torch.long),
         )
 
@@ -88,4 +88,9 @@ def _summed(value_ST: torch.Tensor, kept_ST: torch.Tensor) -> torch.Tensor:
     """Over the kept tokens; where there is a value per next token, the last has none."""
     kept_ST = kept_ST[:, : value_ST.shape[1]].to(value_ST.device)
     # where, not a product: what a token left out gives may be NaN
-    return torch.where(kept_ST, value_ST.double(), 0.0).sum(1)
+    return _float64(torch.where(kept_ST, value_ST, 0.0)).sum(1)
+
+
+def _float64(values: torch.Tensor) -> torch.Tensor:
+    # Apple's GPUs have no float64.
+    return (values.cpu() if values.device.type == "mps" else values).double()

@@ -55,8 +55,25 @@ def read_tokens(
     Raises:
         DatasetError: the dataset is shorter than one batch.
     """
+    try:
+        store = _store(model, sae, dataset, batch_size_prompts, context_size)
+        batches = _read(store, n_batches)
+    except (ValueError, AssertionError) as error:  # SAELens's, of rows that it cannot use
+        if isinstance(error, DatasetError):
+            raise
+        raise DatasetError(f"the dataset cannot be used: {' '.join(str(error).split())}") from error
+    return EvaluatedTokens(batches, _excluded_tokens(sae, model))
+
+
+def _store(
+    model: HookedRootModule,
+    sae: SAE[Any],
+    dataset: HfDataset,
+    batch_size_prompts: int,
+    context_size: int | None,
+) -> ActivationsStore:
     metadata = sae.cfg.metadata
-    store = ActivationsStore.from_sae(
+    return ActivationsStore.from_sae(
         model,
         sae,
         as_stream(dataset),
@@ -65,24 +82,27 @@ def read_tokens(
         disable_concat_sequences=bool(metadata.disable_concat_sequences),
         sequence_separator_token=metadata.get("sequence_separator_token", "bos"),
     )
+
+
+def _read(store: ActivationsStore, n_batches: int) -> list[torch.Tensor]:
     batches: list[torch.Tensor] = []
     try:
         while len(batches) < n_batches:
             batches.append(store.get_batch_tokens(raise_at_epoch_end=True))
     except StopIteration:
         given = f"the dataset gives fewer than {n_batches if batches else 1} batches of "
-        given += f"{batch_size_prompts} prompts of {store.context_size} tokens"
+        given += f"{store.store_batch_size_prompts} prompts of {store.context_size} tokens"
         advice = "use more data, or lower n_batches, batch_size_prompts or context_size"
         if not batches:
             raise DatasetError(f"{given}; {advice}") from None
-        warnings.warn(f"{given}: {len(batches)} are evaluated; {advice}", stacklevel=3)
-    return EvaluatedTokens(batches, _excluded_tokens(sae, model))
+        warnings.warn(f"{given}: {len(batches)} are evaluated; {advice}", stacklevel=4)
+    return batches
 
 
 def _excluded_tokens(sae: SAE[Any], model: HookedRootModule) -> list[int]:
     """The tokens that training left out; the tokenizer's special ones where the SAE does not say."""
-    tokenizer = getattr(model, "tokenizer", None)
     setting = sae.cfg.metadata.get("exclude_special_tokens", True)
-    if setting is False or tokenizer is None:
-        return []
-    return get_special_token_ids(tokenizer) if setting in (True, None) else list(setting)
+    if isinstance(setting, list | tuple):
+        return list(setting)
+    tokenizer = getattr(model, "tokenizer", None)
+    return [] if setting is False or tokenizer is None else get_special_token_ids(tokenizer)

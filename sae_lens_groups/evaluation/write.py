@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sae_lens.evals import get_eval_everything_config, process_results
@@ -17,6 +17,24 @@ from sae_lens_groups.suite import SAESuite
 FEATURE_LAYERS = "feature_layers.csv"
 MISSED_FEATURES = "missed_features.csv"
 FAITHFULNESS = "faithfulness.csv"
+_MISSED_COLUMNS = (
+    "layer",
+    "hook_name",
+    "baseline_feature",
+    "frequency",
+    "largest_cosine",
+    "nearest_feature",
+)
+_FAITHFULNESS_COLUMNS = (
+    "task",
+    "layer",
+    "hook_name",
+    "n_features",
+    "faithfulness_with_error",
+    "faithfulness_without_error",
+    "completeness_with_error",
+    "completeness_without_error",
+)
 
 
 def write_evaluation(
@@ -35,9 +53,12 @@ def write_evaluation(
         process_results(saelens_results, str(details))
         files.write_text(details / FEATURE_LAYERS, _csv(_feature_rows(evaluation)))
         if evaluation.comparison is not None:
-            files.write_text(details / MISSED_FEATURES, _csv(_missed_rows(evaluation)))
+            files.write_text(
+                details / MISSED_FEATURES, _csv(_missed_rows(evaluation), _MISSED_COLUMNS)
+            )
         if evaluation.faithfulness is not None:
-            files.write_text(details / FAITHFULNESS, _csv(evaluation.faithfulness.to_rows()))
+            rows = evaluation.faithfulness.to_rows()
+            files.write_text(details / FAITHFULNESS, _csv(rows, _FAITHFULNESS_COLUMNS))
     files.write_text(suite.path / files.EVALUATION, scores_to_csv(evaluation))
 
 
@@ -64,7 +85,8 @@ def _saelens_result(
         "total_tokens_eval_sparsity_variance": n_read,
     }
     suite_name = suite.path.resolve().name
-    facts = {"context_size": tokens.context_size, "dataset": evaluation.dataset_name}
+    # It becomes a part of file names.
+    facts = {"context_size": tokens.context_size, "dataset": evaluation.dataset_name[:80]}
     # SAELens has NaN for a feature without a firing and writes -1.
     heuristic = [
         firings / prompts if prompts else math.nan
@@ -116,10 +138,13 @@ def _missed_rows(evaluation: SuiteEvaluation) -> Iterable[dict[str, Any]]:
             }
 
 
-def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Rows by column name; a column that some rows lack stays empty there."""
+def _csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
+    """Rows by column name; a column that some rows lack stays empty there.
+
+    `columns` are there even without a row.
+    """
     rows = list(rows)
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    columns = list(dict.fromkeys([*columns, *(name for row in rows for name in row)]))
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
     writer.writeheader()

@@ -91,7 +91,8 @@ def _cost_sentence(costs: tuple[TrainingCost, ...], comparison: Comparison) -> s
     if len(costs) < 2:
         return ""
     ours, theirs = costs[:2]
-    whole = "" if theirs.n_layers == comparison.n_layers else f" of {theirs.n_layers} layers"
+    is_alike = ours.n_layers == theirs.n_layers == comparison.n_layers
+    whole = "" if is_alike else f" ({ours.n_layers} layers against {theirs.n_layers})"
     return (
         f"this suite took <b>{ours.flops / theirs.flops:.0%}</b> of the training FLOPs{whole} "
         f"({flops(ours.flops)} of {flops(theirs.flops)}, {ours.n_saes} SAEs instead of "
