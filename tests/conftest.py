@@ -15,6 +15,7 @@ from pathlib import Path  # the environment above has to come first
 from types import SimpleNamespace
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from datasets import Dataset
@@ -24,6 +25,10 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.hook_points import HookedRootModule, HookPoint
 
 from sae_lens_groups import GroupSAERunnerConfig
+
+# The same examples in every run: what fails in CI fails on every machine.
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 D_IN = 16
 D_SAE = 48
