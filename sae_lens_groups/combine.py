@@ -3,11 +3,12 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
+from sae_lens_groups import files
 from sae_lens_groups.dataset import is_same_dataset
 from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.layers import LayerGroup, disjoint
 from sae_lens_groups.source import InitSource
-from sae_lens_groups.suite import SAESuite
+from sae_lens_groups.suite import SAESuite, read_json, read_manifest
 
 
 def kept_groups(
@@ -95,8 +96,9 @@ def rows_read_with_source(
     """
     if source is None or source.suite_folder is None:
         return rows_read
-    suite = SAESuite.load(source.suite_folder)
-    if not is_same_dataset((suite.runner_cfg or {}).get("dataset_path"), dataset_path):
+    settings = source.suite_folder / files.RUNNER_CFG
+    of_run = read_json(settings) if settings.exists() else {}
+    if not is_same_dataset(of_run.get("dataset_path"), dataset_path):
         return rows_read
-    of_source = suite.manifest.dataset_rows_read
+    of_source = read_manifest(source.suite_folder).dataset_rows_read
     return None if of_source is None else max(rows_read, of_source)

@@ -88,7 +88,7 @@ def evaluate_suite(
         scores=layer_scores(suite, results, of_baseline),
         tokens=tokens,
         dataset_name=dataset_name,
-        features=feature_layers(suite, results),
+        features=feature_layers(suite, results, tokens.n_tokens),
         costs=tuple(cost for cost in costs if cost is not None),
         comparison=comparison,
         faithfulness=faithfulness,

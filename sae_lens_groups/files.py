@@ -1,12 +1,15 @@
 """Names of files and folders, and how they are written: complete or not at all."""
 
 import contextlib
+import csv
+import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 from sae_lens_groups.errors import OutputFolderError
 
@@ -100,6 +103,20 @@ def _partial_folder(folder: Path) -> Iterator[Path]:
         yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
+    """Rows by column name as CSV; a column that some rows lack stays empty there.
+
+    `columns` are there even without a row.
+    """
+    rows = list(rows)
+    columns = list(dict.fromkeys([*columns, *(name for row in rows for name in row)]))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def write_text(path: Path, text: str) -> None:

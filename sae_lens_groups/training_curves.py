@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from sae_lens.saes.sae import TrainStepOutput
 
+from sae_lens_groups import files
 from sae_lens_groups.errors import SuiteError
 
 N_POINTS = 200
@@ -49,11 +50,8 @@ class TrainingCurves:
 
 def points_to_csv(points: Iterable[TrainingPoint]) -> str:
     """The text of `training_curves.csv`: a row per point."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(TrainingPoint.__annotations__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(point) for point in points)
-    return text.getvalue()
+    columns = list(TrainingPoint.__annotations__)
+    return files.csv_text((asdict(point) for point in points), columns)
 
 
 def points_from_csv(text: str) -> tuple[TrainingPoint, ...]:

@@ -11,7 +11,9 @@ os.environ["WANDB_SILENT"] = "true"
 # tests run at once as there are cores. Processes that tests start inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from pathlib import Path  # the environment above has to come first
+import shutil  # the environment above has to come first
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +23,8 @@ import torch
 from datasets import Dataset
 from sae_lens import LoggingConfig, TrainingSAEConfig
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.hook_points import HookedRootModule, HookPoint
 
@@ -173,6 +177,29 @@ def text_folder(tmp_path: Path) -> Path:
     rows = [{"text": f"def f{n}(x):\n    return x * {n}\n" * 30} for n in range(300)]
     (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[webdriver.Chrome]:
+    """Headless Chromium, which logs what pages print and what they request."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        # CI sets it, so that the pages cannot go untested there.
+        assert not os.environ.get("REQUIRE_BROWSER"), "chromium or chromedriver is missing"
+        pytest.skip("needs chromium and chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (
+        *("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1300,1500"),
+        # A browser that asks nothing of the network.
+        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+        *("--no-first-run", "--disable-quic"),
+    ):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    chrome = webdriver.Chrome(options=options, service=Service(driver))
+    yield chrome
+    chrome.quit()
 
 
 @pytest.fixture(autouse=True)

@@ -162,9 +162,8 @@ def test_a_baseline_that_may_have_seen_the_text_is_warned_of(
     capsys.readouterr()
     assert main(["evaluate", str(suite_folder), "--baseline", "saes", *QUICK]) == 0
     assert "it may have seen the text of this comparison" in capsys.readouterr().err
-    (tmp_path / "saes" / HOOK_NAMES[1] / "runner_cfg.json").write_text("{")
-    (tmp_path / "saes" / HOOK_NAMES[0] / "runner_cfg.json").write_text("{")
-    (tmp_path / "saes" / HOOK_NAMES[2] / "runner_cfg.json").write_text("{")
+    for name in HOOK_NAMES:
+        (tmp_path / "saes" / name / "runner_cfg.json").write_text("{")
     assert "cannot be read" in failure(capsys, str(suite_folder), "--baseline", "saes")
 
 

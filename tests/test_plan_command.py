@@ -1,13 +1,10 @@
 """`sae-lens-groups plan`: what it prints and writes, and the page in a real browser."""
 
 import json
-import os
 import re
-import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,6 @@ import numpy as np
 import pytest
 from datasets import Dataset
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -220,28 +216,6 @@ def test_the_png_is_drawn_for_any_number_of_layers(n_layers: int, tmp_path: Path
     content = (tmp_path / "plan.png").read_bytes()
     assert content[:8] == b"\x89PNG\r\n\x1a\n"
     assert struct.unpack(">II", content[16:24]) == (1950, 728)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[webdriver.Chrome]:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        # CI sets it, so that the page cannot go untested there.
-        assert not os.environ.get("REQUIRE_BROWSER"), "chromium or chromedriver is missing"
-        pytest.skip("needs chromium and chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (
-        *("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1300,1500"),
-        # A browser that asks nothing of the network.
-        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-        *("--no-first-run", "--disable-quic"),
-    ):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = webdriver.Chrome(options=options, service=Service(driver))
-    yield chrome
-    chrome.quit()
 
 
 def shown_groups(browser: webdriver.Chrome) -> list[str]:

@@ -2,10 +2,8 @@
 
 import json
 import math
-import os
 import re
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ from hypothesis import strategies as st
 from sae_lens.load_model import load_model
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
@@ -324,28 +321,6 @@ def test_every_layer_has_a_line_of_at_most_100_columns(values: list[float], low:
 
 
 # --- the page ---
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[webdriver.Chrome]:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        # CI sets it, so that the page cannot go untested there.
-        assert not os.environ.get("REQUIRE_BROWSER"), "chromium or chromedriver is missing"
-        pytest.skip("needs chromium and chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (
-        *("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1300,1500"),
-        # A browser that asks nothing of the network.
-        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-        *("--no-first-run", "--disable-quic"),
-    ):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    chrome = webdriver.Chrome(options=options, service=Service(driver))
-    yield chrome
-    chrome.quit()
 
 
 def open_page(browser: webdriver.Chrome, page: str, folder: Path, n_plots: int) -> None:

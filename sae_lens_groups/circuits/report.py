@@ -1,7 +1,7 @@
 """What was measured: tasks, and for each solved one a curve per layer."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from sae_lens_groups.layers import HookTemplate
@@ -22,6 +22,10 @@ class CurvePoint:
     faithfulness_without_error: float
     completeness_with_error: float
     completeness_without_error: float
+
+
+ROW_COLUMNS = ("task", "layer", "hook_name", *(field.name for field in fields(CurvePoint)))
+"""What `FaithfulnessReport.to_rows` gives, also where no task was solved."""
 
 
 @dataclass(frozen=True, kw_only=True)

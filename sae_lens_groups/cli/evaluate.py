@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from datasets import IterableDataset
@@ -16,7 +16,7 @@ from transformer_lens import HookedRootModule
 from sae_lens_groups import files
 from sae_lens_groups.baseline import Baseline, open_baseline
 from sae_lens_groups.circuits import TASKS, task_named
-from sae_lens_groups.cli.flags import as_mistakes
+from sae_lens_groups.cli.flags import OwnFlags, as_mistakes
 from sae_lens_groups.dataset import (
     as_stream,
     held_out_rows,
@@ -167,14 +167,8 @@ def _commands(suite: SAESuite, args: Sequence[str]) -> list[str]:
     return [f"sae-lens-groups {shlex.join(train)}", again]
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line, as for every other mistake."""
-        raise ConfigError(f"{message}; `sae-lens-groups evaluate --help` lists the flags")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = OwnFlags(
         prog="sae-lens-groups evaluate",
         allow_abbrev=False,
         description="Scores every layer of a suite with SAELens's metrics, on text that training "

@@ -112,6 +112,14 @@ def _config_file(args: Sequence[str]) -> tuple[dict[str, Any] | None, list[str]]
     return saved, ["--architecture", architecture, *rest]
 
 
+class OwnFlags(argparse.ArgumentParser):
+    """Reads the flags that a command has beside those of the config, or instead of them."""
+
+    def error(self, message: str) -> NoReturn:
+        """One line, as for every other mistake."""
+        raise ConfigError(f"{message}; `{self.prog} --help` lists the flags")
+
+
 class _Parser(simple_parsing.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line, where argparse would print the usage of a hundred flags before it."""

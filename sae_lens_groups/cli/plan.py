@@ -3,13 +3,12 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from sae_lens_groups import files
-from sae_lens_groups.cli.flags import ParsedFlags, as_mistakes, parse_flags
+from sae_lens_groups.cli.flags import OwnFlags, ParsedFlags, as_mistakes, parse_flags
 from sae_lens_groups.count_cost import count_flops, time_steps
 from sae_lens_groups.dataset import open_dataset, require_usable_rows
-from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.measure import find_metric, measure_layer_distances
 from sae_lens_groups.model import (
     d_vocab,
@@ -84,14 +83,8 @@ def _complete(flags: ParsedFlags, model: Any) -> None:
         cfg.sae.d_sae = _EXPANSION * cfg.sae.d_in
 
 
-class _OwnFlags(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line, as for every other mistake."""
-        raise ConfigError(f"{message}; `sae-lens-groups plan --help` lists the flags")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _OwnFlags(
+    parser = OwnFlags(
         prog="sae-lens-groups plan",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

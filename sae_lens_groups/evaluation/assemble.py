@@ -60,10 +60,9 @@ def compare(
     )
 
 
-def feature_layers(suite: SAESuite, results: Results) -> tuple[FeatureLayers, ...]:
+def feature_layers(suite: SAESuite, results: Results, n_tokens: int) -> tuple[FeatureLayers, ...]:
     """On which layers of its group each feature fires, a group each."""
     template = suite.manifest.hook_template
-    n_tokens = int(next(iter(results.values())).sums.values["n_tokens"].sum())
 
     def counted(group: LayerGroup) -> np.ndarray:
         of_layers = [results[template.hook_name(layer)].n_firings_F for layer in group.layers]

@@ -13,7 +13,7 @@ from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.count_cost import flops_of, flops_of_sae_step
 
 # Of a run that counts a step of its SAE and does not train: nothing is read for it.
-_NOT_NEEDED = {
+_NOT_NEEDED: dict[str, Any] = {
     "device": "cpu",
     "layer_groups": "each",
     "layer_alignment": "none",
@@ -56,8 +56,7 @@ def training_cost(
     if any(name not in model.hook_dict for name in hook_names):
         return None
     try:
-        flags = {name: value for name, value in _NOT_NEEDED.items() if name in settings}
-        cfg = GroupSAERunnerConfig.from_saved(settings, **{**flags, "layer_groups": "each"})
+        cfg = GroupSAERunnerConfig.from_saved(settings, **_NOT_NEEDED)
         training_tokens = int(settings["training_tokens"])
         sae_step = flops_of_sae_step(cfg)
     # Settings of another version, or edited by hand.

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ class EvaluatedTokens:
         """Tokens per prompt."""
         return self.batches[0].shape[1]
 
-    @property
+    @cached_property
     def n_tokens(self) -> int:
         """Tokens that count, in all batches."""
         excluded = torch.tensor(self.excluded, dtype=torch.long)

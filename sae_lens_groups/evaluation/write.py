@@ -1,14 +1,13 @@
 """Writes what an evaluation found beside the suite: CSV for people, SAELens's JSON for tools."""
 
-import csv
-import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sae_lens.evals import get_eval_everything_config, process_results
 
 from sae_lens_groups import files
+from sae_lens_groups.circuits.report import ROW_COLUMNS
 from sae_lens_groups.evaluation.metrics import SECTIONS
 from sae_lens_groups.evaluation.result import LayerScores, SuiteEvaluation
 from sae_lens_groups.evaluation.sweep import LayerResults
@@ -24,16 +23,6 @@ _MISSED_COLUMNS = (
     "frequency",
     "largest_cosine",
     "nearest_feature",
-)
-_FAITHFULNESS_COLUMNS = (
-    "task",
-    "layer",
-    "hook_name",
-    "n_features",
-    "faithfulness_with_error",
-    "faithfulness_without_error",
-    "completeness_with_error",
-    "completeness_without_error",
 )
 
 
@@ -51,20 +40,20 @@ def write_evaluation(
     ]
     with files.replaced_folder(suite.path / files.EVALUATION_FOLDER) as details:
         process_results(saelens_results, str(details))
-        files.write_text(details / FEATURE_LAYERS, _csv(_feature_rows(evaluation)))
+        files.write_text(details / FEATURE_LAYERS, files.csv_text(_feature_rows(evaluation)))
         if evaluation.comparison is not None:
             files.write_text(
-                details / MISSED_FEATURES, _csv(_missed_rows(evaluation), _MISSED_COLUMNS)
+                details / MISSED_FEATURES, files.csv_text(_missed_rows(evaluation), _MISSED_COLUMNS)
             )
         if evaluation.faithfulness is not None:
             rows = evaluation.faithfulness.to_rows()
-            files.write_text(details / FAITHFULNESS, _csv(rows, _FAITHFULNESS_COLUMNS))
+            files.write_text(details / FAITHFULNESS, files.csv_text(rows, ROW_COLUMNS))
     files.write_text(suite.path / files.EVALUATION, scores_to_csv(evaluation))
 
 
 def scores_to_csv(scores: Iterable[LayerScores]) -> str:
     """The text of `evaluation.csv`: one row per layer."""
-    return _csv([score.to_row() for score in scores])
+    return files.csv_text([score.to_row() for score in scores])
 
 
 def _saelens_result(
@@ -136,17 +125,3 @@ def _missed_rows(evaluation: SuiteEvaluation) -> Iterable[dict[str, Any]]:
                 "largest_cosine": f"{match.cosine_G[n].item():.4f}",
                 "nearest_feature": match.nearest_G[n].item(),
             }
-
-
-def _csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
-    """Rows by column name; a column that some rows lack stays empty there.
-
-    `columns` are there even without a row.
-    """
-    rows = list(rows)
-    columns = list(dict.fromkeys([*columns, *(name for row in rows for name in row)]))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -13,7 +13,7 @@ from sae_lens_groups.drawing import layer_step
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.plan.picture import CHOSEN, COLOUR_MAP, CURVES
 
-SUITE, GREEN, PURPLE, BASELINE = CURVES
+SUITE, _, PURPLE, BASELINE = CURVES
 WORSE = CHOSEN
 FONT = {"family": "system-ui, sans-serif", "size": 12, "color": "#222"}
 _BAND = "#eff2f5"
