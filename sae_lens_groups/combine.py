@@ -7,8 +7,9 @@ from sae_lens_groups import files
 from sae_lens_groups.dataset import is_same_dataset
 from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.layers import LayerGroup, disjoint
+from sae_lens_groups.manifest import read_manifest
 from sae_lens_groups.source import InitSource
-from sae_lens_groups.suite import SAESuite, read_json, read_manifest
+from sae_lens_groups.suite import SAESuite
 
 
 def kept_groups(
@@ -97,7 +98,7 @@ def rows_read_with_source(
     if source is None or source.suite_folder is None:
         return rows_read
     settings = source.suite_folder / files.RUNNER_CFG
-    of_run = read_json(settings) if settings.exists() else {}
+    of_run = files.read_json(settings) if settings.exists() else {}
     if not is_same_dataset(of_run.get("dataset_path"), dataset_path):
         return rows_read
     of_source = read_manifest(source.suite_folder).dataset_rows_read

@@ -13,6 +13,8 @@ GroupSAEError (a ValueError)
 ├── CheckpointError             a checkpoint that is missing, broken or of another run
 ├── OutputFolderError           an output folder that already holds something
 ├── SuiteError                  a folder that is no suite, or a broken one
+├── PublishError                a suite that cannot be published as it is
+├── HubError                    the Hugging Face Hub cannot be reached, or refuses
 └── UnknownLayerError           a suite asked for a layer that it does not have (also a KeyError)
 TrainingInterrupted (a KeyboardInterrupt)
 """
@@ -71,6 +73,14 @@ class OutputFolderError(GroupSAEError):
 
 class SuiteError(GroupSAEError):
     """A folder that is not a suite, or a broken one."""
+
+
+class PublishError(GroupSAEError):
+    """A suite that cannot be published as it is: incomplete, or with something private in it."""
+
+
+class HubError(GroupSAEError):
+    """The Hugging Face Hub cannot be reached, does not have what is asked for, or refuses."""
 
 
 class UnknownLayerError(GroupSAEError, KeyError):

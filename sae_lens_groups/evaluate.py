@@ -65,6 +65,7 @@ def evaluate_suite(
         OutputFolderError: the suite's folder cannot be written to.
         UnknownNameError: there is no such task.
     """
+    suite.require_whole("an evaluation")
     require_own_saes(suite)
     require_writable(suite)
     require_fitting_model(suite, model)

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import json
 import os
 import shutil
 import tempfile
@@ -11,7 +12,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from sae_lens_groups.errors import OutputFolderError
+from sae_lens_groups.errors import OutputFolderError, SuiteError
 
 SUITE = "suite.json"
 GROUPS = "groups"
@@ -21,6 +22,7 @@ PLAN_PICTURE = "plan.png"
 EVALUATION = "evaluation.csv"
 EVALUATION_FOLDER = "evaluation"
 REPORT = "report.html"
+CARD = "README.md"
 CURVES = "training_curves.csv"
 TRANSFER = "transfer.json"
 # SAELens's names, written out because importing SAELens takes seconds.
@@ -117,6 +119,18 @@ def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> 
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What a JSON file beside an SAE says.
+
+    Raises:
+        SuiteError: it is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SuiteError(f"{str(path)!r} cannot be read: {error}") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -15,7 +15,7 @@ from sae_lens_groups.fold import require_foldable
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.manifest import group_metadata
 from sae_lens_groups.normalization import ESTIMATED_MODES
-from sae_lens_groups.source import is_training_form
+from sae_lens_groups.saved_saes import SavedSAE
 from sae_lens_groups.unreadable import UNREADABLE
 
 # What SAELens records of a run in each SAE's metadata.
@@ -89,7 +89,7 @@ def _pretrained(cfg: GroupSAERunnerConfig[Any]) -> TrainingSAE[Any]:
             f"from_pretrained_path {path!r} holds no SAE in training form: {error}; name a folder "
             "that SAELens's checkpoints or a suite's groups/ hold"
         ) from error
-    if not is_training_form(Path(path)):
+    if not SavedSAE(Path(path)).is_training_form:
         raise ConfigError(
             f"from_pretrained_path {path!r} holds an SAE in inference form, which cannot be "
             "trained further; name one in training form, as in checkpoints or a suite's groups/"

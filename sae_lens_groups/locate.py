@@ -1,19 +1,20 @@
 """Finds what `init_from` names: a folder, or a suite or an SAE on the Hub."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-
 from sae_lens_groups import files
-from sae_lens_groups.errors import InitSourceError
+from sae_lens_groups.download_suite import FACTS, download_groups, download_suite
+from sae_lens_groups.errors import GroupSAEError, InitSourceError
+from sae_lens_groups.hub import HubRepo
 
 FORMS = (
-    "name a suite's folder, the folder of a SAELens SAE, release:sae_id, owner/repo for a suite on "
-    "the Hub, or owner/repo:sae_id for an SAE there"
+    "name a suite's folder, the folder of one or several SAELens SAEs, release:sae_id, owner/repo "
+    "for a suite on the Hub, or owner/repo:sae_id for an SAE there"
 )
-_SUITE_FACTS = [files.SUITE, files.RUNNER_CFG]
 
 
 @dataclass(frozen=True)
@@ -24,19 +25,23 @@ class HubSuite:
 
     def facts_folder(self) -> Path:
         """A local folder with what the suite says of itself, and perhaps more."""
-        return self._downloaded(_SUITE_FACTS)
+        with self._as_source():
+            return HubRepo(self.repo_id).fetch(FACTS)
 
     def groups_folder(self, *, whole: bool) -> Path:
         """A local folder with the SAEs of its groups too; with all its files if `whole`."""
-        return self._downloaded(None if whole else [*_SUITE_FACTS, f"{files.GROUPS}/*"])
+        with self._as_source():
+            repo = HubRepo(self.repo_id)
+            return download_suite(repo, None) if whole else download_groups(repo)
 
-    def _downloaded(self, patterns: list[str] | None) -> Path:
+    @contextlib.contextmanager
+    def _as_source(self) -> Iterator[None]:
         try:
-            return Path(snapshot_download(self.repo_id, allow_patterns=patterns))
-        except Exception as error:  # the client raises whatever its transport does
+            yield
+        except GroupSAEError as error:
             raise InitSourceError(
                 f"init_from {self.repo_id!r} is no folder, and cannot be had from the Hub: "
-                f"{first_line(error)}; {FORMS}"
+                f"{error}; {FORMS}"
             ) from error
 
 
@@ -91,8 +96,3 @@ def run_training_tokens(folder: Path) -> int | None:
 
 def _is_suite(folder: Path) -> bool:
     return (folder / files.SUITE).is_file()
-
-
-def first_line(error: Exception) -> str:
-    """What an error says first; its name where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -1,13 +1,15 @@
 """`suite.json`: what a suite folder holds, as one frozen value that reads and writes itself."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from sae_lens_groups import files
 from sae_lens_groups.alignment import NONE
-from sae_lens_groups.errors import SuiteError
-from sae_lens_groups.layers import HookTemplate, LayerGroup, disjoint
+from sae_lens_groups.errors import SuiteError, UnknownLayerError
+from sae_lens_groups.layers import HookTemplate, LayerGroup, disjoint, format_layer_groups
 from sae_lens_groups.plan.group_plan import GroupPlan
 from sae_lens_groups.transfer_report import TransferReport
 
@@ -51,6 +53,29 @@ class SuiteManifest:
     def hook_names(self) -> list[str]:
         """The hook of each layer, lowest layer first."""
         return self.hook_template.hook_names(self.groups)
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether the SAEs were trained elsewhere, so that nothing is known of how."""
+        return "sae-lens-groups" not in self.versions
+
+    def require_layers(self, layers: Iterable[int] | None) -> list[int]:
+        """These of its layers, lowest first; all where it is None.
+
+        Raises:
+            UnknownLayerError: it lacks one, or none is asked for.
+        """
+        if layers is None:
+            return self.layers
+        wanted = sorted(set(layers))
+        unknown = [layer for layer in wanted if layer not in self.scaling_factors]
+        if unknown or not wanted:
+            asked = f"layers {unknown}" if unknown else "an empty list of layers"
+            raise UnknownLayerError(
+                f"this suite has no SAE for {asked}; it has the layers "
+                f"{format_layer_groups(self.groups)}"
+            )
+        return wanted
 
     def layer_of(self, hook_name: str) -> int | None:
         """The layer of one of the suite's hooks; None for any other name."""
@@ -156,3 +181,17 @@ class SuiteManifest:
 def group_metadata(group: LayerGroup) -> dict[str, Any]:
     """The group's part of the metadata that its SAEs carry under `sae_lens_groups`."""
     return {"group": group.name, "layers": list(group.layers)}
+
+
+def read_manifest(folder: Path) -> SuiteManifest:
+    """The manifest of the suite in a folder.
+
+    Raises:
+        SuiteError: there is no suite, or its manifest is broken or of a newer format.
+    """
+    if not (folder / files.SUITE).is_file():
+        raise SuiteError(
+            f"{str(folder)!r} is no suite: it has no {files.SUITE}; "
+            "give the output_path of a training run"
+        )
+    return SuiteManifest.from_json((folder / files.SUITE).read_text(encoding="utf-8"))

@@ -1,23 +1,25 @@
 """Opens the trained SAEs that `init_from` names."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sae_lens import SAE, TrainingSAE
-from sae_lens.constants import ACTIVATION_SCALER_CFG_FILENAME, SAE_CFG_FILENAME
+from sae_lens import SAE
+from sae_lens.constants import SAE_CFG_FILENAME
 from sae_lens.training.activation_scaler import ActivationScaler
 
 from sae_lens_groups import files
-from sae_lens_groups.errors import GroupSAEError, HookNameError, InitSourceError
+from sae_lens_groups.errors import GroupSAEError, HookNameError, InitSourceError, SuiteError
+from sae_lens_groups.hub import first_line
 from sae_lens_groups.layer_scalers import has_layer_scalers, load_layer_scalers
 from sae_lens_groups.layers import HookTemplate, LayerGroup
-from sae_lens_groups.locate import FORMS, HubSAE, HubSuite, first_line, locate
+from sae_lens_groups.load_suite import imported_manifest
+from sae_lens_groups.locate import FORMS, HubSAE, HubSuite, locate
+from sae_lens_groups.manifest import read_manifest
 from sae_lens_groups.normalization import MEAN_NORM, WHITENING
 from sae_lens_groups.quiet import without_model_kwargs_advice
-from sae_lens_groups.suite import read_manifest
+from sae_lens_groups.saved_saes import SavedSAE, find_saes, is_groups_own
 from sae_lens_groups.unreadable import UNREADABLE
 
 
@@ -88,14 +90,8 @@ def open_source(init_from: str, *, whole: bool = False) -> InitSource:
     if isinstance(place, HubSAE):
         return _open_hub_sae(init_from, place)
     if isinstance(place, HubSuite):
-        _open_folder(init_from, place.facts_folder())  # is it one, before all of it is downloaded?
         return _open_folder(init_from, place.groups_folder(whole=whole))
     return _open_folder(init_from, place)
-
-
-def is_training_form(folder: Path) -> bool:
-    """Whether a folder holds an SAE that can be trained further, rather than its inference form."""
-    return "decoder_init_norm" in json.loads((folder / SAE_CFG_FILENAME).read_text())
 
 
 def _open_folder(name: str, folder: Path) -> InitSource:
@@ -103,17 +99,17 @@ def _open_folder(name: str, folder: Path) -> InitSource:
         return _open_suite(name, folder)
     if (folder / SAE_CFG_FILENAME).is_file():
         return _open_sae_folder(name, folder)
-    inside = sorted(path.parent.name for path in folder.glob(f"*/{SAE_CFG_FILENAME}"))
-    raise InitSourceError(
-        f"init_from {name!r} is neither a suite nor a SAELens SAE: it has no {files.SUITE} and no "
-        f"{SAE_CFG_FILENAME}; "
-        + (f"name one of the SAEs in it: {', '.join(inside[:8])}" if inside else FORMS)
-    )
+    try:
+        return _open_saes(name, find_saes(folder, name))
+    except SuiteError as error:
+        raise InitSourceError(f"init_from {error}") from error
 
 
 def _open_suite(name: str, folder: Path) -> InitSource:
     try:
         manifest = read_manifest(folder)
+        if manifest.is_imported:
+            return _open_saes(name, find_saes(folder, name))
     except GroupSAEError as error:
         raise InitSourceError(f"init_from {name!r}: {error}") from error
 
@@ -125,21 +121,41 @@ def _open_suite(name: str, folder: Path) -> InitSource:
         groups=manifest.groups,
         hook_template=manifest.hook_template,
         model_name=manifest.model_name,
-        load_sae=lambda group: _load_sae(group_folder(group.first)),
+        load_sae=lambda group: SavedSAE(group_folder(group.first)).load(),
         load_scaler=lambda layer: _layer_scaler(name, group_folder(layer), layer),
         suite_folder=folder,
     )
 
 
+def _open_saes(name: str, saes: Mapping[str, SavedSAE]) -> InitSource:
+    """SAEs of several layers that were trained elsewhere."""
+    manifest = imported_manifest(name, saes)
+
+    def sae_of(layer: int) -> SavedSAE:
+        return saes[manifest.hook_template.hook_name(layer)]
+
+    return InitSource(
+        name=name,
+        groups=manifest.groups,
+        hook_template=manifest.hook_template,
+        model_name=manifest.model_name,
+        load_sae=lambda group: sae_of(group.first).load(),
+        load_scaler=lambda layer: _scaler_of(
+            name, sae_of(layer).cfg.get("normalize_activations"), sae_of(layer).scaler_file
+        ),
+    )
+
+
 def _open_sae_folder(name: str, folder: Path) -> InitSource:
+    saved = SavedSAE(folder)
     try:
-        sae = _load_sae(folder)
+        sae = saved.load()
     except UNREADABLE as error:
         raise InitSourceError(f"init_from {name!r} holds no SAELens SAE: {error}") from error
     if is_groups_own(sae):  # a folder in a suite's groups/ or in a checkpoint
         return _single(name, sae, lambda layer: _layer_scaler(name, folder, layer))
-    scaler_file = folder / ACTIVATION_SCALER_CFG_FILENAME
-    return _single(name, sae, lambda _: _scaler_of(name, sae, scaler_file))
+    mode = sae.cfg.normalize_activations
+    return _single(name, sae, lambda _: _scaler_of(name, mode, saved.scaler_file))
 
 
 def _open_hub_sae(name: str, place: HubSAE) -> InitSource:
@@ -156,7 +172,7 @@ def _open_hub_sae(name: str, place: HubSAE) -> InitSource:
             f"init_from {name!r} is a group's own SAE, whose scaling lies beside it; "
             f"name the whole suite, {place.release}"
         )
-    return _single(name, sae, lambda _: _scaler_of(name, sae, None))
+    return _single(name, sae, lambda _: _scaler_of(name, sae.cfg.normalize_activations, None))
 
 
 def _single(
@@ -186,18 +202,6 @@ def _single(
     )
 
 
-def _load_sae(folder: Path) -> SAE[Any]:
-    """The SAE in a folder, in the form that it is in."""
-    with without_model_kwargs_advice():
-        return (TrainingSAE if is_training_form(folder) else SAE).load_from_disk(folder)
-
-
-def is_groups_own(sae: SAE[Any]) -> bool:
-    """Whether an SAE is a group's, on scaled activations, rather than one layer's exported one."""
-    own: Mapping[str, Any] = sae.cfg.metadata.sae_lens_groups or {}
-    return "layers" in own and "layer" not in own
-
-
 def _layer_scaler(name: str, group_folder: Path, layer: int) -> ActivationScaler:
     if not has_layer_scalers(group_folder, [layer]):
         raise InitSourceError(
@@ -207,9 +211,8 @@ def _layer_scaler(name: str, group_folder: Path, layer: int) -> ActivationScaler
     return load_layer_scalers(group_folder, [layer])[layer]
 
 
-def _scaler_of(name: str, sae: SAE[Any], scaler_file: Path | None) -> ActivationScaler | None:
+def _scaler_of(name: str, mode: str | None, scaler_file: Path | None) -> ActivationScaler | None:
     """What SAELens scaled a single SAE's activations by in training."""
-    mode = sae.cfg.normalize_activations
     if mode not in (MEAN_NORM, WHITENING):
         return ActivationScaler()
     if scaler_file is not None and scaler_file.exists():

@@ -2,28 +2,27 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from sae_lens import SAE, TrainingSAE
 from sae_lens.constants import SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME
 from sae_lens.training.activation_scaler import ActivationScaler
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from sae_lens_groups import files
 from sae_lens_groups.errors import SuiteError, UnknownLayerError
 from sae_lens_groups.layer_scalers import (
-    has_layer_scalers,
-    load_layer_scalers,
     save_layer_scalers,
 )
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.manifest import SuiteManifest
-from sae_lens_groups.quiet import without_model_kwargs_advice
-from sae_lens_groups.training_curves import TrainingPoint, points_from_csv, points_to_csv
-from sae_lens_groups.unreadable import UNREADABLE
+from sae_lens_groups.training_curves import TrainingPoint, points_to_csv
+
+if TYPE_CHECKING:
+    from sae_lens_groups.publish import Published
 
 
 class SAESuite(Mapping[str, SAE[Any]]):
@@ -35,26 +34,31 @@ class SAESuite(Mapping[str, SAE[Any]]):
 
     manifest: SuiteManifest
     """Groups, layers and scaling: the content of `suite.json`."""
+    layers: tuple[int, ...]
+    """The layers that it holds SAEs for: all of the manifest's, or those that were asked for."""
     training_curves: tuple[TrainingPoint, ...]
     """How training went; empty where the suite does not hold it."""
     path: Path | None
-    """The folder the suite was loaded from or saved to; None for one in memory only."""
+    """The folder the suite was loaded from or saved to; None where it is not the user's own."""
 
     def __init__(
         self,
         manifest: SuiteManifest,
         build_layer: Callable[[int], SAE[Any]],
-        build_group: Callable[[LayerGroup], TrainingSAE[Any]],
+        build_group: Callable[[LayerGroup], TrainingSAE[Any]] | None,
         build_scaler: Callable[[int], ActivationScaler] | None,
-        build_sparsity: Callable[[int], torch.Tensor],
+        build_sparsity: Callable[[int], torch.Tensor | None],
+        layers: Sequence[int] | None = None,
         runner_cfg: Mapping[str, Any] | None = None,
         training_curves: tuple[TrainingPoint, ...] = (),
         path: Path | None = None,
     ) -> None:
         self.manifest = manifest
+        self.layers = tuple(manifest.layers if layers is None else layers)
         self.training_curves = training_curves
         self.runner_cfg = runner_cfg
         self.path = path
+        self._evaluated_in = path
         self._build_layer = build_layer
         self._build_group = build_group
         self._build_scaler = build_scaler
@@ -63,21 +67,19 @@ class SAESuite(Mapping[str, SAE[Any]]):
 
     def __getitem__(self, hook_name: str) -> SAE[Any]:
         layer = self.manifest.layer_of(hook_name)
-        if layer is None:
-            raise UnknownLayerError(
-                f"this suite has no SAE for {hook_name!r}; it has {self._layers_in_words()}"
-            )
+        if layer not in self.layers:
+            raise self._unknown(repr(hook_name))
         return self.layer(layer)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.manifest.hook_names)
+        return map(self.manifest.hook_template.hook_name, self.layers)
 
     def __len__(self) -> int:
-        return len(self.manifest.layers)
+        return len(self.layers)
 
     def __contains__(self, hook_name: object) -> bool:
         # Mapping's own would build the SAE to find out.
-        return isinstance(hook_name, str) and self.manifest.layer_of(hook_name) is not None
+        return isinstance(hook_name, str) and self.manifest.layer_of(hook_name) in self.layers
 
     def __repr__(self) -> str:
         model_name = Path(self.manifest.model_name)
@@ -87,16 +89,19 @@ class SAESuite(Mapping[str, SAE[Any]]):
 
     def layer(self, layer: int) -> SAE[Any]:
         """The SAE of a layer by its number."""
-        if layer not in self.manifest.scaling_factors:
-            raise UnknownLayerError(
-                f"this suite has no SAE for layer {layer}; it has {self._layers_in_words()}"
-            )
+        if layer not in self.layers:
+            raise self._unknown(f"layer {layer}")
         if layer not in self._built:
             self._built[layer] = self._build_layer(layer)
         return self._built[layer]
 
     def group(self, group: LayerGroup) -> TrainingSAE[Any]:
         """A group's SAE in training form, which works on scaled activations."""
+        if self._build_group is None:
+            raise SuiteError(
+                "this suite holds plain SAEs only: they were not trained in groups, and are not in "
+                "training form"
+            )
         return self._build_group(group)
 
     def scaler(self, layer: int) -> ActivationScaler:
@@ -106,14 +111,29 @@ class SAESuite(Mapping[str, SAE[Any]]):
         """
         if self._build_scaler is None:
             raise SuiteError(
-                f"this suite does not hold the scaling of layer {layer}, which suites do since "
-                "sae-lens-groups 0.3.0"
+                f"this suite does not hold the scaling of layer {layer}, which the suites that "
+                "sae-lens-groups trains do since 0.3.0"
             )
         return self._build_scaler(layer)
 
     def log_sparsity(self, layer: int) -> torch.Tensor:
         """log10 firing frequency of each feature on this layer. Shape (d_sae,)."""
-        return self._build_sparsity(layer)
+        log_sparsity_F = self._build_sparsity(layer)
+        if log_sparsity_F is None:
+            raise SuiteError(f"this suite does not hold how often the features of {layer=} fire")
+        return log_sparsity_F
+
+    def require_whole(self, doing: str) -> None:
+        """Refuses a suite of which only some layers were loaded.
+
+        Raises:
+            SuiteError: it is one.
+        """
+        if len(self.layers) < len(self.manifest.layers):
+            raise SuiteError(
+                f"this suite holds {len(self.layers)} of the {len(self.manifest.layers)} layers "
+                f"that it was trained for, too few for {doing}; load it without layers="
+            )
 
     def expected_files(self) -> list[Path]:
         """The weights and statistics that a suite's folder holds, whether they are there or not."""
@@ -125,84 +145,154 @@ class SAESuite(Mapping[str, SAE[Any]]):
             *(folder / SPARSITY_FILENAME for folder in folders),
         ]
 
-    def _layers_in_words(self) -> str:
-        names = self.manifest.hook_names
-        return f"{len(names)} layers, {names[0]} to {names[-1]}"
+    def _unknown(self, asked: str) -> UnknownLayerError:
+        names = list(self)
+        has = f"{len(names)} layers, {names[0]} to {names[-1]}"
+        return UnknownLayerError(f"this suite has no SAE for {asked}; it has {has}")
 
     def save(self, path: str | Path) -> Path:
         """Writes the suite folder, complete or not at all, and returns its path.
 
         Raises:
             OutputFolderError: the folder already holds something.
+            SuiteError: only some of its layers were loaded.
         """
         path = Path(path)
+        self.save_copy(path)
+        self.path = self._evaluated_in = path
+        return path
+
+    def save_copy(self, path: Path) -> None:
+        """Writes what `save` writes, and leaves the suite where it is."""
+        self.require_whole("a folder")
         with files.new_folder(path) as folder:
-            for layer in self.manifest.layers:
+            for layer in self.layers:
                 self._save_layer(layer, folder / self.manifest.hook_template.hook_name(layer))
-            for group in self.manifest.groups:
-                of_group = folder / files.GROUPS / group.name
-                self._build_group(group).save_model(of_group)
-                if self._build_scaler is not None:
+            if self._build_group is not None:
+                for group in self.manifest.groups:
+                    self._build_group(group).save_model(folder / files.GROUPS / group.name)
+            if self._build_scaler is not None:
+                for group in self.manifest.groups:
                     scalers = {layer: self._build_scaler(layer) for layer in group.layers}
-                    save_layer_scalers(of_group, scalers)
+                    save_layer_scalers(folder / files.GROUPS / group.name, scalers)
             if self.runner_cfg is not None:
                 files.write_text(
                     folder / files.RUNNER_CFG, json.dumps(self.runner_cfg, indent=2) + "\n"
                 )
             if self.training_curves:
                 files.write_text(folder / files.CURVES, points_to_csv(self.training_curves))
-            if self.path is not None:
-                _copy_evaluation(self.path, folder)
+            if self._evaluated_in is not None:
+                _copy_evaluation(self._evaluated_in, folder)
             files.write_text(folder / files.SUITE, self.manifest.to_json())
-        self.path = path
-        return path
 
     def _save_layer(self, layer: int, folder: Path) -> None:
         # Not through self.layer: saving a large suite must not hold all of its SAEs.
         sae = self._built[layer] if layer in self._built else self._build_layer(layer)
         sae.save_model(folder)
-        save_file({"sparsity": self.log_sparsity(layer)}, folder / SPARSITY_FILENAME)
+        log_sparsity_F = self._build_sparsity(layer)
+        if log_sparsity_F is not None:
+            save_file({"sparsity": log_sparsity_F}, folder / SPARSITY_FILENAME)
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "cpu") -> "SAESuite":
+    def load(
+        cls, path: str | Path, device: str = "cpu", *, layers: Iterable[int] | None = None
+    ) -> "SAESuite":
         """The suite in a folder that `save` or a training run wrote.
+
+        A folder of SAEs that SAELens or someone else trained, one per layer, becomes a suite too.
+
+        Args:
+            layers: only these; all where it is None.
 
         Raises:
             SuiteError: there is no suite, or it is broken or of a newer format.
+            UnknownLayerError: it lacks one of the layers.
         """
-        path = Path(path)
-        manifest = read_manifest(path)
-        folders = {layer: path / name for layer, name in zip(manifest.layers, manifest.hook_names)}
-        missing = [folder.name for folder in folders.values() if not folder.is_dir()]
-        if missing:
-            raise SuiteError(f"suite {str(path)!r} lacks the folders {', '.join(missing)}")
-        runner_cfg, curves = path / files.RUNNER_CFG, path / files.CURVES
-        return cls(
-            manifest,
-            build_layer=lambda layer: _load_sae(SAE, folders[layer], device),
-            build_group=lambda group: _load_sae(
-                TrainingSAE, path / files.GROUPS / group.name, device
-            ),
-            build_scaler=_scaler_loader(path, manifest),
-            build_sparsity=lambda layer: load_file(folders[layer] / SPARSITY_FILENAME)["sparsity"],
-            runner_cfg=read_json(runner_cfg) if runner_cfg.exists() else None,
-            training_curves=points_from_csv(curves.read_text()) if curves.exists() else (),
-            path=path,
+        from sae_lens_groups.load_suite import load_suite
+
+        return load_suite(Path(path), device, layers)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_id: str,
+        *,
+        revision: str | None = None,
+        layers: Iterable[int] | None = None,
+        token: str | bool | None = None,
+        device: str = "cpu",
+    ) -> "SAESuite":
+        """A suite from the Hugging Face Hub, kept in the Hub's cache on this machine.
+
+        A repository of SAEs that SAELens or someone else trained, one per layer, becomes a suite
+        too. `save` makes a folder of its own of it, for example to evaluate it.
+
+        Args:
+            layers: only these are downloaded, and only they are in the suite; all where it is None.
+
+        Raises:
+            HubError: there is no such repository or revision, or the Hub cannot be reached.
+            SuiteError: the repository holds no SAELens SAEs, or broken ones.
+            UnknownLayerError: it lacks one of the layers.
+        """
+        from sae_lens_groups.download_suite import download_suite
+        from sae_lens_groups.hub import HubRepo
+        from sae_lens_groups.load_suite import load_suite
+
+        layers = None if layers is None else sorted(set(layers))
+        folder = download_suite(HubRepo(repo_id, revision, token), layers)
+        suite = load_suite(folder, device, layers)
+        suite.path = None  # results do not belong in the Hub's cache
+        return suite
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        create_pr: bool = False,
+        base_model: str | None = None,
+        dataset_name: str | None = None,
+        license: str | None = None,  # noqa: A002  # as the Hub's cards call it
+        allow: Collection[str] = (),
+    ) -> "Published":
+        """Publishes the suite on the Hugging Face Hub, where plain SAELens loads every layer.
+
+        What lies in the suite's folder goes up in one commit, with a model card; publishing the
+        same again makes no commit, and an interrupted upload goes on where it stopped. Local paths
+        become names, and nothing is sent while a path, a user name or a secret is left.
+
+        Args:
+            repo_id: `owner/name`; it is made where it does not exist.
+            private: whether a new repository is private; None leaves it to the account's settings.
+            revision: the branch, main where it is None. Plain SAELens reads main only.
+            token: None takes that of `hf auth login`.
+            create_pr: proposes the commit as a pull request.
+            base_model: the model's id on the Hub, where it was trained on a local copy.
+            dataset_name: the training text's id on the Hub, likewise.
+            license: of the SAEs, as the Hub writes it, such as `mit`.
+            allow: texts that look private and may be published.
+
+        Raises:
+            PublishError: the suite is incomplete, or something private is left in it.
+            HubError: the Hub cannot be reached, or refuses.
+        """
+        from sae_lens_groups.publish import publish_suite
+
+        return publish_suite(
+            self,
+            repo_id,
+            private=private,
+            revision=revision,
+            token=token,
+            create_pr=create_pr,
+            base_model=base_model,
+            dataset_name=dataset_name,
+            license=license,
+            allow=allow,
         )
-
-
-def read_manifest(folder: Path) -> SuiteManifest:
-    """The manifest of the suite in a folder.
-
-    Raises:
-        SuiteError: there is no suite, or its manifest is broken or of a newer format.
-    """
-    if not (folder / files.SUITE).is_file():
-        raise SuiteError(
-            f"{str(folder)!r} is no suite: it has no {files.SUITE}; "
-            "give the output_path of a training run"
-        )
-    return SuiteManifest.from_json((folder / files.SUITE).read_text(encoding="utf-8"))
 
 
 def _copy_evaluation(old: Path, new: Path) -> None:
@@ -212,41 +302,3 @@ def _copy_evaluation(old: Path, new: Path) -> None:
             shutil.copy(old / name, new / name)
     if (old / files.EVALUATION_FOLDER).is_dir():
         shutil.copytree(old / files.EVALUATION_FOLDER, new / files.EVALUATION_FOLDER)
-
-
-def _scaler_loader(path: Path, manifest: SuiteManifest) -> Callable[[int], ActivationScaler] | None:
-    """Reads a layer's scaler; None for a suite of an earlier version, which holds none."""
-    folders = [(path / files.GROUPS / group.name, group) for group in manifest.groups]
-    if not any(has_layer_scalers(folder, group.layers) for folder, group in folders):
-        return None
-
-    def load(layer: int) -> ActivationScaler:
-        folder = path / files.GROUPS / manifest.group_of(layer).name
-        try:
-            return load_layer_scalers(folder, [layer])[layer]
-        except UNREADABLE as error:
-            raise SuiteError(
-                f"{str(folder)!r} does not hold the scaling of layer {layer}: {error}"
-            ) from error
-
-    return load
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """What a JSON file beside an SAE says.
-
-    Raises:
-        SuiteError: it is damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SuiteError(f"{str(path)!r} cannot be read: {error}") from error
-
-
-def _load_sae(sae_class: Any, folder: Path, device: str) -> Any:
-    try:
-        with without_model_kwargs_advice():
-            return sae_class.load_from_disk(folder, device=device)
-    except UNREADABLE as error:
-        raise SuiteError(f"{str(folder)!r} does not hold a SAELens SAE: {error}") from error

@@ -201,9 +201,16 @@ def test_what_is_no_suite_is_refused(
 ) -> None:
     (tmp_path / "empty").mkdir()
     assert failure(capsys, "empty") == (
-        "'empty' is no suite: it has no suite.json; give the output_path of a training run"
+        "'empty' is neither a suite nor a folder of SAELens SAEs: it has no suite.json, and no "
+        "cfg.json in itself or in the folders inside; give the output_path of a training run"
     )
-    assert failure(capsys, "nowhere").startswith("'nowhere' is no suite")
+    assert failure(capsys, "nowhere").startswith("'nowhere' does not exist; give the output_path")
+    layers = tmp_path / "layers"
+    shutil.copytree(suite_folder / HOOK_NAMES[0], layers / "a")
+    assert failure(capsys, "layers") == (
+        "'layers' holds SAEs that were trained elsewhere, and no suite.json; make a suite of them "
+        "with SAESuite.load('layers').save(another_folder)"
+    )
     shutil.copytree(suite_folder, tmp_path / "half")
     shutil.rmtree(tmp_path / "half" / HOOK_NAMES[1])
     assert failure(capsys, "half") == f"suite 'half' lacks the folders {HOOK_NAMES[1]}"

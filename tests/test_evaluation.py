@@ -755,5 +755,6 @@ def test_what_is_no_baseline_is_refused(suite: SAESuite, tmp_path: Path) -> None
     with pytest.raises(SuiteError, match=r"two SAEs for blocks\.1\.hook_resid_post"):
         open_baseline(tmp_path / "twice")
     (tmp_path / "twice" / "1" / "sae_weights.safetensors").write_bytes(b"cut short")
+    damaged = open_baseline(tmp_path / "twice" / "1")
     with pytest.raises(SuiteError, match="does not hold a SAELens SAE"):
-        open_baseline(tmp_path / "twice")
+        damaged.saes["blocks.1.hook_resid_post"]

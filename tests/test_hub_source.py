@@ -15,7 +15,7 @@ from sae_lens_groups import GroupSAETrainingRunner
 from sae_lens_groups.normalization import MEAN_NORM
 
 from .conftest import group_config, sae_config
-from .hub_server import serving
+from .hub import serving
 
 OPEN = """
 import json, sys
@@ -110,7 +110,7 @@ def test_what_is_not_on_the_hub_is_named(hub_folder: Path, tmp_path: Path) -> No
         "owner/suite:blocks.7.hook_resid_post",
     )
     assert "init_from 'owner/nothing' is no folder, and cannot be had from the Hub" in no_repo
-    assert "init_from 'owner/other' is neither a suite nor a SAELens SAE" in no_suite
+    assert "'owner/other' is neither a suite nor a folder of SAELens SAEs" in no_suite
     assert "SAELens finds no SAE 'layer_3' in 'owner/nothing'" in no_sae
     assert "SAELens finds no SAE 'blocks.7.hook_resid_post' in 'owner/suite'" in no_layer
 

@@ -226,7 +226,7 @@ def edit(folder: Path, change: Any) -> None:
 
 
 def test_a_folder_without_suite_json_is_no_suite(tmp_path: Path) -> None:
-    with pytest.raises(SuiteError, match=r"is no suite: it has no suite\.json"):
+    with pytest.raises(SuiteError, match=r"neither a suite nor a folder of SAELens SAEs"):
         SAESuite.load(tmp_path)
 
 

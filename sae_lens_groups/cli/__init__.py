@@ -13,6 +13,7 @@ _COMMANDS = {
     "plan": "measure how far apart the layers of a model are, and propose groups with their cost",
     "train": "train an SAE per group of layers (every flag of SAELens's training command, and --layer_groups)",
     "evaluate": "score every layer of a suite, compare it with a baseline, and show both on a page",
+    "publish": "put a suite on the Hugging Face Hub, where plain SAELens loads every layer",
     "demo": "train a suite on the model that ships with the package, offline, in about a minute",
     "plugins": "list what is registered for layer_groups, and by which package",
 }
@@ -58,6 +59,10 @@ def _command(name: str) -> Callable[[Sequence[str]], int]:
         from sae_lens_groups.cli.evaluate import evaluate
 
         return evaluate
+    if name == "publish":
+        from sae_lens_groups.cli.publish import publish
+
+        return publish
     if name == "demo":
         from sae_lens_groups.demo.run import demo
 

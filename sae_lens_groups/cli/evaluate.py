@@ -38,6 +38,11 @@ def evaluate(args: Sequence[str]) -> int:
     flags = _parser().parse_args(list(args))
     task_names = _task_names(flags.tasks)
     suite = SAESuite.load(flags.suite, flags.device)
+    if suite.path is None:
+        raise ConfigError(
+            f"{flags.suite!r} holds SAEs that were trained elsewhere, and no {files.SUITE}; "
+            f"make a suite of them with SAESuite.load({flags.suite!r}).save(another_folder)"
+        )
     any_sae = next(iter(suite.values()))
     with as_mistakes():
         baseline = None if flags.baseline is None else open_baseline(flags.baseline, flags.device)

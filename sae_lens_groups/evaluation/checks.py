@@ -10,7 +10,7 @@ from sae_lens_groups.baseline import Baseline
 from sae_lens_groups.errors import OutputFolderError, SuiteError
 from sae_lens_groups.model import require_hooks, require_width
 from sae_lens_groups.normalization import ESTIMATED_MODES
-from sae_lens_groups.source import is_groups_own
+from sae_lens_groups.saved_saes import is_groups_own
 from sae_lens_groups.suite import SAESuite
 
 
@@ -20,7 +20,7 @@ def require_own_saes(suite: SAESuite) -> None:
     An SAE carries its layer's scaling in its parameters. At another layer of its group it would
     still give numbers, and bad ones.
     """
-    for layer, hook_name in zip(suite.manifest.layers, suite):
+    for layer, hook_name in zip(suite.layers, suite):
         metadata = suite[hook_name].cfg.metadata
         own = (metadata.sae_lens_groups or {}).get("scaling_factor")
         wanted = suite.manifest.scaling_factors[layer]

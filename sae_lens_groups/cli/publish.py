@@ -1,0 +1,136 @@
+"""`sae-lens-groups publish`: puts a suite on the Hugging Face Hub."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from sae_lens_groups import files
+from sae_lens_groups.cli.flags import OwnFlags
+from sae_lens_groups.errors import ConfigError
+from sae_lens_groups.hub import require_repo_id
+from sae_lens_groups.publish import publish_suite
+from sae_lens_groups.publish.pretrained_entry import pretrained_entry
+from sae_lens_groups.publish.public_files import PublicNames
+from sae_lens_groups.publish.publication import Publication, prepared
+from sae_lens_groups.suite import SAESuite
+
+
+def publish(args: Sequence[str]) -> int:
+    """Publishes a suite and says where, or shows what would be published."""
+    flags = _parser().parse_args(list(args))
+    require_repo_id(flags.repo_id)
+    suite = SAESuite.load(flags.suite)
+    if suite.path is None:
+        raise ConfigError(
+            f"{flags.suite!r} holds SAEs that were trained elsewhere, and no {files.SUITE}; "
+            f"make a suite of them with SAESuite.load({flags.suite!r}).save(another_folder)"
+        )
+    if flags.yaml or flags.dry_run:
+        _show(suite, flags)
+    else:
+        _publish(suite, flags)
+    return 0
+
+
+def _show(suite: SAESuite, flags: argparse.Namespace) -> None:
+    names = PublicNames(base_model=flags.base_model, dataset_name=flags.dataset_name)
+    with prepared(
+        suite,
+        flags.repo_id,
+        names=names,
+        license=flags.license,
+        revision=flags.revision,
+        allowed=flags.allow,
+    ) as publication:
+        print(_entry(publication) if flags.yaml else _listing(publication), end="")
+
+
+def _entry(publication: Publication) -> str:
+    return pretrained_entry(publication.facts)
+
+
+def _listing(publication: Publication) -> str:
+    contents = publication.with_card(None)
+    sizes = {path: _size(content) for path, content in contents.items()}
+    lines = [f"{size:>14,}  {path}" for path, size in sorted(sizes.items())]
+    total = f"{sum(sizes.values()):>14,}  bytes in {len(sizes)} files; nothing was published"
+    card = contents[files.CARD]
+    return "\n".join([*lines, total, "", f"{files.CARD}:", "", str(card)])
+
+
+def _size(content: Path | str) -> int:
+    return content.stat().st_size if isinstance(content, Path) else len(content.encode())
+
+
+def _publish(suite: SAESuite, flags: argparse.Namespace) -> None:
+    n_groups = len(suite.manifest.groups)
+    print(f"Publishing {len(suite)} layers in {n_groups} groups to {flags.repo_id} ...", flush=True)
+    published = publish_suite(
+        suite,
+        flags.repo_id,
+        private=flags.private or None,
+        revision=flags.revision,
+        token=flags.token,
+        create_pr=flags.create_pr,
+        base_model=flags.base_model,
+        dataset_name=flags.dataset_name,
+        license=flags.license,
+        allow=flags.allow,
+    )
+    if not published.is_changed:
+        print(f"Unchanged: {published.url} holds exactly this already, and no commit was made.")
+        return
+    print(f"Published: {published.url}")
+    hook_name = next(iter(suite))
+    if flags.create_pr or flags.revision not in (None, "main"):
+        revision = f", revision={flags.revision!r}" if flags.revision else ""
+        print(f"    SAESuite.from_pretrained({flags.repo_id!r}{revision})")
+    else:
+        print(f'    SAE.from_pretrained("{flags.repo_id}", "{hook_name}")')
+    if flags.license is None:
+        print("It names no licence unless its card did already; say --license mit, for example.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OwnFlags(
+        prog="sae-lens-groups publish",
+        allow_abbrev=False,
+        description="Puts a suite on the Hugging Face Hub in one commit, with a model card; every "
+        "layer then loads in plain SAELens. Publishing again sends what has changed. Local paths "
+        "become names, and nothing is sent while a path, a user name or a secret is left.",
+    )
+    parser.add_argument("suite", metavar="SUITE", help="the output_path of a training run")
+    parser.add_argument("repo_id", metavar="REPO_ID", help="owner/name; made where it is missing")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--revision", help="the branch (default: main, all that SAELens reads)")
+    parser.add_argument(
+        "--token",
+        help="default: HF_TOKEN, or that of `hf auth login`; others see a command's flags",
+    )
+    parser.add_argument("--create_pr", action="store_true", help="propose it as a pull request")
+    parser.add_argument(
+        "--base_model", metavar="ID", help="the model's id on the Hub, if a local copy was used"
+    )
+    parser.add_argument(
+        "--dataset_name", metavar="ID", help="the training text's id on the Hub, likewise"
+    )
+    parser.add_argument("--license", help="of the SAEs, as the Hub writes it, such as mit")
+    parser.add_argument(
+        "--allow",
+        metavar="TEXT",
+        action="append",
+        default=[],
+        help="a text that looks private and may be published; may be given several times",
+    )
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="publish nothing; list the files that would be, and show the card",
+    )
+    shown.add_argument(
+        "--yaml",
+        action="store_true",
+        help="publish nothing; print the suite's entry for SAELens's pretrained_saes.yaml",
+    )
+    return parser

@@ -1,0 +1,75 @@
+"""Downloads what is asked for of a suite on the Hub, and nothing else."""
+
+from collections.abc import Collection, Iterable
+from glob import escape
+from pathlib import Path
+
+from sae_lens.constants import SAE_CFG_FILENAME
+
+from sae_lens_groups import files
+from sae_lens_groups.hub import HubRepo
+from sae_lens_groups.load_suite import imported_manifest
+from sae_lens_groups.manifest import SuiteManifest, read_manifest
+from sae_lens_groups.saved_saes import find_saes
+
+# The card is there in every repository of SAEs, so the client finds something to fetch.
+FACTS = (files.SUITE, files.RUNNER_CFG, files.CARD)
+_OF_THE_WHOLE = (
+    f"{files.GROUPS}/*",
+    files.EVALUATION,
+    f"{files.EVALUATION_FOLDER}/*",
+    files.REPORT,
+)
+
+
+def download_suite(repo: HubRepo, layers: Collection[int] | None) -> Path:
+    """A local folder with these layers of the suite, or with all of it where they are None.
+
+    Raises:
+        HubError: it cannot be had.
+        SuiteError: the repository holds no SAELens SAEs, or broken ones.
+        UnknownLayerError: it lacks one of the layers.
+    """
+    folder = repo.fetch(FACTS)
+    repo = repo.pinned(folder)
+    if not (folder / files.SUITE).is_file():
+        return _download_saes(repo, layers)
+    manifest = read_manifest(folder)
+    wanted = _hook_names(manifest, layers)
+    of_the_whole = _OF_THE_WHOLE if layers is None else ()
+    return repo.fetch(
+        [*(f"{escape(name)}/*" for name in wanted), *FACTS, files.CURVES, *of_the_whole]
+    )
+
+
+def download_groups(repo: HubRepo) -> Path:
+    """A local folder with the SAEs of the suite's groups, without those of its layers.
+
+    SAEs that were trained elsewhere have no groups; of them it has those of all layers.
+
+    Raises:
+        HubError: they cannot be had.
+        SuiteError: the repository holds no SAELens SAEs, or broken ones.
+    """
+    folder = repo.fetch(FACTS)
+    repo = repo.pinned(folder)
+    if not (folder / files.SUITE).is_file():
+        return _download_saes(repo, None)
+    if read_manifest(folder).is_imported:
+        return download_suite(repo, None)
+    return repo.fetch([f"{files.GROUPS}/*", *FACTS])
+
+
+def _download_saes(repo: HubRepo, layers: Iterable[int] | None) -> Path:
+    """SAEs that lie in a repository without a manifest, found by what each says of itself."""
+    folder = repo.fetch([SAE_CFG_FILENAME, f"*/{SAE_CFG_FILENAME}", files.CARD])
+    saes = find_saes(folder, repo.repo_id)
+    if (folder / SAE_CFG_FILENAME).is_file():
+        return repo.fetch(["*"])
+    wanted = _hook_names(imported_manifest(repo.repo_id, saes), layers)
+    names = [saes[name].folder.relative_to(folder).as_posix() for name in wanted]
+    return repo.fetch([*(f"{escape(name)}/*" for name in names), files.CARD])
+
+
+def _hook_names(manifest: SuiteManifest, layers: Iterable[int] | None) -> list[str]:
+    return [manifest.hook_template.hook_name(n) for n in manifest.require_layers(layers)]

@@ -1,0 +1,104 @@
+"""The YAML at the top of a card: our keys are put in, and all else stays as it was written."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from huggingface_hub.utils import HFValidationError, validate_repo_id, yaml_dump
+
+from sae_lens_groups.errors import PublishError
+
+Values = Mapping[str, str | list[str]]
+"""Our keys. A list is united with what the card has; other values take its place."""
+
+_ADVICE = "correct it on the Hub or in a clone of the repository, and publish again"
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether the Hub takes this for the id of a model or dataset."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def merged(block: str, ours: Values, newline: str = "\n") -> str:
+    """The front matter with our keys in it, without the lines of `---` around it.
+
+    Comments, order and spelling of all other keys stay, which loading and dumping would change:
+    YAML 1.1 reads the language `no` as false.
+
+    Raises:
+        PublishError: it is damaged, or written in a way that cannot be changed in place.
+    """
+    data, root = _read(block)
+    wanted = {name: _united(name, data.get(name), value) for name, value in ours.items()}
+    changes = {name: value for name, value in wanted.items() if data.get(name) != value}
+    text = _changed(block, root, changes, newline)
+    try:
+        agrees = repr(_read(text)[0]) == repr(data | changes)
+    except PublishError:
+        agrees = False
+    if not agrees:
+        raise PublishError(
+            f"the card's front matter is written in a way that {', '.join(changes)} cannot be put "
+            f"into; write one key per line, without anchors and braces: {_ADVICE}"
+        )
+    return text
+
+
+def _read(block: str) -> tuple[dict[str, Any], yaml.MappingNode | None]:
+    try:
+        root, data = yaml.compose(block, Loader=yaml.SafeLoader), yaml.safe_load(block)
+    except (yaml.YAMLError, ValueError) as error:  # the latter for a date such as 2024-99-99
+        reason = " ".join(str(error).split())
+        raise PublishError(
+            f"the card's front matter cannot be read as YAML ({reason}); {_ADVICE}"
+        ) from error
+    if root is None:
+        return {}, None
+    if not isinstance(root, yaml.MappingNode):
+        raise PublishError(
+            "the card starts with a line of --- and has no keys between it and the next one, as "
+            f"front matter has; {_ADVICE}"
+        )
+    names = [key.value for key, _ in root.value]
+    if twice := sorted({str(name) for name in names if names.count(name) > 1}):
+        raise PublishError(f"the card's front matter has {', '.join(twice)} twice; {_ADVICE}")
+    return data, root
+
+
+def _united(name: str, theirs: Any, ours: str | list[str]) -> Any:
+    """What the card is to say: theirs and ours where both can stand."""
+    if isinstance(ours, str):
+        return theirs if isinstance(theirs, list) and ours in theirs else ours
+    if isinstance(theirs, dict):
+        raise PublishError(f"{name} in the card's front matter is no list; {_ADVICE}")
+    known = [] if theirs is None else theirs if isinstance(theirs, list) else [theirs]
+    missing = [value for value in ours if value not in known]
+    return [*known, *missing] if missing else theirs
+
+
+def _changed(
+    block: str, root: yaml.MappingNode | None, changes: Mapping[str, Any], newline: str
+) -> str:
+    written = {
+        name: yaml_dump({name: value}).strip().replace("\n", newline)
+        for name, value in changes.items()
+    }
+    nodes = [] if root is None else root.value
+    for key, value in reversed(nodes):
+        if key.value in written:
+            start = key.start_mark.index
+            end = len(block[: _end(value)].rstrip())
+            block = block[:start] + written.pop(key.value) + block[max(start, end) :]
+    return newline.join([*([block] if block.strip() else []), *written.values()])
+
+
+def _end(node: yaml.Node) -> int:
+    """Where a value ends. PyYAML lets a block end where the next key starts, behind comments."""
+    if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
+        last = node.value[-1]
+        return _end(last[1] if isinstance(last, tuple) else last)
+    return node.end_mark.index

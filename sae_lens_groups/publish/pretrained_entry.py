@@ -1,0 +1,78 @@
+"""The entry of a published suite in SAELens's `pretrained_saes.yaml`."""
+
+import math
+import re
+from typing import Any
+
+import yaml
+
+from sae_lens_groups.errors import PublishError
+from sae_lens_groups.publish.card_facts import CardFacts
+from sae_lens_groups.publish.card_scores import value_of
+
+_RELEASE = re.compile(r"[A-Za-z0-9][\w.-]*", flags=re.ASCII)
+
+
+def pretrained_entry(facts: CardFacts, release: str | None = None) -> str:
+    """The YAML to put at the end of SAELens's file, for `SAE.from_pretrained(release, hook_name)`.
+
+    Args:
+        facts: the suite as published.
+        release: what SAELens is to call it; by default the repository's name.
+
+    Raises:
+        PublishError: SAELens could not find the suite under this entry.
+    """
+    release = facts.name if release is None else release
+    _require_usable(facts, release)
+    scores = {row.get("hook_name"): row for row in facts.scores or ()}
+    entry = {
+        # SAELens reads the folders as they are, and every cfg.json says what else it needs.
+        "conversion_func": None,
+        "model": _model(facts),
+        "repo_id": facts.repo_id,
+        "saes": [
+            {"id": name, "path": name, **_expected(scores.get(name, {}))}
+            for name in facts.manifest.hook_names
+        ],
+    }
+    return yaml.safe_dump({release: entry}, sort_keys=False, allow_unicode=True)
+
+
+def _require_usable(facts: CardFacts, release: str) -> None:
+    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+    if not _RELEASE.fullmatch(release):
+        raise PublishError(
+            f"the release name {release!r} has to be of letters, digits, '-', '_' and '.', "
+            "such as pythia-160m-res-groups"
+        )
+    if facts.branch is not None:
+        raise PublishError(
+            f"an entry for SAELens names no revision, and SAELens reads main; the suite is on "
+            f"{facts.branch!r}: publish it to main, or write no entry"
+        )
+    known = get_pretrained_saes_directory().get(release)
+    if known is not None and known.repo_id != facts.repo_id:
+        raise PublishError(
+            f"SAELens has a release {release!r} already, of {known.repo_id!r}; "
+            "give the entry another name"
+        )
+
+
+def _model(facts: CardFacts) -> str:
+    """The entries of SAELens have TransformerLens's name or the Hub's, whichever loads the model."""
+    by_name = facts.metadata.get("model_class_name", "HookedTransformer") == "HookedTransformer"
+    if by_name and facts.transformer_lens_model is not None:
+        return facts.manifest.model_name
+    return facts.base_model or facts.manifest.model_name
+
+
+def _expected(row: Any) -> dict[str, float]:
+    """What the layer scored, where it was evaluated."""
+    found = {"l0": value_of(row, "l0"), "variance_explained": value_of(row, "explained_variance")}
+    return {
+        name: round(value, 4)
+        for name, value in found.items()
+        if value is not None and math.isfinite(value)
+    }

@@ -1,0 +1,341 @@
+"""What must not be published, and how it is found in a text."""
+
+import contextlib
+import getpass
+import html
+import json
+import os
+import re
+import socket
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from huggingface_hub import get_token
+
+from sae_lens_groups.publish.local_paths import roots
+
+PROGRAM = "program"
+"""Somebody else's program, or a style sheet."""
+CARD = "card"
+"""What people write for the public."""
+
+_GENERIC_NAMES = frozenset(
+    """
+    admin administrator app azureuser build builder centos codespace colab container core data
+    debian default desktop dev docker ec2-user fedora gitpod gpu group groups guest home host
+    jenkins jovyan jupyter kaggle laptop layer layers localdomain localhost login main master
+    mambauser model models nobody node none notebook null op opc page pi public python root runner
+    sae saes sagemaker-user server service shared ssh staff system test tester text train trainer
+    training ubuntu user username users vagrant vscode work worker workspace www www-data
+    """.split()  # noqa: SIM905  # forty lines otherwise
+)
+_NAME_VARIABLES = ("USER", "LOGNAME", "USERNAME", "SUDO_USER")
+_SECRET_VARIABLE = re.compile(
+    r"(?i:TOKEN|KEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL)S?(?![A-Za-z])"
+)
+_SHORTEST_NAME = 3
+_SHORTEST_SECRET = 12
+_MOST_DECODINGS = 3
+_ENOUGH = 100
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A kind of private text. No pattern repeats a repetition: their time grows with the text."""
+
+    kind: str
+    pattern: re.Pattern[str]
+    """Its group `value`, if it has one, is the private part."""
+    anchors: Collection[str] = ()
+    """One of these is in every match, so that most texts need no search."""
+    is_secret: bool = False
+    not_in: Collection[str] = ()
+    """Kinds of texts that may look like it and are not, or in which people mean to say it."""
+
+    def matches(self, text: str) -> Iterator[tuple[int, int]]:
+        """Where the private parts begin and end."""
+        if self.anchors and not any(anchor in text for anchor in self.anchors):
+            return
+        group = "value" if "value" in self.pattern.groupindex else 0
+        for match in self.pattern.finditer(text):
+            yield match.span(group)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something private in a text."""
+
+    kind: str
+    text: str
+    is_secret: bool
+
+    def __str__(self) -> str:
+        if self.is_secret:
+            return f"{self.kind} ({self.text[:4]}…, {len(self.text)} characters)"
+        return f"{self.kind} {self.text!r}"
+
+
+def _secret(kind: str, pattern: str, *anchors: str, not_in: Collection[str] = ()) -> Rule:
+    return Rule(kind, re.compile(pattern), anchors, is_secret=True, not_in=not_in)
+
+
+_SECRETS = (
+    _secret(
+        "a Hugging Face token",
+        r"(?<![A-Za-z0-9])(?:hf|api_org)_[A-Za-z0-9]{20,}",
+        *("hf_", "api_org_"),
+    ),
+    _secret("an OpenAI or Anthropic key", r"(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{20,}", "sk-"),
+    _secret(
+        "a GitHub token",
+        r"(?<![A-Za-z0-9])(?:gh[opsur]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,})",
+        *("gho_", "ghp_", "ghs_", "ghu_", "ghr_", "github_pat_"),
+    ),
+    _secret("a GitLab token", r"(?<![A-Za-z0-9])glpat-[A-Za-z0-9_-]{20,}", "glpat-"),
+    _secret(
+        "an AWS key",
+        r"(?<![A-Za-z0-9])(?:AKIA|ASIA|AGPA|AIDA|AROA|ANPA)[A-Z0-9]{16}(?![A-Za-z0-9])",
+        *("AKIA", "ASIA", "AGPA", "AIDA", "AROA", "ANPA"),
+    ),
+    _secret("a Slack token", r"(?<![A-Za-z0-9])xox[abeoprs]-[A-Za-z0-9-]{10,}", "xox"),
+    _secret(
+        "a Google key",
+        r"(?<![A-Za-z0-9])(?:AIza[A-Za-z0-9_-]{35}|ya29\.[A-Za-z0-9_-]{20,})",
+        *("AIza", "ya29."),
+    ),
+    _secret("a Stripe key", r"(?<![A-Za-z0-9])[rs]k_live_[A-Za-z0-9]{16,}", "k_live_"),
+    _secret("a PyPI token", r"(?<![A-Za-z0-9])pypi-[A-Za-z0-9_-]{40,}", "pypi-"),
+    _secret("a JSON web token", r"(?<![A-Za-z0-9])eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}", "eyJ"),
+    _secret("a private key", r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY", "PRIVATE KEY"),
+    _secret("a W&B key", r"(?<![A-Za-z0-9])wandb_v\d_[A-Za-z0-9_]{20,}", "wandb_v"),
+    _secret(
+        "a W&B key",
+        r"(?i:wandb)[^\n]{0,40}?(?<![0-9a-f])(?P<value>[0-9a-f]{40})(?![0-9a-f])",
+        *("wandb", "WANDB", "Wandb"),
+    ),
+    _secret(
+        "a password in an address",
+        r"(?<=://)(?P<value>[^\s/:@\"'<>]{0,64}:[^\s/@\"'<>]{1,128})@",
+        "://",
+    ),
+    _secret(
+        "what is named as a key or token",
+        r"(?i:(?:api|access|auth|secret|private|bearer|hf|hub|wandb|client)[_-]?"
+        r"(?:key|token|secret)|(?<![\w-])(?:token|secret))[\"']?\s{0,3}[:=]\s{0,3}[\"']?"
+        r"(?P<value>(?=[A-Za-z_/+.=-]{0,99}\d)[\w/+.=-]{16,})",
+        not_in=[PROGRAM],
+    ),
+    _secret(
+        "what is named as a password",
+        r"(?i:pass(?:word|wd|phrase))[\"']?\s{0,3}[:=]\s{0,3}[\"']?"
+        r"(?P<value>(?=[^\d\s\"'<>]{0,99}\d)[^\s\"'<>]{8,})",
+        not_in=[PROGRAM],
+    ),
+)
+_STOPS = r"\s\"'`<>|*?;,&()\[\]{}"
+_PATHS = (
+    Rule("the path", re.compile(rf"(?<![A-Za-z])(?i:file):/+[\w~%][^{_STOPS}]*"), (":/",)),
+    Rule(
+        "the path",
+        re.compile(
+            r"(?<![A-Za-z0-9])[A-Za-z]:(?:\\{1,2}\w[\w.$-]+|/[\w.$ -]+/)" + rf"[^{_STOPS}]*"
+        ),
+        (":\\", ":/"),
+    ),
+    Rule(
+        "the path",
+        re.compile(
+            r"(?<![\\\w:])\\{2,4}(?!u[0-9A-Fa-f]{4})[A-Za-z0-9][\w.-]+\\{1,2}[A-Za-z0-9$][\w$.-]+"
+        ),
+        ("\\\\",),
+    ),
+    Rule(
+        "the path",
+        re.compile(rf"(?<![\w/~])~[\w.-]*/[\w.][^{_STOPS}]*"),
+        ("~",),
+        not_in=[PROGRAM, CARD],
+    ),
+    Rule(
+        "the e-mail address",
+        re.compile(r"(?<![\w.+-])[A-Za-z0-9][\w.+-]{0,63}@[A-Za-z0-9-]{1,63}\.[A-Za-z][\w.-]+"),
+        ("@",),
+        not_in=[PROGRAM, CARD],
+    ),
+)
+
+
+def _absolute_paths() -> Rule:
+    """Paths from the top of a file system, but not the path of a URL."""
+    top = roots()
+    either = "|".join(map(re.escape, sorted(top)))
+    return Rule(
+        "the path",
+        re.compile(
+            rf"(?<![\w./~-])(?!(?<=:)//)/+(?:{either})/+[^/{_STOPS}\\][^{_STOPS}]*",
+        ),
+        [f"/{name}/" for name in top],
+    )
+
+
+def _folders(folders: Iterable[Path]) -> Rule | None:
+    """Folders of this machine, in texts whose separators are all `/`."""
+    names = {
+        re.sub(r"[/\\]+", "/", str(path)).rstrip("/")
+        for folder in folders
+        for path in _spellings(folder)
+        if len(path.parts) > 2  # a folder at the top belongs to everybody
+    }
+    either = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+    return Rule("the folder", re.compile(either, re.IGNORECASE)) if names else None
+
+
+def _spellings(folder: Path) -> set[Path]:
+    try:
+        return {folder.absolute(), folder.resolve()}
+    except OSError:
+        return {folder}
+
+
+def _here() -> list[Path]:
+    """The home folder and the current one."""
+    found: list[Path] = []
+    for find in (Path.home, Path.cwd):
+        try:
+            found.append(find())
+        except (OSError, RuntimeError):  # there is none
+            continue
+    return found
+
+
+def _names(public: str) -> Rule | None:
+    """The user's and the machine's names, but those that everybody has or that are public."""
+    names = {os.environ.get(variable, "") for variable in _NAME_VARIABLES}
+    names |= {folder.name for folder in _here()[:1]}
+    with contextlib.suppress(OSError, KeyError, ImportError):  # an account may have no name
+        names.add(getpass.getuser())
+    host = socket.gethostname()
+    names |= {host, host.partition(".")[0]}
+    kept = {
+        name
+        for name in names
+        if len(name) >= _SHORTEST_NAME
+        and name.lower() not in _GENERIC_NAMES
+        and not name.isdecimal()
+        and not _as_words([name]).search(public)
+    }
+    return Rule("the user or host name", _as_words(kept), not_in=[PROGRAM]) if kept else None
+
+
+def _as_words(names: Iterable[str]) -> re.Pattern[str]:
+    either = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+    return re.compile(rf"(?<![^\W_])(?:{either})(?![^\W_])", re.IGNORECASE)
+
+
+def _known_secrets() -> Rule | None:
+    """The secrets that this machine holds, however they are escaped."""
+    values = {value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name)} | {
+        get_token() or ""
+    }
+    values = {value.strip() for value in values}
+    escaped = {
+        form
+        for value in values
+        if len(value) >= _SHORTEST_SECRET
+        for form in (value, quote(value, safe=""), json.dumps(value)[1:-1], html.escape(value))
+    }
+    either = "|".join(map(re.escape, sorted(escaped, key=len, reverse=True)))
+    return (
+        Rule("a token or key of this machine", re.compile(either), is_secret=True)
+        if escaped
+        else None
+    )
+
+
+class Detector:
+    """Finds what is private on this machine, or anywhere."""
+
+    def __init__(
+        self, repo_id: str, own_folders: Iterable[Path] = (), allowed: Iterable[str] = ()
+    ) -> None:
+        known, names = _known_secrets(), _names(public=repo_id)
+        self._secrets = [*([known] if known else []), *_SECRETS]
+        self._others = [_absolute_paths(), *_PATHS, *([names] if names else [])]
+        self._folders = _folders([*_here(), *own_folders])
+        self._allowed = [text for given in allowed if (text := given.rstrip("/\\"))]
+
+    def findings(self, text: str, kind: str = "") -> list[Finding]:
+        """What is private in a text, each once; no more than a hundred."""
+        found: dict[Finding, None] = {}
+        for variant in _decodings(text):
+            for finding in self._in_variant(variant, kind):
+                if finding.is_secret or not any(finding.text in other.text for other in found):
+                    found.setdefault(finding)
+                if len(found) >= _ENOUGH:
+                    return list(found)
+        return list(found)
+
+    def redacted(self, text: str) -> str:
+        """A text to be shown to people, without its secrets."""
+        for rule in self._secrets:
+            for start, end in reversed(list(rule.matches(text))):
+                text = f"{text[: start + 4]}…{text[end:]}"
+        return text
+
+    def _in_variant(self, text: str, kind: str) -> Iterator[Finding]:
+        spans: list[tuple[int, int]] = []
+        for rule in self._secrets:
+            if kind not in rule.not_in:
+                of_rule = list(rule.matches(text))
+                spans += of_rule
+                yield from self._unless_allowed(rule, text, of_rule)
+        visible = _blanked(text, spans)  # no path that is shown has a part of a secret
+        for rule in self._others:
+            if kind not in rule.not_in:
+                yield from self._unless_allowed(rule, visible, rule.matches(visible))
+        if self._folders is not None:
+            slashes = re.sub(r"[/\\]+", "/", visible)
+            yield from self._unless_allowed(self._folders, slashes, self._folders.matches(slashes))
+
+    def _unless_allowed(
+        self, rule: Rule, text: str, spans: Iterable[tuple[int, int]]
+    ) -> Iterator[Finding]:
+        for start, end in spans:
+            if not any(_is_allowed(text, start, end, allowed) for allowed in self._allowed):
+                yield Finding(rule.kind, text[start:end], rule.is_secret)
+
+
+def _is_allowed(text: str, start: int, end: int, allowed: str) -> bool:
+    """Whether what was found lies in an allowed text, or in the folder that it names."""
+    if text.find(allowed, max(0, end - len(allowed)), start + len(allowed)) >= 0:
+        return True
+    found = text[start:end].lower()
+    return found == allowed.lower() or (
+        found.startswith(allowed.lower()) and found[len(allowed)] in "/\\"
+    )
+
+
+def _blanked(text: str, spans: Iterable[tuple[int, int]]) -> str:
+    """A text of the same length with line ends in place of these parts."""
+    parts, done = list[str](), 0
+    for start, end in sorted(spans):
+        if end > done:
+            parts += [text[done : max(start, done)], "\n" * (end - max(start, done))]
+            done = end
+    return "".join([*parts, text[done:]])
+
+
+_ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|([/\\\"]))")
+
+
+def _decodings(text: str) -> Iterator[str]:
+    """A text as it is and, where that is another, with its escapes undone."""
+    for _ in range(_MOST_DECODINGS):
+        yield text
+        decoded = html.unescape(text)
+        decoded = _ESCAPE.sub(lambda m: chr(int(m[1], 16)) if m[1] else m[2], decoded)
+        decoded = unquote(decoded) if "%" in decoded else decoded
+        if decoded == text:
+            return
+        text = decoded

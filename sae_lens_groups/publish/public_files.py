@@ -1,0 +1,245 @@
+"""What of a suite is published: its files and no others, with the local paths in them rewritten."""
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sae_lens.constants import (
+    SAE_CFG_FILENAME,
+    SAE_WEIGHTS_FILENAME,
+    SPARSITY_FILENAME,
+)
+from safetensors import safe_open
+
+from sae_lens_groups import files
+from sae_lens_groups.alignment import NONE
+from sae_lens_groups.errors import PublishError
+from sae_lens_groups.evaluation.write import FAITHFULNESS, FEATURE_LAYERS, MISSED_FEATURES
+from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.manifest import SuiteManifest
+from sae_lens_groups.publish.public_text import PublicNames, PublicText
+from sae_lens_groups.unreadable import UNREADABLE
+
+__all__ = ["PublicNames", "public_files"]
+
+_WEIGHTS = ".safetensors"
+_WHITENING = "activation_whitening.safetensors"
+_ALIGNMENT = "alignment.safetensors"
+_ALL_RESULTS = "all_eval_results"
+_EVALUATION_TABLES = (FEATURE_LAYERS, MISSED_FEATURES, FAITHFULNESS, f"{_ALL_RESULTS}.csv")
+_TO_DO = "nothing was published; copy the suite anew, or train it again"
+
+
+def public_files(
+    suite_folder: Path, manifest: SuiteManifest, names: PublicNames
+) -> dict[str, Path | str]:
+    """What of a suite is published: path in the repository -> the file as it lies there, or its new text.
+
+    Weights are neither read nor copied; a text that needs no change stays the file that it is.
+
+    Raises:
+        PublishError: a file that the suite needs is missing or damaged.
+    """
+    found = _find_suite(Path(suite_folder), manifest)
+    facts = {name: _text(name, path) for name, path in found.items() if _holds_facts(name)}
+    public = PublicText(
+        folder=found.folder, manifest=manifest, names=names, settings=_settings(facts, manifest)
+    )
+    for name, text in facts.items():
+        _json(name, text)  # is it whole?
+        public.note_paths(text)
+    published: dict[str, Path | str] = {}
+    for name, path in found.items():
+        if _is_weights(name):
+            published[name] = path
+            continue
+        # One at a time: those of an evaluation are large.
+        old = _text(name, path)
+        new_name, new = _public_version(public, name, old)
+        published[new_name] = path if new == old else new
+    return dict(sorted(published.items()))
+
+
+class _Found(dict[str, Path]):
+    """The files of a suite by their path in it, in the order in which they were looked for."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self._resolved = folder.resolve()
+
+    def has(self, name: str) -> bool:
+        """Whether the suite has this file; notes it then."""
+        path = self.folder / name
+        if not path.is_file() or not (_is_weights(name) or self._lies_inside(path)):
+            return False
+        if _is_weights(name):
+            _require_whole(name, path)
+        self[name] = path
+        return True
+
+    def missing(self, names: Iterable[str]) -> list[str]:
+        """Those of these files that the suite lacks; notes the others."""
+        return [
+            f"{name} (a link that leads out of it)" * (self.folder / name).is_file() or name
+            for name in names
+            if not self.has(name)
+        ]
+
+    def _lies_inside(self, path: Path) -> bool:
+        """Whether a text is the suite's own, rather than a link to something else."""
+        target = path.resolve()
+        # In the cache of the Hub's client every file of a snapshot is a link to a blob.
+        return (
+            target.is_relative_to(self._resolved)
+            or target.parent == self._resolved.parent.parent / "blobs"
+        )
+
+
+def _find_suite(folder: Path, manifest: SuiteManifest) -> _Found:
+    """The files that a suite consists of.
+
+    Raises:
+        PublishError: one that it needs is missing or damaged.
+    """
+    found = _Found(folder)
+    needed = [files.SUITE]
+    for hook_name in manifest.hook_names:
+        needed += [f"{hook_name}/{SAE_CFG_FILENAME}", f"{hook_name}/{SAE_WEIGHTS_FILENAME}"]
+        found.has(f"{hook_name}/{SPARSITY_FILENAME}")
+    missing = found.missing(needed)
+    if (found.folder / files.GROUPS).exists():  # a suite that was made elsewhere has none
+        missing += _missing_of_groups(found, manifest)
+    if missing:
+        listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" * (len(missing) > 5))
+        raise PublishError(f"the suite is incomplete: it lacks {listed}; {_TO_DO}")
+    for name in (files.RUNNER_CFG, files.CURVES, files.EVALUATION, files.REPORT):
+        found.has(name)
+    for name in _evaluation_names(found.folder, manifest):
+        found.has(name)
+    return found
+
+
+def _missing_of_groups(found: _Found, manifest: SuiteManifest) -> list[str]:
+    missing: list[str] = []
+    scalers: list[str] = []
+    for group in manifest.groups:
+        folder = _group_folder(group)
+        missing += found.missing(
+            [f"{folder}/{SAE_CFG_FILENAME}", f"{folder}/{SAE_WEIGHTS_FILENAME}"]
+        )
+        scalers += _scaler_names(found.folder, group, manifest)
+    if any((found.folder / name).exists() for name in scalers):  # older suites have none
+        missing += found.missing(scalers)
+    return missing
+
+
+def _scaler_names(suite: Path, group: LayerGroup, manifest: SuiteManifest) -> Iterator[str]:
+    """What the scaling of a group's layers needs."""
+    for layer in group.layers:
+        folder = f"{_group_folder(group)}/{files.layer_scaler_folder(layer)}"
+        scaler = f"{folder}/{files.SCALER}"
+        yield scaler
+        if (suite / scaler).is_file() and _json(scaler, _text(scaler, suite / scaler)).get(
+            "has_whitening"
+        ):
+            yield f"{folder}/{_WHITENING}"
+        if manifest.layer_alignment != NONE and layer != group.middle:
+            yield f"{folder}/{_ALIGNMENT}"
+
+
+def _group_folder(group: LayerGroup) -> str:
+    return f"{files.GROUPS}/{group.name}"
+
+
+def _evaluation_names(suite: Path, manifest: SuiteManifest) -> list[str]:
+    """What an evaluation writes into its folder, as far as it is there."""
+    folder = suite / files.EVALUATION_FOLDER
+    if not folder.is_dir():
+        return []
+    hooks = "|".join(map(re.escape, manifest.hook_names))
+    of_layer = re.compile(rf"[^.].*-(?:{hooks})_\d+_.*\.json")
+    tables = (*_EVALUATION_TABLES, f"{_ALL_RESULTS}.json")
+    return [
+        f"{files.EVALUATION_FOLDER}/{path.name}"
+        for path in sorted(folder.iterdir())
+        if path.name in tables or of_layer.fullmatch(path.name)
+    ]
+
+
+def _is_weights(name: str) -> bool:
+    return name.endswith(_WEIGHTS)
+
+
+def _require_whole(name: str, path: Path) -> None:
+    """Refuses weights that are cut short; reads no more of them than what they say they hold."""
+    try:
+        with safe_open(path, framework="np") as weights:
+            weights.keys()
+    except UNREADABLE as error:
+        raise PublishError(
+            f"the suite is incomplete: {name} is cut short or damaged ({error}); {_TO_DO}"
+        ) from error
+
+
+def _text(name: str, path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")  # line ends as they are
+    except (OSError, UnicodeDecodeError) as error:
+        raise _damaged(name, f"cannot be read ({error})") from error
+
+
+def _json(name: str, text: str) -> Any:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(name, f"is no JSON ({error})") from error
+    if not isinstance(data, dict) and not name.endswith(f"{_ALL_RESULTS}.json"):
+        raise _damaged(name, "holds no JSON object")
+    return data
+
+
+def _damaged(name: str, how: str) -> PublishError:
+    return PublishError(f"the suite is damaged: {name} {how}; {_TO_DO}")
+
+
+def _holds_facts(name: str) -> bool:
+    """Whether a file says what the suite is, rather than how good it is."""
+    return name.endswith(".json") and not name.startswith(f"{files.EVALUATION_FOLDER}/")
+
+
+def _settings(facts: Mapping[str, str], manifest: SuiteManifest) -> Mapping[str, Any]:
+    """The settings of the run, or where they are not known, what an SAE says of them."""
+    if files.RUNNER_CFG in facts:
+        return _json(files.RUNNER_CFG, facts[files.RUNNER_CFG])
+    name = f"{manifest.hook_names[0]}/{SAE_CFG_FILENAME}"
+    return _json(name, facts[name]).get("metadata") or {}
+
+
+def _public_version(public: PublicText, name: str, text: str) -> tuple[str, str]:
+    """The name and the content that a text has in public."""
+    if name.endswith(".html"):
+        return name, public.of_html(text)
+    if name.endswith(".csv"):
+        try:
+            return name, public.of_csv(text)
+        except csv.Error as error:
+            raise _damaged(name, f"is no CSV ({error})") from error
+    return _public_name(public, name, _json(name, text)), public.of_json(text)
+
+
+def _public_name(public: PublicText, name: str, data: Any) -> str:
+    """A layer's evaluation has its dataset in its name, of which it may be the path."""
+    settings = data.get("eval_cfg") if isinstance(data, dict) else None
+    dataset = settings.get("dataset") if isinstance(settings, dict) else None
+    end = f"_{_in_name(dataset)}.json"
+    if not isinstance(dataset, str) or not name.endswith(end):
+        return name
+    return f"{name.removesuffix(end)}_{_in_name(public.value('dataset', dataset))}.json"
+
+
+def _in_name(dataset: str | None) -> str:
+    return str(dataset).replace("/", "_")  # as SAELens makes file names of it
