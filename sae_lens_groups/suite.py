@@ -175,7 +175,8 @@ class SAESuite(Mapping[str, SAE[Any]]):
                 for group in self.manifest.groups:
                     scalers = {layer: self._build_scaler(layer) for layer in group.layers}
                     save_layer_scalers(folder / files.GROUPS / group.name, scalers)
-            if self.runner_cfg is not None:
+            # Of SAEs that were trained elsewhere, these are the settings of one layer's run.
+            if self.runner_cfg is not None and not self.manifest.is_imported:
                 files.write_text(
                     folder / files.RUNNER_CFG, json.dumps(self.runner_cfg, indent=2) + "\n"
                 )

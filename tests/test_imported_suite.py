@@ -67,6 +67,9 @@ def test_what_such_saes_lack_is_said(theirs: Path) -> None:
 def test_a_saved_import_is_a_suite_like_any_other(theirs: Path, tmp_path: Path) -> None:
     SAESuite.load(theirs).save(tmp_path / "suite")
     assert not (tmp_path / "suite" / "groups").exists()
+    assert not (
+        tmp_path / "suite" / "runner_cfg.json"
+    ).exists()  # each layer had settings of its own
     again = SAESuite.load(tmp_path / "suite")
     assert again.path == tmp_path / "suite"
     for layer, hook_name in zip(LAYERS, HOOK_NAMES):

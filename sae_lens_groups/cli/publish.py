@@ -1,6 +1,7 @@
 """`sae-lens-groups publish`: puts a suite on the Hugging Face Hub."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,11 +43,14 @@ def _show(suite: SAESuite, flags: argparse.Namespace) -> None:
         revision=flags.revision,
         allowed=flags.allow,
     ) as publication:
-        print(_entry(publication) if flags.yaml else _listing(publication), end="")
-
-
-def _entry(publication: Publication) -> str:
-    return pretrained_entry(publication.facts)
+        if flags.yaml and publication.facts.base_model is None:
+            print(
+                f"warning: nobody else can load the model {publication.manifest.model_name!r}, "
+                "which lies in a folder; name it on the Hub with --base_model",
+                file=sys.stderr,
+            )
+        entry_or_list = pretrained_entry(publication.facts) if flags.yaml else _listing(publication)
+        print(entry_or_list, end="")
 
 
 def _listing(publication: Publication) -> str:

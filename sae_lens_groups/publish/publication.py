@@ -16,9 +16,9 @@ from transformer_lens.loading_from_pretrained import get_official_model_name
 
 from sae_lens_groups import files
 from sae_lens_groups.manifest import SuiteManifest
-from sae_lens_groups.publish.card import model_card
-from sae_lens_groups.publish.card_facts import CardFacts
-from sae_lens_groups.publish.front_matter import is_hub_id
+from sae_lens_groups.publish.card.facts import CardFacts
+from sae_lens_groups.publish.card.front_matter import is_hub_id
+from sae_lens_groups.publish.card.model_card import model_card
 from sae_lens_groups.publish.public_files import PublicNames, public_files
 from sae_lens_groups.publish.scan import require_nothing_private
 from sae_lens_groups.suite import SAESuite
@@ -34,6 +34,8 @@ class Publication:
     files: Mapping[str, Path | str]
     """Path in the repository -> the file as it lies here, or its text. Without the card."""
     names: PublicNames
+    is_model_local: bool
+    """Whether the suite was trained on a model in a folder; its name may be that of another one."""
     license: str | None
     revision: str | None
     allowed: Collection[str]
@@ -51,13 +53,13 @@ class Publication:
     @cached_property
     def manifest(self) -> SuiteManifest:
         """As it is published."""
-        return SuiteManifest.from_json(self._text(files.SUITE) or "")
+        return SuiteManifest.from_json(_text(self.files, files.SUITE) or "")
 
     @cached_property
     def facts(self) -> CardFacts:
         """What the card and the entry for SAELens's list say."""
         settings = self._json(files.RUNNER_CFG)
-        scores = self._text(files.EVALUATION)
+        scores = _text(self.files, files.EVALUATION)
         results = self._json(_EVALUATION_RESULTS)
         cfgs = {name: self._json(f"{name}/{SAE_CFG_FILENAME}") for name in self.manifest.hook_names}
         dataset = self.names.dataset_name or _dataset_path(settings, cfgs)
@@ -67,19 +69,25 @@ class Publication:
             runner_cfg=settings,
             sae_cfgs=cfgs,
             scores=None if scores is None else list(csv.DictReader(io.StringIO(scores))),
-            base_model=self.names.base_model or _hub_model(self.manifest.model_name),
+            base_model=self.names.base_model or self._hub_model(),
             dataset_name=dataset if dataset and "/" in dataset and is_hub_id(dataset) else None,
             license=self.license,
             revision=self.revision,
             eval_cfg=None if not results else results[0].get("eval_cfg"),
         )
 
-    def _text(self, path: str) -> str | None:
-        content = self.files.get(path)
-        return content.read_text(encoding="utf-8") if isinstance(content, Path) else content
+    def _hub_model(self) -> str | None:
+        """The Hub's id of the model; None for one that lies in a folder."""
+        name = self.manifest.model_name
+        if self.is_model_local:
+            return None
+        try:
+            return get_official_model_name(name)  # pythia-160m: EleutherAI/pythia-160m
+        except ValueError:
+            return name if "/" in name and is_hub_id(name) else None
 
     def _json(self, path: str) -> Any:
-        text = self._text(path)
+        text = _text(self.files, path)
         return None if text is None else json.loads(text)
 
 
@@ -102,10 +110,12 @@ def prepared(
     with _folder_of(suite) as folder:
         public = public_files(folder, suite.manifest, names)
         require_nothing_private(public, repo_id=repo_id, allowed=allowed)
+        public_name = SuiteManifest.from_json(_text(public, files.SUITE) or "").model_name
         yield Publication(
             repo_id=repo_id,
             files=public,
             names=names,
+            is_model_local=suite.manifest.model_name != public_name,
             license=license,
             revision=revision,
             allowed=allowed,
@@ -129,9 +139,6 @@ def _dataset_path(settings: Mapping[str, Any] | None, cfgs: Mapping[str, Any]) -
     return metadata.get("dataset_path")
 
 
-def _hub_model(model_name: str) -> str | None:
-    """The Hub's id of a model; None for one that lies in a folder."""
-    try:
-        return get_official_model_name(model_name)  # pythia-160m: EleutherAI/pythia-160m
-    except ValueError:
-        return model_name if "/" in model_name and is_hub_id(model_name) else None
+def _text(contents: Mapping[str, Path | str], path: str) -> str | None:
+    content = contents.get(path)
+    return content.read_text(encoding="utf-8") if isinstance(content, Path) else content

@@ -4,13 +4,15 @@ from collections.abc import Sequence
 
 from sae_lens_groups.alignment import NONE
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.publish.card_facts import CardFacts
-from sae_lens_groups.publish.card_text import cell, code, fenced, plain, table
+from sae_lens_groups.publish.card.facts import CardFacts
+from sae_lens_groups.publish.card.text import cell, code, fenced, plain, table
 from sae_lens_groups.report.numbers import counted, score
 from sae_lens_groups.transfer_report import TransferReport
 
 _GROUP_SAE = "[Group-SAE](https://arxiv.org/abs/2410.21508)"
+# More single layers than these are drawn in one row.
 _MANY_ALONE = 2
+_ALONE = "one SAE each"
 _PARAMETERS = {"encoder": "the encoder", "decoder": "the decoder"}
 
 
@@ -80,13 +82,19 @@ def _how_many(facts: CardFacts) -> str:
         return "It was trained elsewhere." if facts.is_imported else ""
     if facts.is_imported:
         return "They were trained elsewhere, and are published here together."
-    trained = facts.manifest.trained_groups
-    kept = facts.kept_layers
-    taken = f" Those of {layers_in_words(kept)} were taken over as they were." if kept else ""
+    trained, kept = facts.manifest.trained_groups, _kept(facts)
     if not any(len(group) > 1 for group in trained):
-        return f"One SAE was trained for each {'other ' if kept else ''}layer.{taken}"
+        return f"One SAE was trained for each layer{kept}."
     number = f"**{counted(len(trained), 'SAE')} {'were' if len(trained) > 1 else 'was'} trained**"
-    return f"{number}, each for a group of neighbouring layers or for one alone.{taken}"
+    return f"{number}, each for a group of neighbouring layers or for one alone{kept}."
+
+
+def _kept(facts: CardFacts) -> str:
+    layers = facts.kept_layers
+    if not layers:
+        return ""
+    was = "SAEs were taken over as they were" if len(layers) > 1 else "SAE was taken over as it was"
+    return f", except {layers_in_words(layers)}, whose {was}"
 
 
 def groups(facts: CardFacts) -> str | None:
@@ -97,7 +105,7 @@ def groups(facts: CardFacts) -> str | None:
         "## The groups",
         f"A group SAE ({_GROUP_SAE}) is one SAE trained on the activations of a run of "
         "neighbouring layers: for every token, one layer of the group is drawn at random, and its "
-        "activation is the sample. A dot is a layer, and a line joins the layers of one SAE:",
+        "activation is the sample. A dot is a layer, and the layers of a row share one SAE:",
         fenced("", drawing(facts.manifest.groups)),
         _shared_weights(facts),
         _chosen(facts),
@@ -116,7 +124,7 @@ def drawing(groups: Sequence[LayerGroup]) -> str:
         if len(group) > 1 or len(alone) <= _MANY_ALONE
     ]
     if len(alone) > _MANY_ALONE:
-        lines.append(("one each", [group.first for group in alone]))
+        lines.append((_ALONE, [group.first for group in alone]))
     margin = max(len(name) for name, _ in lines) + 3
     every = {3: 1, 2: 5, 1: 10}[width]
     shown = [layer for layer in range(first, last + 1) if layer % every == 0]
@@ -126,12 +134,10 @@ def drawing(groups: Sequence[LayerGroup]) -> str:
 
 
 def _line(name: str, layers: list[int], first: int, margin: int, width: int) -> str:
-    joined = name != "one each"
-    start = margin + (layers[0] - first) * width
-    gap = ("─" if joined else " ") * (width - 1)
-    if joined:
-        return _row(name, [(start, gap.join("●" * len(layers)))])
-    return _row(name, [(margin + (layer - first) * width, "●") for layer in layers])
+    columns = [margin + (layer - first) * width for layer in layers]
+    if name == _ALONE:
+        return _row(name, [(column, "●") for column in columns])
+    return _row(name, [(columns[0], ("─" * (width - 1)).join("●" * len(layers)))])
 
 
 def _row(name: str, parts: list[tuple[int, str]]) -> str:

@@ -1,8 +1,8 @@
 """The card's programs: each is complete, and takes the SAEs to one tool."""
 
-from sae_lens_groups.publish.card_facts import CardFacts
-from sae_lens_groups.publish.card_loading import imports, load_example, load_lines, numbers
-from sae_lens_groups.publish.card_text import code, f_string, fenced, shell, string
+from sae_lens_groups.publish.card.facts import CardFacts
+from sae_lens_groups.publish.card.loading import imports, load_example, load_lines, numbers
+from sae_lens_groups.publish.card.text import code, f_string, fenced, shell, string
 
 _TEXT = '"The cat sat on the mat"'
 # SAEBench's own example.

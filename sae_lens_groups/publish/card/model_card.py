@@ -3,15 +3,13 @@
 import re
 
 from sae_lens_groups.errors import PublishError
-from sae_lens_groups.publish import card_groups, card_snippets, front_matter
-from sae_lens_groups.publish.card_facts import CardFacts
-from sae_lens_groups.publish.card_merge import card_with
-from sae_lens_groups.publish.card_origin import cite, reproduce
-from sae_lens_groups.publish.card_scores import layer_table
-from sae_lens_groups.publish.card_text import words
-from sae_lens_groups.publish.card_units import units
-
-__all__ = ["CardFacts", "model_card"]
+from sae_lens_groups.publish.card import front_matter, groups, snippets
+from sae_lens_groups.publish.card.facts import CardFacts
+from sae_lens_groups.publish.card.merge import card_with
+from sae_lens_groups.publish.card.origin import cite, reproduce
+from sae_lens_groups.publish.card.scores import layer_table
+from sae_lens_groups.publish.card.text import words
+from sae_lens_groups.publish.card.units import units
 
 TAGS = [
     "saelens",
@@ -55,13 +53,13 @@ def _values(facts: CardFacts) -> front_matter.Values:
 def _part(facts: CardFacts) -> str:
     sections = [
         f"# {words(facts.name)}",
-        card_groups.first_lines(facts),
-        card_snippets.quick(facts),
-        card_groups.groups(facts),
+        groups.first_lines(facts),
+        snippets.quick(facts),
+        groups.groups(facts),
         layer_table(facts),
         units(facts),
-        card_snippets.use(facts),
-        card_groups.start(facts),
+        snippets.use(facts),
+        groups.start(facts),
         reproduce(facts),
         cite(facts),
     ]

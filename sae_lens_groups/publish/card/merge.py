@@ -5,7 +5,7 @@ import re
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 from sae_lens_groups.errors import PublishError
-from sae_lens_groups.publish import front_matter
+from sae_lens_groups.publish.card import front_matter
 
 BEGIN = (
     "<!-- begin sae-lens-groups: what stands between here and the end mark is written anew by "

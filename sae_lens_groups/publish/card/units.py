@@ -2,8 +2,8 @@
 
 from sae_lens_groups.alignment import NONE
 from sae_lens_groups.normalization import MEAN_NORM
-from sae_lens_groups.publish.card_facts import CardFacts
-from sae_lens_groups.publish.card_text import code, fenced
+from sae_lens_groups.publish.card.facts import CardFacts
+from sae_lens_groups.publish.card.text import code, fenced
 
 _RAW = "The SAEs take each layer's raw activations; do not scale or centre them first."
 

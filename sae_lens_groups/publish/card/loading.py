@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from sae_lens_groups.publish.card_facts import CardFacts
-from sae_lens_groups.publish.card_text import f_string, string
+from sae_lens_groups.publish.card.facts import CardFacts
+from sae_lens_groups.publish.card.text import f_string, string
 
 
 def imports(facts: CardFacts, names: str | None) -> list[str]:

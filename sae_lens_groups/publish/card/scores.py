@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sae_lens_groups.publish.card_facts import CardFacts
-from sae_lens_groups.publish.card_text import MISSING, cell, code, fenced, shell, table
+from sae_lens_groups.publish.card.facts import CardFacts
+from sae_lens_groups.publish.card.text import MISSING, cell, code, fenced, shell, table
 from sae_lens_groups.report.numbers import count, counted, percent, score, signed
 
 # Longer tables are folded, so that what comes after them is found.

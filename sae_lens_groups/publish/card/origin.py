@@ -3,8 +3,8 @@
 import re
 
 from sae_lens_groups.layers import format_layer_groups
-from sae_lens_groups.publish.card_facts import CardFacts
-from sae_lens_groups.publish.card_text import code, fenced, shell
+from sae_lens_groups.publish.card.facts import CardFacts
+from sae_lens_groups.publish.card.text import code, fenced, shell
 
 _GROUP_SAE = """\
 @inproceedings{ghilardi-etal-2025-group,
