@@ -16,6 +16,8 @@ from sae_lens_groups import errors, files
 from sae_lens_groups.demo import corpus
 from sae_lens_groups.demo.model import MODEL_FOLDER
 
+from .hub import Token, hub
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -128,10 +130,14 @@ def test_the_readmes_program_prints_what_the_readme_shows(tmp_path: Path) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((ROOT / "tutorials").glob("*.ipynb")), ids=lambda p: p.stem)
 @pytest.mark.filterwarnings("ignore")  # of Jupyter
-def test_tutorials_run(path: Path, tmp_path: Path) -> None:
+def test_tutorials_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = nbformat.read(path, as_version=4)
-    resources = {"metadata": {"path": str(tmp_path)}}
-    NotebookClient(notebook, timeout=600, resources=resources).execute()
+    (tmp_path / "work").mkdir()
+    resources = {"metadata": {"path": str(tmp_path / "work")}}
+    with hub(mode="lfs", tokens={"hf_reader": Token("your-name")}) as server:
+        for name, value in server.environment(tmp_path / "home", "hf_reader").items():
+            monkeypatch.setenv(name, value)
+        NotebookClient(notebook, timeout=600, resources=resources).execute()
 
 
 def test_every_flag_of_ours_is_in_the_readme() -> None:

@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +21,12 @@ from sae_lens_groups import GroupSAETrainingRunner, SAESuite
 from sae_lens_groups.demo.model import stdlib_tokens
 from sae_lens_groups.demo.run import demo_config
 
+from .hub import serving
+
 PAGE = (Path(__file__).parent.parent / "tutorials" / "saebench.md").read_text(encoding="utf-8")
-PREPARE, CORE, PROBES = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+PREPARE, CORE, FROM_HUB, PROBES = re.findall(
+    r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE
+)
 NEEDED = ("sae_bench", "sae_probes", "sklearn", "tabulate", "xgboost", "zstandard")
 LAYERS = [2, 3, 11]  # a group of two and one alone
 HF_HOOK = "gpt_neox.layers.{}"
@@ -65,24 +70,38 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tokens: Dataset) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def hooked_suite(folder: Path, tokens: Dataset) -> Path:
+    """A suite whose files have TransformerLens's names of the model and the hooks."""
+    with contextlib.chdir(folder):
+        train(
+            folder / "hooked_suite",
+            tokens,
+            model_class_name="HookedTransformer",
+            model_name=TL_MODEL,
+            hook_name=TL_HOOK.format(0),
+        )
+    return folder / "hooked_suite"
+
+
 def train(suite_folder: Path, tokens: Dataset, **flags: Any) -> SAESuite:
     """The demo with few layers and tokens."""
     cfg = demo_config("2-3,11", suite_folder, training_tokens=50_000, **flags)
     return GroupSAETrainingRunner(cfg, override_dataset=tokens).run()
 
 
-def run(program: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+def run(program: str, folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-c", program],
         cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
     )
 
 
-def run_without_us(program: str, folder: Path) -> str:
-    process = run(_WITHOUT_US + program, folder)
+def run_without_us(program: str, folder: Path, **environment: str) -> str:
+    process = run(_WITHOUT_US + program, folder, **environment)
     assert process.returncode == 0, process.stderr
     return process.stdout
 
@@ -92,6 +111,22 @@ def changed(program: str, *changes: tuple[str, str]) -> str:
         assert program.count(old) == 1, old
         program = program.replace(old, new)
     return program
+
+
+ON_HOOKED_SUITE = changed(
+    CORE,
+    *FEW_BATCHES,
+    ('Path("my_suite")', 'Path("hooked_suite")'),
+    ('    sae.cfg.metadata.model_name = "EleutherAI/pythia-14m"\n', ""),
+    ("    sae.cfg.metadata.hook_name = f\"blocks.{facts['layer']}.hook_resid_post\"\n", ""),
+)
+
+
+def core_metrics(file: Path) -> dict[str, float]:
+    """All metrics in a result file of SAEBench, whose name lacks its end."""
+    path = file.with_name(f"{file.name}_eval_results.json")
+    by_section = json.loads(path.read_text())["eval_result_metrics"]
+    return {name: value for section in by_section.values() for name, value in section.items()}
 
 
 def core_scores(shown: str) -> list[tuple[str, float]]:
@@ -133,25 +168,52 @@ def test_core_scores_every_layer_of_the_demos_suite(folder: Path) -> None:
 
 
 def test_core_scores_a_hooked_transformers_suite_under_its_own_names(
-    folder: Path, tokens: Dataset
+    folder: Path, hooked_suite: Path
 ) -> None:
-    with contextlib.chdir(folder):
-        train(
-            folder / "hooked_suite",
-            tokens,
-            model_class_name="HookedTransformer",
-            model_name=TL_MODEL,
-            hook_name=TL_HOOK.format(0),
+    shown = run_without_us(ON_HOOKED_SUITE, folder)
+    require_scores_of_these_layers(hooked_suite, shown, TL_HOOK)
+
+
+def test_core_scores_a_suite_on_the_hub_as_it_does_its_saes(
+    folder: Path, hooked_suite: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(hooked_suite, tmp_path / "hub/me/my_suite")
+    with serving(tmp_path / "hub") as endpoint:
+        shown = run_without_us(
+            changed(FROM_HUB, *FEW_BATCHES),
+            folder,
+            HF_ENDPOINT=endpoint,
+            HF_HOME=str(tmp_path / "home"),
+            HF_HUB_OFFLINE="0",
         )
-    program = changed(
-        CORE,
-        *FEW_BATCHES,
-        ('Path("my_suite")', 'Path("hooked_suite")'),
-        ('    sae.cfg.metadata.model_name = "EleutherAI/pythia-14m"\n', ""),
-        ("    sae.cfg.metadata.hook_name = f\"blocks.{facts['layer']}.hook_resid_post\"\n", ""),
-    )
-    shown = run_without_us(program, folder)
-    require_scores_of_these_layers(folder / "hooked_suite", shown, TL_HOOK)
+    hook_names = [TL_HOOK.format(layer) for layer in LAYERS]
+    assert [name for name, _ in core_scores(shown)] == hook_names
+
+    run_without_us(ON_HOOKED_SUITE, folder)
+    for hook_name in hook_names:
+        from_hub = core_metrics(folder / f"saebench_core/me_my_suite_{hook_name}")
+        of_object = core_metrics(folder / f"saebench_core/hooked_suite_{hook_name}_custom_sae")
+        assert from_hub.keys() == of_object.keys()
+        for metric, value in of_object.items():
+            assert from_hub[metric] == pytest.approx(value, rel=1e-5, abs=1e-6), metric
+
+
+def test_a_hook_name_that_the_hub_does_not_have_stops_saebench(
+    folder: Path, hooked_suite: Path, tmp_path: Path
+) -> None:
+    """As the page says; it would be a result less otherwise."""
+    shutil.copytree(hooked_suite, tmp_path / "hub/me/my_suite")
+    shutil.rmtree(tmp_path / "hub/me/my_suite" / TL_HOOK.format(3))
+    with serving(tmp_path / "hub") as endpoint:
+        process = run(
+            _WITHOUT_US + changed(FROM_HUB, *FEW_BATCHES),
+            folder,
+            HF_ENDPOINT=endpoint,
+            HF_HOME=str(tmp_path / "home"),
+            HF_HUB_OFFLINE="0",
+        )
+    assert process.returncode == 1
+    assert "EntryNotFoundError" in process.stderr
 
 
 def test_a_layer_that_saebench_drops_is_named(folder: Path) -> None:

@@ -1,10 +1,11 @@
 """Puts a suite on the Hugging Face Hub, where plain SAELens loads every layer of it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from sae_lens.constants import SAE_WEIGHTS_FILENAME
 
 from sae_lens_groups._version import __version__
 from sae_lens_groups.errors import HubError, PublishError
@@ -64,6 +65,15 @@ def publish_suite(
             return Published(repo_id, _page(api, repo_id), remote.commit, is_changed=False)
         parent = remote.commit or _created(api, repo_id, remote, private, revision)
         with as_hub_errors(repo_id):
+            # In an upload of their own: the client shares chunks with what is stored already, and
+            # not between the files of one upload. What follows has the same matrices.
+            api.preupload_lfs_files(
+                repo_id,
+                _first_weights(operations, publication.manifest),
+                revision=revision or "main",
+                create_pr=create_pr,
+                free_memory=False,
+            )
             commit = api.create_commit(
                 repo_id,
                 operations,
@@ -114,6 +124,19 @@ def _changes(
             if not remote.has(path, content)
         ),
         *(CommitOperationDelete(path) for path in remote.left_over(raw)),
+    ]
+
+
+def _first_weights(
+    operations: Sequence[CommitOperationAdd | CommitOperationDelete], manifest: SuiteManifest
+) -> list[CommitOperationAdd]:
+    """The weights of one layer of each group."""
+    first_layers = [manifest.hook_template.hook_name(group.first) for group in manifest.groups]
+    paths = {f"{hook_name}/{SAE_WEIGHTS_FILENAME}" for hook_name in first_layers}
+    return [
+        operation
+        for operation in operations
+        if isinstance(operation, CommitOperationAdd) and operation.path_in_repo in paths
     ]
 
 

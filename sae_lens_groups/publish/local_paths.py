@@ -19,7 +19,7 @@ _MARKED = re.compile(
     | \.{1,2}[/\\]
     | [A-Za-z]:[/\\]           # a Windows drive
     | \\\\[^\\\s]              # a Windows share
-    | (?i:file:)""",
+    | (?i:file:)/""",
     re.VERBOSE,
 )
 _URL = re.compile(r"[A-Za-z][\w+.-]+://")

@@ -8,7 +8,8 @@ import os
 import re
 import socket
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -39,6 +40,7 @@ _SHORTEST_NAME = 3
 _SHORTEST_SECRET = 12
 _MOST_DECODINGS = 3
 _ENOUGH = 100
+_LONGEST_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -49,14 +51,16 @@ class Rule:
     pattern: re.Pattern[str]
     """Its group `value`, if it has one, is the private part."""
     anchors: Collection[str] = ()
-    """One of these is in every match, so that most texts need no search."""
+    """One of these is in every match, so that most texts need no search; lower case where the
+    pattern ignores it."""
     is_secret: bool = False
     not_in: Collection[str] = ()
     """Kinds of texts that may look like it and are not, or in which people mean to say it."""
 
     def matches(self, text: str) -> Iterator[tuple[int, int]]:
         """Where the private parts begin and end."""
-        if self.anchors and not any(anchor in text for anchor in self.anchors):
+        searched = text.lower() if self.pattern.flags & re.IGNORECASE else text
+        if self.anchors and not any(anchor in searched for anchor in self.anchors):
             return
         group = "value" if "value" in self.pattern.groupindex else 0
         for match in self.pattern.finditer(text):
@@ -70,6 +74,15 @@ class Finding:
     kind: str
     text: str
     is_secret: bool
+
+    def without(self, secrets: Iterable["Finding"]) -> "Finding":
+        """The same; not to be shown if a part of a secret is in it, perhaps escaped otherwise."""
+        parts = (
+            secret.text[at : at + _LONGEST_SHOWN]
+            for secret in secrets
+            for at in range(max(1, len(secret.text) - _LONGEST_SHOWN + 1))
+        )
+        return replace(self, is_secret=True) if any(part in self.text for part in parts) else self
 
     def __str__(self) -> str:
         if self.is_secret:
@@ -187,8 +200,17 @@ def _folders(folders: Iterable[Path]) -> Rule | None:
         for path in _spellings(folder)
         if len(path.parts) > 2  # a folder at the top belongs to everybody
     }
-    either = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
-    return Rule("the folder", re.compile(either, re.IGNORECASE)) if names else None
+    if not names:
+        return None
+    return Rule("the folder", re.compile(_either(names), re.IGNORECASE), _lowered(names))
+
+
+def _either(texts: Iterable[str]) -> str:
+    return "|".join(map(re.escape, sorted(texts, key=len, reverse=True)))
+
+
+def _lowered(texts: Iterable[str]) -> list[str]:
+    return [text.lower() for text in texts]
 
 
 def _spellings(folder: Path) -> set[Path]:
@@ -198,21 +220,24 @@ def _spellings(folder: Path) -> set[Path]:
         return {folder}
 
 
-def _here() -> list[Path]:
-    """The home folder and the current one."""
-    found: list[Path] = []
-    for find in (Path.home, Path.cwd):
-        try:
-            found.append(find())
-        except (OSError, RuntimeError):  # there is none
-            continue
-    return found
+def _home() -> list[Path]:
+    try:
+        return [Path.home()]
+    except RuntimeError:  # an account may have none
+        return []
+
+
+def _current() -> list[Path]:
+    try:
+        return [Path.cwd()]
+    except OSError:  # it was removed
+        return []
 
 
 def _names(public: str) -> Rule | None:
     """The user's and the machine's names, but those that everybody has or that are public."""
     names = {os.environ.get(variable, "") for variable in _NAME_VARIABLES}
-    names |= {folder.name for folder in _here()[:1]}
+    names |= {folder.name for folder in _home()}
     with contextlib.suppress(OSError, KeyError, ImportError):  # an account may have no name
         names.add(getpass.getuser())
     host = socket.gethostname()
@@ -225,12 +250,13 @@ def _names(public: str) -> Rule | None:
         and not name.isdecimal()
         and not _as_words([name]).search(public)
     }
-    return Rule("the user or host name", _as_words(kept), not_in=[PROGRAM]) if kept else None
+    if not kept:
+        return None
+    return Rule("the user or host name", _as_words(kept), _lowered(kept), not_in=[PROGRAM])
 
 
 def _as_words(names: Iterable[str]) -> re.Pattern[str]:
-    either = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
-    return re.compile(rf"(?<![^\W_])(?:{either})(?![^\W_])", re.IGNORECASE)
+    return re.compile(rf"(?<![^\W_])(?:{_either(names)})(?![^\W_])", re.IGNORECASE)
 
 
 def _known_secrets() -> Rule | None:
@@ -245,12 +271,10 @@ def _known_secrets() -> Rule | None:
         if len(value) >= _SHORTEST_SECRET
         for form in (value, quote(value, safe=""), json.dumps(value)[1:-1], html.escape(value))
     }
-    either = "|".join(map(re.escape, sorted(escaped, key=len, reverse=True)))
-    return (
-        Rule("a token or key of this machine", re.compile(either), is_secret=True)
-        if escaped
-        else None
-    )
+    if not escaped:
+        return None
+    kind = "a token or key of this machine"
+    return Rule(kind, re.compile(_either(escaped)), escaped, is_secret=True)
 
 
 class Detector:
@@ -262,19 +286,22 @@ class Detector:
         known, names = _known_secrets(), _names(public=repo_id)
         self._secrets = [*([known] if known else []), *_SECRETS]
         self._others = [_absolute_paths(), *_PATHS, *([names] if names else [])]
-        self._folders = _folders([*_here(), *own_folders])
+        self._folders = _folders([*_home(), *_current(), *own_folders])
         self._allowed = [text for given in allowed if (text := given.rstrip("/\\"))]
 
     def findings(self, text: str, kind: str = "") -> list[Finding]:
-        """What is private in a text, each once; no more than a hundred."""
-        found: dict[Finding, None] = {}
-        for variant in _decodings(text):
-            for finding in self._in_variant(variant, kind):
-                if finding.is_secret or not any(finding.text in other.text for other in found):
-                    found.setdefault(finding)
-                if len(found) >= _ENOUGH:
-                    return list(found)
-        return list(found)
+        """What is private in a text, each once; no more than some hundreds."""
+        secrets: dict[Finding, None] = {}
+        others: dict[Finding, None] = {}
+        # Somebody else's program has no paths to escape, and is long.
+        for variant in islice(_decodings(text), 1 if kind == PROGRAM else None):
+            spans = self._secret_spans(variant, kind)
+            for rule, found in spans:
+                secrets |= dict.fromkeys(self._unless_allowed(rule, variant, found))
+            # No path that is shown has a part of a secret.
+            visible = _blanked(variant, [span for _, found in spans for span in found])
+            others |= dict.fromkeys(islice(self._others_in(visible, kind), _ENOUGH))
+        return [*secrets, *(finding.without(secrets) for finding in _widest(others))]
 
     def redacted(self, text: str) -> str:
         """A text to be shown to people, without its secrets."""
@@ -283,19 +310,16 @@ class Detector:
                 text = f"{text[: start + 4]}…{text[end:]}"
         return text
 
-    def _in_variant(self, text: str, kind: str) -> Iterator[Finding]:
-        spans: list[tuple[int, int]] = []
-        for rule in self._secrets:
-            if kind not in rule.not_in:
-                of_rule = list(rule.matches(text))
-                spans += of_rule
-                yield from self._unless_allowed(rule, text, of_rule)
-        visible = _blanked(text, spans)  # no path that is shown has a part of a secret
+    def _secret_spans(self, text: str, kind: str) -> list[tuple[Rule, list[tuple[int, int]]]]:
+        rules = [rule for rule in self._secrets if kind not in rule.not_in]
+        return [(rule, list(rule.matches(text))) for rule in rules]
+
+    def _others_in(self, text: str, kind: str) -> Iterator[Finding]:
         for rule in self._others:
             if kind not in rule.not_in:
-                yield from self._unless_allowed(rule, visible, rule.matches(visible))
+                yield from self._unless_allowed(rule, text, rule.matches(text))
         if self._folders is not None:
-            slashes = re.sub(r"[/\\]+", "/", visible)
+            slashes = re.sub(r"[/\\]+", "/", text)
             yield from self._unless_allowed(self._folders, slashes, self._folders.matches(slashes))
 
     def _unless_allowed(
@@ -306,13 +330,22 @@ class Detector:
                 yield Finding(rule.kind, text[start:end], rule.is_secret)
 
 
+def _widest(findings: Iterable[Finding]) -> list[Finding]:
+    """Without those that lie in one before them, as the user's name does in a path."""
+    kept: list[Finding] = []
+    for finding in findings:
+        if not any(finding.text in other.text for other in kept):
+            kept.append(finding)
+    return kept
+
+
 def _is_allowed(text: str, start: int, end: int, allowed: str) -> bool:
     """Whether what was found lies in an allowed text, or in the folder that it names."""
     if text.find(allowed, max(0, end - len(allowed)), start + len(allowed)) >= 0:
         return True
-    found = text[start:end].lower()
-    return found == allowed.lower() or (
-        found.startswith(allowed.lower()) and found[len(allowed)] in "/\\"
+    found = text[start:end]
+    return found.lower() == allowed.lower() or (
+        found.startswith(allowed) and found[len(allowed)] in "/\\"
     )
 
 

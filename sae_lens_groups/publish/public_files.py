@@ -26,7 +26,7 @@ from sae_lens_groups.unreadable import UNREADABLE
 __all__ = ["PublicNames", "public_files"]
 
 _WEIGHTS = ".safetensors"
-_WHITENING = "activation_whitening.safetensors"
+_WHITENING = "activation_whitening.safetensors"  # SAELens 6.44 has no name for it
 _ALIGNMENT = "alignment.safetensors"
 _ALL_RESULTS = "all_eval_results"
 _EVALUATION_TABLES = (FEATURE_LAYERS, MISSED_FEATURES, FAITHFULNESS, f"{_ALL_RESULTS}.csv")

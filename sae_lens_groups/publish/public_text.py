@@ -23,9 +23,8 @@ from sae_lens_groups.publish.local_paths import is_local_path, last_name
 
 JSON_STRING = re.compile(r'("[^"\\]*(?:\\.[^"\\]*)*")(\s*:)?')
 """A string of a JSON text; the second part is there where it is a key."""
-LIBRARY = re.compile(r"<script[^>]{0,99}>\s*/\*\*\s*\* plotly\.js v.*?</script>", re.DOTALL)
-"""The script of a page that is plotly.js, of any version."""
-STYLE = re.compile(r"<style>.*?</style>", re.DOTALL)
+LIBRARY = re.compile(r"<script[^>]{0,99}>\s*/\*\*\s*\* plotly\.js v")
+"""How the script of a page begins that is plotly.js, of any version."""
 
 _MODEL, _DATASET = "model_name", "dataset_path"
 _EVALUATED = "dataset"
@@ -165,9 +164,10 @@ class PublicText:
     def evaluated_on(self, dataset_name: str) -> str:
         """What an evaluation calls its dataset in public: often the last name of its folder."""
         own = self._own_dataset
+        own_names = () if own is None else (own, Path(own).name, last_name(own))
         # The name of an evaluation's file has at most 80 characters of it.
-        if own is not None and dataset_name in (own, own[:80], Path(own).name, Path(own).name[:80]):
-            return self._public_dataset or dataset_name
+        if self._public_dataset and dataset_name[:80] in {name[:80] for name in own_names}:
+            return self._public_dataset
         is_local = self._is_local(dataset_name, is_place=True)
         return last_name(dataset_name) if is_local else dataset_name
 
@@ -202,11 +202,10 @@ class PublicText:
 
     def of_html(self, text: str) -> str:
         """A page with public names in its title, its commands and wherever it quotes a path."""
-        start, parts = 0, list[str]()
-        for library in LIBRARY.finditer(text):
-            parts += [self._of_own_html(text[start : library.start()]), library[0]]
-            start = library.end()
-        return "".join([*parts, self._of_own_html(text[start:])])
+        return "".join(
+            self._of_own_html(part) if is_own else part
+            for part, is_own in without_elements(text, LIBRARY, "</script>")
+        )
 
     def _of_own_html(self, text: str) -> str:
         text = _COMMANDS.sub(
@@ -265,6 +264,16 @@ class PublicText:
         name = self.folder.resolve().name
         spellings = (self.folder, self.folder.absolute(), self.folder.resolve())
         return {str(path): name for path in spellings if _is_worth_a_search(str(path))}
+
+
+def without_elements(text: str, start: re.Pattern[str], end: str) -> Iterator[tuple[str, bool]]:
+    """The parts of a page in their order; False beside those that are elements of this kind."""
+    done = 0
+    while (opening := start.search(text, done)) and (closing := text.find(end, opening.end())) >= 0:
+        yield text[done : opening.start()], True
+        done = closing + len(end)
+        yield text[opening.start() : done], False
+    yield text[done:], True
 
 
 def _is_plan(layer_groups: str) -> bool:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -9,11 +10,17 @@ from safetensors import safe_open
 
 from sae_lens_groups.errors import PublishError
 from sae_lens_groups.publish.private_text import CARD, PROGRAM, Detector, Finding
-from sae_lens_groups.publish.public_text import JSON_STRING, LIBRARY, STYLE
+from sae_lens_groups.publish.public_text import JSON_STRING, LIBRARY, without_elements
 from sae_lens_groups.unreadable import UNREADABLE
 
 _MOST_SHOWN = 3
 _WEIGHTS = ".safetensors"
+_STYLE = re.compile("<style>")
+# Beside strings, JSON has numbers and a few words.
+_NOT_JSON = re.compile(r"[^\s{}\[\],:0-9.eE+\-truefalsNnIiy]")
+
+# A table of SAELens has a number for each feature in one cell.
+_NUMBERS = re.compile(r"(?<![\d.e+-])(?:\d[\d.e+-]*, -?){16,}")
 
 
 def require_nothing_private(
@@ -85,13 +92,16 @@ def _texts(name: str, content: Path | str) -> Iterator[tuple[str, str]]:
     elif name.endswith(".html"):
         yield from _page_texts(text)
     elif name.endswith(".csv"):
-        yield text.replace('""', '"'), ""
+        yield _NUMBERS.sub(" ", text.replace('""', '"')), ""
     else:
         yield text, CARD if name.endswith(".md") else ""
 
 
 def _json_lines(text: str) -> str:
-    """Every string of a JSON text on a line of its own, behind its key; then what lies between."""
+    """Every string of a JSON text on a line of its own, behind its key.
+
+    Then the whole of a text that is no JSON.
+    """
     lines: list[str] = []
     key = ""
     for match in JSON_STRING.finditer(text):
@@ -104,22 +114,24 @@ def _json_lines(text: str) -> str:
         else:
             key = string
             lines.append(key)
-    return "\n".join([*lines, JSON_STRING.sub("\n", text)])
+    if _NOT_JSON.search(JSON_STRING.sub("\n", text)):
+        lines.append(text)
+    return "\n".join(lines)
 
 
 def _page_texts(page: str) -> Iterator[tuple[str, str]]:
     """A page without the library that draws, as far as that is what the library is."""
-    start, own = 0, list[str]()
+    own: list[str] = []
     page = page.replace(_plotly(), "")
-    for library in LIBRARY.finditer(page):
-        own.append(page[start : library.start()])
-        start = library.end()
-        added = _added(library[0], _plotly())
+    for script, is_own in without_elements(page, LIBRARY, "</script>"):
+        if is_own:
+            own.append(script)
+            continue
+        added = _added(script, _plotly())
         # Of another version it is all program, and names of people are words of programs.
-        yield added, "" if 2 * len(added) < len(library[0]) else PROGRAM
-    text = "\n".join([*own, page[start:]])
-    yield STYLE.sub("\n", text), ""
-    yield "\n".join(STYLE.findall(text)), PROGRAM
+        yield added, "" if 2 * len(added) < len(script) else PROGRAM
+    for part, is_own in without_elements("\n".join(own), _STYLE, "</style>"):
+        yield part, "" if is_own else PROGRAM
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from . import account, lfs, reading, writing
+from . import account, lfs, reading, writing, xet
 from .refusals import RefusedError
 from .repository import Repository
 from .tokens import require_sight
@@ -96,7 +96,7 @@ def _model_route(server: "Hub", repo_id: str, method: str, rest: Sequence[str]) 
         case "PUT", "settings":
             return "settings", on(writing.change_settings)
         case _, "xet-write-token" | "xet-read-token", *_:
-            return "other", _no_xet
+            return "other", lambda call: xet.token(server.xet_store, call)
         case _:
             return "other", _unknown
 
@@ -125,10 +125,6 @@ def _on(server: "Hub", repo_id: str) -> Callable[[Callable[[Repository, Call], A
         return handle
 
     return on
-
-
-def _no_xet(_: Call) -> Answer:
-    raise RefusedError(404, "this Hub has no xet; set HF_HUB_DISABLE_XET=1 in the client")
 
 
 def _unknown(_: Call) -> Answer:

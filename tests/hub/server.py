@@ -43,6 +43,9 @@ class Hub:
     """All requests so far, in the order of their answers. May be cleared."""
     grants: dict[str, Grant]
     """What may be uploaded, by the secret in its address."""
+    xet_store: Path | None
+    """Where the client may keep chunks; None for plain LFS. What is sent there is not seen here, so
+    `lfs_objects` of the repository have to hold it beforehand."""
     lock: threading.RLock
     """Held while a request has its effect."""
 
@@ -53,6 +56,7 @@ class Hub:
         self.repositories = {}
         self.requests = []
         self.grants = {}
+        self.xet_store = None
         self.lock = threading.RLock()
         self._faults: list[Fault] = []
         self._delays: dict[str, float] = {}
@@ -87,7 +91,7 @@ class Hub:
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "NO_PROXY": "127.0.0.1",
         }
-        if self.mode == "lfs":  # the client would take xet for granted
+        if self.mode == "lfs" and self.xet_store is None:  # the client would take xet for granted
             environment["HF_HUB_DISABLE_XET"] = "1"
         if token is not None:
             environment["HF_TOKEN"] = token

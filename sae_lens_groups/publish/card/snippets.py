@@ -4,6 +4,8 @@ from sae_lens_groups.publish.card.facts import CardFacts
 from sae_lens_groups.publish.card.loading import imports, load_example, load_lines, numbers
 from sae_lens_groups.publish.card.text import code, f_string, fenced, shell, string
 
+# Which SAELens 6.0 does not know.
+_LATE_ARCHITECTURES = ("abstopk", "matching_pursuit")
 _TEXT = '"The cat sat on the mat"'
 # SAEBench's own example.
 _SOME_TEXT = "Skylion007/openwebtext"
@@ -18,7 +20,7 @@ def quick(facts: CardFacts) -> str:
 def _advice(facts: CardFacts) -> str:
     lines = [
         "Any hook name of [the table](#the-layers) will do. These are plain SAELens SAEs: "
-        "`pip install sae-lens` (6.0 or newer) is all that is needed to use them."
+        f"`pip install sae-lens` ({_versions(facts)}) is all that is needed to use them."
     ]
     if facts.branch is not None:
         lines.append(
@@ -26,6 +28,11 @@ def _advice(facts: CardFacts) -> str:
             f"download the revision {code(facts.branch)} first."
         )
     return " ".join(lines)
+
+
+def _versions(facts: CardFacts) -> str:
+    late = [name for name in facts.cfg_values("architecture") if name in _LATE_ARCHITECTURES]
+    return f"a version that knows `{late[0]}`" if late else "6.0 or newer"
 
 
 def use(facts: CardFacts) -> str:
