@@ -19,7 +19,8 @@ from sae_lens_groups.cli import main
 from sae_lens_groups.demo.model import MODEL_FOLDER, stdlib_tokens
 from sae_lens_groups.errors import PublishError
 from sae_lens_groups.manifest import SuiteManifest, read_manifest
-from sae_lens_groups.publish.public_files import PublicNames, public_files
+from sae_lens_groups.publish.public_files import public_files
+from sae_lens_groups.publish.public_values import PublicNames
 from sae_lens_groups.publish.scan import require_nothing_private
 
 from .conftest import group_config, make_model, make_tokens, sae_config

@@ -592,7 +592,11 @@ def configure_and_start(tokens: Dataset, changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("init_from", "changes", "message"),
     [
-        ("gone", {}, "gone' does not exist; name a suite's folder, the folder of one or several SAELens SAEs"),
+        (
+            "gone",
+            {},
+            "gone' does not exist; name a suite's folder, the folder of one or several SAELens SAEs",
+        ),
         ("empty", {}, "empty' is neither a suite nor a folder of SAELens SAEs"),
         ("topk/groups", {}, "or one of the SAEs in it: layers_0, layers_1-2"),
         ("broken", {}, "broken': suite.json cannot be read"),

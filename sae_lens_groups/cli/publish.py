@@ -11,7 +11,7 @@ from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.hub import require_repo_id
 from sae_lens_groups.publish import publish_suite
 from sae_lens_groups.publish.pretrained_entry import pretrained_entry
-from sae_lens_groups.publish.public_files import PublicNames
+from sae_lens_groups.publish.public_values import PublicNames
 from sae_lens_groups.publish.publication import Publication, prepared
 from sae_lens_groups.suite import SAESuite
 

@@ -11,7 +11,7 @@ from sae_lens_groups._version import __version__
 from sae_lens_groups.errors import HubError, PublishError
 from sae_lens_groups.hub import as_hub_errors, require_repo_id
 from sae_lens_groups.manifest import SuiteManifest
-from sae_lens_groups.publish.public_files import PublicNames
+from sae_lens_groups.publish.public_values import PublicNames
 from sae_lens_groups.publish.publication import prepared
 from sae_lens_groups.publish.remote import Remote, read_remote
 from sae_lens_groups.suite import SAESuite

@@ -20,10 +20,9 @@ from sae_lens_groups.errors import PublishError
 from sae_lens_groups.evaluation.write import FAITHFULNESS, FEATURE_LAYERS, MISSED_FEATURES
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.manifest import SuiteManifest
-from sae_lens_groups.publish.public_text import PublicNames, PublicText
+from sae_lens_groups.publish.public_text import PublicText
+from sae_lens_groups.publish.public_values import PublicNames, PublicValues
 from sae_lens_groups.unreadable import UNREADABLE
-
-__all__ = ["PublicNames", "public_files"]
 
 _WEIGHTS = ".safetensors"
 _WHITENING = "activation_whitening.safetensors"  # SAELens 6.44 has no name for it
@@ -46,7 +45,9 @@ def public_files(
     found = _find_suite(Path(suite_folder), manifest)
     facts = {name: _text(name, path) for name, path in found.items() if _holds_facts(name)}
     public = PublicText(
-        folder=found.folder, manifest=manifest, names=names, settings=_settings(facts, manifest)
+        PublicValues(
+            folder=found.folder, manifest=manifest, names=names, settings=_settings(facts, manifest)
+        )
     )
     for name, text in facts.items():
         _json(name, text)  # is it whole?
@@ -238,7 +239,7 @@ def _public_name(public: PublicText, name: str, data: Any) -> str:
     end = f"_{_in_name(dataset)}.json"
     if not isinstance(dataset, str) or not name.endswith(end):
         return name
-    return f"{name.removesuffix(end)}_{_in_name(public.value('dataset', dataset))}.json"
+    return f"{name.removesuffix(end)}_{_in_name(public.values.value('dataset', dataset))}.json"
 
 
 def _in_name(dataset: str | None) -> str:

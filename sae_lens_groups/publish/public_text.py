@@ -1,4 +1,4 @@
-"""Rewrites the texts of a suite for the public: local paths become names, accounts disappear."""
+"""Rewrites the texts of a suite for the public, and leaves the rest of them as it is written."""
 
 import contextlib
 import csv
@@ -7,34 +7,17 @@ import io
 import json
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any
 
-from sae_lens_groups.errors import LayerGroupsError
-from sae_lens_groups.inherited import without_run_id
-from sae_lens_groups.layers import format_layer_groups
-from sae_lens_groups.manifest import SuiteManifest
-from sae_lens_groups.plan.partitions import PlanFile, parse_layer_groups
-from sae_lens_groups.publish.local_paths import is_local_path, last_name
+from sae_lens_groups.publish.public_values import PublicValues
 
 JSON_STRING = re.compile(r'("[^"\\]*(?:\\.[^"\\]*)*")(\s*:)?')
 """A string of a JSON text; the second part is there where it is a key."""
 LIBRARY = re.compile(r"<script[^>]{0,99}>\s*/\*\*\s*\* plotly\.js v")
 """How the script of a page begins that is plotly.js, of any version."""
-
-_MODEL, _DATASET = "model_name", "dataset_path"
-_EVALUATED = "dataset"
-# What these name is a folder even where it looks like a name on the Hub.
-_FOLDERS = frozenset(
-    ("output_path", "checkpoint_path", "resume_from_checkpoint", "cached_activations_path")
-)
-_PLACES = _FOLDERS | {_MODEL, _DATASET, _EVALUATED, "init_from", "from_pretrained_path"}
-_ACCOUNT = ("wandb_entity", "wandb_id")
-_NO_ID = "00000000"
 
 _COMMANDS = re.compile(r"(?<=<pre><code>).*?(?=</code></pre>)", re.DOTALL)
 _WORD = re.compile(r"""(?:'[^']*'|"(?:[^"\\]|\\.)*"|\\.|[^\s'"\\])+""", re.DOTALL)
@@ -43,133 +26,16 @@ _EVALUATED_ON = re.compile(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class PublicNames:
-    """What is published in place of local folders; None: the folder's last name."""
-
-    base_model: str | None = None
-    dataset_name: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PublicText:
-    """Makes public texts of a suite's own. Doing it twice does no more than doing it once."""
+    """Makes public texts of a suite's own."""
 
-    folder: Path
-    manifest: SuiteManifest
-    names: PublicNames
-    settings: Mapping[str, Any]
-    """The run's, or where they are not known, those that a layer's SAE carries."""
-    known: dict[str, str] = field(default_factory=dict)
-    """Paths that were met in JSON, and what stands for them."""
-
-    @cached_property
-    def _bases(self) -> tuple[Path, ...]:
-        """Where relative paths may start: here, and where the run did."""
-        output_path = Path(str(self.settings.get("output_path") or ""))
-        folder = self.folder.resolve()
-        if not output_path.is_absolute() and folder.parts[-len(output_path.parts) :] == (
-            output_path.parts
-        ):
-            return Path(), Path(*folder.parts[: -len(output_path.parts)])
-        return (Path(),)
-
-    def _is_local(self, text: str, *, is_place: bool) -> bool:
-        return is_local_path(text, is_place=is_place, bases=self._bases)
-
-    def _own_path(self, key: str) -> str | None:
-        """The suite's own model or dataset, if it is a local one."""
-        value = self.manifest.model_name if key == _MODEL else self.settings.get(key)
-        return value if isinstance(value, str) and self._is_local(value, is_place=True) else None
-
-    @cached_property
-    def _own_model(self) -> str | None:
-        return self._own_path(_MODEL)
-
-    @cached_property
-    def _own_dataset(self) -> str | None:
-        return self._own_path(_DATASET)
-
-    @cached_property
-    def _public_model(self) -> str | None:
-        """What stands for the suite's own model, if that is local."""
-        return self._own_model and (self.names.base_model or last_name(self._own_model))
-
-    @cached_property
-    def _public_dataset(self) -> str | None:
-        return self._own_dataset and (self.names.dataset_name or last_name(self._own_dataset))
-
-    @cached_property
-    def _urls(self) -> frozenset[str]:
-        """Addresses in the settings of the logger, which lead to an account."""
-        logger = self.settings.get("logger")
-        values = logger.values() if isinstance(logger, dict) else ()
-        return frozenset(value for value in values if isinstance(value, str) and "://" in value)
-
-    @cached_property
-    def _plan(self) -> str | None:
-        """`layer_groups`, if it is the path of a plan."""
-        layer_groups = self.settings.get("layer_groups")
-        return layer_groups if isinstance(layer_groups, str) and _is_plan(layer_groups) else None
+    values: PublicValues
 
     def note_paths(self, text: str) -> None:
         """Remembers the paths of a JSON text, which other texts may quote."""
         for key, value in _json_values(text):
-            public = self._of_path(key, value)
-            if public is not None and public != value and _is_worth_a_search(value):
-                self.known.setdefault(value, public)
-
-    def value(self, key: str, value: str) -> str | None:
-        """What is published in place of a value; None for nothing at all."""
-        if key in _ACCOUNT or value in self._urls:
-            return None
-        if key == _EVALUATED:
-            return self.evaluated_on(value)[:80]  # as in the name of its file
-        public = self._of_path(key, value)
-        if public is not None:
-            return public
-        if key == "run_name" and self._plan is not None:
-            value = value.replace(f"-groups-{self._plan}-LR-", f"-groups-{self._groups}-LR-")
-        return self._without_known(value)
-
-    @cached_property
-    def _groups(self) -> str:
-        return format_layer_groups(self.manifest.trained_groups)
-
-    def _of_path(self, key: str, value: str) -> str | None:
-        """What stands for a value that is a path; None for another."""
-        if key == "layer_groups":
-            return self._groups if _is_plan(value) else None
-        if key == "checkpoint_path" and value:
-            return self._checkpoint_path(value)
-        if key in _FOLDERS and value:
-            return last_name(value)
-        if not self._is_local(value, is_place=key in _PLACES):
-            return None
-        if self._own_model is not None and _is_same(key, _MODEL, value, self._own_model):
-            return self._public_model
-        if self._own_dataset is not None and _is_same(key, _DATASET, value, self._own_dataset):
-            return self._public_dataset
-        return last_name(value)
-
-    def _checkpoint_path(self, value: str) -> str:
-        """The folder's name with the run's id, which a config takes off again; not with W&B's."""
-        wandb_id = (self.settings.get("logger") or {}).get("wandb_id")
-        folder = without_run_id(value, wandb_id)
-        if folder is None or folder in (value, "."):
-            return last_name(value)
-        run_id = Path(value).name
-        return f"{last_name(folder)}/{_NO_ID if run_id == wandb_id else run_id}"
-
-    def evaluated_on(self, dataset_name: str) -> str:
-        """What an evaluation calls its dataset in public: often the last name of its folder."""
-        own = self._own_dataset
-        own_names = () if own is None else (own, Path(own).name, last_name(own))
-        # The name of an evaluation's file has at most 80 characters of it.
-        if self._public_dataset and dataset_name[:80] in {name[:80] for name in own_names}:
-            return self._public_dataset
-        is_local = self._is_local(dataset_name, is_place=True)
-        return last_name(dataset_name) if is_local else dataset_name
+            self.values.note_path(key, value)
 
     def of_json(self, text: str) -> str:
         """A JSON text with public values; whatever else it holds stays as it is written."""
@@ -181,7 +47,7 @@ class PublicText:
             if match[2] is not None:
                 key = text
                 return match[0]
-            public = self.value(key, text)
+            public = self.values.value(key, text)
             return match[0] if public == text else json.dumps(public)
 
         return JSON_STRING.sub(replaced, text)
@@ -194,7 +60,10 @@ class PublicText:
         public = [
             *rows[:1],
             *(
-                [self.value(key, cell) or "" for key, cell in zip(chain(keys, repeat("")), row)]
+                [
+                    self.values.value(key, cell) or ""
+                    for key, cell in zip(chain(keys, repeat("")), row)
+                ]
                 for row in rows[1:]
             ),
         ]
@@ -211,14 +80,15 @@ class PublicText:
         text = _COMMANDS.sub(
             lambda found: html.escape(self._commands(html.unescape(found[0]))), text
         )
-        if self._own_model is not None and self._public_model is not None:
-            old, new = (html.escape(Path(n).name) for n in (self._own_model, self._public_model))
+        own, public = self.values.own_model, self.values.public_model
+        if own is not None and public is not None:
+            old, new = (html.escape(Path(name).name) for name in (own, public))
             for end in ("</title>", "</h1>"):
                 text = text.replace(f" of {old}{end}", f" of {new}{end}")
         text = _EVALUATED_ON.sub(
-            lambda found: html.escape(self.evaluated_on(html.unescape(found[0]))), text
+            lambda found: html.escape(self.values.evaluated_on(html.unescape(found[0]))), text
         )
-        return self._without_known(text)
+        return self.values.without_known(text)
 
     def _commands(self, text: str) -> str:
         """Command lines whose words name no local folder."""
@@ -231,39 +101,12 @@ class PublicText:
             flag = name if name == given else ""
             if flag:
                 return match[0]
-            public = self._of_word(name.removeprefix("--"), value)
+            public = self.values.of_word(name.removeprefix("--"), value)
             if public == value:
                 return match[0]
             return shlex.quote(f"{name}={public}" if equals else public)
 
         return _WORD.sub(replaced, text)
-
-    def _of_word(self, key: str, word: str) -> str:
-        public = self._of_path(key, word)
-        if public is None and self._is_local(word, is_place=True):
-            return last_name(word)
-        return word if public is None else public
-
-    def _without_known(self, text: str) -> str:
-        pattern, table = self._known_forms
-        return pattern.sub(lambda found: table[found[1]], text) if table else text
-
-    @cached_property
-    def _known_forms(self) -> tuple[re.Pattern[str], dict[str, str]]:
-        """Finds known paths however they are escaped, and says what to put in their place."""
-        table: dict[str, str] = {}
-        for path, public in {**self._own_folder, **self.known}.items():
-            for escaped in (str, html.escape, _in_json, _in_script, _in_shell_in_html):
-                table.setdefault(escaped(path), escaped(public))
-        longest_first = sorted(table, key=lambda path: (-len(path), path))
-        either = "|".join(map(re.escape, longest_first))
-        return re.compile(rf"(?:file:/{{0,2}}|(?<![\w.~-]))({either})(?![\w-])"), table
-
-    @property
-    def _own_folder(self) -> dict[str, str]:
-        name = self.folder.resolve().name
-        spellings = (self.folder, self.folder.absolute(), self.folder.resolve())
-        return {str(path): name for path in spellings if _is_worth_a_search(str(path))}
 
 
 def without_elements(text: str, start: re.Pattern[str], end: str) -> Iterator[tuple[str, bool]]:
@@ -274,25 +117,6 @@ def without_elements(text: str, start: re.Pattern[str], end: str) -> Iterator[tu
         done = closing + len(end)
         yield text[opening.start() : done], False
     yield text[done:], True
-
-
-def _is_plan(layer_groups: str) -> bool:
-    try:
-        return isinstance(parse_layer_groups(layer_groups), PlanFile)
-    except LayerGroupsError:
-        return False
-    except RuntimeError:  # a path from the home folder of somebody who is not known here
-        return True
-
-
-def _is_same(key: str, own_key: str, value: str, own: str) -> bool:
-    """Whether a path is the suite's own model or dataset, which may have been moved."""
-    return value == own or (key == own_key and last_name(value) == last_name(own))
-
-
-def _is_worth_a_search(path: str) -> bool:
-    """Whether a path is long enough that it would not be found where it is not meant."""
-    return len(path) > 3 and len(re.findall(r"[^/\\]+", path)) > 1
 
 
 def _json_values(text: str) -> Iterator[tuple[str, str]]:
@@ -319,20 +143,6 @@ def _csv_text(rows: Iterable[Iterable[str]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
-
-
-def _in_json(text: str) -> str:
-    return json.dumps(text)[1:-1]
-
-
-def _in_script(text: str) -> str:
-    """As plotly writes JSON into a page."""
-    escaped = {"<": "\\u003c", ">": "\\u003e", "/": "\\u002f"}
-    return _in_json(text).translate(str.maketrans(escaped))
-
-
-def _in_shell_in_html(text: str) -> str:
-    return html.escape(text.replace("'", "'\"'\"'"))
 
 
 def _unquoted(word: str) -> str:

@@ -19,7 +19,8 @@ from sae_lens_groups.manifest import SuiteManifest
 from sae_lens_groups.publish.card.facts import CardFacts
 from sae_lens_groups.publish.card.front_matter import is_hub_id
 from sae_lens_groups.publish.card.model_card import model_card
-from sae_lens_groups.publish.public_files import PublicNames, public_files
+from sae_lens_groups.publish.public_files import public_files
+from sae_lens_groups.publish.public_values import PublicNames
 from sae_lens_groups.publish.scan import require_nothing_private
 from sae_lens_groups.suite import SAESuite
 

@@ -9,8 +9,9 @@ from pathlib import Path, PurePosixPath
 from safetensors import safe_open
 
 from sae_lens_groups.errors import PublishError
-from sae_lens_groups.publish.private_text import CARD, PROGRAM, Detector, Finding
+from sae_lens_groups.publish.detector import Detector, Finding
 from sae_lens_groups.publish.public_text import JSON_STRING, LIBRARY, without_elements
+from sae_lens_groups.publish.rules import CARD, PROGRAM
 from sae_lens_groups.unreadable import UNREADABLE
 
 _MOST_SHOWN = 3

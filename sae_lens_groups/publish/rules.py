@@ -1,4 +1,4 @@
-"""What must not be published, and how it is found in a text."""
+"""What must not be published: secrets, paths, and the names of this machine and its user."""
 
 import contextlib
 import getpass
@@ -8,10 +8,9 @@ import os
 import re
 import socket
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from huggingface_hub import get_token
 
@@ -38,9 +37,6 @@ _SECRET_VARIABLE = re.compile(
 )
 _SHORTEST_NAME = 3
 _SHORTEST_SECRET = 12
-_MOST_DECODINGS = 3
-_ENOUGH = 100
-_LONGEST_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -67,34 +63,11 @@ class Rule:
             yield match.span(group)
 
 
-@dataclass(frozen=True)
-class Finding:
-    """Something private in a text."""
-
-    kind: str
-    text: str
-    is_secret: bool
-
-    def without(self, secrets: Iterable["Finding"]) -> "Finding":
-        """The same; not to be shown if a part of a secret is in it, perhaps escaped otherwise."""
-        parts = (
-            secret.text[at : at + _LONGEST_SHOWN]
-            for secret in secrets
-            for at in range(max(1, len(secret.text) - _LONGEST_SHOWN + 1))
-        )
-        return replace(self, is_secret=True) if any(part in self.text for part in parts) else self
-
-    def __str__(self) -> str:
-        if self.is_secret:
-            return f"{self.kind} ({self.text[:4]}…, {len(self.text)} characters)"
-        return f"{self.kind} {self.text!r}"
-
-
 def _secret(kind: str, pattern: str, *anchors: str, not_in: Collection[str] = ()) -> Rule:
     return Rule(kind, re.compile(pattern), anchors, is_secret=True, not_in=not_in)
 
 
-_SECRETS = (
+SECRETS = (
     _secret(
         "a Hugging Face token",
         r"(?<![A-Za-z0-9])(?:hf|api_org)_[A-Za-z0-9]{20,}",
@@ -148,7 +121,7 @@ _SECRETS = (
     ),
 )
 _STOPS = r"\s\"'`<>|*?;,&()\[\]{}"
-_PATHS = (
+PATHS = (
     Rule("the path", re.compile(rf"(?<![A-Za-z])(?i:file):/+[\w~%][^{_STOPS}]*"), (":/",)),
     Rule(
         "the path",
@@ -179,7 +152,7 @@ _PATHS = (
 )
 
 
-def _absolute_paths() -> Rule:
+def absolute_paths() -> Rule:
     """Paths from the top of a file system, but not the path of a URL."""
     top = roots()
     either = "|".join(map(re.escape, sorted(top)))
@@ -192,7 +165,7 @@ def _absolute_paths() -> Rule:
     )
 
 
-def _folders(folders: Iterable[Path]) -> Rule | None:
+def folders_rule(folders: Iterable[Path]) -> Rule | None:
     """Folders of this machine, in texts whose separators are all `/`."""
     names = {
         re.sub(r"[/\\]+", "/", str(path)).rstrip("/")
@@ -220,24 +193,24 @@ def _spellings(folder: Path) -> set[Path]:
         return {folder}
 
 
-def _home() -> list[Path]:
+def home_folder() -> list[Path]:
     try:
         return [Path.home()]
     except RuntimeError:  # an account may have none
         return []
 
 
-def _current() -> list[Path]:
+def current_folder() -> list[Path]:
     try:
         return [Path.cwd()]
     except OSError:  # it was removed
         return []
 
 
-def _names(public: str) -> Rule | None:
+def names_rule(public: str) -> Rule | None:
     """The user's and the machine's names, but those that everybody has or that are public."""
     names = {os.environ.get(variable, "") for variable in _NAME_VARIABLES}
-    names |= {folder.name for folder in _home()}
+    names |= {folder.name for folder in home_folder()}
     with contextlib.suppress(OSError, KeyError, ImportError):  # an account may have no name
         names.add(getpass.getuser())
     host = socket.gethostname()
@@ -259,7 +232,7 @@ def _as_words(names: Iterable[str]) -> re.Pattern[str]:
     return re.compile(rf"(?<![^\W_])(?:{_either(names)})(?![^\W_])", re.IGNORECASE)
 
 
-def _known_secrets() -> Rule | None:
+def known_secrets() -> Rule | None:
     """The secrets that this machine holds, however they are escaped."""
     values = {value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name)} | {
         get_token() or ""
@@ -275,100 +248,3 @@ def _known_secrets() -> Rule | None:
         return None
     kind = "a token or key of this machine"
     return Rule(kind, re.compile(_either(escaped)), escaped, is_secret=True)
-
-
-class Detector:
-    """Finds what is private on this machine, or anywhere."""
-
-    def __init__(
-        self, repo_id: str, own_folders: Iterable[Path] = (), allowed: Iterable[str] = ()
-    ) -> None:
-        known, names = _known_secrets(), _names(public=repo_id)
-        self._secrets = [*([known] if known else []), *_SECRETS]
-        self._others = [_absolute_paths(), *_PATHS, *([names] if names else [])]
-        self._folders = _folders([*_home(), *_current(), *own_folders])
-        self._allowed = [text for given in allowed if (text := given.rstrip("/\\"))]
-
-    def findings(self, text: str, kind: str = "") -> list[Finding]:
-        """What is private in a text, each once; no more than some hundreds."""
-        secrets: dict[Finding, None] = {}
-        others: dict[Finding, None] = {}
-        # Somebody else's program has no paths to escape, and is long.
-        for variant in islice(_decodings(text), 1 if kind == PROGRAM else None):
-            spans = self._secret_spans(variant, kind)
-            for rule, found in spans:
-                secrets |= dict.fromkeys(self._unless_allowed(rule, variant, found))
-            # No path that is shown has a part of a secret.
-            visible = _blanked(variant, [span for _, found in spans for span in found])
-            others |= dict.fromkeys(islice(self._others_in(visible, kind), _ENOUGH))
-        return [*secrets, *(finding.without(secrets) for finding in _widest(others))]
-
-    def redacted(self, text: str) -> str:
-        """A text to be shown to people, without its secrets."""
-        for rule in self._secrets:
-            for start, end in reversed(list(rule.matches(text))):
-                text = f"{text[: start + 4]}…{text[end:]}"
-        return text
-
-    def _secret_spans(self, text: str, kind: str) -> list[tuple[Rule, list[tuple[int, int]]]]:
-        rules = [rule for rule in self._secrets if kind not in rule.not_in]
-        return [(rule, list(rule.matches(text))) for rule in rules]
-
-    def _others_in(self, text: str, kind: str) -> Iterator[Finding]:
-        for rule in self._others:
-            if kind not in rule.not_in:
-                yield from self._unless_allowed(rule, text, rule.matches(text))
-        if self._folders is not None:
-            slashes = re.sub(r"[/\\]+", "/", text)
-            yield from self._unless_allowed(self._folders, slashes, self._folders.matches(slashes))
-
-    def _unless_allowed(
-        self, rule: Rule, text: str, spans: Iterable[tuple[int, int]]
-    ) -> Iterator[Finding]:
-        for start, end in spans:
-            if not any(_is_allowed(text, start, end, allowed) for allowed in self._allowed):
-                yield Finding(rule.kind, text[start:end], rule.is_secret)
-
-
-def _widest(findings: Iterable[Finding]) -> list[Finding]:
-    """Without those that lie in one before them, as the user's name does in a path."""
-    kept: list[Finding] = []
-    for finding in findings:
-        if not any(finding.text in other.text for other in kept):
-            kept.append(finding)
-    return kept
-
-
-def _is_allowed(text: str, start: int, end: int, allowed: str) -> bool:
-    """Whether what was found lies in an allowed text, or in the folder that it names."""
-    if text.find(allowed, max(0, end - len(allowed)), start + len(allowed)) >= 0:
-        return True
-    found = text[start:end]
-    return found.lower() == allowed.lower() or (
-        found.startswith(allowed) and found[len(allowed)] in "/\\"
-    )
-
-
-def _blanked(text: str, spans: Iterable[tuple[int, int]]) -> str:
-    """A text of the same length with line ends in place of these parts."""
-    parts, done = list[str](), 0
-    for start, end in sorted(spans):
-        if end > done:
-            parts += [text[done : max(start, done)], "\n" * (end - max(start, done))]
-            done = end
-    return "".join([*parts, text[done:]])
-
-
-_ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|([/\\\"]))")
-
-
-def _decodings(text: str) -> Iterator[str]:
-    """A text as it is and, where that is another, with its escapes undone."""
-    for _ in range(_MOST_DECODINGS):
-        yield text
-        decoded = html.unescape(text)
-        decoded = _ESCAPE.sub(lambda m: chr(int(m[1], 16)) if m[1] else m[2], decoded)
-        decoded = unquote(decoded) if "%" in decoded else decoded
-        if decoded == text:
-            return
-        text = decoded
