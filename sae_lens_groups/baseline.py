@@ -7,7 +7,7 @@ from typing import Any
 
 from sae_lens import SAE
 
-from sae_lens_groups.errors import SuiteError
+from sae_lens_groups.errors import HubError, SuiteError
 from sae_lens_groups.hub import is_repo_id
 from sae_lens_groups.suite import SAESuite
 
@@ -59,7 +59,12 @@ def open_baseline(place: str | Path, device: str = "cpu") -> Baseline:
     """
     path = Path(place)
     if not path.exists() and is_repo_id(str(place)):
-        return Baseline.of(SAESuite.from_pretrained(str(place), device=device), str(place))
+        try:
+            return Baseline.of(SAESuite.from_pretrained(str(place), device=device), str(place))
+        except HubError as error:
+            raise HubError(
+                f"baseline {str(place)!r} is no folder, and cannot be had from the Hub: {error}"
+            ) from error
     try:
         return Baseline.of(SAESuite.load(path, device), path.resolve().name)
     except SuiteError as error:

@@ -4,9 +4,15 @@ from collections.abc import Collection, Iterable
 from glob import escape
 from pathlib import Path
 
-from sae_lens.constants import SAE_CFG_FILENAME
+from sae_lens.constants import (
+    ACTIVATION_SCALER_CFG_FILENAME,
+    SAE_CFG_FILENAME,
+    SAE_WEIGHTS_FILENAME,
+    SPARSITY_FILENAME,
+)
 
 from sae_lens_groups import files
+from sae_lens_groups.errors import SuiteError
 from sae_lens_groups.hub import HubRepo
 from sae_lens_groups.load_suite import imported_manifest
 from sae_lens_groups.manifest import SuiteManifest, read_manifest
@@ -14,6 +20,7 @@ from sae_lens_groups.saved_saes import find_saes
 
 # The card is there in every repository of SAEs, so the client finds something to fetch.
 FACTS = (files.SUITE, files.RUNNER_CFG, files.CARD)
+_WHITENING = "activation_whitening.safetensors"
 _OF_THE_WHOLE = (
     f"{files.GROUPS}/*",
     files.EVALUATION,
@@ -64,11 +71,27 @@ def _download_saes(repo: HubRepo, layers: Iterable[int] | None) -> Path:
     """SAEs that lie in a repository without a manifest, found by what each says of itself."""
     folder = repo.fetch([SAE_CFG_FILENAME, f"*/{SAE_CFG_FILENAME}", files.CARD])
     saes = find_saes(folder, repo.repo_id)
-    if (folder / SAE_CFG_FILENAME).is_file():
-        return repo.fetch(["*"])
+    if any("sae_lens_groups" in sae.metadata for sae in saes.values()):
+        raise SuiteError(
+            f"{repo.repo_id!r} on the Hub holds layers of a suite, and its {files.SUITE} is neither "
+            "there nor in the cache; try again with a network, or take the layers one by one with "
+            "SAE.from_pretrained"
+        )
     wanted = _hook_names(imported_manifest(repo.repo_id, saes), layers)
     names = [saes[name].folder.relative_to(folder).as_posix() for name in wanted]
-    return repo.fetch([*(f"{escape(name)}/*" for name in names), files.CARD])
+    return repo.fetch([*_files_of(names), files.CARD])
+
+
+def _files_of(folders: Iterable[str]) -> list[str]:
+    """What SAELens reads of the SAEs in these folders, and what we do."""
+    return [
+        f"{escape(folder)}/{name}" if folder != "." else name
+        for folder in folders
+        for name in (
+            *(SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME),
+            *(ACTIVATION_SCALER_CFG_FILENAME, _WHITENING, files.RUNNER_CFG),
+        )
+    ]
 
 
 def _hook_names(manifest: SuiteManifest, layers: Iterable[int] | None) -> list[str]:

@@ -19,6 +19,14 @@ from huggingface_hub.errors import (
 
 from sae_lens_groups.errors import GroupSAEError, HubError
 
+# The client's own errors and those of connections derive from some of these.
+_OF_THIS_MACHINE = (
+    OSError,
+    PermissionError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+)
 _LOG_IN = "log in with `hf auth login`, or pass a token"
 
 
@@ -78,7 +86,8 @@ def as_hub_errors(repo_id: str) -> Iterator[None]:
     """
     try:
         yield
-    except GroupSAEError:
+    # What a program does wrong, and not the Hub.
+    except (GroupSAEError, MemoryError, TypeError, AttributeError, KeyError, AssertionError):
         raise
     except Exception as error:  # the client raises whatever its transport does
         raise HubError(f"{repo_id!r} on the Hub: {_in_words(error)}") from error
@@ -97,6 +106,8 @@ def _in_words(error: Exception) -> str:
         )
     if isinstance(error, RevisionNotFoundError):
         return "it has no such revision; name one of its branches, tags or commits"
+    if type(error) in _OF_THIS_MACHINE:
+        return f"a file on this machine cannot be used ({first_line(error)})"
     if isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError):
         return (
             f"it cannot be reached, and it is not in the cache ({_cause(error)}); check the "
@@ -111,8 +122,8 @@ def _status_in_words(error: HfHubHTTPError) -> str:
     status = error.response.status_code
     said = f"({error.server_message or first_line(error)})"
     if status in (401, 403):
-        return f"you may not do that {said}; {_LOG_IN} that may write there"
-    if status == 412:
+        return f"you may not do that {said}; {_LOG_IN} that may write there, or use create_pr"
+    if status in (409, 412):
         return "somebody else changed it at the same moment; try again"
     if status >= 500 or status == 429:
         return f"it answers with an error of its own {said}; try again later"

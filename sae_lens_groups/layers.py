@@ -123,6 +123,11 @@ class HookTemplate:
     before: str
     after: str
 
+    def __post_init__(self) -> None:
+        # A suite has a folder of this name for each layer.
+        if not {"/", "\\", "\0"}.isdisjoint(self.before + self.after):
+            raise HookNameError(f"a hook is not called {str(self)!r}, which names a path")
+
     # The first whole segment of digits after a dot, which is where SAELens reads the layer.
     _LAYER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 

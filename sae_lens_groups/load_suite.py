@@ -84,15 +84,12 @@ def imported_manifest(name: str, saes: Mapping[str, SavedSAE]) -> SuiteManifest:
     Raises:
         SuiteError: they are not for one kind of hook.
     """
-    try:
-        templates = {HookTemplate.from_hook_name(hook_name) for hook_name in saes}
-    except HookNameError as error:
-        raise SuiteError(f"the SAEs in {name!r} are no suite: {error}") from error
+    templates = {_template(name, hook_name, sae) for hook_name, sae in saes.items()}
     kinds = sorted(map(str, templates))
     if len(kinds) > 1:
         raise SuiteError(
             f"{name!r} holds SAEs for {len(kinds)} kinds of hooks, {', '.join(kinds)}; "
-            "name a folder with one kind"
+            "give a folder that has one kind (of a repository on the Hub, `hf download` makes one)"
         )
     template = HookTemplate.from_text(kinds[0])
     layers = sorted(n for hook_name in saes if (n := template.layer_of(hook_name)) is not None)
@@ -106,6 +103,15 @@ def imported_manifest(name: str, saes: Mapping[str, SavedSAE]) -> SuiteManifest:
         model_name=str(metadata.get("model_name") or "unknown"),
         versions={"sae-lens": str(metadata.get("sae_lens_version") or "unknown")},
     )
+
+
+def _template(name: str, hook_name: str, sae: SavedSAE) -> HookTemplate:
+    try:
+        return HookTemplate.from_hook_name(hook_name)
+    except HookNameError as error:
+        raise SuiteError(
+            f"{name!r} is no suite, because of the SAE in {sae.folder.name!r}: {error}"
+        ) from error
 
 
 def _scaling_factor(sae: SavedSAE) -> float | None:

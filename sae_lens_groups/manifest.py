@@ -33,6 +33,8 @@ class SuiteManifest:
     """What the groups were chosen from; None where they were named, or follow a rule."""
     transfer: TransferReport | None = None
     """What the SAEs started from; None where they were trained from scratch."""
+    is_model_local: bool = False
+    """Whether `model_name` is what was left in public of a path: not the Hub's model of that name."""
     dataset_rows_read: int | None = None
     """Rows of the dataset that training read, from its first on; None where it is not known."""
 
@@ -67,7 +69,12 @@ class SuiteManifest:
         """
         if layers is None:
             return self.layers
-        wanted = sorted(set(layers))
+        asked = list(layers)
+        if not all(isinstance(layer, int) for layer in asked):
+            raise UnknownLayerError(
+                f"layers is a list of layer numbers, such as [3, 5], and not {layers!r}"
+            )
+        wanted = sorted(set(asked))
         unknown = [layer for layer in wanted if layer not in self.scaling_factors]
         if unknown or not wanted:
             asked = f"layers {unknown}" if unknown else "an empty list of layers"
@@ -104,6 +111,7 @@ class SuiteManifest:
             "versions": dict(self.versions),
             **({} if self.layer_alignment == NONE else {"layer_alignment": self.layer_alignment}),
             **({} if self.plan is None else {"plan": self.plan.to_dict()}),
+            **({"is_model_local": True} if self.is_model_local else {}),
             **self._transfer_entry(),
             **(
                 {}
@@ -158,8 +166,6 @@ class SuiteManifest:
 
     @classmethod
     def _from_dict(cls, data: Mapping[str, Any]) -> "SuiteManifest":
-        if not {"/", "\\"}.isdisjoint(data["hook_template"]):  # it names folders of the suite
-            raise SuiteError(f"suite.json has the hook_template {data['hook_template']!r}")
         template = HookTemplate.from_text(data["hook_template"])
         return cls(
             groups=disjoint(LayerGroup.from_layers(group["layers"]) for group in data["groups"]),
@@ -174,6 +180,7 @@ class SuiteManifest:
             transfer=(
                 TransferReport.from_dict(data["transfer"], template) if "transfer" in data else None
             ),
+            is_model_local=data.get("is_model_local", False),
             dataset_rows_read=data.get("dataset_rows_read"),
         )
 

@@ -20,6 +20,7 @@ from sae_lens.training.activation_scaler import ActivationScaler
 from sae_lens_groups import files
 from sae_lens_groups.errors import SuiteError
 from sae_lens_groups.fold import layer_sae
+from sae_lens_groups.hub import is_repo_id
 from sae_lens_groups.normalization import ESTIMATED_MODES
 from sae_lens_groups.quiet import without_model_kwargs_advice
 from sae_lens_groups.unreadable import UNREADABLE
@@ -137,7 +138,10 @@ def find_saes(folder: Path, name: str | None = None) -> dict[str, SavedSAE]:
         SuiteError: there is none, one is damaged, or two are for the same hook.
     """
     if name is None and not folder.exists():
-        raise SuiteError(f"{str(folder)!r} does not exist; give the output_path of a training run")
+        hint = "; for one on the Hub, SAESuite.from_pretrained" if is_repo_id(str(folder)) else ""
+        raise SuiteError(
+            f"{str(folder)!r} does not exist; give the output_path of a training run{hint}"
+        )
     name = name or str(folder)
     saes = _sae_folders(folder)
     if len(saes) > 1 and any(sae.is_groups_own for sae in saes):

@@ -40,6 +40,8 @@ class SAESuite(Mapping[str, SAE[Any]]):
     """How training went; empty where the suite does not hold it."""
     path: Path | None
     """The folder the suite was loaded from or saved to; None where it is not the user's own."""
+    source_folder: Path | None
+    """Where its files lie, in a folder of the user's or in the Hub's cache; None in memory."""
 
     def __init__(
         self,
@@ -58,7 +60,7 @@ class SAESuite(Mapping[str, SAE[Any]]):
         self.training_curves = training_curves
         self.runner_cfg = runner_cfg
         self.path = path
-        self._evaluated_in = path
+        self.source_folder = path
         self._build_layer = build_layer
         self._build_group = build_group
         self._build_scaler = build_scaler
@@ -84,7 +86,8 @@ class SAESuite(Mapping[str, SAE[Any]]):
     def __repr__(self) -> str:
         model_name = Path(self.manifest.model_name)
         model = model_name.name if model_name.is_absolute() else model_name
-        groups = ", ".join(group.name for group in self.manifest.groups)
+        held = (group for group in self.manifest.groups if {*group.layers} & {*self.layers})
+        groups = ", ".join(group.name for group in held)
         return f"SAESuite({len(self)} layers of {model}, groups {groups})"
 
     def layer(self, layer: int) -> SAE[Any]:
@@ -150,6 +153,19 @@ class SAESuite(Mapping[str, SAE[Any]]):
         has = f"{len(names)} layers, {names[0]} to {names[-1]}"
         return UnknownLayerError(f"this suite has no SAE for {asked}; it has {has}")
 
+    def require_folder(self) -> Path:
+        """Its folder, for what works on files.
+
+        Raises:
+            SuiteError: it has none, because its SAEs were trained elsewhere.
+        """
+        if self.path is None:
+            raise SuiteError(
+                f"these are SAEs that were trained elsewhere, without {files.SUITE}; make a suite of "
+                "them with SAESuite.load(their_folder).save(another_folder)"
+            )
+        return self.path
+
     def save(self, path: str | Path) -> Path:
         """Writes the suite folder, complete or not at all, and returns its path.
 
@@ -159,7 +175,7 @@ class SAESuite(Mapping[str, SAE[Any]]):
         """
         path = Path(path)
         self.save_copy(path)
-        self.path = self._evaluated_in = path
+        self.path = self.source_folder = path
         return path
 
     def save_copy(self, path: Path) -> None:
@@ -182,8 +198,8 @@ class SAESuite(Mapping[str, SAE[Any]]):
                 )
             if self.training_curves:
                 files.write_text(folder / files.CURVES, points_to_csv(self.training_curves))
-            if self._evaluated_in is not None:
-                _copy_evaluation(self._evaluated_in, folder)
+            if self.source_folder is not None:
+                _copy_evaluation(self.source_folder, folder)
             files.write_text(folder / files.SUITE, self.manifest.to_json())
 
     def _save_layer(self, layer: int, folder: Path) -> None:
@@ -240,7 +256,7 @@ class SAESuite(Mapping[str, SAE[Any]]):
         from sae_lens_groups.hub import HubRepo
         from sae_lens_groups.load_suite import load_suite
 
-        layers = None if layers is None else sorted(set(layers))
+        layers = None if layers is None else list(layers)
         folder = download_suite(HubRepo(repo_id, revision, token), layers)
         suite = load_suite(folder, device, layers)
         suite.path = None  # results do not belong in the Hub's cache
@@ -261,16 +277,18 @@ class SAESuite(Mapping[str, SAE[Any]]):
     ) -> "Published":
         """Publishes the suite on the Hugging Face Hub, where plain SAELens loads every layer.
 
-        What lies in the suite's folder goes up in one commit, with a model card; publishing the
-        same again makes no commit, and an interrupted upload goes on where it stopped. Local paths
-        become names, and nothing is sent while a path, a user name or a secret is left.
+        What lies in the suite's folder goes up in one commit, with a model card; changes to SAEs in
+        memory do not. Publishing the same again makes no commit, and an interrupted upload goes on
+        where it stopped. Local paths become names, and nothing is sent while a path, a user name or
+        a secret is left.
 
         Args:
             repo_id: `owner/name`; it is made where it does not exist.
-            private: whether a new repository is private; None leaves it to the account's settings.
+            private: whether the repository is to be private; None leaves a new one to the account's
+                settings, and another one as it is.
             revision: the branch, main where it is None. Plain SAELens reads main only.
             token: None takes that of `hf auth login`.
-            create_pr: proposes the commit as a pull request.
+            create_pr: proposes the commit as a pull request; every call opens one.
             base_model: the model's id on the Hub, where it was trained on a local copy.
             dataset_name: the training text's id on the Hub, likewise.
             license: of the SAEs, as the Hub writes it, such as `mit`.
@@ -280,11 +298,9 @@ class SAESuite(Mapping[str, SAE[Any]]):
             PublishError: the suite is incomplete, or something private is left in it.
             HubError: the Hub cannot be reached, or refuses.
         """
-        from sae_lens_groups.publish import publish_suite
+        from sae_lens_groups.publish import PublishOptions, publish_suite
 
-        return publish_suite(
-            self,
-            repo_id,
+        options = PublishOptions(
             private=private,
             revision=revision,
             token=token,
@@ -294,6 +310,7 @@ class SAESuite(Mapping[str, SAE[Any]]):
             license=license,
             allow=allow,
         )
+        return publish_suite(self, repo_id, options)
 
 
 def _copy_evaluation(old: Path, new: Path) -> None:

@@ -208,8 +208,8 @@ def test_what_is_no_suite_is_refused(
     layers = tmp_path / "layers"
     shutil.copytree(suite_folder / HOOK_NAMES[0], layers / "a")
     assert failure(capsys, "layers") == (
-        "'layers' holds SAEs that were trained elsewhere, and no suite.json; make a suite of them "
-        "with SAESuite.load('layers').save(another_folder)"
+        "these are SAEs that were trained elsewhere, without suite.json; make a suite of them with "
+        "SAESuite.load(their_folder).save(another_folder)"
     )
     shutil.copytree(suite_folder, tmp_path / "half")
     shutil.rmtree(tmp_path / "half" / HOOK_NAMES[1])
@@ -259,3 +259,30 @@ def test_a_suite_that_does_not_say_what_it_read_asks_for_other_text(
     del manifest["dataset_rows_read"]
     (tmp_path / "old" / "suite.json").write_text(json.dumps(manifest))
     assert "does not say which rows of" in failure(capsys, "old")
+
+
+def test_code_that_comes_with_a_model_runs_only_if_the_user_says_so(
+    suite_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(suite_folder, tmp_path / "suite")
+    for name in HOOK_NAMES:
+        cfg = json.loads((folder / name / "cfg.json").read_text())
+        cfg["metadata"]["model_from_pretrained_kwargs"] = {"trust_remote_code": True}
+        (folder / name / "cfg.json").write_text(json.dumps(cfg))
+    message = failure(capsys, str(folder), *QUICK)
+    assert message.startswith("the suite asks to run the code that comes with the model ")
+    assert main(["evaluate", str(folder), *QUICK, "--trust_remote_code"]) == 0
+
+
+def test_a_published_suites_local_model_is_not_taken_from_the_hub(
+    suite_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(suite_folder, tmp_path / "suite")
+    manifest = json.loads((folder / "suite.json").read_text())
+    public = {**manifest, "model_name": "gpt2", "is_model_local": True}
+    (folder / "suite.json").write_text(json.dumps(public))
+    assert failure(capsys, str(folder), *QUICK) == (
+        "the suite was trained on a model in a folder called 'gpt2', wherever that lies now; name "
+        "it with --model_name"
+    )
+    assert main(["evaluate", str(folder), *QUICK, "--model_name", str(MODEL_FOLDER)]) == 0

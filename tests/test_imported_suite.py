@@ -153,10 +153,22 @@ def test_what_cannot_be_a_suite_is_refused(
         GroupSAETrainingRunner(run, override_dataset=tokens, override_model=model)
     cfg["metadata"]["hook_name"] = "hook_embed"
     (twice / "cfg.json").write_text(json.dumps(cfg))
-    with pytest.raises(SuiteError, match="are no suite: hook_name 'hook_embed' has no layer"):
+    with pytest.raises(SuiteError, match="SAE in 'twice': hook_name 'hook_embed' has no layer"):
         SAESuite.load(tmp_path / "saes")
     (twice / "cfg.json").write_text("{")
     with pytest.raises(SuiteError, match="twice' does not hold a SAELens SAE"):
+        SAESuite.load(tmp_path / "saes")
+
+
+@pytest.mark.parametrize("hook_name", ["../../escaped.0.x", "/tmp/escaped.0.x", "a\\b.0.x", "\0.0"])
+def test_a_hook_name_cannot_lead_out_of_the_suite(
+    theirs: Path, tmp_path: Path, hook_name: str
+) -> None:
+    shutil.copytree(theirs / "residual" / "number 1", tmp_path / "saes")
+    cfg = json.loads((tmp_path / "saes" / "cfg.json").read_text())
+    cfg["metadata"]["hook_name"] = hook_name
+    (tmp_path / "saes" / "cfg.json").write_text(json.dumps(cfg))
+    with pytest.raises(SuiteError, match="which names a path"):
         SAESuite.load(tmp_path / "saes")
 
 

@@ -52,7 +52,7 @@ def facts(
         scaling_factors=dict.fromkeys(layers, scaling),
         **{
             "model_name": "pythia-160m",
-            "versions": {"sae-lens": "6.54.12"},
+            "versions": {"sae-lens-groups": "0.5.0", "sae-lens": "6.54.12"},
             "dataset_rows_read": 100,
             **(manifest or {}),
         },
@@ -364,7 +364,10 @@ def test_a_suite_can_be_trained_again_from_what_is_published() -> None:
         "sae-lens-groups train --config_file runner_cfg.json --output_path my-suite-again\n```"
     ) in again
     assert "1,000,000 tokens per SAE of [`monology/pile-uncopyrighted`]" in again
-    assert "learning rate 0.0002, seed 42. Made with `sae-lens==6.54.12`." in again
+    assert (
+        "learning rate 0.0002, seed 42. Made with `sae-lens-groups==0.5.0`, `sae-lens==6.54.12`."
+        in again
+    )
 
 
 def test_what_only_the_trainers_machine_had_has_to_be_named_to_train_again() -> None:
@@ -553,7 +556,7 @@ def test_a_branch_is_downloaded_where_saelens_would_read_main(
 
 # --- names that could break it ---
 
-HOSTILE = 'a|b`c``d\n---\n<!-- end sae-lens-groups -->\n# {x} "q" \\ <b>'
+HOSTILE = 'a|b`c``d\n---\n<!-- end sae-lens-groups -->\n# {x} "q" <b>'
 
 
 @pytest.mark.parametrize("hook", ["blocks.{layer}.hook_resid_post", "model.{layer}." + HOSTILE])
@@ -563,7 +566,10 @@ def test_hostile_names_break_neither_the_table_nor_the_programs_nor_the_marks(ho
         hook=hook,
         base_model=None,
         dataset_name=None,
-        manifest={"model_name": HOSTILE, "versions": {HOSTILE: HOSTILE}},
+        manifest={
+            "model_name": HOSTILE,
+            "versions": {"sae-lens-groups": HOSTILE, HOSTILE: HOSTILE},
+        },
         run={"dataset_path": HOSTILE, "layer_groups": HOSTILE},
         revision=HOSTILE,
     )

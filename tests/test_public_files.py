@@ -20,7 +20,6 @@ from sae_lens_groups.demo.model import MODEL_FOLDER, stdlib_tokens
 from sae_lens_groups.errors import PublishError
 from sae_lens_groups.manifest import SuiteManifest, read_manifest
 from sae_lens_groups.publish.public_files import public_files
-from sae_lens_groups.publish.public_values import PublicNames
 from sae_lens_groups.publish.scan import require_nothing_private
 
 from .conftest import group_config, make_model, make_tokens, sae_config
@@ -28,7 +27,6 @@ from .test_evaluate_command import QUICK, train
 from .test_plan_command import FLAGS as PLAN_FLAGS
 
 HOOKS = [f"blocks.{layer}.hook_resid_post" for layer in range(4)]
-NO_NAMES = PublicNames()
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +46,7 @@ def folder(trained: Path, tmp_path: Path) -> Path:
 
 
 def published(folder: Path, **names: str) -> dict[str, Path | str]:
-    return public_files(folder, read_manifest(folder), PublicNames(**names))
+    return public_files(folder, read_manifest(folder), **names)
 
 
 def text_of(content: Path | str) -> str:
@@ -135,7 +133,7 @@ def test_an_evaluation_is_published(folder: Path) -> None:
     ]
     (folder / "evaluation").mkdir()
     for name in names:
-        (folder / name).write_text("{}" if name.endswith(".json") else "a,b\n1,2\n")
+        (folder / name).write_text("{}" if name.endswith(".json") else "layer,l0\n1,2\n")
     (folder / "evaluation" / "all_eval_results.json").write_text("[]")
     assert {*names, "evaluation/all_eval_results.json"} <= set(published(folder))
 
@@ -155,7 +153,10 @@ def test_weights_may_be_links_and_all_files_of_the_hubs_cache(folder: Path, tmp_
     assert set(published(snapshot)) == set(published(folder))
 
 
-def test_groups_and_sparsity_may_be_absent(folder: Path) -> None:
+def test_saes_that_were_trained_elsewhere_may_lack_groups_settings_and_sparsity(
+    folder: Path,
+) -> None:
+    change(folder / "suite.json", versions={"sae-lens": "6.54.12"})
     shutil.rmtree(folder / "groups")
     for hook in HOOKS:
         (folder / hook / "sparsity.safetensors").unlink()
@@ -164,6 +165,15 @@ def test_groups_and_sparsity_may_be_absent(folder: Path) -> None:
         *("suite.json", "training_curves.csv"),
         *(f"{hook}/{name}" for hook in HOOKS for name in ("cfg.json", "sae_weights.safetensors")),
     }
+
+
+def test_a_suite_of_ours_may_not_lack_them(folder: Path) -> None:
+    (folder / HOOKS[1] / "sparsity.safetensors").unlink()
+    with pytest.raises(PublishError, match=f"it lacks {HOOKS[1]}/sparsity.safetensors;"):
+        published(folder)
+    shutil.rmtree(folder / "groups")
+    with pytest.raises(PublishError, match=r"groups/layers_0-2/cfg\.json"):
+        published(folder)
 
 
 def test_scalers_may_be_absent_as_in_older_suites_but_not_some_of_them(folder: Path) -> None:
@@ -236,7 +246,7 @@ def test_what_is_missing_or_damaged_is_named(
     (folder / name).write_bytes((folder / name).read_bytes().rstrip())
     damage(folder / name)
     with pytest.raises(PublishError) as caught:
-        public_files(folder, manifest, NO_NAMES)
+        public_files(folder, manifest)
     assert name in str(caught.value)
     assert "nothing was published" in str(caught.value)
 
@@ -306,7 +316,7 @@ def test_names_on_the_hub_stay(folder: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        *("blocks.3.hook_resid_post", "/layers/0/name", "even:3", "0-3,4", "AMAD < 0.2", "a/b"),
+        *("blocks.3.hook_resid_post", "even:3", "0-3,4", "AMAD < 0.2", "a/b"),
         *("tokens/s", r"^/\w+/$", "1e-3/step", "16/48", "a b/c d/e f", "none", "\\d+", "x: y/z/w"),
     ],
 )

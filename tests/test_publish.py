@@ -1,9 +1,12 @@
 """Suites on the Hub: the real client over HTTP, against a Hub on loopback."""
 
 import json
+import re
 import shutil
 import socket
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from sae_lens_groups import GroupSAETrainingRunner, SAESuite, evaluate_suite
 from sae_lens_groups.normalization import MEAN_NORM
 
 from .conftest import ARCHITECTURES, D_IN, group_config, make_tokens, sae_config
-from .hub import READER, STRANGER, Hub, Mode, hub
+from .hub import READER, STRANGER, Commit, File, Hub, Mode, hub
 from .hub.client import Client, client
 
 HOOK_NAMES = [f"blocks.{layer}.hook_resid_post" for layer in range(4)]
@@ -109,7 +112,7 @@ def test_everybody_loads_what_is_published(
 ) -> None:
     shown = ours.command("publish", suite_folder, "owner/suite")
     assert shown.status == 0, shown.err
-    assert f"Published: {server.endpoint}/owner/suite\n" in shown.out
+    assert f"Published: {server.endpoint}/owner/suite (32 files new or changed)\n" in shown.out
     assert f'SAE.from_pretrained("owner/suite", "{HOOK_NAMES[0]}")' in shown.out
     assert n_commits(server) == 1
     assert changes_of(server).count("commit") == 1
@@ -233,7 +236,7 @@ def test_only_the_layers_asked_for_are_downloaded(
 
 def test_a_branch_and_a_pull_request(server: Hub, ours: Client, suite_folder: Path) -> None:
     shown = ours.command("publish", suite_folder, "owner/suite", "--revision", "v2")
-    assert "SAESuite.from_pretrained('owner/suite', revision='v2')" in shown.out
+    assert 'SAESuite.from_pretrained("owner/suite", revision="v2")' in shown.out
     repository = server.repositories["owner/suite"]
     assert "suite.json" in repository.contents("v2")
     assert "suite.json" not in repository.contents()
@@ -244,11 +247,30 @@ def test_a_branch_and_a_pull_request(server: Hub, ours: Client, suite_folder: Pa
 
     shown = ours.command("publish", suite_folder, "owner/suite", "--create_pr")
     assert "/owner/suite/discussions/1" in shown.out
+    assert 'SAESuite.from_pretrained("owner/suite", revision="refs/pr/1")' in shown.out
     assert "suite.json" not in repository.contents()
     assert "suite.json" in repository.contents("refs/pr/1")
     message = ours.command("publish", suite_folder, "owner/nothing", "--create_pr").error
     assert "there is nothing yet that a pull request could change" in message
     assert "owner/nothing" not in server.repositories
+
+
+def test_a_new_branch_begins_with_what_main_has(
+    server: Hub, ours: Client, suite_folder: Path, tmp_path: Path, model: HookedTransformer
+) -> None:
+    assert ours.command("publish", suite_folder, "owner/suite", "--license", "mit").status == 0
+    cfg = group_config("0,1-2", output_path=str(tmp_path / "other"))
+    GroupSAETrainingRunner(cfg, override_dataset=make_tokens(), override_model=model).run()
+    branch = ("--revision", "v2")
+    assert ours.command("publish", tmp_path / "other", "owner/suite", *branch).status == 0
+    contents = server.repositories["owner/suite"].contents("v2")
+    assert "license: mit\n" in contents["README.md"].decode()
+    assert f"{HOOK_NAMES[3]}/{WEIGHTS}" not in contents
+    assert f"{HOOK_NAMES[3]}/{WEIGHTS}" in server.repositories["owner/suite"].contents()
+    manifest = json.loads((suite_folder / "suite.json").read_text())
+    (suite_folder / "suite.json").write_text(json.dumps({**manifest, "model_name": "other"}))
+    message = ours.command("publish", suite_folder, "owner/suite", "--revision", "v3").error
+    assert "publish it to a repository of its own" in message
 
 
 def test_a_new_repository_is_private_if_asked(
@@ -261,6 +283,17 @@ def test_a_new_repository_is_private_if_asked(
     server.requests.clear()
     message = ours.command("publish", suite_folder, "owner/public", "--private").error
     assert message.startswith("'owner/public' exists and is public")
+    refused = ours.python(
+        """
+from sae_lens_groups import SAESuite
+try:
+    SAESuite.load(folder).push_to_hub("owner/suite", private=False)
+except ValueError as error:
+    answer = str(error)
+""",
+        folder=str(suite_folder),
+    )
+    assert refused.startswith("'owner/suite' exists and is private")
     assert changes_of(server) == []
 
 
@@ -277,23 +310,28 @@ card = card.replace("library_name:", "language: en\\nlibrary_name:") + "\\nWritt
 HfApi().create_commit("owner/suite", [
     CommitOperationAdd("README.md", card.encode()),
     CommitOperationAdd("notes/of somebody.txt", b"keep"),
+    CommitOperationAdd("evaluation/saebench.json", b"keep"),
+    CommitOperationAdd("groups/layers_0-2/notes.md", b"keep"),
     CommitOperationAdd("blocks.0.hook_resid_post/neurons.txt", b"keep"),
 ], commit_message="by hand")
 """
     )
     cfg = group_config("0,1-2", output_path=str(tmp_path / "other"))
     GroupSAETrainingRunner(cfg, override_dataset=make_tokens(), override_model=model).run()
-    assert ours.command("publish", tmp_path / "other", "owner/suite").status == 0
+    shown = ours.command("publish", tmp_path / "other", "owner/suite")
+    assert re.search(r"files new or changed, \d+ deleted that are not in it\)\n", shown.out)
+    assert "licence" not in shown.out
     contents = server.repositories["owner/suite"].contents()
     card = contents["README.md"].decode()
     assert "\nWritten by hand.\n" in card
     assert "language: en\n" in card
     assert "license: mit\n" in card
     assert "layers_1-2" in card
-    assert contents["notes/of somebody.txt"] == b"keep"
-    assert contents["blocks.0.hook_resid_post/neurons.txt"] == b"keep"
     gone = ("blocks.3.hook_resid_post/", "groups/layers_0-2/", "groups/layers_3/", "evaluation")
-    assert not [path for path in contents if path.startswith(gone)]
+    left = [path for path in contents if path.startswith(gone)]
+    assert left == ["evaluation/saebench.json", "groups/layers_0-2/notes.md"]
+    for path in (*left, "notes/of somebody.txt", "blocks.0.hook_resid_post/neurons.txt"):
+        assert contents[path] == b"keep"
     assert n_commits(server) == 3
     (suite,) = [json.loads(contents["suite.json"])["groups"]]
     assert [group["layers"] for group in suite] == [[0], [1, 2]]
@@ -308,9 +346,58 @@ def test_another_models_suite_is_not_overwritten(
     message = ours.command("publish", suite_folder, "owner/suite").error
     assert message == (
         "'owner/suite' holds a suite for blocks.{layer}.hook_resid_post of tiny, and this one is "
-        "for blocks.{layer}.hook_resid_post of other; publish it to a repository of its own"
+        "for blocks.{layer}.hook_resid_post of other; publish it to a repository of its own, or "
+        "name the same model with base_model"
     )
     assert n_commits(server) == 1
+
+
+def test_a_base_model_can_be_named_later(server: Hub, ours: Client, suite_folder: Path) -> None:
+    assert ours.command("publish", suite_folder, "owner/suite").status == 0
+    named = ("--base_model", "org/real-model")
+    for name in ("suite.json", *(f"{hook_name}/cfg.json" for hook_name in HOOK_NAMES)):
+        text = (suite_folder / name).read_text()
+        (suite_folder / name).write_text(text.replace('"tiny"', '"/data1/jdoe/tiny"'))
+    assert ours.command("publish", suite_folder, "owner/suite", *named).status == 0
+    contents = server.repositories["owner/suite"].contents()
+    assert json.loads(contents["suite.json"])["model_name"] == "org/real-model"
+    assert b"base_model: org/real-model\n" in contents["README.md"]
+    message = ours.command("publish", suite_folder, "owner/suite").error
+    assert message.endswith("or name the same model with base_model")
+    for wrong in ("/root/models/tiny", "https://hf.co/org/model", "not a model!"):
+        message = ours.command("publish", suite_folder, "owner/x", "--base_model", wrong).error
+        assert message.startswith(f"base_model {wrong!r} is no id on the Hub")
+    assert "owner/x" not in server.repositories
+
+
+def test_a_local_model_stays_one_on_the_way_through_the_hub(
+    server: Hub, ours: Client, suite_folder: Path
+) -> None:
+    manifest = json.loads((suite_folder / "suite.json").read_text())
+    local = {**manifest, "model_name": "/data1/jdoe/gpt2"}
+    (suite_folder / "suite.json").write_text(json.dumps(local))
+    assert ours.command("publish", suite_folder, "owner/suite").status == 0
+    ours.python(
+        """
+from sae_lens_groups import SAESuite
+SAESuite.from_pretrained("owner/suite").push_to_hub("owner/copy")
+"""
+    )
+    for repo_id in ("owner/suite", "owner/copy"):
+        contents = server.repositories[repo_id].contents()
+        assert json.loads(contents["suite.json"])["model_name"] == "gpt2"
+        assert json.loads(contents["suite.json"])["is_model_local"]
+        assert b"base_model:" not in contents["README.md"]
+
+
+def test_a_licence_that_the_hub_does_not_know_makes_no_repository(
+    server: Hub, ours: Client, suite_folder: Path
+) -> None:
+    message = ours.command("publish", suite_folder, "owner/suite", "--license", "banana").error
+    assert "the Hub does not take the front matter of the card" in message
+    assert server.repositories == {}
+    message = ours.command("publish", suite_folder, "owner/suite", "--license", "MIT License").error
+    assert "the license 'MIT License' is no identifier of the Hub" in message
 
 
 def test_who_may_not_write_is_told(server: Hub, ours: Client, suite_folder: Path) -> None:
@@ -351,14 +438,22 @@ def test_an_error_of_the_hub_says_to_try_again(
 def test_somebody_elses_commit_in_between_is_not_overwritten(
     server: Hub, ours: Client, suite_folder: Path
 ) -> None:
-    server.add_repository("owner/suite")
-    server.fail("commit", 412, times=99)
-    message = ours.command("publish", suite_folder, "owner/suite").error
+    repository = server.add_repository("owner/suite")
+    server.slow("preupload", 1.5)
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(ours.command, "publish", suite_folder, "owner/suite")
+        while not server.requests_of("validate_yaml"):  # what is there was read
+            time.sleep(0.01)
+        head = repository.at("main")
+        theirs = {**head.files, "README.md": File(b"# Somebody else's")}
+        repository.add(repository.branch("main"), Commit(parent=head.id, files=theirs, title="x"))
+        message = running.result().error
     assert message.endswith("somebody else changed it at the same moment; try again")
-    assert n_commits(server) == 0
+    assert repository.contents()["README.md"] == b"# Somebody else's"
+    assert "suite.json" not in repository.contents()
 
 
-@pytest.mark.parametrize("lost", ["weights", "cfg", "cut short", "group"])
+@pytest.mark.parametrize("lost", ["weights", "cfg", "cut short", "group", "groups"])
 def test_a_half_written_suite_is_not_published(
     server: Hub, ours: Client, suite_folder: Path, lost: str
 ) -> None:
@@ -371,9 +466,11 @@ def test_a_half_written_suite_is_not_published(
         weights.write_bytes(weights.read_bytes()[:-1])
     if lost == "group":
         (suite_folder / "groups" / "layers_0-2" / WEIGHTS).unlink()
+    if lost == "groups":
+        shutil.rmtree(suite_folder / "groups")
     message = ours.command("publish", suite_folder, "owner/suite").error
     assert message.startswith("the suite is incomplete: ")
-    assert ("groups/layers_0-2" if lost == "group" else HOOK_NAMES[2]) in message
+    assert ("groups/layers_0-2" if lost.startswith("group") else HOOK_NAMES[2]) in message
     assert "nothing was published" in message
     assert server.requests == []
 
@@ -381,12 +478,15 @@ def test_a_half_written_suite_is_not_published(
 def test_something_private_stops_everything(server: Hub, ours: Client, suite_folder: Path) -> None:
     cfg = json.loads((suite_folder / HOOK_NAMES[1] / "cfg.json").read_text())
     cfg["metadata"]["note"] = "see /home/someone/notes.txt"
+    cfg["metadata"]["model_from_pretrained_kwargs"] = {"cache_dir": "/gscratch/jdoe/hf"}
     (suite_folder / HOOK_NAMES[1] / "cfg.json").write_text(json.dumps(cfg))
     message = ours.command("publish", suite_folder, "owner/suite").error
     assert f"{HOOK_NAMES[1]}/cfg.json" in message
     assert server.requests == []
     allowed = ("--allow", "/home/someone/notes.txt")
     assert ours.command("publish", suite_folder, "owner/suite", *allowed).status == 0
+    for path, content in server.repositories["owner/suite"].contents().items():
+        assert b"gscratch" not in content, path
 
 
 def test_no_local_path_is_published(server: Hub, ours: Client, suite_folder: Path) -> None:
@@ -489,6 +589,7 @@ def others(server: Hub, suite_folder: Path, tmp_path: Path) -> str:
         cfg = json.loads(file.read_text())
         del cfg["metadata"]["sae_lens_groups"]
         file.write_text(json.dumps(cfg))
+    (tmp_path / "repo/residual/L0/optimizer.bin").write_bytes(b"large")
     server.add_repository("owner/others", tmp_path / "repo")
     server.add_repository("owner/empty")
     return "owner/others"
@@ -506,6 +607,7 @@ def test_a_repository_of_saes_becomes_a_suite(
         loaded = process.python(OUR_OUTPUTS, options={}, **arguments)
         assert list(loaded) == [HOOK_NAMES[0], HOOK_NAMES[1], HOOK_NAMES[3]]
         assert list(loaded.values()) == [expected[0], expected[1], expected[3]]
+        assert not list((tmp_path / "home").rglob("optimizer.bin"))
         found = process.python(
             """
 from sae_lens_groups.baseline import open_baseline

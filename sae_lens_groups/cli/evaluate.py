@@ -38,11 +38,7 @@ def evaluate(args: Sequence[str]) -> int:
     flags = _parser().parse_args(list(args))
     task_names = _task_names(flags.tasks)
     suite = SAESuite.load(flags.suite, flags.device)
-    if suite.path is None:
-        raise ConfigError(
-            f"{flags.suite!r} holds SAEs that were trained elsewhere, and no {files.SUITE}; "
-            f"make a suite of them with SAESuite.load({flags.suite!r}).save(another_folder)"
-        )
+    suite.require_folder()
     any_sae = next(iter(suite.values()))
     with as_mistakes():
         baseline = None if flags.baseline is None else open_baseline(flags.baseline, flags.device)
@@ -105,7 +101,7 @@ def _text(
     rows = open_train_split(
         path,
         streaming=settings.get("streaming", True),
-        trust_remote_code=settings.get("dataset_trust_remote_code", False),
+        trust_remote_code=flags.trust_remote_code,
     )
     n_rows_read = _n_rows_read(path, own_path, suite, baseline)
     return _Text(Path(path).name, path, held_out_rows(rows, n_rows_read) if n_rows_read else rows)
@@ -146,13 +142,26 @@ def _model(
         [] if baseline is None else [n for n in baseline.saes if template.layer_of(n) is not None]
     )
     model_name = flags.model_name or suite.manifest.model_name
+    if flags.model_name is None and suite.manifest.is_model_local:
+        raise ConfigError(
+            f"the suite was trained on a model in a folder called {model_name!r}, wherever that "
+            "lies now; name it with --model_name"
+        )
+    model_kwargs = dict(metadata.model_from_pretrained_kwargs or {})
+    if model_kwargs.pop("trust_remote_code", False) and not flags.trust_remote_code:
+        raise ConfigError(
+            f"the suite asks to run the code that comes with the model {model_name!r}; if you trust "
+            "it, say --trust_remote_code"
+        )
+    if flags.trust_remote_code:
+        model_kwargs["trust_remote_code"] = True
     try:
         return load_with_hooks(
             flags.model_class_name or metadata.model_class_name or "HookedTransformer",
             model_name,
             list(dict.fromkeys([*suite, *others])),
             flags.device,
-            metadata.model_from_pretrained_kwargs or {},
+            model_kwargs,
         )
     except (OSError, ValueError) as error:
         raise ConfigError(
@@ -184,8 +193,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--baseline",
         metavar="SUITE_OR_SAELENS_FOLDER",
-        help="another suite, the folder of a SAELens SAE, or one that holds several: layers that "
-        "both have are compared on the same tokens",
+        help="another suite, the folder of a SAELens SAE or one that holds several, or owner/repo on "
+        "the Hub: layers that both have are compared on the same tokens",
     )
     parser.add_argument(
         "--dataset_path",
@@ -209,6 +218,11 @@ def _parser() -> argparse.ArgumentParser:
         default="none",
         help=f"circuit tasks to measure faithfulness on: all, none (default), or some of "
         f"{', '.join(TASKS)}, with commas",
+    )
+    parser.add_argument(
+        "--trust_remote_code",
+        action="store_true",
+        help="run code that comes with the model or the dataset; never because the suite says so",
     )
     parser.add_argument("--device", type=usable_device, default="cpu", help="default: cpu")
     return parser

@@ -9,9 +9,8 @@ from sae_lens_groups import files
 from sae_lens_groups.cli.flags import OwnFlags
 from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.hub import require_repo_id
-from sae_lens_groups.publish import publish_suite
+from sae_lens_groups.publish import PublishOptions, publish_suite
 from sae_lens_groups.publish.pretrained_entry import pretrained_entry
-from sae_lens_groups.publish.public_values import PublicNames
 from sae_lens_groups.publish.publication import Publication, prepared
 from sae_lens_groups.suite import SAESuite
 
@@ -19,42 +18,43 @@ from sae_lens_groups.suite import SAESuite
 def publish(args: Sequence[str]) -> int:
     """Publishes a suite and says where, or shows what would be published."""
     flags = _parser().parse_args(list(args))
-    require_repo_id(flags.repo_id)
-    suite = SAESuite.load(flags.suite)
-    if suite.path is None:
+    if Path(flags.repo_id).exists() and not Path(flags.suite).exists():
         raise ConfigError(
-            f"{flags.suite!r} holds SAEs that were trained elsewhere, and no {files.SUITE}; "
-            f"make a suite of them with SAESuite.load({flags.suite!r}).save(another_folder)"
+            f"{flags.suite!r} is no folder, and {flags.repo_id!r} is one; the suite comes first: "
+            f"publish {flags.repo_id} {flags.suite}"
         )
-    if flags.yaml or flags.dry_run:
-        _show(suite, flags)
+    require_repo_id(flags.repo_id)
+    options = PublishOptions(
+        private=flags.private or None,
+        revision=flags.revision,
+        token=flags.token,
+        create_pr=flags.create_pr,
+        base_model=flags.base_model,
+        dataset_name=flags.dataset_name,
+        license=flags.license,
+        allow=flags.allow,
+    )
+    suite = SAESuite.load(flags.suite)
+    if flags.dry_run or flags.yaml:
+        with prepared(suite, flags.repo_id, options) as publication:
+            print(_entry(publication) if flags.yaml else _listing(publication), end="")
     else:
-        _publish(suite, flags)
+        _publish(suite, flags.repo_id, options)
     return 0
 
 
-def _show(suite: SAESuite, flags: argparse.Namespace) -> None:
-    names = PublicNames(base_model=flags.base_model, dataset_name=flags.dataset_name)
-    with prepared(
-        suite,
-        flags.repo_id,
-        names=names,
-        license=flags.license,
-        revision=flags.revision,
-        allowed=flags.allow,
-    ) as publication:
-        if flags.yaml and publication.facts.base_model is None:
-            print(
-                f"warning: nobody else can load the model {publication.manifest.model_name!r}, "
-                "which lies in a folder; name it on the Hub with --base_model",
-                file=sys.stderr,
-            )
-        entry_or_list = pretrained_entry(publication.facts) if flags.yaml else _listing(publication)
-        print(entry_or_list, end="")
+def _entry(publication: Publication) -> str:
+    if publication.facts.base_model is None:
+        print(
+            f"warning: nobody else can load the model {publication.manifest.model_name!r}, which "
+            "lies in a folder; name it on the Hub with --base_model",
+            file=sys.stderr,
+        )
+    return pretrained_entry(publication.facts)
 
 
 def _listing(publication: Publication) -> str:
-    contents = publication.with_card(None)
+    contents = publication.with_card()
     sizes = {path: _size(content) for path, content in contents.items()}
     lines = [f"{size:>14,}  {path}" for path, size in sorted(sizes.items())]
     total = f"{sum(sizes.values()):>14,}  bytes in {len(sizes)} files; nothing was published"
@@ -66,33 +66,22 @@ def _size(content: Path | str) -> int:
     return content.stat().st_size if isinstance(content, Path) else len(content.encode())
 
 
-def _publish(suite: SAESuite, flags: argparse.Namespace) -> None:
+def _publish(suite: SAESuite, repo_id: str, options: PublishOptions) -> None:
     n_groups = len(suite.manifest.groups)
-    print(f"Publishing {len(suite)} layers in {n_groups} groups to {flags.repo_id} ...", flush=True)
-    published = publish_suite(
-        suite,
-        flags.repo_id,
-        private=flags.private or None,
-        revision=flags.revision,
-        token=flags.token,
-        create_pr=flags.create_pr,
-        base_model=flags.base_model,
-        dataset_name=flags.dataset_name,
-        license=flags.license,
-        allow=flags.allow,
-    )
+    print(f"Publishing {len(suite)} layers in {n_groups} groups to {repo_id} ...", flush=True)
+    published = publish_suite(suite, repo_id, options)
     if not published.is_changed:
         print(f"Unchanged: {published.url} holds exactly this already, and no commit was made.")
         return
-    print(f"Published: {published.url}")
-    hook_name = next(iter(suite))
-    if flags.create_pr or flags.revision not in (None, "main"):
-        revision = f", revision={flags.revision!r}" if flags.revision else ""
-        print(f"    SAESuite.from_pretrained({flags.repo_id!r}{revision})")
-    else:
-        print(f'    SAE.from_pretrained("{flags.repo_id}", "{hook_name}")')
-    if flags.license is None:
-        print("It names no licence unless its card did already; say --license mit, for example.")
+    deleted = f", {published.n_deleted} deleted that are not in it" if published.n_deleted else ""
+    print(f"Published: {published.url} ({published.n_sent} files new or changed{deleted})")
+    revision = published.pr_revision or options.revision
+    if revision in (None, "main"):
+        print(f'    SAE.from_pretrained("{repo_id}", "{next(iter(suite))}")')
+    else:  # which SAELens does not take
+        print(f'    SAESuite.from_pretrained("{repo_id}", revision="{revision}")')
+    if published.license is None:
+        print("Its card names no licence; add one with --license, such as --license mit.")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,18 +1,19 @@
 """Puts a suite on the Hugging Face Hub, where plain SAELens loads every layer of it."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
 from sae_lens.constants import SAE_WEIGHTS_FILENAME
 
+from sae_lens_groups import files
 from sae_lens_groups._version import __version__
 from sae_lens_groups.errors import HubError, PublishError
 from sae_lens_groups.hub import as_hub_errors, require_repo_id
 from sae_lens_groups.manifest import SuiteManifest
-from sae_lens_groups.publish.public_values import PublicNames
-from sae_lens_groups.publish.publication import prepared
+from sae_lens_groups.publish.options import PublishOptions
+from sae_lens_groups.publish.publication import Publication, prepared
 from sae_lens_groups.publish.remote import Remote, read_remote
 from sae_lens_groups.suite import SAESuite
 
@@ -27,103 +28,125 @@ class Published:
     commit: str
     is_changed: bool
     """False where the repository held exactly this already, so that no commit was made."""
-    pr_url: str | None = None
+    license: str | None
+    """What the card says, whoever wrote it there."""
+    n_sent: int = 0
+    """Files that were new or changed."""
+    n_deleted: int = 0
+    """Files of the suite that was there before, which this one does not have."""
+    pr_revision: str | None = None
+    """The revision of the pull request, if it is one."""
 
 
-def publish_suite(
-    suite: SAESuite,
-    repo_id: str,
-    *,
-    private: bool | None = None,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    create_pr: bool = False,
-    base_model: str | None = None,
-    dataset_name: str | None = None,
-    license: str | None = None,  # noqa: A002  # as the Hub's cards call it
-    allow: Collection[str] = (),
-) -> Published:
+def publish_suite(suite: SAESuite, repo_id: str, options: PublishOptions) -> Published:
     """Publishes a suite in one commit; see `SAESuite.push_to_hub`."""
     require_repo_id(repo_id)
-    names = PublicNames(base_model=base_model, dataset_name=dataset_name)
-    api = HfApi(token=token, library_name="sae-lens-groups", library_version=__version__)
-    with prepared(
-        suite, repo_id, names=names, license=license, revision=revision, allowed=allow
-    ) as publication:
-        remote = read_remote(api, repo_id, revision)
-        remote.require_same_suite(repo_id, publication.manifest)
-        _require_visibility(repo_id, remote, private)
-        if create_pr and remote.commit is None:
+    api = HfApi(token=options.token, library_name="sae-lens-groups", library_version=__version__)
+    with prepared(suite, repo_id, options) as publication:
+        remote = read_remote(api, repo_id, options.revision)
+        remote.require_same_suite(publication)
+        _require_visibility(repo_id, remote, options.private)
+        if options.create_pr and not remote.has_branch:
             raise HubError(
                 f"{repo_id!r} on the Hub: there is nothing yet that a pull request could change; "
                 "leave create_pr out"
             )
         contents = publication.with_card(remote.card)
+        card = ModelCard(str(contents[files.CARD]), ignore_metadata_errors=True)
         operations = _changes(contents, remote)
-        if not operations:
+        if not operations and remote.has_branch:
             assert remote.commit is not None
-            return Published(repo_id, _page(api, repo_id), remote.commit, is_changed=False)
-        parent = remote.commit or _created(api, repo_id, remote, private, revision)
+            url = _page(api, repo_id)
+            return Published(repo_id, url, remote.commit, False, card.data.get("license"))
         with as_hub_errors(repo_id):
-            # In an upload of their own: the client shares chunks with what is stored already, and
-            # not between the files of one upload. What follows has the same matrices.
-            api.preupload_lfs_files(
-                repo_id,
-                _first_weights(operations, publication.manifest),
-                revision=revision or "main",
-                create_pr=create_pr,
-                free_memory=False,
-            )
-            commit = api.create_commit(
-                repo_id,
-                operations,
-                commit_message=_message(publication.manifest, remote),
-                revision=revision,
-                create_pr=create_pr,
-                # Refused if somebody wrote in between: the card was made from what was there.
-                parent_commit=parent,
-            )
-    url = commit.pr_url or _page(api, repo_id)
-    return Published(repo_id, url, commit.oid, is_changed=True, pr_url=commit.pr_url)
+            _validate(card)
+            parent = _start(api, repo_id, remote, options)
+            commit = _commit(api, publication, operations, remote, parent)
+    return Published(
+        repo_id,
+        commit.pr_url or _page(api, repo_id),
+        commit.oid,
+        is_changed=True,
+        license=card.data.get("license"),
+        n_sent=sum(isinstance(change, CommitOperationAdd) for change in operations),
+        n_deleted=sum(isinstance(change, CommitOperationDelete) for change in operations),
+        pr_revision=commit.pr_revision,
+    )
 
 
 def _require_visibility(repo_id: str, remote: Remote, private: bool | None) -> None:
-    if private and remote.is_private is False:
+    if private is None or remote.is_private in (None, private):
+        return
+    now, wanted = ("private", "public") if remote.is_private else ("public", "private")
+    raise PublishError(
+        f"{repo_id!r} exists and is {now}, so nothing that is to be {wanted} goes there; make it "
+        f"{wanted} in its settings on the Hub, or name another repository"
+    )
+
+
+def _validate(card: ModelCard) -> None:
+    """Refuses a card that the Hub would, before anything is made or sent there."""
+    try:
+        card.validate()
+    except ValueError as error:
         raise PublishError(
-            f"{repo_id!r} exists and is public, so a private suite cannot go there; make it "
-            "private in its settings on the Hub, or name another repository"
-        )
+            f"the Hub does not take the front matter of the card ({error}); name another license, "
+            "base_model or dataset_name, or correct the card there"
+        ) from error
 
 
-def _created(
-    api: HfApi, repo_id: str, remote: Remote, private: bool | None, revision: str | None
-) -> str:
-    """Makes what does not exist yet, and gives the commit that it begins with."""
-    with as_hub_errors(repo_id):
-        if not remote.exists:
-            api.create_repo(repo_id, private=private, exist_ok=True)
-        if revision not in (None, "main"):
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
-        sha = api.model_info(repo_id, revision=revision).sha
-    assert sha is not None
-    return sha
+def _start(api: HfApi, repo_id: str, remote: Remote, options: PublishOptions) -> str:
+    """Makes the repository or the branch where it is missing, and gives its newest commit."""
+    commit = remote.commit
+    # Not exist_ok: what somebody else made in the meantime was not looked at.
+    if commit is None:
+        api.create_repo(repo_id, private=options.private)
+        commit = api.model_info(repo_id).sha
+    assert commit is not None
+    if options.revision is not None and not remote.has_branch and options.revision != "main":
+        api.create_branch(repo_id, branch=options.revision, revision=commit)
+    return commit
+
+
+def _commit(
+    api: HfApi,
+    publication: Publication,
+    operations: list[CommitOperationAdd | CommitOperationDelete],
+    remote: Remote,
+    parent: str,
+) -> CommitInfo:
+    repo_id, options = publication.repo_id, publication.options
+    # In an upload of their own: the client shares chunks with what is stored already, and not
+    # between the files of one upload. What follows has the same matrices.
+    api.preupload_lfs_files(
+        repo_id,
+        _first_weights(operations, publication.manifest),
+        revision=options.revision or "main",
+        create_pr=options.create_pr,
+        free_memory=False,
+    )
+    return api.create_commit(
+        repo_id,
+        operations,
+        commit_message=_message(publication.manifest, remote),
+        revision=options.revision,
+        create_pr=options.create_pr,
+        # Refused if somebody wrote in between: the card was made from what was there.
+        parent_commit=parent,
+    )
 
 
 def _changes(
     contents: Mapping[str, Path | str], remote: Remote
 ) -> list[CommitOperationAdd | CommitOperationDelete]:
     """What makes the repository hold these files; nothing for what it holds already."""
-    raw = {
-        path: content if isinstance(content, Path) else content.encode()
-        for path, content in contents.items()
-    }
+    additions = [
+        CommitOperationAdd(path, content if isinstance(content, Path) else content.encode())
+        for path, content in sorted(contents.items())
+    ]
     return [
-        *(
-            CommitOperationAdd(path, content)
-            for path, content in sorted(raw.items())
-            if not remote.has(path, content)
-        ),
-        *(CommitOperationDelete(path) for path in remote.left_over(raw)),
+        *(addition for addition in additions if not remote.has(addition)),
+        *(CommitOperationDelete(path) for path in remote.left_over(contents)),
     ]
 
 

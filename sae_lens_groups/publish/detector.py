@@ -83,12 +83,12 @@ class Detector:
         return text
 
     def _secret_spans(self, text: str, kind: str) -> list[tuple[Rule, list[tuple[int, int]]]]:
-        rules = [rule for rule in self._secrets if kind not in rule.not_in]
+        rules = [rule for rule in self._secrets if rule.is_for(kind)]
         return [(rule, list(rule.matches(text))) for rule in rules]
 
     def _others_in(self, text: str, kind: str) -> Iterator[Finding]:
         for rule in self._others:
-            if kind not in rule.not_in:
+            if rule.is_for(kind):
                 yield from self._unless_allowed(rule, text, rule.matches(text))
         if self._folders is not None:
             slashes = re.sub(r"[/\\]+", "/", text)

@@ -41,7 +41,7 @@ def is_local_path(text: str, *, is_place: bool, bases: Iterable[Path] = (Path(),
 
     Args:
         text: a name, a path or anything else.
-        is_place: whether it says where something lies; JSON pointers and the like do not.
+        is_place: whether it says where something lies, so that it is one even if it is short.
         bases: folders that a relative path may start from.
     """
     text = text.strip()
@@ -50,8 +50,7 @@ def is_local_path(text: str, *, is_place: bool, bases: Iterable[Path] = (Path(),
     if _URL.match(text) or "\n" in text:
         return False
     if text.startswith("/"):
-        parts = [part for part in text.split("/") if part]
-        return is_place or (len(parts) > 1 and parts[0] in roots())
+        return is_place or re.match(r"/+[\w.~-]+/+[^/]", text) is not None
     if not _SEPARATORS.search(text):
         return is_place and text in ("~", ".", "..")
     if any(_exists(base / text) for base in bases):

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,27 +16,37 @@ from safetensors import safe_open
 from sae_lens_groups import files
 from sae_lens_groups.alignment import NONE
 from sae_lens_groups.errors import PublishError
-from sae_lens_groups.evaluation.write import FAITHFULNESS, FEATURE_LAYERS, MISSED_FEATURES
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.manifest import SuiteManifest
 from sae_lens_groups.publish.public_text import PublicText
-from sae_lens_groups.publish.public_values import PublicNames, PublicValues
+from sae_lens_groups.publish.public_values import PublicValues
+from sae_lens_groups.publish.suite_files import (
+    ALIGNMENT,
+    ALL_RESULTS,
+    BESIDE_THE_LAYERS,
+    OF_A_LAYER,
+    WHITENING,
+    is_of_evaluation,
+)
 from sae_lens_groups.unreadable import UNREADABLE
 
 _WEIGHTS = ".safetensors"
-_WHITENING = "activation_whitening.safetensors"  # SAELens 6.44 has no name for it
-_ALIGNMENT = "alignment.safetensors"
-_ALL_RESULTS = "all_eval_results"
-_EVALUATION_TABLES = (FEATURE_LAYERS, MISSED_FEATURES, FAITHFULNESS, f"{_ALL_RESULTS}.csv")
 _TO_DO = "nothing was published; copy the suite anew, or train it again"
 
 
 def public_files(
-    suite_folder: Path, manifest: SuiteManifest, names: PublicNames
+    suite_folder: Path,
+    manifest: SuiteManifest,
+    base_model: str | None = None,
+    dataset_name: str | None = None,
 ) -> dict[str, Path | str]:
     """What of a suite is published: path in the repository -> the file as it lies there, or its new text.
 
     Weights are neither read nor copied; a text that needs no change stays the file that it is.
+
+    Args:
+        base_model: what stands for the suite's own model, if that is local; None: its folder's name.
+        dataset_name: the same for the dataset that the suite was trained on.
 
     Raises:
         PublishError: a file that the suite needs is missing or damaged.
@@ -46,7 +55,11 @@ def public_files(
     facts = {name: _text(name, path) for name, path in found.items() if _holds_facts(name)}
     public = PublicText(
         PublicValues(
-            folder=found.folder, manifest=manifest, names=names, settings=_settings(facts, manifest)
+            folder=found.folder,
+            manifest=manifest,
+            settings=_settings(facts, manifest),
+            base_model=base_model,
+            dataset_name=dataset_name,
         )
     )
     for name, text in facts.items():
@@ -107,17 +120,20 @@ def _find_suite(folder: Path, manifest: SuiteManifest) -> _Found:
         PublishError: one that it needs is missing or damaged.
     """
     found = _Found(folder)
-    needed = [files.SUITE]
-    for hook_name in manifest.hook_names:
-        needed += [f"{hook_name}/{SAE_CFG_FILENAME}", f"{hook_name}/{SAE_WEIGHTS_FILENAME}"]
-        found.has(f"{hook_name}/{SPARSITY_FILENAME}")
+    is_own = not manifest.is_imported  # SAEs that were trained elsewhere come without much of it
+    of_layer = OF_A_LAYER if is_own else (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME)
+    needed = [files.SUITE, *([files.RUNNER_CFG] if is_own else [])]
+    needed += [f"{hook_name}/{name}" for hook_name in manifest.hook_names for name in of_layer]
     missing = found.missing(needed)
-    if (found.folder / files.GROUPS).exists():  # a suite that was made elsewhere has none
+    if is_own:
         missing += _missing_of_groups(found, manifest)
     if missing:
         listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" * (len(missing) > 5))
         raise PublishError(f"the suite is incomplete: it lacks {listed}; {_TO_DO}")
-    for name in (files.RUNNER_CFG, files.CURVES, files.EVALUATION, files.REPORT):
+    for name in (
+        *BESIDE_THE_LAYERS,
+        *(f"{hook_name}/{SPARSITY_FILENAME}" for hook_name in manifest.hook_names),
+    ):
         found.has(name)
     for name in _evaluation_names(found.folder, manifest):
         found.has(name)
@@ -147,9 +163,9 @@ def _scaler_names(suite: Path, group: LayerGroup, manifest: SuiteManifest) -> It
         if (suite / scaler).is_file() and _json(scaler, _text(scaler, suite / scaler)).get(
             "has_whitening"
         ):
-            yield f"{folder}/{_WHITENING}"
+            yield f"{folder}/{WHITENING}"
         if manifest.layer_alignment != NONE and layer != group.middle:
-            yield f"{folder}/{_ALIGNMENT}"
+            yield f"{folder}/{ALIGNMENT}"
 
 
 def _group_folder(group: LayerGroup) -> str:
@@ -161,13 +177,9 @@ def _evaluation_names(suite: Path, manifest: SuiteManifest) -> list[str]:
     folder = suite / files.EVALUATION_FOLDER
     if not folder.is_dir():
         return []
-    hooks = "|".join(map(re.escape, manifest.hook_names))
-    of_layer = re.compile(rf"[^.].*-(?:{hooks})_\d+_.*\.json")
-    tables = (*_EVALUATION_TABLES, f"{_ALL_RESULTS}.json")
+    names = [path.name for path in sorted(folder.iterdir())]
     return [
-        f"{files.EVALUATION_FOLDER}/{path.name}"
-        for path in sorted(folder.iterdir())
-        if path.name in tables or of_layer.fullmatch(path.name)
+        f"{files.EVALUATION_FOLDER}/{name}" for name in names if is_of_evaluation(name, manifest)
     ]
 
 
@@ -198,7 +210,7 @@ def _json(name: str, text: str) -> Any:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise _damaged(name, f"is no JSON ({error})") from error
-    if not isinstance(data, dict) and not name.endswith(f"{_ALL_RESULTS}.json"):
+    if not isinstance(data, dict) and not name.endswith(f"{ALL_RESULTS}.json"):
         raise _damaged(name, "holds no JSON object")
     return data
 
@@ -224,6 +236,8 @@ def _public_version(public: PublicText, name: str, text: str) -> tuple[str, str]
     """The name and the content that a text has in public."""
     if name.endswith(".html"):
         return name, public.of_html(text)
+    if name == files.EVALUATION and not text.startswith("layer,"):
+        raise _damaged(name, "is no table of scores")
     if name.endswith(".csv"):
         try:
             return name, public.of_csv(text)

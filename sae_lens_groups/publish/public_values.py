@@ -23,16 +23,10 @@ _FOLDERS = frozenset(
     ("output_path", "checkpoint_path", "resume_from_checkpoint", "cached_activations_path")
 )
 _PLACES = _FOLDERS | {_MODEL, _DATASET, _EVALUATED, "init_from", "from_pretrained_path"}
+# Of the settings that go through to a model's own loader.
+_ENDS_OF_PLACES = ("_dir", "_directory", "_file", "_folder", "_path")
 _ACCOUNT = ("wandb_entity", "wandb_id")
 _NO_ID = "00000000"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PublicNames:
-    """What is published in place of local folders; None: the folder's last name."""
-
-    base_model: str | None = None
-    dataset_name: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +35,9 @@ class PublicValues:
 
     folder: Path
     manifest: SuiteManifest
-    names: PublicNames
+    base_model: str | None
+    """What stands for the suite's own model, if that is local; None: the folder's last name."""
+    dataset_name: str | None
     settings: Mapping[str, Any]
     """The run's, or where they are not known, those that a layer's SAE carries."""
     known: dict[str, str] = field(default_factory=dict)
@@ -78,11 +74,11 @@ class PublicValues:
     @cached_property
     def public_model(self) -> str | None:
         """What stands for the suite's own model, if that is local."""
-        return self.own_model and (self.names.base_model or last_name(self.own_model))
+        return self.own_model and (self.base_model or last_name(self.own_model))
 
     @cached_property
     def _public_dataset(self) -> str | None:
-        return self._own_dataset and (self.names.dataset_name or last_name(self._own_dataset))
+        return self._own_dataset and (self.dataset_name or last_name(self._own_dataset))
 
     @cached_property
     def _urls(self) -> frozenset[str]:
@@ -128,7 +124,7 @@ class PublicValues:
             return self._checkpoint_path(value)
         if key in _FOLDERS and value:
             return last_name(value)
-        if not self._is_local(value, is_place=key in _PLACES):
+        if not self._is_local(value, is_place=_is_place(key)):
             return None
         if self.own_model is not None and _is_same(key, _MODEL, value, self.own_model):
             return self.public_model
@@ -183,6 +179,11 @@ class PublicValues:
         name = self.folder.resolve().name
         spellings = (self.folder, self.folder.absolute(), self.folder.resolve())
         return {str(path): name for path in spellings if _is_worth_a_search(str(path))}
+
+
+def _is_place(key: str) -> bool:
+    """Whether what stands under a key says where something lies."""
+    return key in _PLACES or key.endswith(_ENDS_OF_PLACES)
 
 
 def _is_plan(layer_groups: str) -> bool:

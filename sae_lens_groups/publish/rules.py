@@ -16,6 +16,8 @@ from huggingface_hub import get_token
 
 from sae_lens_groups.publish.local_paths import roots
 
+DATA = "data"
+"""JSON and CSV, in which a value stands alone."""
 PROGRAM = "program"
 """Somebody else's program, or a style sheet."""
 CARD = "card"
@@ -50,8 +52,14 @@ class Rule:
     """One of these is in every match, so that most texts need no search; lower case where the
     pattern ignores it."""
     is_secret: bool = False
+    only_in: Collection[str] | None = None
+    """Kinds of texts that it is for; None: all."""
     not_in: Collection[str] = ()
     """Kinds of texts that may look like it and are not, or in which people mean to say it."""
+
+    def is_for(self, kind: str) -> bool:
+        """Whether it is to be looked for in texts of a kind."""
+        return kind not in self.not_in and (self.only_in is None or kind in self.only_in)
 
     def matches(self, text: str) -> Iterator[tuple[int, int]]:
         """Where the private parts begin and end."""
@@ -109,7 +117,12 @@ SECRETS = (
     _secret(
         "what is named as a key or token",
         r"(?i:(?:api|access|auth|secret|private|bearer|hf|hub|wandb|client)[_-]?"
-        r"(?:key|token|secret)|(?<![\w-])(?:token|secret))[\"']?\s{0,3}[:=]\s{0,3}[\"']?"
+        r"(?:key|token|secret))[\"']?\s{0,3}[:=]\s{0,3}[\"']?(?P<value>[\w/+.=-]{16,})",
+        not_in=[PROGRAM],
+    ),
+    _secret(
+        "what is named as a token",
+        r"(?i:(?<![\w-])(?:token|secret))[\"']?\s{0,3}[:=]\s{0,3}[\"']?"
         r"(?P<value>(?=[A-Za-z_/+.=-]{0,99}\d)[\w/+.=-]{16,})",
         not_in=[PROGRAM],
     ),
@@ -122,6 +135,12 @@ SECRETS = (
 )
 _STOPS = r"\s\"'`<>|*?;,&()\[\]{}"
 PATHS = (
+    Rule(  # a whole value, whatever the folder at the top is called
+        "the path",
+        re.compile(rf"(?m)(?:(?<=: )|(?<=^)|(?<=,)|(?<=\"))/+[\w.~-]+/+[^/{_STOPS}][^{_STOPS}]*"),
+        ("/",),
+        only_in=[DATA],
+    ),
     Rule("the path", re.compile(rf"(?<![A-Za-z])(?i:file):/+[\w~%][^{_STOPS}]*"), (":/",)),
     Rule(
         "the path",

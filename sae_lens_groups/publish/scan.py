@@ -11,7 +11,7 @@ from safetensors import safe_open
 from sae_lens_groups.errors import PublishError
 from sae_lens_groups.publish.detector import Detector, Finding
 from sae_lens_groups.publish.public_text import JSON_STRING, LIBRARY, without_elements
-from sae_lens_groups.publish.rules import CARD, PROGRAM
+from sae_lens_groups.publish.rules import CARD, DATA, PROGRAM
 from sae_lens_groups.unreadable import UNREADABLE
 
 _MOST_SHOWN = 3
@@ -89,11 +89,11 @@ def _texts(name: str, content: Path | str) -> Iterator[tuple[str, str]]:
         return
     text = content if isinstance(content, str) else _read(name, content)
     if name.endswith(".json"):
-        yield _json_lines(text), ""
+        yield _json_lines(text), DATA
     elif name.endswith(".html"):
         yield from _page_texts(text)
     elif name.endswith(".csv"):
-        yield _NUMBERS.sub(" ", text.replace('""', '"')), ""
+        yield _NUMBERS.sub(" ", text.replace('""', '"')), DATA
     else:
         yield text, CARD if name.endswith(".md") else ""
 

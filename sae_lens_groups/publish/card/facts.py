@@ -47,7 +47,9 @@ class CardFacts:
     @property
     def branch(self) -> str | None:
         """The branch, where it is not main, the only one that SAELens reads."""
-        return None if self.revision in (None, MAIN) else self.revision
+        # What is proposed is for main.
+        is_main = self.revision in (None, MAIN) or self.revision.startswith("refs/pr/")
+        return None if is_main else self.revision
 
     @property
     def metadata(self) -> Mapping[str, Any]:
@@ -61,8 +63,8 @@ class CardFacts:
 
     @property
     def is_imported(self) -> bool:
-        """Whether nothing is known of the training."""
-        return self.runner_cfg is None
+        """Whether the SAEs were trained elsewhere, so that nothing is known of how."""
+        return self.manifest.is_imported
 
     @property
     def shared_groups(self) -> list[LayerGroup]:

@@ -98,15 +98,14 @@ def _flags(facts: CardFacts) -> list[str]:
 def _caveats(facts: CardFacts) -> str:
     """What the command line above cannot know."""
     lines = [
-        "The run is seeded: the same settings, text and versions give the same weights on the same "
-        "hardware."
+        "The run is seeded: on a CPU the same settings, text and versions give the same weights."
     ]
     if facts.base_model is None:
         lines.append(f"The model {code(facts.manifest.model_name)} was local: {_NO_PATHS}")
     if facts.manifest.dataset_rows_read is None:
         lines.append(
-            "The text was passed in from Python (`override_dataset`), so no command line is known to "
-            "read the same."
+            "The text was passed in from Python (`override_dataset`), so with other text the command "
+            "trains the same kind of SAEs, and not these."
         )
     elif facts.dataset_name is None:
         lines.append(f"The text {_text(facts)} was local: {_NO_PATHS}")

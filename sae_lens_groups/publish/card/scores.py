@@ -23,7 +23,7 @@ _METRICS: Mapping[str, tuple[Callable[[float], str], str]] = {
     ),
     "l0": (count, "features active per token"),
     "dead_features": (percent, "features that fired on none of the evaluated tokens"),
-    "mse": (score, "squared error per token, in the units of the layer's activations"),
+    "mse": (score, "squared error per token, in the squared units of the layer's activations"),
 }
 _COMPARED = ("explained_variance", "ce_loss_score")
 _DIFFERENCE = "\N{GREEK CAPITAL LETTER DELTA}"

@@ -187,8 +187,9 @@ def _whole_suite(facts: CardFacts) -> str:
             f"sae = suite[{string(hook_name)}]",
         ]
     )
+    contents = "" if facts.is_imported else ", with its groups and scaling"
     return (
-        "**The suite as one object**, with its groups and scaling, in `sae-lens-groups`:\n\n"
+        f"**The suite as one object**{contents}, in `sae-lens-groups`:\n\n"
         f"{fenced('python', program)}{_train_further(facts)}"
     )
 

@@ -10,7 +10,17 @@ _RAW = "The SAEs take each layer's raw activations; do not scale or centre them 
 
 def units(facts: CardFacts) -> str:
     """The section, for how these activations were normalised."""
-    return f"## Units of feature activations\n\n{_statement(facts)}"
+    return f"## Units of feature activations\n\n{_statement(facts)}{_tokens(facts)}"
+
+
+def _tokens(facts: CardFacts) -> str:
+    """Which tokens training saw; features on others mean little."""
+    if facts.is_imported or "prepend_bos" not in facts.metadata:
+        return ""
+    bos = "began" if facts.metadata["prepend_bos"] else "did not begin"
+    excluded = facts.setting("exclude_special_tokens")
+    left_out = ", and the activations of special tokens were left out" if excluded else ""
+    return f"\n\nIn training, prompts {bos} with a BOS token{left_out}."
 
 
 def _statement(facts: CardFacts) -> str:
