@@ -114,6 +114,8 @@ def test_everybody_loads_what_is_published(
     assert shown.status == 0, shown.err
     assert f"Published: {server.endpoint}/owner/suite (32 files new or changed)\n" in shown.out
     assert f'SAE.from_pretrained("owner/suite", "{HOOK_NAMES[0]}")' in shown.out
+    assert "groups/layers_3: 100%" in shown.err
+    assert f"{WEIGHTS}:" not in shown.err  # one bar for all, and none for each file
     assert n_commits(server) == 1
     assert changes_of(server).count("commit") == 1
 

@@ -1,11 +1,10 @@
 """Puts a suite on the Hugging Face Hub, where plain SAELens loads every layer of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
-from sae_lens.constants import SAE_WEIGHTS_FILENAME
 
 from sae_lens_groups import files
 from sae_lens_groups._version import __version__
@@ -15,6 +14,7 @@ from sae_lens_groups.manifest import SuiteManifest
 from sae_lens_groups.publish.options import PublishOptions
 from sae_lens_groups.publish.publication import Publication, prepared
 from sae_lens_groups.publish.remote import Remote, read_remote
+from sae_lens_groups.publish.upload import upload_weights
 from sae_lens_groups.suite import SAESuite
 
 
@@ -116,14 +116,15 @@ def _commit(
     parent: str,
 ) -> CommitInfo:
     repo_id, options = publication.repo_id, publication.options
-    # In an upload of their own: the client shares chunks with what is stored already, and not
-    # between the files of one upload. What follows has the same matrices.
-    api.preupload_lfs_files(
-        repo_id,
-        _first_weights(operations, publication.manifest),
-        revision=options.revision or "main",
-        create_pr=options.create_pr,
-        free_memory=False,
+    upload_weights(
+        lambda additions: api.preupload_lfs_files(
+            repo_id,
+            additions,
+            revision=options.revision or "main",
+            create_pr=options.create_pr,
+            free_memory=False,
+        ),
+        [change for change in operations if isinstance(change, CommitOperationAdd)],
     )
     return api.create_commit(
         repo_id,
@@ -147,19 +148,6 @@ def _changes(
     return [
         *(addition for addition in additions if not remote.has(addition)),
         *(CommitOperationDelete(path) for path in remote.left_over(contents)),
-    ]
-
-
-def _first_weights(
-    operations: Sequence[CommitOperationAdd | CommitOperationDelete], manifest: SuiteManifest
-) -> list[CommitOperationAdd]:
-    """The weights of one layer of each group."""
-    first_layers = [manifest.hook_template.hook_name(group.first) for group in manifest.groups]
-    paths = {f"{hook_name}/{SAE_WEIGHTS_FILENAME}" for hook_name in first_layers}
-    return [
-        operation
-        for operation in operations
-        if isinstance(operation, CommitOperationAdd) and operation.path_in_repo in paths
     ]
 
 
