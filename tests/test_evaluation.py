@@ -540,11 +540,12 @@ def test_the_table_has_the_columns_of_the_contract(
     assert columns[:4] == ["layer", "hook_name", "group", "scaling_factor"]
     for name in METRICS:
         assert {name, f"{name}_baseline", f"{name}_diff"} <= set(columns)
-    assert {"dead_features", "mmcs", "missed_features"} <= set(columns)
+    assert {"dead_features", "baseline", "mmcs", "missed_features"} <= set(columns)
     for row, score in zip(rows, evaluation, strict=True):
         cells: dict[str, str] = dict(zip(columns, row.split(",")))
         assert cells["hook_name"] == f"blocks.{score.layer}.hook_resid_post"
         assert cells["group"] == ("layers_0-2" if score.layer < 3 else "layers_3")
+        assert cells["baseline"] == "baseline"  # it was never saved
         for name in METRICS:
             assert float(cells[name]) == score.metrics[name]
             difference = float(cells[name]) - float(cells[f"{name}_baseline"])

@@ -255,7 +255,8 @@ def test_the_table_has_the_scores_of_each_layer() -> None:
 def test_differences_to_a_baseline_stand_beside_the_scores() -> None:
     compared = facts("0-1")
     difference = {"explained_variance_diff": "-0.02", "explained_variance_diff_high": "0.01"}
-    rows = scores(compared, **difference, explained_variance_diff_low="-0.03")
+    low = {"explained_variance_diff_low": "-0.03"}
+    rows = scores(compared, **difference, **low, baseline="my_each")
     rows[1]["explained_variance_diff_high"] = "-0.01"
     card = model_card(replace(compared, scores=rows))
     head, _, first, second, _ = table_rows(card)
@@ -263,6 +264,7 @@ def test_differences_to_a_baseline_stand_beside_the_scores() -> None:
     assert first[4] == "-0.0200"
     assert second[4] == r"-0.0200\*"
     assert r"with \* where the 95% interval over prompts leaves out zero" in card
+    assert "minus that of the baseline `my_each` on the same text" in card
 
 
 def test_scores_that_are_missing_or_no_numbers_leave_a_dash() -> None:

@@ -113,13 +113,13 @@ def compared_evaluation() -> SuiteEvaluation:
             0,
             "layers_0-1",
             metrics(0.9, 0.95),
-            baseline=BaselineScores(**of, differences=clear, match=match),
+            baseline=BaselineScores(name="each", **of, differences=clear, match=match),
         ),
         row(
             1,
             "layers_0-1",
             metrics(0.8, 0.85),
-            baseline=BaselineScores(**of, differences=unclear, match=None),
+            baseline=BaselineScores(name="each", **of, differences=unclear, match=None),
         ),
         row(2, "layers_2", metrics(0.7, 0.75)),
     )
@@ -208,6 +208,7 @@ def _random_row(suite: SAESuite, layer: int, random: np.random.Generator) -> Lay
     directions = torch.randn(D_SAE, 8)
     near = directions + random.uniform(0.2, 1) * torch.randn(D_SAE, 8)
     baseline = BaselineScores(
+        name="each",
         metrics=metrics(ev - minus[0], ce - minus[1]),
         dead_features=0.01,
         differences=differences(*of),
@@ -307,7 +308,11 @@ def test_a_name_from_a_file_cannot_move_the_cursor() -> None:
 def test_every_layer_has_a_line_of_at_most_100_columns(values: list[float], low: float) -> None:
     found = Difference(low, low, low)
     of = BaselineScores(
-        metrics=metrics(0, 0), dead_features=0, differences=differences(found, found), match=None
+        name="each",
+        metrics=metrics(0, 0),
+        dead_features=0,
+        differences=differences(found, found),
+        match=None,
     )
     scores = [
         row(10 + n, "layers_10-100", metrics(value, value), baseline=of)
@@ -514,6 +519,7 @@ def test_a_page_without_a_number_anywhere_still_opens(
 ) -> None:
     nothing = Difference(math.nan, math.nan, math.nan)
     of = BaselineScores(
+        name="each",
         metrics=dict.fromkeys(METRICS, math.nan),
         dead_features=math.nan,
         differences=dict.fromkeys(METRICS, nothing),
@@ -541,7 +547,7 @@ def test_names_from_files_cannot_run_as_scripts(browser: webdriver.Chrome, tmp_p
     suite = suite_of(
         "0-1,2",
         HOSTILE.replace("/", "|"),
-        hook_template=HookTemplate(f"{HOSTILE}.", ".<b>"),
+        hook_template=HookTemplate(HOSTILE.replace("/", "|") + ".", ".<b>"),
         transfer=transfer([0, 1, 2]),
     )
     evaluation = random_evaluation(suite, baseline_name=HOSTILE, dataset_name=HOSTILE)

@@ -51,7 +51,8 @@ def compare(
     differences, mean_differences = resamplings.differences(pairs)
     of_baseline = {
         name: _baseline_scores(
-            suite[name], results[name], baseline.saes[name], baseline_results[name], difference
+            baseline.name,
+            *(suite[name], results[name], baseline.saes[name], baseline_results[name], difference),
         )
         for name, difference in zip(hook_names, differences)
     }
@@ -72,6 +73,7 @@ def feature_layers(suite: SAESuite, results: Results, n_tokens: int) -> tuple[Fe
 
 
 def _baseline_scores(
+    name: str,
     sae: SAE[Any],
     results: LayerResults,
     baseline_sae: SAE[Any],
@@ -79,6 +81,7 @@ def _baseline_scores(
     differences: Mapping[str, Difference],
 ) -> BaselineScores:
     return BaselineScores(
+        name=name,
         metrics=metrics_of(baseline_results.sums),
         dead_features=_dead_share(baseline_results),
         differences=differences,

@@ -16,6 +16,8 @@ from sae_lens_groups.evaluation.tokens import EvaluatedTokens
 class BaselineScores:
     """Another SAE at the same layer, on the same tokens."""
 
+    name: str
+    """What the baseline is called, such as the last part of its folder's path."""
     metrics: Mapping[str, float]
     dead_features: float
     differences: Mapping[str, Difference]
@@ -52,7 +54,7 @@ class LayerScores:
         return row if self.baseline is None else row | self._baseline_row(self.baseline)
 
     def _baseline_row(self, baseline: BaselineScores) -> dict[str, Any]:
-        row: dict[str, Any] = {}
+        row: dict[str, Any] = {"baseline": baseline.name}
         for name, value in baseline.metrics.items():
             difference = baseline.differences[name]
             row[f"{name}_baseline"] = value

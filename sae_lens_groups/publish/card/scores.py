@@ -137,9 +137,11 @@ def _terms(rows: list[Mapping[str, str]]) -> str:
         if any(value_of(row, name) is not None for row in rows)
     ]
     if _is_compared(rows):
+        named = {name for row in rows if (name := row.get("baseline"))}
+        baseline = f"the baseline {', '.join(map(code, sorted(named)))}" if named else "a baseline"
         lines.append(
-            f"- {_DIFFERENCE}: the score before it, of these SAEs minus that of the baseline that they "
-            "were evaluated against, with \\* where the 95% interval over prompts leaves out zero."
+            f"- {_DIFFERENCE}: the score before it, of these SAEs minus that of {baseline} on the same "
+            "text, with \\* where the 95% interval over prompts leaves out zero."
         )
     return "\n".join([*lines, "", "`evaluation.csv` has all of SAELens's metrics."])
 
