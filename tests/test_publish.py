@@ -427,6 +427,20 @@ def test_what_is_no_repository_is_refused_before_anything_is_read(ours: Client) 
         )
 
 
+def test_the_wrong_folder_is_told_from_the_right_one(
+    server: Hub, ours: Client, suite_folder: Path
+) -> None:
+    layer = suite_folder / HOOK_NAMES[0]
+    message = ours.command("publish", layer, "owner/suite").error
+    assert message == f"{str(layer)!r} is a part of the suite 'suite'; publish that"
+    message = ours.command("publish", "owner/suite", suite_folder).error
+    assert message == (
+        f"'owner/suite' is no folder, and {str(suite_folder)!r} is one; the suite comes first: "
+        f"publish {suite_folder} owner/suite"
+    )
+    assert server.requests == []
+
+
 def test_an_error_of_the_hub_says_to_try_again(
     server: Hub, ours: Client, suite_folder: Path
 ) -> None:

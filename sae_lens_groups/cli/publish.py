@@ -34,6 +34,9 @@ def publish(args: Sequence[str]) -> int:
         license=flags.license,
         allow=flags.allow,
     )
+    whole = Path(flags.suite).resolve().parent
+    if (whole / files.SUITE).is_file():
+        raise ConfigError(f"{flags.suite!r} is a part of the suite {whole.name!r}; publish that")
     suite = SAESuite.load(flags.suite)
     if flags.dry_run or flags.yaml:
         with prepared(suite, flags.repo_id, options) as publication:
