@@ -14,7 +14,7 @@ from sae_lens.constants import (
 from sae_lens_groups import files
 from sae_lens_groups.errors import SuiteError
 from sae_lens_groups.hub import HubRepo
-from sae_lens_groups.load_suite import imported_manifest
+from sae_lens_groups.imported_manifest import imported_manifest
 from sae_lens_groups.manifest import SuiteManifest, read_manifest
 from sae_lens_groups.saved_saes import find_saes
 

@@ -12,9 +12,9 @@ from sae_lens.training.activation_scaler import ActivationScaler
 from sae_lens_groups import files
 from sae_lens_groups.errors import GroupSAEError, HookNameError, InitSourceError, SuiteError
 from sae_lens_groups.hub import first_line
+from sae_lens_groups.imported_manifest import imported_manifest
 from sae_lens_groups.layer_scalers import has_layer_scalers, load_layer_scalers
 from sae_lens_groups.layers import HookTemplate, LayerGroup
-from sae_lens_groups.load_suite import imported_manifest
 from sae_lens_groups.locate import FORMS, HubSAE, HubSuite, locate
 from sae_lens_groups.manifest import read_manifest
 from sae_lens_groups.normalization import MEAN_NORM, WHITENING

@@ -13,9 +13,6 @@ from sae_lens_groups.evaluation.result import LayerScores, SuiteEvaluation
 from sae_lens_groups.evaluation.sweep import LayerResults
 from sae_lens_groups.suite import SAESuite
 
-FEATURE_LAYERS = "feature_layers.csv"
-MISSED_FEATURES = "missed_features.csv"
-FAITHFULNESS = "faithfulness.csv"
 _MISSED_COLUMNS = (
     "layer",
     "hook_name",
@@ -40,14 +37,15 @@ def write_evaluation(
     ]
     with files.replaced_folder(suite.path / files.EVALUATION_FOLDER) as details:
         process_results(saelens_results, str(details))
-        files.write_text(details / FEATURE_LAYERS, files.csv_text(_feature_rows(evaluation)))
+        files.write_text(details / files.FEATURE_LAYERS, files.csv_text(_feature_rows(evaluation)))
         if evaluation.comparison is not None:
             files.write_text(
-                details / MISSED_FEATURES, files.csv_text(_missed_rows(evaluation), _MISSED_COLUMNS)
+                details / files.MISSED_FEATURES,
+                files.csv_text(_missed_rows(evaluation), _MISSED_COLUMNS),
             )
         if evaluation.faithfulness is not None:
             rows = evaluation.faithfulness.to_rows()
-            files.write_text(details / FAITHFULNESS, files.csv_text(rows, ROW_COLUMNS))
+            files.write_text(details / files.FAITHFULNESS, files.csv_text(rows, ROW_COLUMNS))
     files.write_text(suite.path / files.EVALUATION, scores_to_csv(evaluation))
 
 

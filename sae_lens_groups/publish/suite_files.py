@@ -5,7 +5,6 @@ import re
 from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME
 
 from sae_lens_groups import files
-from sae_lens_groups.evaluation.write import FAITHFULNESS, FEATURE_LAYERS, MISSED_FEATURES
 from sae_lens_groups.manifest import SuiteManifest
 
 WHITENING = "activation_whitening.safetensors"
@@ -14,7 +13,7 @@ ALL_RESULTS = "all_eval_results"
 OF_A_LAYER = (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME)
 BESIDE_THE_LAYERS = (files.RUNNER_CFG, files.CURVES, files.EVALUATION, files.REPORT)
 _TABLES = (
-    *(FEATURE_LAYERS, MISSED_FEATURES, FAITHFULNESS),
+    *(files.FEATURE_LAYERS, files.MISSED_FEATURES, files.FAITHFULNESS),
     *(f"{ALL_RESULTS}.csv", f"{ALL_RESULTS}.json"),
 )
 _OF_A_GROUP = re.compile(
