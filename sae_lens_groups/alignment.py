@@ -13,10 +13,11 @@ from sae_lens.training.activation_scaler import ActivationScaler
 from safetensors.torch import load_file, save_file
 from typing_extensions import override
 
+from sae_lens_groups import files
+
 NONE = "none"
 LayerPair = tuple[int, int]
 """A layer, and the layer it is mapped to."""
-_FILE = "alignment.safetensors"
 
 
 @dataclass(frozen=True)
@@ -178,12 +179,12 @@ class AlignedScaler(ActivationScaler):
     def save(self, file_path: str) -> None:
         super().save(file_path)
         if self.layer_map is not None:
-            save_file(vars(self.layer_map), Path(file_path).with_name(_FILE))
+            save_file(vars(self.layer_map), Path(file_path).with_name(files.ALIGNMENT))
 
     @override
     def load(self, file_path: str | Path) -> None:
         super().load(file_path)
-        path = Path(file_path).with_name(_FILE)
+        path = Path(file_path).with_name(files.ALIGNMENT)
         self.layer_map = LayerMap(**load_file(path)) if path.exists() else None
 
 

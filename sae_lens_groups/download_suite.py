@@ -20,7 +20,6 @@ from sae_lens_groups.saved_saes import find_saes
 
 # The card is there in every repository of SAEs, so the client finds something to fetch.
 FACTS = (files.SUITE, files.RUNNER_CFG, files.CARD)
-_WHITENING = "activation_whitening.safetensors"
 _OF_THE_WHOLE = (
     f"{files.GROUPS}/*",
     files.EVALUATION,
@@ -37,11 +36,9 @@ def download_suite(repo: HubRepo, layers: Collection[int] | None) -> Path:
         SuiteError: the repository holds no SAELens SAEs, or broken ones.
         UnknownLayerError: it lacks one of the layers.
     """
-    folder = repo.fetch(FACTS)
-    repo = repo.pinned(folder)
-    if not (folder / files.SUITE).is_file():
+    repo, manifest = _facts(repo)
+    if manifest is None:
         return _download_saes(repo, layers)
-    manifest = read_manifest(folder)
     wanted = _hook_names(manifest, layers)
     of_the_whole = _OF_THE_WHOLE if layers is None else ()
     return repo.fetch(
@@ -58,13 +55,19 @@ def download_groups(repo: HubRepo) -> Path:
         HubError: they cannot be had.
         SuiteError: the repository holds no SAELens SAEs, or broken ones.
     """
-    folder = repo.fetch(FACTS)
-    repo = repo.pinned(folder)
-    if not (folder / files.SUITE).is_file():
+    repo, manifest = _facts(repo)
+    if manifest is None:
         return _download_saes(repo, None)
-    if read_manifest(folder).is_imported:
+    if manifest.is_imported:
         return download_suite(repo, None)
     return repo.fetch([f"{files.GROUPS}/*", *FACTS])
+
+
+def _facts(repo: HubRepo) -> tuple[HubRepo, SuiteManifest | None]:
+    """The repository in the state that it is in now, and its manifest if it holds a suite."""
+    folder = repo.fetch(FACTS)
+    is_suite = (folder / files.SUITE).is_file()
+    return repo.pinned(folder), read_manifest(folder) if is_suite else None
 
 
 def _download_saes(repo: HubRepo, layers: Iterable[int] | None) -> Path:
@@ -89,7 +92,7 @@ def _files_of(folders: Iterable[str]) -> list[str]:
         for folder in folders
         for name in (
             *(SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME),
-            *(ACTIVATION_SCALER_CFG_FILENAME, _WHITENING, files.RUNNER_CFG),
+            *(ACTIVATION_SCALER_CFG_FILENAME, files.WHITENING, files.RUNNER_CFG),
         )
     ]
 

@@ -33,6 +33,8 @@ RUNNER_CFG = "runner_cfg.json"
 SCALER = "activation_scaler.json"
 TRAINER_STATE = "trainer_state.pt"
 LAYER_STATISTICS = "layer_statistics.safetensors"
+WHITENING = "activation_whitening.safetensors"
+ALIGNMENT = "alignment.safetensors"
 
 
 def layer_scaler_folder(layer: int) -> str:

@@ -366,7 +366,7 @@ def test_a_base_model_can_be_named_later(server: Hub, ours: Client, suite_folder
     assert b"base_model: org/real-model\n" in contents["README.md"]
     message = ours.command("publish", suite_folder, "owner/suite").error
     assert message.endswith("or name the same model with base_model")
-    for wrong in ("/root/models/tiny", "https://hf.co/org/model", "not a model!"):
+    for wrong in ("/home/jdoe/models/tiny", "https://hf.co/org/model", "not a model!"):
         message = ours.command("publish", suite_folder, "owner/x", "--base_model", wrong).error
         assert message.startswith(f"base_model {wrong!r} is no id on the Hub")
     assert "owner/x" not in server.repositories

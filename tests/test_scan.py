@@ -75,7 +75,14 @@ SECRETS = {
     "a password in an address": "https://" + "alfred:" + "hunter2secret" + "@example.org/x",
 }
 PATHS = [
-    *("/home/alfred/x", "/Users/alfred", "/root/x", "/tmp/run/1", "/mnt/data/x", "/var/lib/x.y"),
+    *(
+        "/home/alfred/x",
+        "/Users/alfred",
+        "/" + "root/x",
+        "/tmp/run/1",
+        "/mnt/data/x",
+        "/var/lib/x.y",
+    ),
     *("/scratch/ab12/runs", "/workspace/x", "/opt/ml/model", "/content/drive", "/dbfs/x", "/usr/x"),
     *("//home/alfred/x", "/private/var/x", "/Volumes/disk/x", "/gpfs/ab/x", "/kaggle/input"),
     *("C:\\Users\\alfred\\x", "d:/models/pythia/x", "\\\\server\\share\\x"),

@@ -38,7 +38,7 @@ def evaluate(args: Sequence[str]) -> int:
     flags = _parser().parse_args(list(args))
     task_names = _task_names(flags.tasks)
     suite = SAESuite.load(flags.suite, flags.device)
-    suite.require_folder()
+    folder = suite.require_folder()
     any_sae = next(iter(suite.values()))
     with as_mistakes():
         baseline = None if flags.baseline is None else open_baseline(flags.baseline, flags.device)
@@ -58,13 +58,11 @@ def evaluate(args: Sequence[str]) -> int:
             dataset_name=text.name,
         )
     print(evaluation_text(evaluation))
-    assert suite.path is not None
     page = report_page(suite, evaluation, suite.training_curves, _commands(suite, args))
-    files.write_text(suite.path / files.REPORT, page)
+    files.write_text(folder / files.REPORT, page)
     print(
-        f"\nLook at it: {suite.path / files.REPORT}\n"
-        f"Figures:    {suite.path / files.EVALUATION}, and more in "
-        f"{suite.path / files.EVALUATION_FOLDER}"
+        f"\nLook at it: {folder / files.REPORT}\n"
+        f"Figures:    {folder / files.EVALUATION}, and more in {folder / files.EVALUATION_FOLDER}"
     )
     return 0
 

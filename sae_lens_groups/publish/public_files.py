@@ -21,11 +21,9 @@ from sae_lens_groups.manifest import SuiteManifest
 from sae_lens_groups.publish.public_text import PublicText
 from sae_lens_groups.publish.public_values import PublicValues
 from sae_lens_groups.publish.suite_files import (
-    ALIGNMENT,
     ALL_RESULTS,
     BESIDE_THE_LAYERS,
     OF_A_LAYER,
-    WHITENING,
     is_of_evaluation,
 )
 from sae_lens_groups.unreadable import UNREADABLE
@@ -163,9 +161,9 @@ def _scaler_names(suite: Path, group: LayerGroup, manifest: SuiteManifest) -> It
         if (suite / scaler).is_file() and _json(scaler, _text(scaler, suite / scaler)).get(
             "has_whitening"
         ):
-            yield f"{folder}/{WHITENING}"
+            yield f"{folder}/{files.WHITENING}"
         if manifest.layer_alignment != NONE and layer != group.middle:
-            yield f"{folder}/{ALIGNMENT}"
+            yield f"{folder}/{files.ALIGNMENT}"
 
 
 def _group_folder(group: LayerGroup) -> str:

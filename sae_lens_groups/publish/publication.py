@@ -48,13 +48,13 @@ class Publication:
     @cached_property
     def manifest(self) -> SuiteManifest:
         """As it is published."""
-        return SuiteManifest.from_json(self._text(files.SUITE) or "")
+        return SuiteManifest.from_json(_text(self.files, files.SUITE) or "")
 
     @cached_property
     def facts(self) -> CardFacts:
         """What the card and the entry for SAELens's list say."""
         settings = None if self.manifest.is_imported else self._json(files.RUNNER_CFG)
-        scores = self._text(files.EVALUATION)
+        scores = _text(self.files, files.EVALUATION)
         results = self._json(f"{files.EVALUATION_FOLDER}/{ALL_RESULTS}.json")
         cfgs = {name: self._json(f"{name}/{SAE_CFG_FILENAME}") for name in self.manifest.hook_names}
         dataset = self.options.dataset_name or _dataset_path(settings, cfgs)
@@ -81,12 +81,8 @@ class Publication:
         except ValueError:
             return name if "/" in name and is_hub_id(name) else None
 
-    def _text(self, path: str) -> str | None:
-        content = self.files.get(path)
-        return content.read_text(encoding="utf-8") if isinstance(content, Path) else content
-
     def _json(self, path: str) -> Any:
-        text = self._text(path)
+        text = _text(self.files, path)
         return None if text is None else json.loads(text)
 
 
@@ -115,8 +111,8 @@ def _with_model_marked(
     public: dict[str, Path | str], manifest: SuiteManifest, options: PublishOptions
 ) -> dict[str, Path | str]:
     """Says in `suite.json` that the model was local, as its name may be that of one on the Hub."""
-    text = public[files.SUITE]
-    data = json.loads(text.read_text(encoding="utf-8") if isinstance(text, Path) else text)
+    text = _text(public, files.SUITE) or ""
+    data = json.loads(text)
     is_local = manifest.is_model_local or data["model_name"] != manifest.model_name
     if options.base_model is not None:
         data.pop("is_model_local", None)
@@ -143,3 +139,8 @@ def _dataset_path(settings: Mapping[str, Any] | None, cfgs: Mapping[str, Any]) -
         return settings.get("dataset_path")
     metadata = next(iter(cfgs.values())).get("metadata") or {}
     return metadata.get("dataset_path")
+
+
+def _text(contents: Mapping[str, Path | str], path: str) -> str | None:
+    content = contents.get(path)
+    return content.read_text(encoding="utf-8") if isinstance(content, Path) else content

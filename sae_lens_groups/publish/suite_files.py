@@ -7,8 +7,6 @@ from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_
 from sae_lens_groups import files
 from sae_lens_groups.manifest import SuiteManifest
 
-WHITENING = "activation_whitening.safetensors"
-ALIGNMENT = "alignment.safetensors"
 ALL_RESULTS = "all_eval_results"
 OF_A_LAYER = (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME)
 BESIDE_THE_LAYERS = (files.RUNNER_CFG, files.CURVES, files.EVALUATION, files.REPORT)
@@ -18,7 +16,7 @@ _TABLES = (
 )
 _OF_A_GROUP = re.compile(
     rf"(?:{re.escape(SAE_CFG_FILENAME)}|{re.escape(SAE_WEIGHTS_FILENAME)}"
-    rf"|layer_\d+/(?:{re.escape(files.SCALER)}|{re.escape(WHITENING)}|{re.escape(ALIGNMENT)}))"
+    rf"|layer_\d+/(?:{re.escape(files.SCALER)}|{re.escape(files.WHITENING)}|{re.escape(files.ALIGNMENT)}))"
 )
 
 
