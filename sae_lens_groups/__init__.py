@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from sae_lens_groups._version import __version__
 
 if TYPE_CHECKING:
+    from sae_lens_groups.cache.run import cache_activations
     from sae_lens_groups.config import GroupSAERunnerConfig
     from sae_lens_groups.evaluate import evaluate_suite
     from sae_lens_groups.hookspecs import hookimpl
@@ -25,6 +26,7 @@ __all__ = [
     "LayerGroup",
     "SAESuite",
     "__version__",
+    "cache_activations",
     "evaluate_suite",
     "hookimpl",
     "measure_layer_distances",
@@ -39,6 +41,7 @@ _MODULES = {
     "LayerDistances": "plan.distances",
     "LayerGroup": "layers",
     "SAESuite": "suite",
+    "cache_activations": "cache.run",
     "evaluate_suite": "evaluate",
     "hookimpl": "hookspecs",
     "measure_layer_distances": "measure",

@@ -6,24 +6,24 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import torch
 from sae_lens.training.prefetch import PrefetchingIterator
 
 from sae_lens_groups.checkpoint import readable
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.interruption import EndableIterator, StoppableIterator, StopRequest
+from sae_lens_groups.shuffle_buffer import GroupBatch
 from sae_lens_groups.store import GroupActivationsStore
 
 
 @contextlib.contextmanager
 def training_batches(
     store: GroupActivationsStore, cfg: GroupSAERunnerConfig[Any], stop: StopRequest
-) -> Iterator[StoppableIterator[dict[str, torch.Tensor]]]:
-    """The store's packed batches until a stop is requested, behind those of a checkpoint's run.
+) -> Iterator[StoppableIterator[dict[str, GroupBatch]]]:
+    """The store's batches until a stop is requested, behind those of a checkpoint's run.
 
     A thread that makes them ahead ends with the block.
     """
-    source = store.packed_batches()
+    source = store.batches()
     n_ahead = int(cfg.prefetch_llm_batches)
     if cfg.resume_from_checkpoint is not None:
         with readable(cfg.resume_from_checkpoint):

@@ -125,6 +125,8 @@ def _facts(settings: Mapping[str, Any]) -> dict[str, Any]:
         "hook_name": str(HookTemplate.from_hook_name(str(settings.get("hook_name")))),
         "hook_head_index": settings.get("hook_head_index"),
         "layer_alignment": settings.get("layer_alignment", NONE),
+        # One counts the dataset's rows, the other those of the cache.
+        "use_cached_activations": bool(settings.get("use_cached_activations")),
         "init_from": Path(str(settings.get("init_from"))).name,
         **{name: sae.get(name) for name in _FIXED_SAE_FIELDS},
     }

@@ -15,6 +15,7 @@ from sae_lens.saes.sae import TrainingSAEConfig
 from sae_lens_groups.alignment import NONE, Alignment
 from sae_lens_groups.direction import DIRECTIONS
 from sae_lens_groups.errors import ConfigError, UnknownNameError
+from sae_lens_groups.fast_step import ALWAYS, AUTO, MODES, why_not
 from sae_lens_groups.inherited import underived, with_run_id, without_run_id
 from sae_lens_groups.layers import HookTemplate, LayerGroup
 from sae_lens_groups.locate import run_training_tokens, training_tokens_of
@@ -50,6 +51,8 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         layer_groups (str): Which layers share an SAE. `0-3,4-7,8-10,11` names the groups (only the layers named are trained), `each` is one SAE per layer, `even:4` is all layers but the last in 4 near-equal runs, plus the last alone. `auto` measures how far apart the layers are and merges neighbouring ones into the fewest groups whose AMAD is below `amad_threshold`, `auto:4` into 4; `optimal` and `optimal:4` do the same by another rule. A path such as `my_plan/plan.json` takes the groups of a plan.
         amad_threshold (float): For `auto` without a number: the mean over the groups of the largest distance in each stays below it.
         plan_tokens (int): How many tokens distances and alignments are measured on, where they are.
+        layers_per_token (int): How many layers of each group every token gives a row of. More make more rows of one language-model pass; a group of fewer layers gives some of its rows more than once.
+        fast_step (str): Whether SAEs are trained with the sparse step, which gives the loss and the gradients of SAELens's own but for rounding: `auto` (where it is faster), `always` (or an error) or `never`, which is SAELens's own step and optimiser bit for bit.
         layer_alignment (str): How each layer of a group is mapped to the group's middle layer before the SAE: `none`, `orthogonal` (a rotation), `affine` (least squares) or `scale` (one factor). The maps are fitted before training and folded into each layer's SAE at the end.
 
         init_from (str | None): Trained SAEs to start from: a suite's folder, the folder of a SAELens SAE (in training or inference form), `release:sae_id` of a published SAE, or on the Hub `owner/repo` (a suite) or `owner/repo:sae_id`.
@@ -66,6 +69,8 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
     layer_groups: str
     amad_threshold: float = 0.2
     plan_tokens: int = 200_000
+    layers_per_token: int = 1
+    fast_step: str = AUTO
     layer_alignment: str = NONE
     init_from: str | None = None
     init_direction: str = "nearest"
@@ -77,6 +82,8 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
     def __post_init__(self) -> None:
         if self.init_from is not None:
             self.init_from = str(self.init_from)  # a Path works too
+        if self.cached_activations_path is not None:
+            self.cached_activations_path = str(self.cached_activations_path)
         if self.token_fraction is not None:
             self.training_tokens = self._tokens_of_fraction(self.token_fraction)
         self._require_usable()
@@ -94,13 +101,14 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         """Catches what can be known to be wrong before a model is loaded."""
         HookTemplate.from_hook_name(self.hook_name)
         self._require_usable_groups()
+        self._require_usable_step()
         self._require_usable_alignment()
         self._require_usable_init()
         self._require_known_names()
-        if self.use_cached_activations:
+        if self.use_cached_activations and self.cached_activations_path is None:
             raise ConfigError(
-                "use_cached_activations is True, but cached activations hold one hook and groups "
-                "need every layer; set use_cached_activations to False"
+                "use_cached_activations is True, but cached_activations_path is not given; name "
+                "the folder that `sae-lens-groups cache` wrote"
             )
         if self.training_tokens < self.train_batch_size_tokens:
             raise ConfigError(
@@ -125,6 +133,19 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         require_threshold(self.amad_threshold)
         if self.plan_tokens < 1:
             raise ConfigError(f"plan_tokens is {self.plan_tokens}; measure at least some thousands")
+
+    def _require_usable_step(self) -> None:
+        if self.layers_per_token < 1:
+            raise ConfigError(
+                f"layers_per_token is {self.layers_per_token}; every token gives at least 1 row"
+            )
+        _require_one_of("fast_step", self.fast_step, MODES)
+        reason = why_not(self.sae, self.autocast, self.compile_sae)
+        if self.fast_step == ALWAYS and reason is not None:
+            raise ConfigError(
+                f"fast_step is always, but {reason}; set fast_step to auto, which is SAELens's "
+                "own step there"
+            )
 
     def _require_usable_alignment(self) -> None:
         alignment = _find_alignment("layer_alignment", self.layer_alignment)

@@ -7,18 +7,19 @@ from typing import Any
 
 import torch
 from sae_lens.config import HfDataset
-from sae_lens.saes.sae import TrainCoefficientConfig, TrainStepInput
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.initialization import fresh_sae
+from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.measure import all_layers_store
 from sae_lens_groups.plan.cost import SuiteCost
 from sae_lens_groups.quiet import without_model_kwargs_advice
+from sae_lens_groups.shuffle_buffer import GroupBatch
+from sae_lens_groups.trainer import GroupSAETrainer
 
-# torch counts attention on GPUs alone.
-_CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_aten = torch.ops.aten
 _ROWS_TO_COUNT = 8
 _STEPS_TO_TIME = 5
 
@@ -28,15 +29,15 @@ def count_flops(
 ) -> SuiteCost:
     """FLOPs per token of the language model's pass and of an SAE's step, as torch counts them.
 
-    Matrix products and attention are counted, in the model and the SAE themselves, so any
-    architecture will do. A dense SAE takes 12 d_in d_sae: encoder and decoder, the gradients of
-    both matrices and of both inputs, 2 d_in d_sae each. (The paper reckons with 10: it has no
-    gradient for the bias that SAELens subtracts from the input.) Of sparse activations
-    (`use_sparse_activations`) the part that grows with k is not counted.
+    Matrix products, attention and sums over active latents are counted, in the model and the SAE
+    themselves, so any architecture will do. A dense SAE takes 12 d_in d_sae: encoder and decoder,
+    the gradients of both matrices and of both inputs, 2 d_in d_sae each. (The paper reckons with
+    10: it has no gradient for the bias that SAELens subtracts from the input.) With the sparse step
+    it is 2 d_in d_sae for the encoder and 8 k d_in for all else.
     """
     store = all_layers_store(cfg, model, dataset)
     tokens = store.get_batch_tokens(batch_size=1)
-    forward = flops_of(lambda: store.get_multi_hook_activations(tokens))
+    forward = flops_of(lambda: store.capture(tokens, _let_go))
     return SuiteCost(
         unit="FLOPs",
         lm_forward=forward / (len(tokens) * cfg.rows_per_prompt),
@@ -47,7 +48,7 @@ def count_flops(
 
 def flops_of_sae_step(cfg: GroupSAERunnerConfig[Any]) -> float:
     """FLOPs per token of a training step of one SAE of this config."""
-    return flops_of(_sae_step(cfg, _ROWS_TO_COUNT, with_optimizer=False)) / _ROWS_TO_COUNT
+    return flops_of(_sae_step(cfg, _ROWS_TO_COUNT)) / _ROWS_TO_COUNT
 
 
 def time_steps(
@@ -55,13 +56,13 @@ def time_steps(
 ) -> SuiteCost:
     """Seconds per token of the same two, on this machine: medians of five, after one to warm up.
 
-    A step is forward, backward and Adam, in float32 and without `compile_sae`. What else a run does
-    is not in it: drawing, shuffling, the auxiliary loss of dead features, logging and evals.
+    A step is that of a run, without `compile_sae`. What else a run does is not in it: drawing,
+    shuffling, the auxiliary loss of dead features, logging and evals.
     """
     store = all_layers_store(cfg, model, dataset)
     tokens = store.get_batch_tokens()
-    forward = _timed(lambda: store.get_multi_hook_activations(tokens), cfg.llm_device)
-    sae_step = _timed(_sae_step(cfg, cfg.train_batch_size_tokens, with_optimizer=True), cfg.device)
+    forward = _timed(lambda: store.capture(tokens, _let_go), cfg.llm_device)
+    sae_step = _timed(_sae_step(cfg, cfg.train_batch_size_tokens), cfg.device)
     return SuiteCost(
         unit="seconds",
         lm_forward=forward / (len(tokens) * cfg.rows_per_prompt),
@@ -70,39 +71,25 @@ def time_steps(
     )
 
 
-def _sae_step(
-    cfg: GroupSAERunnerConfig[Any], n_rows: int, *, with_optimizer: bool
-) -> Callable[[], Any]:
+def _sae_step(cfg: GroupSAERunnerConfig[Any], n_rows: int) -> Callable[[], Any]:
     """A training step of one SAE of this config on random rows."""
     with torch.random.fork_rng(), without_model_kwargs_advice():
         sae = fresh_sae(cfg).to(cfg.device)
-        rows_BD = torch.randn(n_rows, sae.cfg.d_in, dtype=sae.dtype, device=sae.device)
-    optimizer = torch.optim.Adam(sae.parameters(), lr=cfg.lr) if with_optimizer else None
-    step_input = TrainStepInput(
-        sae_in=rows_BD,
-        coefficients={
-            name: given.value if isinstance(given, TrainCoefficientConfig) else given
-            for name, given in sae.get_coefficients().items()
-        },
-        dead_neuron_mask=None,
-        n_training_steps=0,
-        is_logging_step=False,
+        rows_BD = torch.randn(n_rows, sae.cfg.d_in, device=sae.device)
+    batch = GroupBatch(rows_BD, torch.zeros(n_rows, dtype=torch.long, device=sae.device))
+    trainer = GroupSAETrainer(
+        cfg.to_sae_trainer_config(), sae, LayerGroup(0, 0), fast_step=cfg.fast_step
     )
+    return lambda: trainer.step(batch)
 
-    def step() -> None:
-        sae.zero_grad()
-        sae.training_forward_pass(step_input).loss.backward()
-        if optimizer is not None:
-            optimizer.step()
 
-    return step
+def _let_go(_hook_name: str, _acts: torch.Tensor) -> None:
+    """Takes a layer's activations, for the cost of computing them."""
 
 
 def flops_of(work: Callable[[], Any]) -> int:
-    """FLOPs of some work, as torch counts them: matrix products and attention."""
-    with FlopCounterMode(
-        display=False, custom_mapping={_CPU_ATTENTION: _attention_flops}
-    ) as counter:
+    """FLOPs of some work: matrix products, attention, and sums over active latents."""
+    with FlopCounterMode(display=False, custom_mapping=_UNKNOWN_TO_TORCH) as counter:
         work()
     return counter.get_total_flops()
 
@@ -111,6 +98,26 @@ def _attention_flops(
     query_shape: torch.Size, key_shape: torch.Size, value_shape: torch.Size, *_: Any, **__: Any
 ) -> int:
     return sdpa_flop_count(query_shape, key_shape, value_shape)
+
+
+def _bag_flops(weight_shape: torch.Size, index_shape: torch.Size, *_: Any, **__: Any) -> int:
+    """Of every latent a row of D numbers, times its weight and added."""
+    return 2 * index_shape[0] * weight_shape[1]
+
+
+def _bag_gradient_flops(
+    _grad_shape: torch.Size, weight_shape: torch.Size, index_shape: torch.Size, *_: Any, **__: Any
+) -> int:
+    return 2 * index_shape[0] * weight_shape[1]
+
+
+# torch counts attention on GPUs alone, and sums over active latents nowhere.
+_UNKNOWN_TO_TORCH = {
+    _aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    _aten._embedding_bag: _bag_flops,
+    _aten._embedding_bag_forward_only: _bag_flops,
+    _aten._embedding_bag_per_sample_weights_backward: _bag_gradient_flops,
+}
 
 
 def _timed(work: Callable[[], Any], device: str | None) -> float:

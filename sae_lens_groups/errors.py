@@ -7,6 +7,7 @@ GroupSAEError (a ValueError)
 ├── UnknownNameError            a metric, partition, alignment, architecture or task that nobody knows
 ├── PlanError                   layer distances or a plan that are broken, or of another model
 ├── DatasetError                a dataset that is missing, too small or of another vocabulary
+├── CacheError                  cached activations that are missing, broken, or of another run
 ├── NonFiniteActivationsError   the language model produced NaN or infinity
 ├── NormEstimateError           a layer whose activations cannot be normalised
 ├── InitSourceError             init_from names nothing usable, or an SAE that does not fit
@@ -49,6 +50,10 @@ class PlanError(GroupSAEError):
 
 class DatasetError(GroupSAEError):
     """A dataset that is missing, too small, or tokenised for another model."""
+
+
+class CacheError(GroupSAEError):
+    """Cached activations that are missing, broken, made for another run, or do not fit the disk."""
 
 
 class NonFiniteActivationsError(GroupSAEError):

@@ -28,6 +28,7 @@ REPORT = "report.html"
 CARD = "README.md"
 CURVES = "training_curves.csv"
 TRANSFER = "transfer.json"
+CACHE = "cached_activations.json"
 # SAELens's names, written out because importing SAELens takes seconds.
 RUNNER_CFG = "runner_cfg.json"
 SCALER = "activation_scaler.json"
@@ -47,8 +48,8 @@ def partial_name(name: str) -> str:
     return f".{name}.partial"
 
 
-def require_free(folder: Path | str) -> None:
-    """Refuses an output folder that already holds something.
+def require_free(folder: Path | str, setting: str = "output_path") -> None:
+    """Refuses an output folder that already holds something; `setting` is what names it.
 
     Raises:
         OutputFolderError: the folder is not empty, or is a file.
@@ -56,10 +57,11 @@ def require_free(folder: Path | str) -> None:
     folder = Path(folder)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    what = "a suite of another run" if (folder / SUITE).exists() else "other files"
+    known = {SUITE: "a suite of another run", CACHE: "cached activations"}
+    what = next((what for name, what in known.items() if (folder / name).exists()), "other files")
     raise OutputFolderError(
-        f"output_path {str(folder)!r} already holds {what}, which is never overwritten; "
-        "name another output_path, or remove it yourself"
+        f"{setting} {str(folder)!r} already holds {what}, which is never overwritten; "
+        f"name another {setting}, or remove it yourself"
     )
 
 
@@ -76,14 +78,14 @@ def free_folder(folder: Path | str) -> Path:
 
 
 @contextlib.contextmanager
-def new_folder(folder: Path | str) -> Iterator[Path]:
+def new_folder(folder: Path | str, setting: str = "output_path") -> Iterator[Path]:
     """A folder to fill, which appears under its name when the block ends without an error.
 
     Raises:
         OutputFolderError: the folder already holds something.
     """
     folder = Path(folder).resolve()  # a link to an empty folder: fill the folder
-    require_free(folder)
+    require_free(folder, setting)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _partial_folder(folder) as partial:
         yield partial

@@ -1,12 +1,15 @@
 """What each layer of a group does with the shared features: how often they fire, how well they fit.
 
-Shapes: B rows of a training batch, D = d_in, F = d_sae, L layers of the group.
+Shapes: B rows of a training batch, D = d_in, F = d_sae, L layers of the group,
+N latents that are active in the batch.
 """
 
 from typing import Any
 
 import torch
 from sae_lens.saes.sae import TrainStepOutput
+
+from sae_lens_groups.fast_step import ActiveLatents
 
 # SAELens adds this before the logarithm, so a feature that never fired reads -10.
 _LOG_EPS = 1e-10
@@ -23,6 +26,10 @@ class LayerStatistics:
     @torch.no_grad()
     def add(self, feature_acts_BF: torch.Tensor, position_B: torch.Tensor) -> None:
         """Counts one training step's firings by the layer of each row."""
+        if len(self.n_rows_L) == 1 and not feature_acts_BF.is_sparse:
+            n_rows_L = torch.full_like(self.n_rows_L, len(feature_acts_BF))
+            self._count(feature_acts_BF.count_nonzero(dim=0)[None], n_rows_L)
+            return
         is_layer_LB = torch.nn.functional.one_hot(position_B, len(self.n_rows_L)).T.float()
         fired_BF = feature_acts_BF.bool().float()
         # A sparse feature_acts (use_sparse_activations) multiplies from the left only.
@@ -31,10 +38,25 @@ class LayerStatistics:
             if fired_BF.is_sparse
             else is_layer_LB @ fired_BF
         )
+        self._count(n_fired_LF, is_layer_LB.sum(dim=1))
+
+    @torch.no_grad()
+    def add_active(self, active: ActiveLatents, position_B: torch.Tensor) -> torch.Tensor:
+        """The same from the active latents alone. Returns how often each feature fired, (F,)."""
+        n_fired_LF = torch.zeros_like(self.n_fired_LF)
+        index_N = position_B[active.row_N] * active.d_sae + active.feature_N
+        fired_N = (active.value_N != 0).to(n_fired_LF.dtype)
+        n_fired_LF.view(-1).scatter_add_(0, index_N, fired_N)
+        n_rows_L = torch.zeros_like(self.n_rows_L)
+        n_rows_L.scatter_add_(0, position_B, torch.ones_like(position_B, dtype=n_rows_L.dtype))
+        self._count(n_fired_LF, n_rows_L)
+        return n_fired_LF.sum(dim=0)
+
+    def _count(self, n_fired_LF: torch.Tensor, n_rows_L: torch.Tensor) -> None:
         self.n_fired_LF += n_fired_LF
-        self.n_rows_L += is_layer_LB.sum(dim=1)
+        self.n_rows_L += n_rows_L
         self.n_steps_since_fired_LF += 1
-        self.n_steps_since_fired_LF[n_fired_LF > 0] = 0
+        self.n_steps_since_fired_LF.masked_fill_(n_fired_LF > 0, 0)
 
     def reset_window(self) -> None:
         """Starts the next window of firing counts; how long features have been silent goes on."""

@@ -105,6 +105,14 @@ def load_with_hooks(
     )
 
 
+def compile_if_asked(cfg: GroupSAERunnerConfig[Any], model: HookedRootModule) -> None:
+    """Compiles what SAELens's store calls of a model, which is run_with_cache and never the module."""
+    if cfg.compile_llm:
+        model.run_with_cache = torch.compile(  # type: ignore[method-assign]
+            model.run_with_cache, mode=cfg.llm_compilation_mode
+        )
+
+
 def n_layers_of(model: HookedRootModule, template: HookTemplate) -> int:
     """The number of layers that have this hook in a loaded model."""
     if isinstance(model, HookedProxyLM):

@@ -34,6 +34,7 @@ class GroupScaling:
     group: LayerGroup
     scalers: list[ActivationScaler]
     """One per layer, lowest layer first. A fresh `ActivationScaler` changes nothing."""
+    _factor_L: torch.Tensor | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def identity(cls, group: LayerGroup) -> "GroupScaling":
@@ -46,13 +47,22 @@ class GroupScaling:
             return self.scalers[0].scale(rows_BD)
         if any(layer_map_of(scaler) is not None for scaler in self.scalers):
             return self._scale_layer_by_layer(rows_BD, position_B)
-        factors = [scaler.scaling_factor for scaler in self.scalers]
-        if None not in factors:
-            factor_L = torch.tensor(factors, dtype=rows_BD.dtype, device=rows_BD.device)
+        factor_L = self._factors(rows_BD)
+        if factor_L is not None:
             return rows_BD * factor_L[position_B, None]
         if any(whitening_of(scaler) is not None for scaler in self.scalers):
             return self._scale_layer_by_layer(rows_BD, position_B)
         return rows_BD
+
+    def _factors(self, rows_BD: torch.Tensor) -> torch.Tensor | None:
+        """The factors (L,) of layers that have nothing else; None where one has none."""
+        if self._factor_L is None:
+            factors = [scaler.scaling_factor for scaler in self.scalers]
+            if None in factors:
+                return None
+            # Made once: to copy it to a GPU in every step would wait for the device.
+            self._factor_L = torch.tensor(factors, dtype=rows_BD.dtype, device=rows_BD.device)
+        return self._factor_L
 
     @property
     def of_layer(self) -> dict[int, ActivationScaler]:

@@ -16,6 +16,8 @@ from sae_lens_groups import files
 from sae_lens_groups.align import moments_of_pairs, pairs_with_middle_layers
 from sae_lens_groups.alignment import NONE, LayerPair, PairMoments
 from sae_lens_groups.batches import paused, training_batches
+from sae_lens_groups.cache.manifest import require_usable_cache
+from sae_lens_groups.cache.store import CachedActivationsStore
 from sae_lens_groups.checkpoint import (
     readable,
     require_resumable,
@@ -31,6 +33,7 @@ from sae_lens_groups.initialization import initial_saes, require_usable_start
 from sae_lens_groups.interruption import StoppableIterator, StopRequest
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.model import (
+    compile_if_asked,
     d_vocab,
     groups_before_loading,
     load_hooked_model,
@@ -39,6 +42,7 @@ from sae_lens_groups.model import (
 from sae_lens_groups.plan.group_plan import GroupPlan
 from sae_lens_groups.plugins import alignments
 from sae_lens_groups.run_groups import choose_groups
+from sae_lens_groups.shuffle_buffer import GroupBatch
 from sae_lens_groups.source import InitSource
 from sae_lens_groups.store import GroupActivationsStore
 from sae_lens_groups.suite import SAESuite
@@ -87,6 +91,7 @@ class GroupSAETrainingRunner:
         groups = None if override_model is not None else groups_before_loading(cfg)
         if cfg.resume_from_checkpoint is not None:
             require_resumable(cfg.resume_from_checkpoint, cfg, groups)
+        require_usable_cache(cfg, groups)
         require_usable_start(cfg)
         if cfg.init_from is not None and override_saes is not None:
             raise ConfigError(
@@ -111,13 +116,11 @@ class GroupSAETrainingRunner:
         if cfg.resume_from_checkpoint is not None and groups is None:
             require_resumable(cfg.resume_from_checkpoint, cfg, self.groups)
 
-        self._compile_llm_if_asked()
-        self.activations_store = GroupActivationsStore.from_group_config(
-            self.model,
-            cfg,
-            self.groups,
-            dataset,
-        )
+        require_usable_cache(cfg, self.groups)
+
+        compile_if_asked(cfg, self.model)
+        store = CachedActivationsStore if cfg.use_cached_activations else GroupActivationsStore
+        self.activations_store = store.from_group_config(self.model, cfg, self.groups, dataset)
         # The global generator decides initial weights here and the shuffling in `run`. It is
         # seeded apart from whatever else the process draws, and carried over between the two.
         with torch.random.fork_rng():
@@ -188,15 +191,6 @@ class GroupSAETrainingRunner:
             warnings.warn(f"the trained SAEs could not be scored: {error}", stacklevel=2)
             return self._transfer_report
 
-    # --- before training ---
-
-    def _compile_llm_if_asked(self) -> None:
-        # SAELens's store calls run_with_cache and never the module, so that is what it compiles.
-        if self.cfg.compile_llm:
-            self.model.run_with_cache = torch.compile(  # type: ignore[method-assign]
-                self.model.run_with_cache, mode=self.cfg.llm_compilation_mode
-            )
-
     # --- training ---
 
     def _train(self) -> GroupTrainer:
@@ -219,7 +213,7 @@ class GroupSAETrainingRunner:
             pairs |= pairs_with_middle_layers(self.groups)
         return moments_of_pairs(self.cfg, self.model, self._dataset, pairs)
 
-    def _trainer(self, batches: StoppableIterator[dict[str, torch.Tensor]]) -> GroupTrainer:
+    def _trainer(self, batches: StoppableIterator[dict[str, GroupBatch]]) -> GroupTrainer:
         cfg = self.cfg
         trainer = GroupTrainer(
             cfg=cfg.to_sae_trainer_config(),
@@ -227,6 +221,8 @@ class GroupSAETrainingRunner:
             groups=self.groups,
             data_provider=batches,
             save_checkpoint_fn=self._save_runner_files,
+            fast_step=cfg.fast_step,
+            compile_sae=cfg.compile_sae,
         )
         trainer.evaluator = GroupEvaluator(
             model=self.model,

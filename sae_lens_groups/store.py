@@ -1,34 +1,48 @@
-"""One language-model pass feeds every group: each token gives each group one row.
+"""One language-model pass feeds every group: each token gives each group its rows.
 
-Shapes: B tokens of one LM batch or training batch, D = d_in.
+Shapes: B tokens of one LM batch, N = B * layers_per_token rows of it, D = d_in.
 """
 
 import warnings
-from collections.abc import Generator, Iterator
-from typing import Any, Self
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import Any, Protocol, Self
 
-import numpy as np
 import torch
 from sae_lens import ActivationsStore
 from sae_lens.config import HfDataset
-from sae_lens.training.mixing_buffer import multi_hook_concat_split_iter
 from sae_lens.util import get_special_token_ids
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
 from transformer_lens import HookedRootModule
 from typing_extensions import override
 
+from sae_lens_groups.capture import run_to_last_hook
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.errors import ConfigError, DatasetError
+from sae_lens_groups.draw import draw_generator, draw_positions
+from sae_lens_groups.errors import ConfigError, DatasetError, NonFiniteActivationsError
 from sae_lens_groups.layers import HookTemplate, LayerGroup
+from sae_lens_groups.shuffle_buffer import GroupBatch, ShuffleBuffer
+
+
+class RowSink(Protocol):
+    """What drawn rows are written to: a shuffle buffer, or a place on the way to disk."""
+
+    def reserve(self, n_rows: int) -> torch.Tensor:
+        """The slots (N,) that an LM batch's rows are to be written to, by every group."""
+        ...
+
+    def write(self, group: str, slot_N: torch.Tensor, rows_ND: torch.Tensor, position: int) -> None:
+        """Puts rows of one of a group's layers into reserved slots."""
+        ...
 
 
 class GroupActivationsStore(ActivationsStore):
-    """SAELens's store, which draws one layer of each group for every token.
+    """SAELens's store, which draws layers of each group for every token.
 
     The draw comes before the shuffle buffer (Group-SAE, arXiv 2410.21508, section 3), so the
-    buffer holds one row per token and group however many layers a group has. A row is the raw
-    activation and, as one more column, the position of its layer in the group.
+    buffer holds the same rows per token and group however many layers a group has. A layer's
+    activations are drawn from as soon as the language model has computed them, so they are never
+    all in memory.
     """
 
     groups: tuple[LayerGroup, ...]
@@ -36,6 +50,12 @@ class GroupActivationsStore(ActivationsStore):
     # A generator per group, apart from torch's own: a group's draws depend on the seed and on its
     # layers alone, and groups of one layer leave SAELens's stream of random numbers as it is.
     _draws: dict[str, torch.Generator]
+    places: dict[str, tuple[LayerGroup, int]]
+    """Of each hook: the group, and the position in it, of the layer."""
+    source_name = "dataset"
+    """What is read, for messages."""
+    _layers_per_token: int
+    _is_compiled: bool
 
     @classmethod
     def from_group_config(
@@ -77,29 +97,39 @@ class GroupActivationsStore(ActivationsStore):
         assert isinstance(store, cls)
         store.groups = groups
         store.template = cfg.hook_template
-        store._draws = {group.name: _draw_generator(cfg.seed, group) for group in groups}
+        store._draws = {group.name: draw_generator(cfg.seed, group) for group in groups}
+        store.places = {
+            cfg.hook_template.hook_name(layer): (group, position)
+            for group in groups
+            for position, layer in enumerate(group.layers)
+        }
+        store._layers_per_token = cfg.layers_per_token
+        store._is_compiled = cfg.compile_llm
         return store
 
-    def packed_batches(self) -> Generator[dict[str, torch.Tensor], None, None]:
-        """Endless shuffled training batches: group name -> (train_batch_size_tokens, D + 1).
+    def batches(self) -> Generator[dict[str, GroupBatch], None, None]:
+        """Endless shuffled training batches of `train_batch_size_tokens` rows, by group name.
 
-        SAELens's own mixing buffer shuffles them, all groups by the same permutation.
+        Mixed as SAELens mixes them, all groups by the same permutation.
+
+        Raises:
+            NonFiniteActivationsError: a drawn row holds NaN or infinity. No such row is served.
         """
-        yield from multi_hook_concat_split_iter(
-            buffer_size=self._buffer_size,
-            batch_size=self.train_batch_size_tokens,
-            activations_loader=self.drawn_rows(),
-            hook_names=[group.name for group in self.groups],
-            mix_fraction=self.activations_mixing_fraction,
+        buffer = ShuffleBuffer(
+            self._buffer_size,
+            self.store_batch_size_prompts * self.training_context_size * self._layers_per_token,
+            self.train_batch_size_tokens,
+            self.activations_mixing_fraction,
+            self.d_in,
         )
+        for _ in self.fill(buffer):
+            yield from buffer.batches()
 
-    def drawn_rows(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Per LM batch, group name -> (B, D + 1): the drawn layer's activation of each token.
-
-        Columns 0 to D-1 are the activation, column D is the layer's position in the group.
-        """
-        for batch_tokens in self._token_batches():
-            yield self._drawn_from(batch_tokens)
+    def fill(self, sink: RowSink) -> Iterator[None]:
+        """Writes one LM batch after another into a buffer, as often as it is asked to."""
+        for batch_tokens in self.token_batches():
+            self.write_drawn(batch_tokens, sink)
+            yield
 
     def layer_rows(self, n_tokens: int, description: str) -> Iterator[list[torch.Tensor]]:
         """Per LM batch, (B, D) of every layer of every group, lowest first, without a draw.
@@ -123,61 +153,145 @@ class GroupActivationsStore(ActivationsStore):
 
     def _layer_rows_of(self, batch_tokens: torch.Tensor) -> list[torch.Tensor]:
         activations = self._captured(batch_tokens)
-        kept_B = self._kept_positions(batch_tokens)
+        kept_B = self.kept_positions(batch_tokens)
         layers = [activations[name] for name in self.template.hook_names(self.groups)]
         if len(kept_B) == len(layers[0]):
             return layers
         return [acts_BD[kept_B.to(acts_BD.device)] for acts_BD in layers]
 
-    def _drawn_from(self, batch_tokens: torch.Tensor) -> dict[str, torch.Tensor]:
-        # Every layer's activations are alive in here, so nothing waits for the next batch here.
-        activations = self._captured(batch_tokens)
-        kept_B = self._kept_positions(batch_tokens)
-        return {group.name: self._draw(group, activations, kept_B) for group in self.groups}
+    def write_drawn(self, batch_tokens: torch.Tensor, sink: RowSink) -> None:
+        """Draws rows from every layer of an LM batch and writes them into a buffer.
+
+        Raises:
+            NonFiniteActivationsError: a drawn row holds NaN or infinity.
+        """
+        kept_B = self.kept_positions(batch_tokens).cpu()
+        slot_N = sink.reserve(len(kept_B) * self._layers_per_token)
+        drawn = {
+            group.name: draw_positions(
+                len(group), len(kept_B), self._layers_per_token, self._draws[group.name]
+            ).flatten()
+            for group in self.groups
+        }
+        is_finite: dict[str, torch.Tensor] = {}
+
+        def take(hook_name: str, acts: torch.Tensor) -> None:
+            group, position = self.places[hook_name]
+            row_N = (drawn[group.name] == position).nonzero().squeeze(1)
+            token_N = kept_B[row_N // self._layers_per_token]
+            rows_ND = acts.reshape(-1, self.d_in)[token_N.to(acts.device)]
+            is_finite[hook_name] = rows_ND.isfinite().all()
+            sink.write(group.name, slot_N[row_N], self.as_served(rows_ND), position)
+
+        self.capture(batch_tokens, take)
+        self.require_finite(is_finite)
+
+    def as_served(self, rows_ND: torch.Tensor) -> torch.Tensor:
+        """Drawn rows on the store's device: nothing else leaves the language model's."""
+        return rows_ND.to(self.device)
+
+    def capture(
+        self, batch_tokens: torch.Tensor, take: Callable[[str, torch.Tensor], None]
+    ) -> None:
+        """Calls `take` with each hook's name and its activations (prompts, context, D).
+
+        Raises:
+            ConfigError: they are not D wide.
+        """
+        shapes: dict[str, torch.Size] = {}
+
+        def take_if_wide(hook_name: str, acts: torch.Tensor) -> None:
+            shapes[hook_name] = acts.shape
+            if acts.ndim == 3 and acts.shape[-1] == self.d_in:
+                take(hook_name, acts)
+
+        self._run(batch_tokens, take_if_wide)
+        self._require_width(shapes)  # known for all layers only now
+
+    def _run(self, batch_tokens: torch.Tensor, take: Callable[[str, torch.Tensor], None]) -> None:
+        """One pass of the language model."""
+        if self._is_compiled:  # what SAELens compiles is run_with_cache
+            for hook_name, acts in self.get_multi_hook_activations(batch_tokens).items():
+                take(hook_name, acts)
+            return
+        with torch.autocast(
+            batch_tokens.device.type, dtype=torch.bfloat16, enabled=self.autocast_lm
+        ):
+            run_to_last_hook(
+                self.model,
+                batch_tokens,
+                list(self.places),
+                lambda hook_name, acts: take(hook_name, self._trained_part(acts)),
+                **self.model_kwargs,
+            )
+
+    def _trained_part(self, acts: torch.Tensor) -> torch.Tensor:
+        """Of a hook's activations the positions and heads that are trained on."""
+        acts = acts[:, slice(*self.seqpos_slice)]
+        if self.hook_head_index is not None:
+            return acts[:, :, self.hook_head_index]
+        return acts.flatten(2) if acts.ndim > 3 else acts
 
     @property
     def _buffer_size(self) -> int:
         return self.n_batches_in_buffer * self.training_context_size
 
-    def _token_batches(self) -> Iterator[torch.Tensor]:
+    def next_tokens(self, raise_at_epoch_end: bool = False) -> torch.Tensor:
+        """The next LM batch of tokens, (prompts, context), as `get_batch_tokens` gives it."""
+        return self.get_batch_tokens(raise_at_epoch_end=raise_at_epoch_end)
+
+    def trained_tokens(self, batch_tokens: torch.Tensor) -> torch.Tensor:
+        """Of an LM batch of tokens those that are trained on."""
+        return batch_tokens[:, slice(*self.seqpos_slice)]
+
+    def require_filled_buffer(self, n_tokens: int) -> None:
+        """Refuses a dataset that ended after so many tokens, if that is too early.
+
+        Raises:
+            DatasetError: they do not fill the shuffle buffer.
+        """
+        if n_tokens < self._buffer_size:
+            raise DatasetError(
+                f"the {self.source_name} gives {n_tokens:,} tokens in whole batches of "
+                f"{self.store_batch_size_prompts} prompts, less than the shuffle buffer of "
+                f"n_batches_in_buffer * context_size = {self._buffer_size:,} tokens; use more data, "
+                "or lower n_batches_in_buffer or store_batch_size_prompts"
+            )
+
+    def token_batches(self) -> Iterator[torch.Tensor]:
         """LM batches of tokens, (prompts, context), starting over where the dataset ends."""
         n_tokens = 0
         is_first_epoch = self.n_dataset_processed == 0  # a resumed run starts in the middle
         while True:
             try:
-                batch_tokens = self.get_batch_tokens(raise_at_epoch_end=True)
+                batch_tokens = self.next_tokens(raise_at_epoch_end=True)
             except StopIteration:
-                if is_first_epoch and n_tokens < self._buffer_size:
-                    raise DatasetError(self._too_small(n_tokens)) from None
+                batch_tokens = None
+            if batch_tokens is None:
+                if is_first_epoch:
+                    self.require_filled_buffer(n_tokens)
                 warnings.warn(
-                    f"the dataset ended after {n_tokens:,} tokens and starts over", stacklevel=1
+                    f"the {self.source_name} ended after {n_tokens:,} tokens and starts over",
+                    stacklevel=1,
                 )
                 is_first_epoch = False
-                batch_tokens = self.get_batch_tokens()
-            n_tokens += batch_tokens[:, slice(*self.seqpos_slice)].numel()
+                batch_tokens = self.next_tokens()
+            n_tokens += self.trained_tokens(batch_tokens).numel()
             yield batch_tokens
-
-    def _too_small(self, n_tokens: int) -> str:
-        return (
-            f"the dataset gives {n_tokens:,} tokens in whole batches of "
-            f"{self.store_batch_size_prompts} prompts, less than the shuffle buffer of "
-            f"n_batches_in_buffer * context_size = {self._buffer_size:,} tokens; use more data, "
-            "or lower n_batches_in_buffer or store_batch_size_prompts"
-        )
 
     def _captured(self, batch_tokens: torch.Tensor) -> dict[str, torch.Tensor]:
         """One LM pass: hook name -> (B, D) of this batch, before special tokens are excluded."""
         captured = self.get_multi_hook_activations(batch_tokens)
-        self._require_width(captured)
+        self._require_width({name: acts.shape for name, acts in captured.items()})
         return {name: acts.reshape(-1, self.d_in) for name, acts in captured.items()}
 
-    def _require_width(self, captured: dict[str, torch.Tensor]) -> None:
-        if any(acts.ndim != 3 for acts in captured.values()):  # (prompts, context, D)
+    def _require_width(self, shapes: Mapping[str, torch.Size]) -> None:
+        if any(len(shape) != 3 for shape in shapes.values()):  # (prompts, context, D)
             raise ConfigError(
                 f"hook_head_index is {self.hook_head_index}, but {self.template} has no heads; "
                 "leave hook_head_index out"
             )
-        widths = {name: acts.shape[-1] for name, acts in captured.items()}
+        widths = {name: shape[-1] for name, shape in shapes.items()}
         wrong = {name: width for name, width in widths.items() if width != self.d_in}
         if not wrong:
             return
@@ -192,27 +306,30 @@ class GroupActivationsStore(ActivationsStore):
             f"d_in is {self.d_in}, but {self.template} is {width} wide; set d_in to {width}"
         )
 
-    def _kept_positions(self, batch_tokens: torch.Tensor) -> torch.Tensor:
+    def require_finite(self, is_finite: Mapping[str, torch.Tensor]) -> None:
+        """Refuses activations of a layer that are not. Waits for the device, once per LM batch.
+
+        Raises:
+            NonFiniteActivationsError: names the layer.
+        """
+        all_finite = torch.stack([finite.cpu() for finite in is_finite.values()])
+        for hook_name, finite in zip(is_finite, all_finite.tolist(), strict=True):
+            if not finite:
+                group, position = self.places[hook_name]
+                raise NonFiniteActivationsError(
+                    f"the language model's activations at layer {group.layers[position]} (group "
+                    f"{group.name}) hold NaN or infinity in the prompts before row "
+                    f"{self.n_dataset_processed + 1} of the dataset; check the model's dtype and "
+                    "autocast_lm, or leave the layer out of layer_groups"
+                )
+
+    def kept_positions(self, batch_tokens: torch.Tensor) -> torch.Tensor:
         """Where the tokens to train on lie among all B of an LM batch."""
-        token_ids = batch_tokens[:, slice(*self.seqpos_slice)].reshape(-1)
+        token_ids = self.trained_tokens(batch_tokens).reshape(-1)
         if self.exclude_special_tokens is None:
             return torch.arange(len(token_ids), device=token_ids.device)
         excluded = self.exclude_special_tokens.to(token_ids.device)
         return (~torch.isin(token_ids, excluded)).nonzero().squeeze(1)
-
-    def _draw(
-        self, group: LayerGroup, activations: dict[str, torch.Tensor], kept_B: torch.Tensor
-    ) -> torch.Tensor:
-        drawn_B = torch.randint(len(group), (len(kept_B),), generator=self._draws[group.name])
-        first = activations[self.template.hook_name(group.first)]
-        rows_BD = first.new_empty(len(kept_B), self.d_in + 1)
-        for position, layer in enumerate(group.layers):
-            layer_acts_BD = activations[self.template.hook_name(layer)]
-            is_drawn_B = (drawn_B == position).to(rows_BD.device)
-            drawn_from_B = kept_B.to(rows_BD.device)[is_drawn_B].to(layer_acts_BD.device)
-            rows_BD[is_drawn_B, : self.d_in] = layer_acts_BD[drawn_from_B].to(rows_BD.device)
-        rows_BD[:, self.d_in] = drawn_B.to(rows_BD.device)
-        return rows_BD.to(self.device)  # only what was drawn leaves the language model's device
 
     @override
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -222,19 +339,12 @@ class GroupActivationsStore(ActivationsStore):
     @override
     def load(self, file_path: str) -> None:
         super().load(file_path)
-        state = load_file(file_path)
+        self.load_draws(load_file(file_path))
+
+    def load_draws(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Goes on with the draws of a checkpoint."""
         for name, draw in self._draws.items():
             draw.set_state(state[f"draws.{name}"])
-
-
-def split_packed(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A packed batch (B, D + 1) as contiguous rows (B, D) and layer positions (B,)."""
-    return packed[:, :-1].contiguous(), packed[:, -1].long()
-
-
-def _draw_generator(seed: int, group: LayerGroup) -> torch.Generator:
-    mixed = np.random.SeedSequence([seed, group.first, group.last]).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(mixed[0]) >> 1)
 
 
 def _excluded_tokens(

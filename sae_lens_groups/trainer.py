@@ -1,15 +1,15 @@
-"""SAELens's trainers, fed with packed batches: rows of a group and the layer of each row.
+"""SAELens's trainers, fed with rows of a group and the layer of each row.
 
-The training step, the optimiser and the loop are SAELens's own. What is overridden are its public
+The loop, the optimiser and, but for the fast step, the training step are SAELens's own. What is overridden are its public
 methods, and two private ones of MultiSAETrainer that a new SAELens may rename: `_update_pbar` and
 `_estimate_scaling_factors`.
 """
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from sae_lens.config import SAETrainerConfig
@@ -24,6 +24,7 @@ from typing_extensions import override
 from sae_lens_groups import files
 from sae_lens_groups.alignment import Alignment, LayerPair, PairMoments
 from sae_lens_groups.errors import NonFiniteActivationsError
+from sae_lens_groups.fast_step import AUTO, NEVER, Scratch, SparseStep, choose_step
 from sae_lens_groups.layer_scalers import load_layer_scalers, save_layer_scalers
 from sae_lens_groups.layer_statistics import LayerStatistics, layer_metrics
 from sae_lens_groups.layers import LayerGroup
@@ -32,47 +33,92 @@ from sae_lens_groups.normalization import (
     GroupScaling,
     GroupScalingEstimate,
 )
-from sae_lens_groups.store import split_packed
+from sae_lens_groups.shuffle_buffer import GroupBatch
 from sae_lens_groups.training_curves import TrainingCurves, points_from_csv, points_to_csv
 
 
 class GroupSAETrainer(SAETrainer[TrainingSAE[Any], Any]):
-    """Trains one group's SAE: scales each row by its layer, and keeps statistics per layer."""
+    """Trains one group's SAE: scales each row by its layer, and keeps statistics per layer.
 
-    def __init__(self, cfg: SAETrainerConfig, sae: TrainingSAE[Any], group: LayerGroup) -> None:
+    Args:
+        cfg: SAELens's config of one SAE's trainer.
+        sae: the group's SAE.
+        group: whose rows the batches hold.
+        fast_step: `auto`, `always` or `never`. Never trains with SAELens's own step and optimiser,
+            bit for bit.
+        compile_sae: whether SAELens's forward pass of the SAE is compiled.
+        scratch: memory that the trainers of all groups share.
+    """
+
+    def __init__(
+        self,
+        cfg: SAETrainerConfig,
+        sae: TrainingSAE[Any],
+        group: LayerGroup,
+        fast_step: str = AUTO,
+        compile_sae: bool = False,
+        scratch: Scratch | None = None,
+    ) -> None:
         super().__init__(cfg, sae, data_provider=iter(()))
         self.group = group
         self.scaling = GroupScaling.identity(group)
         self.statistics = LayerStatistics(len(group), sae.cfg.d_sae, cfg.device)
+        self.sparse_step = choose_step(
+            sae,
+            fast_step,
+            dead_feature_window=cfg.dead_feature_window,
+            scratch=scratch or Scratch(),
+            autocast=cfg.autocast,
+            compile_sae=compile_sae,
+        )
+        self._is_optimizer_fused = fast_step != NEVER
+        self._fuse_optimizer()
+        if self._is_optimizer_fused:
+            # A fused optimiser walks through weights and gradients as they lie in memory.
+            for parameter in sae.parameters():
+                parameter.data = parameter.data.contiguous()
         self._position_B = torch.empty(0)  # layer positions of the batch last trained on
 
-    @override
-    def step(self, batch: torch.Tensor) -> TrainStepOutput:
-        """One SAELens training step on a packed batch (B, d_in + 1) of raw rows.
+    def _fuse_optimizer(self) -> None:
+        """SAELens's Adam in one pass over the memory; its results differ by rounding."""
+        for group in self.optimizer.param_groups:
+            group["fused"] = self._is_optimizer_fused
+        # Where each kind keeps its count of steps, which matters after loading a checkpoint.
+        device = self.sae.device if self._is_optimizer_fused else "cpu"
+        for state in self.optimizer.state.values():
+            state["step"] = state["step"].to(device)
 
-        Raises:
-            NonFiniteActivationsError: a row holds NaN or infinity; names the layer and the step.
-        """
-        rows_BD, position_B = self.unpack(batch)
-        self._position_B = position_B
-        output = super().step(self.scaling.scale(rows_BD, position_B))
-        self.statistics.add(output.feature_acts, position_B)
+    @override
+    def step(self, batch: GroupBatch) -> TrainStepOutput:  # type: ignore[override]
+        """One training step on raw rows."""
+        rows_BD, self._position_B = self.unpack(batch)
+        rows_BD = self.scaling.scale(rows_BD, self._position_B)
+        if self.sparse_step is not None:
+            return self._sparse_step(self.sparse_step, rows_BD)
+        output = super().step(rows_BD)
+        self.statistics.add(output.feature_acts, self._position_B)
         return output
 
-    def unpack(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """A packed batch as finite rows (B, d_in), at least float32, and layer positions (B,)."""
-        rows_BD, position_B = split_packed(batch.to(self.sae.device))
-        rows_BD = rows_BD.to(torch.promote_types(rows_BD.dtype, torch.float32))
-        if not rows_BD.isfinite().all():
-            is_broken_B = ~rows_BD.isfinite().all(dim=1)
-            layer = self.group.layers[int(position_B[is_broken_B][0])]
-            raise NonFiniteActivationsError(
-                f"the language model's activations at layer {layer} (group {self.group.name}) are "
-                f"NaN or infinite in {int(is_broken_B.sum())} of {len(rows_BD)} rows at training "
-                f"step {self.n_training_steps}; check the model's dtype and autocast_lm, "
-                "or leave the layer out of layer_groups"
-            )
-        return rows_BD, position_B
+    def _sparse_step(self, sparse_step: SparseStep, rows_BD: torch.Tensor) -> TrainStepOutput:
+        """A training step that touches nothing that is not active, and waits for no device."""
+        self.sae.train()
+        self.n_training_samples += len(rows_BD)
+        output, active = sparse_step(rows_BD, self.n_forward_passes_since_fired)
+        n_fired_F = self.statistics.add_active(active, self._position_B)
+        self.act_freq_scores += n_fired_F
+        self.n_forward_passes_since_fired += 1
+        self.n_forward_passes_since_fired.masked_fill_(n_fired_F > 0, 0)
+        self.n_frac_active_samples += len(rows_BD)
+        torch.nn.utils.clip_grad_norm_(self.sae.parameters(), 1.0)  # as SAELens clips
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.lr_scheduler.step()
+        return output
+
+    def unpack(self, batch: GroupBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """A batch on the SAE's device: rows (B, d_in), at least float32, and positions (B,)."""
+        rows_BD, position_B = batch.to(self.sae.device)
+        return rows_BD.to(torch.promote_types(rows_BD.dtype, torch.float32)), position_B
 
     @override
     def maybe_reset_sparsity(self) -> dict[str, Any]:
@@ -107,6 +153,9 @@ class GroupSAETrainer(SAETrainer[TrainingSAE[Any], Any]):
         self.statistics.load_state_dict(load_file(Path(checkpoint_path) / files.LAYER_STATISTICS))
         scalers = load_layer_scalers(Path(checkpoint_path), self.group.layers)
         self.scaling = GroupScaling(self.group, list(scalers.values()))
+        self._fuse_optimizer()  # the checkpoint may come from a run with another fast_step
+        if self.sparse_step is not None:
+            self.sparse_step.dead_candidates.reset()
 
 
 class GroupTrainer(MultiSAETrainer):
@@ -120,15 +169,22 @@ class GroupTrainer(MultiSAETrainer):
         cfg: SAETrainerConfig,
         saes: Mapping[str, TrainingSAE[Any]],
         groups: tuple[LayerGroup, ...],
-        data_provider: MultiHookDataProvider,
+        data_provider: Iterator[dict[str, GroupBatch]],
         evaluator: MultiSAEEvaluatorProtocol | None = None,
         save_checkpoint_fn: SaveCheckpointFn | None = None,
+        fast_step: str = AUTO,
+        compile_sae: bool = False,
     ) -> None:
         names = {group.name: group.name for group in groups}
-        super().__init__(cfg, dict(saes), names, data_provider, evaluator, save_checkpoint_fn)
+        # SAELens's trainer passes on what the provider gives, to `GroupSAETrainer.step`.
+        provider = cast("MultiHookDataProvider", data_provider)
+        super().__init__(cfg, dict(saes), names, provider, evaluator, save_checkpoint_fn)
         per_sae_cfg = next(iter(self.trainers.values())).cfg
+        scratch = Scratch()
         self.group_trainers = {
-            group.name: GroupSAETrainer(per_sae_cfg, self.saes[group.name], group)
+            group.name: GroupSAETrainer(
+                per_sae_cfg, self.saes[group.name], group, fast_step, compile_sae, scratch
+            )
             for group in groups
         }
         self.trainers = dict(self.group_trainers)
@@ -148,11 +204,25 @@ class GroupTrainer(MultiSAETrainer):
         }
         n_batches = range(self.cfg.n_batches_for_norm_estimate)
         for _ in tqdm(n_batches, desc="Estimating each layer's norm", leave=False):
-            batches = next(self.data_provider)
+            batches = cast("dict[str, GroupBatch]", next(self.data_provider))
             for name, trainer in self.group_trainers.items():
                 estimates[name].add(*trainer.unpack(batches[name]))
         for name, trainer in self.group_trainers.items():
             trainer.scaling = estimates[name].scaling()
+
+    @override
+    def fit(self) -> dict[str, TrainingSAE[Any]]:
+        """Trains every group to the end.
+
+        Raises:
+            NonFiniteActivationsError: names the layer and the step, which was not done.
+        """
+        try:
+            return super().fit()
+        except NonFiniteActivationsError as error:
+            raise NonFiniteActivationsError(
+                f"before training step {self.n_training_steps}: {error}"
+            ) from None
 
     def align(self, alignment: Alignment, moments: Mapping[LayerPair, PairMoments]) -> None:
         """Maps every layer to its group's middle layer from here on, after its scaling."""

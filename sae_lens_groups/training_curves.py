@@ -75,13 +75,14 @@ def points_from_csv(text: str) -> tuple[TrainingPoint, ...]:
 def _point(training_tokens: int, group: str, output: TrainStepOutput) -> TrainingPoint:
     rows, reconstruction = output.sae_in.detach(), output.sae_out.detach()
     variance = (rows - rows.mean(0)).pow(2).sum()
-    features = output.feature_acts
-    features = features.to_dense() if features.is_sparse else features
+    features = output.feature_acts.detach()
+    # Nothing is stored twice, so there is no need to coalesce.
+    features = features._values() if features.is_sparse else features
     return TrainingPoint(
         training_tokens=training_tokens,
         group=group,
         loss=output.loss.item(),
         mse_loss=output.losses["mse_loss"].item(),
         explained_variance=1 - ((rows - reconstruction).pow(2).sum() / variance).item(),
-        l0=(features != 0).sum(-1).float().mean().item(),
+        l0=float(features.count_nonzero()) / len(rows),
     )

@@ -15,8 +15,9 @@ from transformer_lens import HookedTransformer
 
 from sae_lens_groups import GroupSAETrainingRunner, SAESuite
 from sae_lens_groups.errors import CheckpointError, TrainingInterrupted
+from sae_lens_groups.shuffle_buffer import ShuffleBuffer
 
-from .conftest import group_config, make_model, make_tokens, sae_config
+from .conftest import CONTEXT_SIZE, D_IN, group_config, make_model, make_tokens, sae_config
 
 NORMALISED = {"normalize_activations": "expected_average_only_in"}
 
@@ -37,17 +38,17 @@ def checkpoints_in(folder: Path) -> list[Path]:
 def send_at_step(runner: GroupSAETrainingRunner, step: int, signal_number: int) -> None:
     """Sends this process a signal while the LM works on that step's batch."""
     store = runner.activations_store
-    original = store.get_multi_hook_activations
+    original = store.get_batch_tokens
     calls = 0
 
-    def capture(batch_tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+    def read(*args: Any, **kwargs: Any) -> torch.Tensor:
         nonlocal calls
         calls += 1
         if calls == step:
             os.kill(os.getpid(), signal_number)
-        return original(batch_tokens)
+        return original(*args, **kwargs)
 
-    store.get_multi_hook_activations = capture  # type: ignore[method-assign]
+    store.get_batch_tokens = read  # type: ignore[method-assign]
 
 
 def test_checkpoints_hold_what_a_run_needs_to_go_on(
@@ -236,15 +237,24 @@ def test_the_draws_go_on_where_the_checkpoint_left_them(
     model: HookedTransformer, tmp_path: Path
 ) -> None:
     store = make_runner(model).activations_store
-    rows = store.drawn_rows()
+    buffer = ShuffleBuffer(1, 999, batch_size=1, mix_fraction=0, d_in=D_IN)
+    fills = store.fill(buffer)
     for _ in range(3):
-        next(rows)
+        next(fills)
+    list(buffer.batches())
     (tmp_path / "ckpt").mkdir()
     store.save_to_checkpoint(tmp_path / "ckpt")
     after = make_runner(model).activations_store
     after.load_from_checkpoint(tmp_path / "ckpt")
-    expected, found = next(rows), next(after.drawn_rows())
-    assert torch.equal(expected["layers_0-2"][:, -1], found["layers_0-2"][:, -1])
+    again = ShuffleBuffer(1, 999, batch_size=1, mix_fraction=0, d_in=D_IN)
+    next(fills)
+    next(after.fill(again))
+    expected, found = (
+        [int(batch["layers_0-2"].position_B) for batch in buffers.batches()]
+        for buffers in (buffer, again)
+    )
+    assert len(found) == 4 * CONTEXT_SIZE
+    assert expected == found
 
 
 def test_a_checkpoint_that_cannot_be_finished_leaves_none(

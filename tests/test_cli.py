@@ -74,6 +74,8 @@ def test_every_flag_of_saelens_is_a_flag_of_ours(
         "--layer_groups",
         "--amad_threshold",
         "--plan_tokens",
+        "--layers_per_token",
+        "--fast_step",
         "--layer_alignment",
         "--init_from",
         "--init_direction",
@@ -125,6 +127,8 @@ def test_a_config_file_gives_every_setting_of_the_earlier_run(
         "layer_groups": "even:3",
         "amad_threshold": 0.2,
         "plan_tokens": 200_000,
+        "layers_per_token": 1,
+        "fast_step": "auto",
         "layer_alignment": "none",
         "init_from": None,
         "init_direction": "nearest",
@@ -246,7 +250,7 @@ def test_the_architecture_is_the_config_files_own(
         ),
         (
             arguments("--layer_groups", "0-3", "--use_cached_activations"),
-            "cached activations hold one hook and groups need every layer",
+            "use_cached_activations is True, but cached_activations_path is not given",
         ),
         (
             arguments("--layer_groups", "0-3", "--training_tokens", "100"),

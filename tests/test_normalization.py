@@ -1,5 +1,7 @@
 """Layers of very different norm can share an SAE, because each has its own factor."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from sae_lens import TrainingSAE
@@ -14,6 +16,7 @@ from sae_lens_groups.normalization import (
     GroupScaling,
     GroupScalingEstimate,
 )
+from sae_lens_groups.shuffle_buffer import GroupBatch
 from sae_lens_groups.trainer import GroupTrainer
 
 from .conftest import D_IN, D_SAE, group_config, sae_config
@@ -31,23 +34,23 @@ def sparse_rows(n_rows: int, seed: int) -> torch.Tensor:
     return (directions[active] * strengths[..., None]).sum(dim=1)
 
 
-def packed_stream(n_batches: int = 400, batch_size: int = 64):
-    """Packed batches of a group whose layers see the same data at norms 1 : 10 : 100."""
+def layered_stream(n_batches: int = 400, batch_size: int = 64) -> Iterator[dict[str, GroupBatch]]:
+    """Batches of a group whose layers see the same data at norms 1 : 10 : 100."""
     generator = torch.Generator().manual_seed(9)
     for seed in range(n_batches):
         position_B = torch.randint(3, (batch_size,), generator=generator)
         rows_BD = sparse_rows(batch_size, seed) * torch.tensor(NORMS)[position_B, None]
-        yield {GROUP.name: torch.cat([rows_BD, position_B[:, None].float()], dim=1)}
+        yield {GROUP.name: GroupBatch(rows_BD, position_B)}
 
 
 def trained_explained_variances(share_one_factor: bool) -> list[float]:
-    """Explained variance of each layer of a group trained on `packed_stream`."""
+    """Explained variance of each layer of a group trained on `layered_stream`."""
     cfg = group_config("0-2", sae=sae_config("topk", k=3), training_tokens=64 * 350, lr=1e-2)
     cfg.train_batch_size_tokens = 64
     torch.manual_seed(0)
     sae = TrainingSAE.from_dict(cfg.sae.to_dict())
     trainer = GroupTrainer(
-        cfg.to_sae_trainer_config(), {GROUP.name: sae}, (GROUP,), packed_stream()
+        cfg.to_sae_trainer_config(), {GROUP.name: sae}, (GROUP,), layered_stream()
     )
     trainer.estimate_scaling(MEAN_NORM)
     scaling = trainer.group_trainers[GROUP.name].scaling
@@ -78,12 +81,11 @@ def test_one_shared_factor_would_fail_the_test_above() -> None:
 
 def test_each_layers_scaled_rows_have_mean_norm_sqrt_d_in() -> None:
     estimate = GroupScalingEstimate(GROUP, MEAN_NORM, D_IN)
-    batches = [batch[GROUP.name] for batch in packed_stream(n_batches=20)]
+    batches = [batch[GROUP.name] for batch in layered_stream(n_batches=20)]
     for batch in batches:
-        estimate.add(batch[:, :-1], batch[:, -1].long())
+        estimate.add(*batch)
     scaling = estimate.scaling()
-    rows_BD = torch.cat([batch[:, :-1] for batch in batches])
-    position_B = torch.cat([batch[:, -1] for batch in batches]).long()
+    rows_BD, position_B = map(torch.cat, zip(*batches))
     scaled_BD = scaling.scale(rows_BD, position_B)
     for position in range(3):
         mean_norm = scaled_BD[position_B == position].norm(dim=-1).mean().item()

@@ -325,6 +325,16 @@ def test_flops_are_counted_for_every_architecture(architecture: str, tokens: Dat
         assert dense_step > 12
 
 
+@pytest.mark.parametrize("architecture", ["topk", "batchtopk"])
+def test_flops_of_the_sparse_step_are_the_encoder_and_the_active_latents(
+    architecture: str, tokens: Dataset
+) -> None:
+    cfg = group_config(sae=sae_config(architecture, d_sae=256, k=4))
+    cost = count_flops(cfg, make_model(), tokens)
+    # The decoder, and the gradients of both matrices and of the activations: 4 sums of k rows.
+    assert cost.sae_step == 2 * D_IN * 256 + 4 * 2 * 4 * D_IN
+
+
 def test_counting_leaves_random_numbers_alone(tokens: Dataset, model: HookedTransformer) -> None:
     before = torch.get_rng_state()
     cfg = group_config()

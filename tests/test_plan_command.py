@@ -99,19 +99,19 @@ def test_a_model_is_planned_and_trained_from_the_plan(text_folder: Path, tmp_pat
 def test_flags_decide_on_the_plan(text_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = [
         *("plan", *FLAGS, "--dataset_path", str(text_folder), "--output_path", "out"),
-        *("--metric", "cka", "--max_cost", "0.7", "--last_layer", "grouped"),
+        *("--metric", "cka", "--max_cost", "0.9", "--last_layer", "grouped"),
         *("--layer_groups", "optimal", "--architecture", "topk", "--d_sae", "512", "--k", "8"),
     ]
     assert main(flags) == 0
     plan = GroupPlan.load("out/plan.json")
     assert plan.distances.metric == "cka"
     assert plan.partition == "optimal"
-    assert plan.chosen_by == "cost <= 0.7"
+    assert plan.chosen_by == "cost <= 0.9"
     assert len(plan.hierarchy) == 12
     assert plan.flops is not None
-    assert plan.flops.sae_step == 12 * 96 * 512
+    assert plan.flops.sae_step == 2 * 96 * 512 + 8 * 8 * 96  # with the sparse step
     assert plan.chosen.cost is not None
-    assert plan.chosen.cost <= 0.7 < (plan.hierarchy[plan.chosen.n_groups].cost or 0)
+    assert plan.chosen.cost <= 0.9 < (plan.hierarchy[plan.chosen.n_groups].cost or 0)
     assert "cka distances of 12 layers" in capsys.readouterr().out
 
 
@@ -130,7 +130,7 @@ def test_a_config_file_gives_what_is_not_said_again(text_folder: Path) -> None:
     plan = GroupPlan.load("plan/plan.json")  # not in the place of the run's own suite
     assert plan.chosen.n_groups == 5
     assert plan.flops is not None
-    assert plan.flops.sae_step == 12 * 96 * 768
+    assert plan.flops.sae_step == 2 * 96 * 768 + 8 * 16 * 96
 
 
 def test_a_folder_of_another_plan_is_left_alone(

@@ -11,6 +11,7 @@ from sae_lens_groups.errors import GroupSAEError, TrainingInterrupted
 USAGE_ERROR = 2
 _COMMANDS = {
     "plan": "measure how far apart the layers of a model are, and propose groups with their cost",
+    "cache": "store a model's activations at all layers, for many training runs",
     "train": "train an SAE per group of layers (every flag of SAELens's training command, and --layer_groups)",
     "evaluate": "score every layer of a suite, compare it with a baseline, and show both on a page",
     "publish": "put a suite on the Hugging Face Hub, where plain SAELens loads every layer",
@@ -51,6 +52,10 @@ def _command(name: str) -> Callable[[Sequence[str]], int]:
         from sae_lens_groups.cli.plan import plan
 
         return plan
+    if name == "cache":
+        from sae_lens_groups.cli.cache import cache
+
+        return cache
     if name == "train":
         from sae_lens_groups.cli.train import train
 

@@ -71,7 +71,7 @@ def measure(n_layers: int) -> dict[str, float]:
     groups = cfg.resolve_groups(max(N_LAYERS))
     store = GroupActivationsStore.from_group_config(model, cfg, groups, dataset)
     before = live_tensor_bytes()
-    batches = store.packed_batches()
+    batches = store.batches()
     held = 0
     for _ in range(20):
         next(batches)

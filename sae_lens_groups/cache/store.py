@@ -1,0 +1,110 @@
+"""A store that takes its rows from cached activations in place of the language model.
+
+Shapes: N rows of one LM batch, D = d_in.
+"""
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from sae_lens.config import HfDataset
+from safetensors.torch import load_file
+from transformer_lens import HookedRootModule
+from typing_extensions import override
+
+from sae_lens_groups.cache.manifest import DRAWN
+from sae_lens_groups.cache.read import CachedActivations
+from sae_lens_groups.config import GroupSAERunnerConfig
+from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.store import GroupActivationsStore, RowSink
+
+
+class CachedActivationsStore(GroupActivationsStore):
+    """Gives the rows that the language model gave when they were cached, in the same order.
+
+    The language model and the dataset are there for SAELens's in-training evals.
+    """
+
+    cache: CachedActivations
+    current_row_idx: int = 0
+    """The prompt that is read next."""
+    _prompts: range
+    source_name = "cache"
+
+    @classmethod
+    @override
+    def from_group_config(
+        cls,
+        model: HookedRootModule,
+        cfg: GroupSAERunnerConfig[Any],
+        groups: tuple[LayerGroup, ...],
+        dataset: HfDataset,
+    ) -> Self:
+        store = super().from_group_config(model, cfg, groups, dataset)
+        assert cfg.cached_activations_path is not None
+        store.cache = CachedActivations(cfg.cached_activations_path)
+        return store
+
+    @override
+    def next_tokens(self, raise_at_epoch_end: bool = False) -> torch.Tensor:
+        if self.current_row_idx + self.store_batch_size_prompts > self.cache.manifest.n_prompts:
+            self.current_row_idx = 0
+            if raise_at_epoch_end:
+                raise StopIteration
+        first = self.current_row_idx
+        self.current_row_idx += self.store_batch_size_prompts
+        self._prompts = range(first, self.current_row_idx)
+        n_read = self.cache.dataset_rows_read(self._prompts)
+        self.n_dataset_processed = max(n_read, self.n_dataset_processed)
+        return self.cache.token_ids_PT(self._prompts)
+
+    @override
+    def trained_tokens(self, batch_tokens: torch.Tensor) -> torch.Tensor:
+        return batch_tokens  # seqpos_slice was applied before they were cached
+
+    @override
+    def capture(
+        self, batch_tokens: torch.Tensor, take: Callable[[str, torch.Tensor], None]
+    ) -> None:
+        for hook_name in self.places:
+            rows_ND = self.cache.rows_ND(hook_name, self._prompts)
+            take(hook_name, rows_ND.view(*batch_tokens.shape, -1))
+
+    @override
+    def write_drawn(self, batch_tokens: torch.Tensor, sink: RowSink) -> None:
+        if self.cache.manifest.cache_rows == DRAWN:
+            self._write_as_drawn(sink)
+        else:
+            super().write_drawn(batch_tokens, sink)
+
+    def _write_as_drawn(self, sink: RowSink) -> None:
+        """Hands on rows that were drawn when they were cached."""
+        positions = {
+            group.name: self.cache.positions_N(group, self._prompts) for group in self.groups
+        }
+        is_kept_N = next(iter(positions.values())) >= 0  # the same tokens for every group
+        slot_N = torch.empty(len(is_kept_N), dtype=torch.long)
+        slot_N[is_kept_N] = sink.reserve(int(is_kept_N.sum()))
+        for group in self.groups:
+            rows_ND = self.cache.rows_ND(group.name, self._prompts)
+            for position in range(len(group)):
+                index_N = (positions[group.name] == position).nonzero().squeeze(1)
+                drawn_ND = self.as_served(rows_ND[index_N])
+                sink.write(group.name, slot_N[index_N], drawn_ND, position)
+
+    @override
+    def as_served(self, rows_ND: torch.Tensor) -> torch.Tensor:
+        dtype = getattr(torch, self.cache.manifest.activations_dtype)
+        return rows_ND.to(self.device, dtype)
+
+    @override
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {**super().state_dict(), "current_row_idx": torch.tensor(self.current_row_idx)}
+
+    @override
+    def load(self, file_path: str) -> None:
+        # Not SAELens's, which would go through the dataset up to where the cache was read.
+        state = load_file(file_path)
+        self.n_dataset_processed = int(state["n_dataset_processed"])
+        self.current_row_idx = int(state["current_row_idx"])
+        self.load_draws(state)

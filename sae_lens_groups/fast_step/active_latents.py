@@ -1,0 +1,108 @@
+"""The active latents of a batch, and the sums over them that a training step is made of."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch.nn.functional import embedding_bag
+
+_BLOCK_BYTES = 3 * 2**19
+
+
+@dataclass(frozen=True)
+class ActiveLatents:
+    """Which latents are active in which row, ordered by row."""
+
+    row_start_B: torch.Tensor
+    """Where each row's latents begin among all N."""
+    row_N: torch.Tensor
+    feature_N: torch.Tensor
+    value_N: torch.Tensor
+    """The activations, as SAELens's `feature_acts` holds them; 0 where ReLU cut one off."""
+    d_sae: int
+
+    @property
+    def n_rows(self) -> int:
+        """B."""
+        return len(self.row_start_B)
+
+    def to_sparse(self) -> torch.Tensor:
+        """SAELens's `feature_acts`, (B, F), as a sparse COO tensor."""
+        return torch.sparse_coo_tensor(
+            torch.stack([self.row_N, self.feature_N]),
+            self.value_N,
+            (self.n_rows, self.d_sae),
+            check_invariants=False,
+        )
+
+    def decode(self, weight_N: torch.Tensor, W_dec_FD: torch.Tensor) -> "Decoded":
+        """Per row, the sum of its latents' decoder rows times their weights."""
+        weight_N = weight_N.detach().requires_grad_()
+        with torch.enable_grad():
+            sum_BD = embedding_bag(
+                self.feature_N,
+                W_dec_FD.detach(),
+                self.row_start_B,
+                mode="sum",
+                per_sample_weights=weight_N,
+            )
+        return Decoded(sum_BD, weight_N)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Sums of decoder rows, and the weights that they were taken with."""
+
+    _sum_BD: torch.Tensor
+    _weight_N: torch.Tensor
+
+    @property
+    def sum_BD(self) -> torch.Tensor:
+        """(B, D), without a gradient."""
+        return self._sum_BD.detach()
+
+    def weight_gradient(self, grad_BD: torch.Tensor) -> torch.Tensor:
+        """The gradient (N,) of the weights, from that of the sums; (N, D) is never in memory."""
+        return torch.autograd.grad(self._sum_BD, self._weight_N, grad_BD)[0]
+
+
+class ByFeature:
+    """The same latents ordered by feature, for sums over the rows in which a feature is active."""
+
+    def __init__(self, active: ActiveLatents) -> None:
+        # Narrow numbers sort faster. Stable, so that a sum's order does not depend on the device.
+        narrow = torch.int16 if active.d_sae <= 2**15 else torch.int32
+        self._order_N = torch.sort(active.feature_N.to(narrow), stable=True).indices
+        self._row_N = active.row_N[self._order_N]
+        count_F = torch.zeros(active.d_sae, dtype=torch.long, device=self._row_N.device)
+        # torch.bincount would wait for the device.
+        count_F.scatter_add_(0, active.feature_N, torch.ones_like(active.feature_N))
+        self._start_F = count_F.cumsum(0) - count_F
+
+    def write_sums(
+        self, weight_N: torch.Tensor, rows_BD: torch.Tensor, out_FD: torch.Tensor
+    ) -> None:
+        """Sets each feature's row to the sum of `rows_BD` times the weights of its latents."""
+        weight_N = weight_N[self._order_N]
+        for features, latents in self._blocks(out_FD):
+            out_FD[features] = embedding_bag(
+                self._row_N[latents],
+                rows_BD,
+                self._start_F[features] - latents.start,
+                mode="sum",
+                per_sample_weights=weight_N[latents],
+            )
+
+    def _blocks(self, out_FD: torch.Tensor) -> Iterator[tuple[slice, slice]]:
+        """Ranges of features and of their latents; the sums of a block fit a processor's cache."""
+        n_features, width = out_FD.shape
+        n_latents = len(self._row_N)
+        if out_FD.device.type != "cpu":
+            yield slice(0, n_features), slice(0, n_latents)
+            return
+        n_per_block = max(1, _BLOCK_BYTES // (width * out_FD.element_size()))
+        firsts = range(0, n_features, n_per_block)
+        starts = [*self._start_F[::n_per_block].tolist(), n_latents]
+        for first, (start, end) in zip(firsts, pairwise(starts), strict=True):
+            yield slice(first, first + n_per_block), slice(start, end)

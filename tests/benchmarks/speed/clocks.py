@@ -1,0 +1,59 @@
+"""Time and memory, of a CPU or of a GPU."""
+
+import gc
+import resource
+import time
+from collections.abc import Callable
+
+import psutil
+import torch
+
+
+def repeat(function: Callable[[], object], n_times: int) -> None:
+    """Calls it so many times."""
+    for _ in range(n_times):
+        function()
+
+
+def seconds_of(function: Callable[[], object], device: str) -> float:
+    """Wall-clock of one call, with all that it leaves a GPU to do."""
+    _synchronize(device)
+    start = time.perf_counter()
+    function()
+    _synchronize(device)
+    return time.perf_counter() - start
+
+
+def _synchronize(device: str) -> None:
+    if is_cuda(device):
+        torch.cuda.synchronize(device)
+
+
+class Memory:
+    """MiB in use when the measured part starts, and at most: of the GPU where that computes."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self._before = 0.0
+
+    def start(self) -> None:
+        """Says that the measured part starts here."""
+        gc.collect()
+        if is_cuda(self.device):
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self._before = torch.cuda.memory_allocated(self.device) / 2**20
+        else:
+            self._before = psutil.Process().memory_info().rss / 2**20
+
+    def figures(self) -> dict[str, float]:
+        """What was in use at the start, and the peak."""
+        if is_cuda(self.device):
+            peak = torch.cuda.max_memory_allocated(self.device) / 2**20
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return {"before_mib": self._before, "peak_mib": peak}
+
+
+def is_cuda(device: str) -> bool:
+    """Whether a GPU of NVIDIA's computes."""
+    return torch.device(device).type == "cuda"

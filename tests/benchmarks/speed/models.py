@@ -1,0 +1,80 @@
+"""Random language models, random tokens for them, and the SAEs: speed depends on shapes alone."""
+
+import torch
+from datasets import Dataset
+from sae_lens import TopKTrainingSAEConfig
+from sae_lens.load_model import HookedProxyLM
+from transformer_lens import HookedRootModule, HookedTransformer, HookedTransformerConfig
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerBase
+
+from tests.benchmarks.speed.jobs import (
+    BATCHES_FOR_NORM_ESTIMATE,
+    BFLOAT16,
+    CONTEXT_SIZE,
+    HOOKED_TRANSFORMER,
+    STORE_BATCH_SIZE_PROMPTS,
+    Job,
+    K,
+)
+
+
+def make_model(job: Job) -> HookedRootModule:
+    """The model as SAELens's `load_model` would return it, but for a tokenizer."""
+    dtype = torch.bfloat16 if job.lm_dtype == BFLOAT16 else torch.float32
+    if job.model_class == HOOKED_TRANSFORMER:
+        return _transformer_lens(job, dtype)
+    return _hugging_face(job, dtype)
+
+
+def _transformer_lens(job: Job, dtype: torch.dtype) -> HookedTransformer:
+    return HookedTransformer(
+        HookedTransformerConfig(
+            n_layers=job.n_layers,
+            d_model=job.shape.d_model,
+            n_ctx=CONTEXT_SIZE,
+            d_head=job.shape.d_model // job.shape.n_heads,
+            n_heads=job.shape.n_heads,
+            d_vocab=job.shape.d_vocab,
+            act_fn="gelu",
+            normalization_type="LN",
+            device=job.device,
+            dtype=dtype,
+        )
+    ).eval()
+
+
+def _hugging_face(job: Job, dtype: torch.dtype) -> HookedProxyLM:
+    config = GPTNeoXConfig(
+        num_hidden_layers=job.n_layers,
+        hidden_size=job.shape.d_model,
+        intermediate_size=4 * job.shape.d_model,
+        num_attention_heads=job.shape.n_heads,
+        vocab_size=job.shape.d_vocab,
+        max_position_embeddings=CONTEXT_SIZE,
+    )
+    model = GPTNeoXForCausalLM(config).eval()
+    torch.nn.Module.to(model, device=torch.device(job.device), dtype=dtype)
+    hook_names = [job.hook_name(layer) for layer in range(job.n_layers)]
+    return HookedProxyLM(model, _NO_TOKENIZER, hook_names=hook_names)
+
+
+_NO_TOKENIZER: PreTrainedTokenizerBase = None  # type: ignore[assignment]  # the tokens are ready
+
+
+def make_dataset(job: Job) -> Dataset:
+    """Tokenised prompts, enough for the run, its buffer and the estimate of norms."""
+    n_batches = job.n_steps + job.batches_in_buffer + BATCHES_FOR_NORM_ESTIMATE
+    n_prompts = n_batches * job.batch // CONTEXT_SIZE + 2 * STORE_BATCH_SIZE_PROMPTS
+    tokens = torch.randint(0, job.shape.d_vocab, (n_prompts, CONTEXT_SIZE))
+    return Dataset.from_dict({"input_ids": tokens.numpy()})
+
+
+def sae_config(job: Job) -> TopKTrainingSAEConfig:
+    """SAELens's defaults, in the job's shape."""
+    return TopKTrainingSAEConfig(
+        d_in=job.shape.d_model,
+        d_sae=job.shape.d_sae,
+        k=K,
+        device=job.device,
+        normalize_activations=job.normalize_activations,  # type: ignore[arg-type]
+    )

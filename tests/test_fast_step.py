@@ -1,0 +1,304 @@
+"""The sparse step is SAELens's own step: same active latents, losses, gradients and statistics."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
+from sae_lens import TopKTrainingSAE, TrainingSAE
+from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
+from transformer_lens import HookedTransformer
+
+from sae_lens_groups import GroupSAETrainingRunner, LayerGroup, SAESuite
+from sae_lens_groups.errors import ConfigError, UnknownNameError
+from sae_lens_groups.fast_step import ALWAYS, AUTO, NEVER, Scratch, choose_step, why_not
+from sae_lens_groups.fast_step.selection import largest_of_all, largest_per_row
+from sae_lens_groups.shuffle_buffer import GroupBatch
+from sae_lens_groups.trainer import GroupSAETrainer, GroupTrainer
+
+from .conftest import ARCHITECTURES, group_config, sae_config
+
+SPARSE = [name for name in ("topk", "batchtopk", "abstopk") if name in ARCHITECTURES]
+WINDOW = 40
+GROUP = LayerGroup(0, 0)
+# Wide enough for bundles of 8 columns, and with k rows of which none repeats.
+WIDE = {"d_in": 24, "d_sae": 160, "k": 6}
+
+
+def make_sae(architecture: str, **changes: Any) -> TopKTrainingSAE:
+    """An SAE whose decoder rows have very different norms and whose biases are not zero."""
+    torch.manual_seed(0)
+    sae = TrainingSAE.from_dict(sae_config(architecture, **{**WIDE, **changes}).to_dict())
+    assert isinstance(sae, TopKTrainingSAE)
+    with torch.no_grad():
+        sae.W_dec.mul_(0.2 + 3 * torch.rand(sae.cfg.d_sae, 1))
+        sae.W_enc.mul_(5)
+        sae.b_enc.normal_(0, 0.2)
+        sae.b_dec.normal_(0, 0.2)
+    return sae
+
+
+def steps_since_fired(n_dead: int, d_sae: int = WIDE["d_sae"]) -> torch.Tensor:
+    """As many dead features as asked for, others that are nearly dead, and living ones."""
+    n_steps_F = torch.randint(0, WINDOW + 1, (d_sae,), generator=torch.Generator().manual_seed(2))
+    n_steps_F[torch.randperm(d_sae, generator=torch.Generator().manual_seed(3))[:n_dead]] = 99
+    return n_steps_F.float()
+
+
+def saelens_step(
+    sae: TopKTrainingSAE, rows_BD: torch.Tensor, n_steps_F: torch.Tensor
+) -> TrainStepOutput:
+    """SAELens's forward and backward pass, as its trainer calls them."""
+    output = sae.training_forward_pass(
+        TrainStepInput(
+            sae_in=rows_BD,
+            dead_neuron_mask=n_steps_F > WINDOW,
+            coefficients={},
+            n_training_steps=0,
+            is_logging_step=False,
+        )
+    )
+    output.loss.backward()
+    return output
+
+
+def assert_close(ours: torch.Tensor, theirs: torch.Tensor, relative: float = 1e-6) -> None:
+    """Equal to this part of the tensor's norm."""
+    difference = (ours.detach() - theirs.detach()).norm()
+    assert difference <= relative * theirs.detach().norm(), float(difference)
+
+
+@pytest.mark.parametrize("apply_b_dec_to_input", [True, False])
+@pytest.mark.parametrize("rescale_acts_by_decoder_norm", [True, False])
+# None; fewer than SAELens's k_aux of 12, so that all are taken; more; and all.
+@pytest.mark.parametrize("n_dead", [0, 5, 60, 160])
+@pytest.mark.parametrize("architecture", SPARSE)
+def test_losses_and_gradients_are_saelens_own(
+    architecture: str,
+    n_dead: int,
+    rescale_acts_by_decoder_norm: bool,
+    apply_b_dec_to_input: bool,
+) -> None:
+    theirs = make_sae(
+        architecture,
+        rescale_acts_by_decoder_norm=rescale_acts_by_decoder_norm,
+        apply_b_dec_to_input=apply_b_dec_to_input,
+        aux_loss_coefficient=0.7,
+    )
+    ours = copy.deepcopy(theirs)
+    rows_BD = torch.randn(64, WIDE["d_in"])
+    expected = saelens_step(theirs, rows_BD, steps_since_fired(n_dead))
+    step = choose_step(ours, ALWAYS, dead_feature_window=WINDOW, scratch=Scratch())
+    assert step is not None
+    output, _ = step(rows_BD, steps_since_fired(n_dead))
+
+    assert_close(output.loss, expected.loss)
+    assert output.losses.keys() == expected.losses.keys()
+    for name, loss in expected.losses.items():
+        assert_close(output.losses[name], loss)
+    assert (expected.losses["auxiliary_reconstruction_loss"] > 0) == (n_dead > 0)
+    assert_close(output.sae_out, expected.sae_out)
+    assert torch.equal(output.feature_acts.to_dense() != 0, expected.feature_acts != 0)
+    assert_close(output.feature_acts.to_dense(), expected.feature_acts)
+    gradients = {name: p.grad for name, p in ours.named_parameters()}
+    for name, parameter in theirs.named_parameters():
+        gradient = gradients[name]
+        assert gradient is not None
+        assert parameter.grad is not None
+        assert_close(gradient, parameter.grad)
+    for name, value in expected.metrics.items():
+        assert isinstance(value, torch.Tensor)
+        assert output.metrics[name] == pytest.approx(value.item(), rel=1e-6)
+    assert {*ours.state_dict()} == {*theirs.state_dict()}
+
+
+@pytest.mark.parametrize("fast_step", [ALWAYS, NEVER])
+def test_weights_that_lie_transposed_in_memory_train_the_same(fast_step: str) -> None:
+    """As those of an SAE that somebody made with `W_enc = W_dec.T`."""
+    weights: list[torch.Tensor] = []
+    for is_transposed in (False, True):
+        sae = make_sae("topk")
+        if is_transposed:
+            sae.W_enc.data = sae.W_enc.data.T.contiguous().T
+        cfg = group_config("0", sae=sae_config("topk", **WIDE)).to_sae_trainer_config()
+        trainer = GroupSAETrainer(cfg, sae, GROUP, fast_step)
+        for batch in random_batches(5):
+            trainer.step(batch[GROUP.name])
+        weights.append(sae.W_enc.detach())
+    assert_close(weights[1], weights[0], 1e-5)
+
+
+def test_logs_are_saelens_own() -> None:
+    """What W&B is sent, from the sparse activations as from the dense ones."""
+    logs: list[dict[str, Any]] = []
+    for fast_step in (ALWAYS, NEVER):
+        trainer = trained("topk", fast_step, 20).group_trainers[GROUP.name]
+        (batch,) = random_batches(1)
+        output = trainer.step(batch[GROUP.name])
+        logs.append(trainer.build_train_step_log_dict(output, 64))
+    assert logs[0].keys() == logs[1].keys()
+    assert logs[0] == pytest.approx(logs[1], rel=1e-4)
+
+
+def random_batches(n_batches: int) -> Iterator[dict[str, GroupBatch]]:
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(n_batches):
+        rows_BD = torch.randn(64, WIDE["d_in"], generator=generator)
+        yield {GROUP.name: GroupBatch(rows_BD, torch.zeros(64, dtype=torch.long))}
+
+
+def trained(architecture: str, fast_step: str, n_steps: int, **changes: Any) -> GroupTrainer:
+    """A trainer after some steps on random rows."""
+    cfg = group_config("0", sae=sae_config(architecture, **WIDE), **changes)
+    cfg.train_batch_size_tokens = 64
+    cfg.training_tokens = 64 * n_steps
+    trainer = GroupTrainer(
+        cfg.to_sae_trainer_config(),
+        {GROUP.name: make_sae(architecture)},
+        (GROUP,),
+        random_batches(n_steps),
+        fast_step=fast_step,
+    )
+    trainer.fit()
+    return trainer
+
+
+@pytest.mark.parametrize("architecture", SPARSE)
+def test_training_goes_the_same_way(architecture: str) -> None:
+    """Weights, moments, dead features and firing counts after 40 steps, with features dying."""
+    ours, theirs = (
+        trained(architecture, mode, 40, dead_feature_window=6, lr=1e-3).group_trainers[GROUP.name]
+        for mode in (ALWAYS, NEVER)
+    )
+    assert 0 < theirs.dead_neurons.sum() < WIDE["d_sae"]
+    assert torch.equal(ours.dead_neurons, theirs.dead_neurons)
+    assert torch.equal(ours.n_forward_passes_since_fired, theirs.n_forward_passes_since_fired)
+    assert torch.equal(ours.act_freq_scores, theirs.act_freq_scores)
+    assert ours.n_frac_active_samples == theirs.n_frac_active_samples == 40 * 64
+    assert ours.n_training_samples == theirs.n_training_samples
+    assert torch.equal(ours.statistics.n_fired_LF, theirs.statistics.n_fired_LF)
+    weights = theirs.sae.state_dict()
+    for name, weight in ours.sae.state_dict().items():
+        assert_close(weight, weights[name], 1e-5)
+
+
+@pytest.mark.parametrize("architecture", sorted({*ARCHITECTURES, *SPARSE} - {*SPARSE}))
+def test_other_architectures_keep_saelens_step_with_a_faster_optimiser(
+    architecture: str, model: HookedTransformer, tokens: Dataset
+) -> None:
+    suites: list[SAESuite] = []
+    for mode in (AUTO, NEVER):
+        cfg = group_config("1", sae=sae_config(architecture), fast_step=mode)
+        runner = GroupSAETrainingRunner(cfg, override_dataset=tokens, override_model=model)
+        suites.append(runner.run())
+    auto, never = (suite.group(GROUP_1).state_dict() for suite in suites)
+    for name, weight in auto.items():
+        assert_close(weight, never[name], 1e-4)
+
+
+GROUP_1 = LayerGroup(1, 1)
+
+
+@given(st.integers(1, 20), st.integers(1, 100), st.booleans(), st.integers(0, 2**32), st.data())
+def test_the_largest_of_each_row_are_the_largest(
+    n_rows: int, width: int, by_magnitude: bool, seed: int, data: st.DataObject
+) -> None:
+    k = data.draw(st.integers(1, width))
+    values_BF = torch.randn(n_rows, width, generator=torch.Generator().manual_seed(seed))
+    value_BK, index_BK = largest_per_row(values_BF, k, by_magnitude)
+    assert torch.equal(values_BF.gather(1, index_BK), value_BK)
+    for row, found in zip(values_BF.tolist(), index_BK.tolist(), strict=True):
+        key = (lambda c, row=row: abs(row[c])) if by_magnitude else (lambda c, row=row: row[c])
+        assert set(found) == set(sorted(range(width), key=key)[-k:])
+
+
+@given(st.integers(1, 3000), st.integers(0, 2**32), st.floats(-3, 3), st.data())
+def test_the_largest_of_all_are_the_largest(
+    n_values: int, seed: int, shift: float, data: st.DataObject
+) -> None:
+    n = data.draw(st.integers(1, n_values))
+    values = torch.randn(n_values, generator=torch.Generator().manual_seed(seed)) + shift
+    found = largest_of_all(values, n)
+    assert found.tolist() == sorted(found.tolist())
+    expected = torch.topk(values, n).indices
+    assert set(found.tolist()) == set(expected[values[expected] > 0].tolist())
+
+
+def test_the_largest_of_all_when_a_sample_misleads() -> None:
+    """All large values sit between those that the sample takes."""
+    values = torch.full((2**20,), 0.5)
+    values[1::4] = torch.rand(2**18) * 0.1
+    values[2] = 1.0
+    assert set(largest_of_all(values, 3 * 2**18).tolist()) == set(
+        torch.topk(values, 3 * 2**18).indices.tolist()
+    )
+
+
+class TestChoice:
+    def test_never_is_saelens_own(self) -> None:
+        trainer = trained("topk", NEVER, 1).group_trainers[GROUP.name]
+        assert trainer.sparse_step is None
+        assert not trainer.optimizer.param_groups[0]["fused"]
+
+    @pytest.mark.parametrize(
+        ("k", "d_sae", "is_sparse"), [(16, 256, True), (17, 256, False), (8, 255, False)]
+    )
+    def test_auto_is_sparse_where_few_of_many_are_active(
+        self, k: int, d_sae: int, is_sparse: bool
+    ) -> None:
+        sae = make_sae("topk", k=k, d_sae=d_sae)
+        step = choose_step(sae, AUTO, dead_feature_window=9, scratch=Scratch())
+        assert (step is not None) == is_sparse
+
+    def test_a_subclass_is_left_alone(self) -> None:
+        class Own(TopKTrainingSAE):
+            pass
+
+        own = Own(make_sae("topk").cfg)
+        assert choose_step(own, ALWAYS, dead_feature_window=9, scratch=Scratch()) is None
+
+    def test_an_sae_with_hooks_is_left_alone(self) -> None:
+        sae = make_sae("topk")
+        sae.hook_sae_acts_post.add_hook(lambda acts, **_: acts)  # pyright: ignore[reportArgumentType]
+        assert choose_step(sae, ALWAYS, dead_feature_window=9, scratch=Scratch()) is None
+
+    @pytest.mark.parametrize(
+        ("changes", "reason"),
+        [
+            ({"sae": sae_config("jumprelu")}, "architecture jumprelu is none of topk, batchtopk,"),
+            ({"sae": sae_config("topk", dtype="bfloat16")}, "the SAE's dtype is bfloat16, not"),
+            (
+                {"sae": sae_config("topk", normalize_activations="layer_norm")},
+                "normalize_activations is layer_norm",
+            ),
+            ({"autocast": True}, "autocast is on"),
+            ({"compile_sae": True}, "compile_sae is on"),
+        ],
+    )
+    def test_always_says_why_it_cannot(self, changes: dict[str, Any], reason: str) -> None:
+        with pytest.raises(ConfigError) as caught:
+            group_config(fast_step="always", **changes)
+        assert str(caught.value).startswith(f"fast_step is always, but {reason}")
+        assert str(caught.value).endswith(
+            "set fast_step to auto, which is SAELens's own step there"
+        )
+        group_config(fast_step="auto", **changes)
+
+    def test_an_unknown_mode_lists_the_known_ones(self) -> None:
+        with pytest.raises(UnknownNameError) as caught:
+            group_config(fast_step="yes")
+        assert str(caught.value) == (
+            "fast_step 'yes' is not known; known names: auto, always, never"
+        )
+
+    def test_layers_per_token_is_at_least_one(self) -> None:
+        with pytest.raises(ConfigError, match="layers_per_token is 0"):
+            group_config(layers_per_token=0)
+
+    @pytest.mark.parametrize("architecture", SPARSE)
+    def test_these_can_be_trained_with_it(self, architecture: str) -> None:
+        assert why_not(sae_config(architecture), autocast=False, compile_sae=False) is None
