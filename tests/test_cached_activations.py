@@ -229,8 +229,8 @@ def test_float16_is_half_as_large_and_nearly_the_same() -> None:
 def test_in_training_evals_take_nothing_from_the_cache() -> None:
     write_cache(exclude_special_tokens=[2])
     changes: dict[str, Any] = {**CACHED, "exclude_special_tokens": [2], "n_eval_batches": 1}
-    logged = {"wandb_log_frequency": 5, "eval_every_n_wandb_logs": 1}
-    evaluated = trained(**changes, logger=LoggingConfig(**logged), eval_batch_size_prompts=2)
+    logger = LoggingConfig(wandb_log_frequency=5, eval_every_n_wandb_logs=1)
+    evaluated = trained(**changes, logger=logger, eval_batch_size_prompts=2)
     plain = trained(**changes)
     for name, sae in evaluated.items():
         assert torch.equal(sae.W_dec, plain[name].W_dec)

@@ -96,6 +96,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--clock",
+        default="wall",
+        choices=("wall", "cpu"),
+        help="cpu: the time in which the processor worked on a run, for one thread on a shared "
+        "machine (default: %(default)s)",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log", type=Path, help="append every run to this file as JSON")
     parser.add_argument("--run", help=argparse.SUPPRESS)
@@ -126,6 +133,7 @@ def _job(args: argparse.Namespace, shape_name: str, way: str) -> Job:
         device=args.device,
         threads=args.threads,
         seed=args.seed,
+        clock=args.clock,
         is_by_part=args.parts and way in (EACH, GROUPS),
         layers_per_token=args.layers_per_token if way == GROUPS else 1,
     )

@@ -76,6 +76,7 @@ class Job:
     is_by_part: bool = False
     """Whether the seconds of each part are measured too."""
     layers_per_token: int = 1
+    clock: str = "wall"
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

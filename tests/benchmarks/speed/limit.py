@@ -39,8 +39,8 @@ def measure_limit(job: Job, model: HookedRootModule) -> dict[str, Any]:
         warm_up()
     memory.start()
     n_lm_passes = -(-job.tokens // TOKENS_PER_LM_BATCH)
-    lm_seconds = seconds_of(lambda: repeat(lm_pass, n_lm_passes), job.device)
-    steps_seconds = seconds_of(lambda: repeat(step, job.n_steps), job.device)
+    lm_seconds = seconds_of(lambda: repeat(lm_pass, n_lm_passes), job.device, job.clock)
+    steps_seconds = seconds_of(lambda: repeat(step, job.n_steps), job.device, job.clock)
     return {
         "lm_seconds": lm_seconds * job.tokens / (n_lm_passes * TOKENS_PER_LM_BATCH),
         "step_seconds": steps_seconds / job.n_steps,

@@ -152,7 +152,7 @@ def _notes(runs: Runs) -> list[str]:
         step = _spread([run["step_seconds"] for run in limits], ".4f")
         notes.append(f"limit: language model {lm} s, one step of one SAE {step} s.")
     notes.append(
-        f"{first['device_name']}, {first['threads']} thread(s), torch {first['torch']}, "
+        f"{first['clock']} clock; {first['device_name']}, {first['threads']} thread(s), torch {first['torch']}, "
         f"sae-lens {first['sae_lens']}."
     )
     return notes
