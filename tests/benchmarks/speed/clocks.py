@@ -8,13 +8,6 @@ from collections.abc import Callable
 import psutil
 import torch
 
-
-def repeat(function: Callable[[], object], n_times: int) -> None:
-    """Calls it so many times."""
-    for _ in range(n_times):
-        function()
-
-
 WALL, CPU = "wall", "cpu"
 CLOCKS = {WALL: time.perf_counter, CPU: time.process_time}
 
