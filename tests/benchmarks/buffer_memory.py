@@ -1,8 +1,8 @@
 """Memory against the layers in a group: `python -m tests.benchmarks.buffer_memory`.
 
 One group of 4, 8 and 16 layers of a random 16-layer model of width 512, each in a process of its
-own. Prints the bytes that the shuffle buffer holds and the peak memory of filling it. The buffer
-does not grow; the peak holds the captured layers of one LM batch, which do.
+own. Prints the bytes that the shuffle buffer holds and the peak memory of filling it, beside what
+the layers of one LM batch would take if they were all kept. Neither grows.
 """
 
 import json
@@ -19,7 +19,7 @@ def main() -> None:
     if len(sys.argv) > 1:
         print(json.dumps(measure(int(sys.argv[1]))))
         return
-    print("| layers in the group | shuffle buffer | peak memory | captured layers of one batch |")
+    print("| layers in the group | shuffle buffer | peak memory | all layers of one batch |")
     print("|---|---|---|---|")
     for n_layers in N_LAYERS:
         command = [sys.executable, "-m", "tests.benchmarks.buffer_memory", str(n_layers)]
