@@ -139,7 +139,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
             raise ConfigError(
                 f"layers_per_token is {self.layers_per_token}; every token gives at least 1 row"
             )
-        _require_one_of("fast_step", self.fast_step, MODES)
+        require_one_of("fast_step", self.fast_step, MODES)
         reason = why_not(self.sae, self.autocast, self.compile_sae)
         if self.fast_step == ALWAYS and reason is not None:
             raise ConfigError(
@@ -153,8 +153,8 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
             self._require_foldable("layer_alignment", alignment, "orthogonal or none")
 
     def _require_usable_init(self) -> None:
-        _require_one_of("init_direction", self.init_direction, tuple(DIRECTIONS))
-        _require_one_of("init_parameters", self.init_parameters, PARAMETERS)
+        require_one_of("init_direction", self.init_direction, tuple(DIRECTIONS))
+        require_one_of("init_parameters", self.init_parameters, PARAMETERS)
         alignment = _find_alignment("init_alignment", self.init_alignment)
         if self.init_from is None:
             if self.init_keep_layers:
@@ -219,8 +219,8 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
     def _require_known_names(self) -> None:
         """Catches what SAELens itself would find only once the model is loaded."""
         if self.lr_scheduler_name.lower() not in _LR_SCHEDULERS:
-            _require_one_of("lr_scheduler_name", self.lr_scheduler_name, _LR_SCHEDULERS)
-        _require_one_of("dtype", self.dtype, tuple(DTYPE_MAP))
+            require_one_of("lr_scheduler_name", self.lr_scheduler_name, _LR_SCHEDULERS)
+        require_one_of("dtype", self.dtype, tuple(DTYPE_MAP))
         if not 0 <= self.activations_mixing_fraction <= 1:
             raise ConfigError(
                 f"activations_mixing_fraction is {self.activations_mixing_fraction}; "
@@ -332,11 +332,11 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
 def _find_alignment(field: str, name: str) -> Alignment | None:
     """The registered alignment; None for `none`."""
     known = {NONE: None, **alignments()}
-    _require_one_of(field, name, known)
+    require_one_of(field, name, known)
     return known[name]
 
 
-def _require_one_of(field: str, name: str, known: Collection[str]) -> None:
+def require_one_of(field: str, name: str, known: Collection[str]) -> None:
     """Refuses a name that is not known.
 
     Raises:

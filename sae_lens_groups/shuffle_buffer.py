@@ -70,12 +70,11 @@ class ShuffleBuffer:
     def batches(self) -> Iterator[dict[str, GroupBatch]]:
         """The training batches that can be served now, group by group in the same order."""
         n_held = len(self._order)
-        if n_held < self.buffer_size:
+        n_batches = n_batches_to_serve(n_held, self.buffer_size, self.batch_size, self.mix_fraction)
+        if n_batches == 0:
             return
         if self.mix_fraction > 0:
             self._order = self._order[torch.randperm(n_held)]
-        n_to_serve = n_held - int(self.buffer_size * self.mix_fraction)
-        n_batches = max(1, n_to_serve // self.batch_size)
         served = self._order[: n_batches * self.batch_size]
         self._order = self._order[len(served) :]
         for slot_B in served.split(self.batch_size):
@@ -86,3 +85,10 @@ class ShuffleBuffer:
         rows, positions = self._batches[group]
         slot_B = slot_B.to(rows.device)
         return GroupBatch(rows.index_select(0, slot_B), positions.index_select(0, slot_B))
+
+
+def n_batches_to_serve(n_held: int, buffer_size: int, batch_size: int, mix_fraction: float) -> int:
+    """Training batches that a buffer serves when it holds so many rows, by SAELens's mixing law."""
+    if n_held < buffer_size:
+        return 0
+    return max(1, (n_held - int(buffer_size * mix_fraction)) // batch_size)

@@ -152,7 +152,7 @@ class GroupActivationsStore(ActivationsStore):
                 bar.update(min(len(rows_LBD[0]), n_tokens - bar.n))
 
     def _layer_rows_of(self, batch_tokens: torch.Tensor) -> list[torch.Tensor]:
-        activations = self._captured(batch_tokens)
+        activations = self.captured_layers(batch_tokens)
         kept_B = self.kept_positions(batch_tokens)
         layers = [activations[name] for name in self.template.hook_names(self.groups)]
         if len(kept_B) == len(layers[0]):
@@ -279,11 +279,15 @@ class GroupActivationsStore(ActivationsStore):
             n_tokens += self.trained_tokens(batch_tokens).numel()
             yield batch_tokens
 
-    def _captured(self, batch_tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+    def captured_layers(self, batch_tokens: torch.Tensor) -> dict[str, torch.Tensor]:
         """One LM pass: hook name -> (B, D) of this batch, before special tokens are excluded."""
-        captured = self.get_multi_hook_activations(batch_tokens)
-        self._require_width({name: acts.shape for name, acts in captured.items()})
-        return {name: acts.reshape(-1, self.d_in) for name, acts in captured.items()}
+        layers: dict[str, torch.Tensor] = {}
+
+        def take(hook_name: str, acts: torch.Tensor) -> None:
+            layers[hook_name] = acts.reshape(-1, self.d_in)
+
+        self.capture(batch_tokens, take)
+        return layers
 
     def _require_width(self, shapes: Mapping[str, torch.Size]) -> None:
         if any(len(shape) != 3 for shape in shapes.values()):  # (prompts, context, D)

@@ -181,7 +181,8 @@ def test_standard_errors_are_the_jackknifes_over_lm_batches(
     )
     n = len(without)
     expected = np.sqrt((n - 1) / n * ((without - without.mean(axis=0)) ** 2).sum(axis=0))
-    np.testing.assert_allclose(found.standard_errors, expected, atol=1e-9)
+    # Where a tensor lies in memory can change the last bits of the language model.
+    np.testing.assert_allclose(found.standard_errors, expected, atol=1e-7)
 
 
 # --- activations of our choosing ---

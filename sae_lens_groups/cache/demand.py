@@ -4,6 +4,7 @@ from typing import Any
 
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.normalization import ESTIMATED_MODES
+from sae_lens_groups.shuffle_buffer import n_batches_to_serve
 
 
 class TrainingDemand:
@@ -16,7 +17,7 @@ class TrainingDemand:
     def __init__(self, cfg: GroupSAERunnerConfig[Any]) -> None:
         self._batch_size = cfg.train_batch_size_tokens
         self._buffer_size = cfg.n_batches_in_buffer * cfg.rows_per_prompt
-        self._n_kept = int(self._buffer_size * cfg.activations_mixing_fraction)
+        self._mix_fraction = cfg.activations_mixing_fraction
         self._n_held = 0
         self._n_batches_left = n_training_batches(cfg)
 
@@ -28,10 +29,9 @@ class TrainingDemand:
     def add(self, n_rows: int) -> None:
         """Counts the rows that an LM batch gives each group."""
         self._n_held += n_rows
-        if self._n_held < self._buffer_size:
-            return
-        # As in ShuffleBuffer.batches.
-        n_batches = max(1, (self._n_held - self._n_kept) // self._batch_size)
+        n_batches = n_batches_to_serve(
+            self._n_held, self._buffer_size, self._batch_size, self._mix_fraction
+        )
         self._n_held -= n_batches * self._batch_size
         self._n_batches_left -= n_batches
 

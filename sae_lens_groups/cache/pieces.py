@@ -82,12 +82,7 @@ def _piece(
 
 def _captured(store: GroupActivationsStore, batch_tokens: torch.Tensor) -> dict[str, torch.Tensor]:
     """(N, D) of every layer."""
-    layers: dict[str, torch.Tensor] = {}
-
-    def take(hook_name: str, acts: torch.Tensor) -> None:
-        layers[hook_name] = acts.reshape(-1, store.d_in)
-
-    store.capture(batch_tokens, take)
+    layers = store.captured_layers(batch_tokens)
     store.require_finite({name: acts_ND.isfinite().all() for name, acts_ND in layers.items()})
     return layers
 

@@ -14,9 +14,9 @@ from sae_lens_groups.cache.layout import CacheLayout
 from sae_lens_groups.cache.manifest import ALL, CACHE_DTYPES, CACHE_ROWS, CacheManifest
 from sae_lens_groups.cache.pieces import pieces
 from sae_lens_groups.cache.shards import ShardWriter
-from sae_lens_groups.config import GroupSAERunnerConfig
+from sae_lens_groups.config import GroupSAERunnerConfig, require_one_of
 from sae_lens_groups.dataset import as_stream, open_dataset, require_usable_rows
-from sae_lens_groups.errors import CacheError, ConfigError, UnknownNameError
+from sae_lens_groups.errors import CacheError, ConfigError
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.model import (
     compile_if_asked,
@@ -81,8 +81,8 @@ class CacheRun:
         override_dataset: HfDataset | None = None,
         override_model: HookedRootModule | None = None,
     ) -> None:
-        _require_one_of("cache_rows", cache_rows, CACHE_ROWS)
-        _require_one_of("cache_dtype", cache_dtype, CACHE_DTYPES)
+        require_one_of("cache_rows", cache_rows, CACHE_ROWS)
+        require_one_of("cache_dtype", cache_dtype, CACHE_DTYPES)
         self.cfg = cfg
         self.cache_rows = cache_rows
         self.cache_dtype = cache_dtype
@@ -180,8 +180,3 @@ def _free_folder(cfg: GroupSAERunnerConfig[Any]) -> Path:
     folder = Path(cfg.cached_activations_path).expanduser()
     files.require_free(folder, _SETTING)
     return folder
-
-
-def _require_one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UnknownNameError(f"{name} {value!r} is not known; known names: {', '.join(known)}")
