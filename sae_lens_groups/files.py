@@ -29,6 +29,7 @@ CARD = "README.md"
 CURVES = "training_curves.csv"
 TRANSFER = "transfer.json"
 CACHE = "cached_activations.json"
+CHECKSUMS = "checksums.json"
 # SAELens's names, written out because importing SAELens takes seconds.
 RUNNER_CFG = "runner_cfg.json"
 SCALER = "activation_scaler.json"
@@ -89,7 +90,7 @@ def new_folder(folder: Path | str, setting: str = "output_path") -> Iterator[Pat
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _partial_folder(folder) as partial:
         yield partial
-        partial.rename(folder)
+        publish_folder(partial, folder)
 
 
 @contextlib.contextmanager
@@ -98,7 +99,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     with _partial_folder(folder) as partial:
         yield partial
         shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        publish_folder(partial, folder)
 
 
 @contextlib.contextmanager
@@ -112,6 +113,26 @@ def _partial_folder(folder: Path) -> Iterator[Path]:
         yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def publish_folder(partial: Path, folder: Path) -> None:
+    """Gives a filled folder its name. What appears is whole also after the power fails."""
+    for path in [*partial.rglob("*"), partial]:
+        if not path.is_symlink():
+            _sync(path)
+    partial.rename(folder)
+    _sync(folder.parent)
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or a folder's list of files, is on the disk."""
+    if path.is_dir() and os.name == "nt":  # Windows opens no folders
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
