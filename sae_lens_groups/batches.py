@@ -3,50 +3,71 @@
 import collections
 import contextlib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from pathlib import Path
 
 from sae_lens.training.prefetch import PrefetchingIterator
 
-from sae_lens_groups.checkpoint import readable
-from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.interruption import EndableIterator, StoppableIterator, StopRequest
+from sae_lens_groups.batch_stream import BatchStream
 from sae_lens_groups.shuffle_buffer import GroupBatch
-from sae_lens_groups.store import GroupActivationsStore
 
 
-@contextlib.contextmanager
-def training_batches(
-    store: GroupActivationsStore, cfg: GroupSAERunnerConfig[Any], stop: StopRequest
-) -> Iterator[StoppableIterator[dict[str, GroupBatch]]]:
-    """The store's batches until a stop is requested, behind those of a checkpoint's run.
+class TrainingBatches(Iterator[dict[str, GroupBatch]]):
+    """The batches of a stream.
 
-    A thread that makes them ahead ends with the block.
+    Args:
+        stream: where they come from.
+        n_ahead: how many a thread makes ahead; 0 for no thread.
     """
-    source = store.batches()
-    n_ahead = int(cfg.prefetch_llm_batches)
-    if cfg.resume_from_checkpoint is not None:
-        with readable(cfg.resume_from_checkpoint):
-            store.load_from_checkpoint(cfg.resume_from_checkpoint)
-    if not n_ahead:
-        with contextlib.closing(source):
-            yield StoppableIterator(source, stop)
-        return
-    ending = EndableIterator(source)
-    prefetcher = PrefetchingIterator(ending, prefetch=n_ahead)
-    try:
-        yield StoppableIterator(prefetcher, stop)
-    finally:
-        if hasattr(prefetcher, "close"):
+
+    def __init__(self, stream: BatchStream, n_ahead: int) -> None:
+        self._stream = stream
+        self._made = _Made(stream)
+        self._prefetcher = PrefetchingIterator(self._made, prefetch=n_ahead) if n_ahead else None
+
+    def __next__(self) -> dict[str, GroupBatch]:
+        batch = next(self._prefetcher or self._made)
+        self._made.unused.popleft()
+        return batch
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Keeps the thread off the dataset and the language model for the block."""
+        with self._prefetcher.paused() if self._prefetcher else contextlib.nullcontext():
+            yield
+
+    def save(self, checkpoint: Path) -> None:
+        """Writes all that decides which batches come next."""
+        with self.paused():
+            self._stream.save(checkpoint, list(self._made.unused))
+
+    def close(self) -> None:
+        """Ends the thread."""
+        prefetcher = self._prefetcher
+        if prefetcher is not None and hasattr(prefetcher, "close"):
             prefetcher.close()
-        else:  # SAELens 6.44: its thread ends where the batches do, once the queue has room
-            ending.end()
+        elif prefetcher is not None:
+            # SAELens 6.44: its thread ends where the batches do, once the queue has room.
+            self._made.end()
             with contextlib.suppress(Exception):  # the run has seen it, or does not need it
                 collections.deque(prefetcher, maxlen=0)
-        source.close()
+        self._stream.close()
 
 
-def paused(batches: Any) -> AbstractContextManager[None]:
-    """Keeps a prefetching thread off the dataset and the random generators for a while."""
-    source = batches.source if isinstance(batches, StoppableIterator) else batches
-    return source.paused() if isinstance(source, PrefetchingIterator) else nullcontext()
+class _Made(Iterator[dict[str, GroupBatch]]):
+    """Passes batches on, and keeps those that were made and not yet used."""
+
+    def __init__(self, source: Iterator[dict[str, GroupBatch]]) -> None:
+        self._source = source
+        self.unused: collections.deque[dict[str, GroupBatch]] = collections.deque()
+        self._has_ended = False
+
+    def __next__(self) -> dict[str, GroupBatch]:
+        if self._has_ended:
+            raise StopIteration
+        batch = next(self._source)
+        self.unused.append(batch)
+        return batch
+
+    def end(self) -> None:
+        """No more batches from here on."""
+        self._has_ended = True

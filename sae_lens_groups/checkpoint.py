@@ -1,25 +1,43 @@
-"""The runner's own files in a checkpoint, beside those of SAELens's trainers."""
+"""The runner's own files in a checkpoint, and whether a run can go on from it."""
 
 import contextlib
+import copy
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sae_lens.constants import ACTIVATIONS_STORE_STATE_FILENAME
-
 from sae_lens_groups import files
 from sae_lens_groups.alignment import NONE
-from sae_lens_groups.config import GroupSAERunnerConfig
+from sae_lens_groups.batches import TrainingBatches
+from sae_lens_groups.config import AUTO, GroupSAERunnerConfig
 from sae_lens_groups.errors import CheckpointError
 from sae_lens_groups.layers import HookTemplate, LayerGroup
 from sae_lens_groups.plan.group_plan import GroupPlan
-from sae_lens_groups.store import GroupActivationsStore
+from sae_lens_groups.run_folder import checkpoints_in, newest_whole, require_whole
 from sae_lens_groups.transfer_report import TransferReport
 from sae_lens_groups.unreadable import UNREADABLE
 
 # What the weights in a checkpoint were made for.
 _FIXED_SAE_FIELDS = ("architecture", "d_in", "d_sae", "normalize_activations")
+
+# What may change without changing how training goes on, and what `_facts` compares.
+_FREE_FIELDS = {
+    "checkpoint_every",
+    "checkpoint_path",
+    "hook_name",
+    "init_from",
+    "keep_checkpoints",
+    "layer_groups",
+    "logger",
+    "model_name",
+    "n_checkpoints",
+    "output_path",
+    "resume_from_checkpoint",
+    "save_final_checkpoint",
+    "verbose",
+}
 
 # What decides on measured groups.
 _PLAN_FIELDS = ("layer_groups", "amad_threshold", "plan_tokens")
@@ -28,12 +46,12 @@ _PLAN_FIELDS = ("layer_groups", "amad_threshold", "plan_tokens")
 def save_runner_files(
     checkpoint: Path,
     cfg: GroupSAERunnerConfig[Any],
-    store: GroupActivationsStore,
+    batches: TrainingBatches,
     plan: GroupPlan | None,
     transfer: TransferReport | None,
 ) -> None:
-    """Adds the position in the dataset, the plan, what the SAEs started from, and the config."""
-    store.save_to_checkpoint(checkpoint)
+    """Adds which batches come next, the plan, what the SAEs started from, and the config."""
+    batches.save(checkpoint)
     if plan is not None:
         plan.save(checkpoint / files.PLAN)
     if transfer is not None:
@@ -61,19 +79,89 @@ def require_resumable(
             f"resume_from_checkpoint {str(checkpoint)!r} is no checkpoint of a grouped run: it has "
             f"no {files.RUNNER_CFG}; name a folder such as checkpoints/<run id>/<tokens>"
         )
+    if not (checkpoint / files.CHECKSUMS).exists():
+        raise CheckpointError(
+            f"checkpoint {str(checkpoint)!r} has no {files.CHECKSUMS}: it is incomplete, or of "
+            "sae-lens-groups before 0.7.0, which has to finish it"
+        )
+    require_whole(checkpoint)
     saved = _read_json(checkpoint / files.RUNNER_CFG)
     _require_equal(checkpoint, _facts(saved), _facts(cfg.to_dict()))
-    if not (checkpoint / ACTIVATIONS_STORE_STATE_FILENAME).exists():
-        raise CheckpointError(
-            f"checkpoint {str(checkpoint)!r} has no {ACTIVATIONS_STORE_STATE_FILENAME}; "
-            "it is incomplete, resume from the one before it"
-        )
-    if groups is not None and _group_names(checkpoint) != {group.name for group in groups}:
+    if groups is not None and not {group.name for group in groups} <= _group_names(checkpoint):
         raise CheckpointError(
             f"checkpoint {str(checkpoint)!r} holds "
             f"{', '.join(sorted(_group_names(checkpoint))) or 'no groups'}, and this run asks for "
-            f"{', '.join(group.name for group in groups)}; resume with the first run's layer_groups"
+            f"{', '.join(group.name for group in groups)}; resume with the first run's "
+            "layer_groups, or some of its groups"
         )
+
+
+def warn_of_other_settings(checkpoint: Path | str, cfg: GroupSAERunnerConfig[Any]) -> None:
+    """Says where a run goes on with other settings than it began with: it is another run then."""
+    saved = _read_json(Path(checkpoint) / files.RUNNER_CFG)
+    wanted = json.loads(json.dumps(cfg.to_dict()))
+    differing = [
+        f"{name} was {saved.get(name)!r} and is {wanted.get(name)!r}"
+        for name in sorted((saved.keys() | wanted.keys()) - _FREE_FIELDS)
+        if saved.get(name) != wanted.get(name)
+    ]
+    if differing:
+        warnings.warn(
+            f"the run goes on from {str(checkpoint)!r} with other settings than it began with, so "
+            f"it will not end as it would have: {'; '.join(differing)}",
+            stacklevel=2,
+        )
+
+
+def saved_lr(checkpoint: Path | str) -> float:
+    """The learning rate of the run that a checkpoint belongs to."""
+    return float(_read_json(Path(checkpoint) / files.RUNNER_CFG)["lr"])
+
+
+def with_newest_checkpoint(cfg: GroupSAERunnerConfig[Any]) -> GroupSAERunnerConfig[Any]:
+    """The config, where `resume_from_checkpoint` is `auto` with the newest checkpoint in its place.
+
+    The run goes on in the folder of the run that made it. It starts anew where there is none.
+
+    Raises:
+        CheckpointError: several runs in `checkpoint_path` could be meant, or all checkpoints of the
+            one that is meant are damaged.
+    """
+    if cfg.resume_from_checkpoint != AUTO:
+        return cfg
+    cfg = copy.copy(cfg)
+    assert cfg.checkpoint_path is not None  # the config refuses `auto` without it
+    runs = [folder for folder in _run_folders(Path(cfg.checkpoint_path)) if _is_same(folder, cfg)]
+    if len(runs) > 1:
+        raise CheckpointError(
+            f"resume_from_checkpoint is auto, and {len(runs)} runs could be meant: "
+            f"{', '.join(sorted(map(str, runs)))}; name a checkpoint of one, or remove the others"
+        )
+    newest = newest_whole(runs[0]) if runs else None
+    cfg.resume_from_checkpoint = None if newest is None else str(newest)
+    if newest is not None:
+        cfg.checkpoint_path = str(newest.parent)
+    return cfg
+
+
+def _run_folders(own: Path) -> list[Path]:
+    """The folders of the runs that share a `checkpoint_path` with this one, which have checkpoints."""
+    if not own.parent.is_dir():
+        return []
+    return [folder for folder in own.parent.iterdir() if checkpoints_in(folder)]
+
+
+def _is_same(run_folder: Path, cfg: GroupSAERunnerConfig[Any]) -> bool:
+    """Whether a run's checkpoints are for the same model, hook, groups and kind of SAE."""
+    for checkpoint in reversed(checkpoints_in(run_folder)):
+        try:
+            saved = _read_json(checkpoint / files.RUNNER_CFG)
+        except CheckpointError:
+            continue  # damaged; one of the others says
+        wanted = cfg.to_dict()
+        same_groups = saved.get("layer_groups") == wanted["layer_groups"]
+        return same_groups and _facts(saved) == _facts(wanted)
+    return True  # all are damaged, which is not to be passed over in silence
 
 
 def saved_plan(checkpoint: Path | str, cfg: GroupSAERunnerConfig[Any]) -> GroupPlan | None:

@@ -13,9 +13,11 @@ from sae_lens.constants import DTYPE_MAP
 from sae_lens.saes.sae import TrainingSAEConfig
 
 from sae_lens_groups.alignment import NONE, Alignment
+from sae_lens_groups.checkpoint_schedule import parse_every
 from sae_lens_groups.direction import DIRECTIONS
 from sae_lens_groups.errors import ConfigError, UnknownNameError
-from sae_lens_groups.fast_step import ALWAYS, AUTO, MODES, why_not
+from sae_lens_groups.fast_step import ALWAYS, MODES, why_not
+from sae_lens_groups.fast_step import AUTO as FASTEST
 from sae_lens_groups.inherited import underived, with_run_id, without_run_id
 from sae_lens_groups.layers import HookTemplate, LayerGroup
 from sae_lens_groups.locate import run_training_tokens, training_tokens_of
@@ -32,6 +34,8 @@ from sae_lens_groups.plan.partitions import (
 )
 from sae_lens_groups.plugins import alignments, partitions
 from sae_lens_groups.take_parameters import ALL, PARAMETERS
+
+AUTO = "auto"  # of resume_from_checkpoint
 
 _SPARSITY_WARM_UPS = ("l1_warm_up_steps", "l0_warm_up_steps")
 _LR_SCHEDULERS = ("constant", "cosineannealing", "cosineannealingwarmrestarts")
@@ -60,6 +64,8 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         init_parameters (str): What is taken: `all`, `encoder` or `decoder`.
         init_alignment (str): How the activations of two different layers are related for that: `none` (parameters are copied), `scale` (ratio of the mean norms), `orthogonal` (a rotation) or `affine` (least squares).
         init_keep_layers (bool): Puts those layers of the suite that `init_from` names into the new suite too which are not trained, so that one suite holds all.
+        checkpoint_every (str | None): How often a checkpoint is saved, beside SAELens's `n_checkpoints`: after a time such as `10m` (`s`, `m` and `h` are known) or a number of training tokens such as `5000000`.
+        keep_checkpoints (int | None): Keeps only so many of the newest checkpoints, and the one with the highest explained variance; all where it is not given.
         token_fraction (float | None): Trains on this fraction of the tokens that the SAEs of `init_from` were trained on, in place of `training_tokens`.
 
     Raises:
@@ -70,7 +76,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
     amad_threshold: float = 0.2
     plan_tokens: int = 200_000
     layers_per_token: int = 1
-    fast_step: str = AUTO
+    fast_step: str = FASTEST
     layer_alignment: str = NONE
     init_from: str | None = None
     init_direction: str = "nearest"
@@ -78,6 +84,9 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
     init_alignment: str = "scale"
     init_keep_layers: bool = False
     token_fraction: float | None = None
+
+    checkpoint_every: str | None = None
+    keep_checkpoints: int | None = None
 
     def __post_init__(self) -> None:
         if self.init_from is not None:
@@ -104,6 +113,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         self._require_usable_step()
         self._require_usable_alignment()
         self._require_usable_init()
+        self._require_usable_checkpoints()
         self._require_known_names()
         if self.use_cached_activations and self.cached_activations_path is None:
             raise ConfigError(
@@ -167,6 +177,23 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
             )
         if alignment is not None and not alignment.only_norms:
             self._require_foldable("init_alignment", alignment, "scale, orthogonal or none")
+
+    def _require_usable_checkpoints(self) -> None:
+        if self.checkpoint_every is not None:
+            self.checkpoint_every = str(self.checkpoint_every)  # a number of tokens works too
+            parse_every(self.checkpoint_every)
+        if self.keep_checkpoints is not None and self.keep_checkpoints < 1:
+            raise ConfigError(
+                f"keep_checkpoints is {self.keep_checkpoints}; keep at least 1, or leave it out to "
+                "keep all"
+            )
+        wants_place = {
+            "checkpoint_every": self.checkpoint_every is not None,
+            "resume_from_checkpoint auto": self.resume_from_checkpoint == AUTO,
+        }
+        for name, is_asked_for in wants_place.items():
+            if is_asked_for and self.checkpoint_path is None:
+                raise ConfigError(f"{name} needs checkpoint_path; name a folder there")
 
     def _require_schedule_that_fits(self) -> None:
         """Catches the schedule of a long run that was taken over for a fraction of it."""

@@ -9,6 +9,7 @@ GroupSAEError (a ValueError)
 ├── DatasetError                a dataset that is missing, too small or of another vocabulary
 ├── CacheError                  cached activations that are missing, broken, or of another run
 ├── NonFiniteActivationsError   the language model produced NaN or infinity
+├── DivergedError               a group's loss became NaN or infinite
 ├── NormEstimateError           a layer whose activations cannot be normalised
 ├── InitSourceError             init_from names nothing usable, or an SAE that does not fit
 ├── CheckpointError             a checkpoint that is missing, broken or of another run
@@ -60,6 +61,10 @@ class NonFiniteActivationsError(GroupSAEError):
     """The language model produced NaN or infinite activations."""
 
 
+class DivergedError(GroupSAEError):
+    """A group's loss became NaN or infinite in training."""
+
+
 class NormEstimateError(GroupSAEError):
     """A layer whose activations cannot be normalised."""
 
@@ -98,13 +103,19 @@ class UnknownLayerError(GroupSAEError, KeyError):
 class TrainingInterrupted(KeyboardInterrupt):
     """Training stopped between two steps because of a signal; `checkpoint` holds the progress."""
 
-    def __init__(self, signal_number: int, checkpoint: Path | None = None) -> None:
+    def __init__(
+        self, signal_number: int, checkpoint: Path | None = None, unsaved: str | None = None
+    ) -> None:
         self.signal_number = signal_number
         self.checkpoint = checkpoint
-        super().__init__(signal_number, checkpoint)
+        self.unsaved = unsaved
+        """Why the progress could not be saved, if it could not."""
+        super().__init__(signal_number, checkpoint, unsaved)
 
     def __str__(self) -> str:
         name = signal.Signals(self.signal_number).name
+        if self.unsaved is not None:
+            return f"training stopped by {name}; its progress could not be saved: {self.unsaved}"
         if self.checkpoint is None:
             return (
                 f"training stopped by {name}; nothing was saved, because checkpoint_path is None "

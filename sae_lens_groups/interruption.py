@@ -53,11 +53,7 @@ class StopRequest:
 
 
 class StoppableIterator(Iterator[T]):
-    """Passes on a source's items until a stop is requested.
-
-    The trainer asks for a batch when a step is complete, so this is where a run can stop without
-    half a step in its checkpoint.
-    """
+    """Passes on a source's items until a stop is requested: for what comes before training."""
 
     def __init__(self, source: Iterator[T], request: StopRequest) -> None:
         self.source = source
@@ -66,20 +62,3 @@ class StoppableIterator(Iterator[T]):
     def __next__(self) -> T:
         self.request.raise_if_requested()
         return next(self.source)
-
-
-class EndableIterator(Iterator[T]):
-    """An iterator that another thread can end."""
-
-    def __init__(self, source: Iterator[T]) -> None:
-        self._source = source
-        self._has_ended = False
-
-    def end(self) -> None:
-        """No more items from here on."""
-        self._has_ended = True
-
-    def __next__(self) -> T:
-        if self._has_ended:
-            raise StopIteration
-        return next(self._source)

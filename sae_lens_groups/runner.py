@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +16,35 @@ from transformer_lens import HookedRootModule
 from sae_lens_groups import files
 from sae_lens_groups.align import moments_of_pairs, pairs_with_middle_layers
 from sae_lens_groups.alignment import NONE, LayerPair, PairMoments
-from sae_lens_groups.batches import paused, training_batches
+from sae_lens_groups.batch_stream import BatchStream
+from sae_lens_groups.batches import TrainingBatches
 from sae_lens_groups.cache.manifest import require_usable_cache
 from sae_lens_groups.cache.store import CachedActivationsStore
 from sae_lens_groups.checkpoint import (
     readable,
     require_resumable,
     save_runner_files,
+    saved_lr,
     saved_transfer,
+    warn_of_other_settings,
+    with_newest_checkpoint,
 )
 from sae_lens_groups.combine import kept_groups, rows_read_with_source, with_kept_layers
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.dataset import as_stream, open_dataset, require_usable_rows
-from sae_lens_groups.errors import ConfigError, GroupSAEError, TrainingInterrupted
+from sae_lens_groups.errors import (
+    ConfigError,
+    DivergedError,
+    GroupSAEError,
+    NonFiniteActivationsError,
+    TrainingInterrupted,
+)
 from sae_lens_groups.export import export_suite
 from sae_lens_groups.initialization import initial_saes, require_usable_start
 from sae_lens_groups.interruption import StoppableIterator, StopRequest
 from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.learning_rate import rescale_learning_rate
+from sae_lens_groups.lock import only_writer
 from sae_lens_groups.model import (
     compile_if_asked,
     d_vocab,
@@ -41,8 +54,8 @@ from sae_lens_groups.model import (
 )
 from sae_lens_groups.plan.group_plan import GroupPlan
 from sae_lens_groups.plugins import alignments
+from sae_lens_groups.run_checkpoints import UNWRITABLE, RunCheckpoints
 from sae_lens_groups.run_groups import choose_groups
-from sae_lens_groups.shuffle_buffer import GroupBatch
 from sae_lens_groups.source import InitSource
 from sae_lens_groups.store import GroupActivationsStore
 from sae_lens_groups.suite import SAESuite
@@ -83,14 +96,17 @@ class GroupSAETrainingRunner:
         override_model: HookedRootModule | None = None,
         override_saes: Mapping[str, TrainingSAE[Any]] | None = None,
     ) -> None:
-        self.cfg = cfg
+        cfg = self.cfg = with_newest_checkpoint(cfg)
         if cfg.output_path is not None:
             files.require_free(cfg.output_path)
+            with only_writer(cfg.output_path):
+                pass  # before the work that comes first; `run` holds it
         self._is_dataset_given = override_dataset is not None
         dataset = open_dataset(cfg) if override_dataset is None else as_stream(override_dataset)
         groups = None if override_model is not None else groups_before_loading(cfg)
         if cfg.resume_from_checkpoint is not None:
             require_resumable(cfg.resume_from_checkpoint, cfg, groups)
+            warn_of_other_settings(cfg.resume_from_checkpoint, cfg)
         require_usable_cache(cfg, groups)
         require_usable_start(cfg)
         if cfg.init_from is not None and override_saes is not None:
@@ -134,7 +150,15 @@ class GroupSAETrainingRunner:
         Raises:
             TrainingInterrupted: after SIGINT or SIGTERM, with the progress saved in
                 `cfg.checkpoint_path`.
+            NonFiniteActivationsError: the language model gave NaN or infinity; with the progress
+                saved there too.
+            DivergedError: the loss of a group did.
+            OutputFolderError: another run is writing to `cfg.output_path`.
         """
+        with only_writer(self.cfg.output_path):
+            return self._run()
+
+    def _run(self) -> SAESuite:
         if self.cfg.logger.log_to_wandb:
             self._start_wandb()
         self._stop = StopRequest()
@@ -195,14 +219,31 @@ class GroupSAETrainingRunner:
 
     def _train(self) -> GroupTrainer:
         with torch.random.fork_rng():
-            # Before the batches: a prefetching thread draws from the same generator at once.
             torch.set_rng_state(self._rng_state)
             # Before the batches, whose prefetching thread uses the model too.
             moments = self._layer_moments()
-            with training_batches(self.activations_store, self.cfg, self._stop) as batches:
+            batches = self._batches()
+            try:
                 trainer = self._trainer(batches)
-                self._fit(trainer, moments)
+                if self.cfg.resume_from_checkpoint is None:
+                    self._prepare(trainer, batches, moments)
+                else:
+                    self._go_on(trainer, self.cfg.resume_from_checkpoint)
+                self._compile_saes_if_asked()
+                with RunCheckpoints(self.cfg, trainer) as checkpoints:
+                    self._fit(trainer, checkpoints)
+            finally:
+                batches.close()
         return trainer
+
+    def _batches(self) -> TrainingBatches:
+        """The training batches, behind those that a checkpoint's run has had."""
+        stream = BatchStream(self.activations_store, self._rng_state)
+        resumed_from = self.cfg.resume_from_checkpoint
+        if resumed_from is not None:
+            with readable(resumed_from):
+                stream.load(Path(resumed_from))
+        return TrainingBatches(stream, int(self.cfg.prefetch_llm_batches))
 
     def _layer_moments(self) -> dict[LayerPair, PairMoments]:
         """How layers relate to one another, where an alignment is fitted and no checkpoint has it."""
@@ -213,14 +254,14 @@ class GroupSAETrainingRunner:
             pairs |= pairs_with_middle_layers(self.groups)
         return moments_of_pairs(self.cfg, self.model, self._dataset, pairs)
 
-    def _trainer(self, batches: StoppableIterator[dict[str, GroupBatch]]) -> GroupTrainer:
+    def _trainer(self, batches: TrainingBatches) -> GroupTrainer:
         cfg = self.cfg
         trainer = GroupTrainer(
             cfg=cfg.to_sae_trainer_config(),
             saes=self.saes,
             groups=self.groups,
             data_provider=batches,
-            save_checkpoint_fn=self._save_runner_files,
+            save_checkpoint_fn=partial(self._add_runner_files, batches),
             fast_step=cfg.fast_step,
             compile_sae=cfg.compile_sae,
         )
@@ -235,47 +276,75 @@ class GroupSAETrainingRunner:
         )
         return trainer
 
-    def _fit(self, trainer: GroupTrainer, moments: dict[LayerPair, PairMoments]) -> None:
-        resumed_from = self.cfg.resume_from_checkpoint
-        try:
-            if resumed_from is None:
-                self._prepare(trainer, moments)
-            else:
-                with readable(resumed_from):
-                    trainer.load_checkpoint(resumed_from)
-                self._transfer_report = saved_transfer(resumed_from, self.cfg)
-            self._compile_saes_if_asked()
-            trainer.fit()
-        except TrainingInterrupted as interruption:
-            raise self._saved(trainer, interruption) from None
+    def _fit(self, trainer: GroupTrainer, checkpoints: RunCheckpoints) -> None:
+        def after_step() -> None:
+            self._stop.raise_if_requested()
+            checkpoints.save_if_due()
 
-    def _prepare(self, trainer: GroupTrainer, moments: dict[LayerPair, PairMoments]) -> None:
+        trainer.after_step = after_step
+        try:
+            trainer.fit()
+            trainer.require_finite()
+        except TrainingInterrupted as interruption:
+            raise self._saved(checkpoints, interruption) from None
+        except NonFiniteActivationsError as error:
+            where = self._saved_before(trainer, checkpoints)
+            raise NonFiniteActivationsError(f"{error}; {where}") from None
+        except DivergedError as error:
+            raise DivergedError(f"{error}; {checkpoints.last_one()}") from None
+
+    def _prepare(
+        self,
+        trainer: GroupTrainer,
+        batches: TrainingBatches,
+        moments: dict[LayerPair, PairMoments],
+    ) -> None:
         """All that comes before the first step: scaling, alignment, and where the SAEs start."""
-        trainer.estimate_scaling(self.cfg.sae.normalize_activations)
+        mode = self.cfg.sae.normalize_activations
+        trainer.estimate_scaling(mode, StoppableIterator(batches, self._stop))
         if self.cfg.layer_alignment != NONE:
             trainer.align(alignments()[self.cfg.layer_alignment], moments)
         if self._transfer is None:
             return
         scalings = {name: one.scaling for name, one in trainer.group_trainers.items()}
         self._transfer.apply(self.saes, scalings, moments)
-        with paused(trainer.data_provider):
+        with batches.paused():
             zero_shot = self._scores().of(trainer.group_trainers.values())
         self._transfer_report = self._transfer.report(zero_shot)
+
+    def _go_on(self, trainer: GroupTrainer, checkpoint: str) -> None:
+        """Takes over all that a checkpoint holds, and this run's own learning rate."""
+        with readable(checkpoint):
+            trainer.load_checkpoint(checkpoint)
+            lr = saved_lr(checkpoint)
+        if self.cfg.lr != lr:
+            for one in trainer.group_trainers.values():
+                rescale_learning_rate(one.optimizer, one.lr_scheduler, self.cfg.lr / lr)
+        self._transfer_report = saved_transfer(checkpoint, self.cfg)
 
     def _scores(self) -> SuiteScores:
         return SuiteScores(self.cfg, self.model, self._dataset, self.groups)
 
     def _saved(
-        self, trainer: GroupTrainer, interruption: TrainingInterrupted
+        self, checkpoints: RunCheckpoints, interruption: TrainingInterrupted
     ) -> TrainingInterrupted:
         """Saves the progress of an interrupted run; returns the exception that says where."""
-        if self.cfg.checkpoint_path is None or trainer.n_training_steps == 0:
+        if self.cfg.checkpoint_path is None:
             return interruption
-        name = str(trainer.n_training_samples)
-        trainer.save_checkpoint(name)
-        return TrainingInterrupted(
-            interruption.signal_number, Path(self.cfg.checkpoint_path) / name
-        )
+        number = interruption.signal_number
+        try:
+            return TrainingInterrupted(number, checkpoints.save())
+        except UNWRITABLE as error:
+            return TrainingInterrupted(number, unsaved=f"{error}; {checkpoints.last_one()}")
+
+    def _saved_before(self, trainer: GroupTrainer, checkpoints: RunCheckpoints) -> str:
+        """Saves the state before an LM batch that cannot be used; returns where, for a message."""
+        if self.cfg.checkpoint_path is None or trainer.n_training_steps == 0:
+            return "nothing was saved, because checkpoint_path is None or no step was complete"
+        try:
+            return f"the state before is saved in {checkpoints.save()}"
+        except UNWRITABLE as error:
+            return f"the state before could not be saved: {error}; {checkpoints.last_one()}"
 
     def _compile_saes_if_asked(self) -> None:
         if not self.cfg.compile_sae:
@@ -286,12 +355,12 @@ class GroupSAETrainingRunner:
                 sae.training_forward_pass, mode=self.cfg.sae_compilation_mode, backend=backend
             )
 
-    def _save_runner_files(self, checkpoint_path: Path | None) -> None:
+    def _add_runner_files(self, batches: TrainingBatches, checkpoint_path: Path | None) -> None:
         if checkpoint_path is not None:
             save_runner_files(
                 checkpoint_path,
                 self.cfg,
-                self.activations_store,
+                batches,
                 self.plan,
                 self._transfer_report,
             )

@@ -33,53 +33,119 @@ class ShuffleBuffer:
         max_new_rows: the most rows that come between two servings.
         batch_size: rows of a training batch.
         mix_fraction: the part of `buffer_size` that is kept for mixing; 0 keeps the rows' order.
+        generator: what permutes them; torch's own where it is None.
     """
 
     def __init__(
-        self, buffer_size: int, max_new_rows: int, batch_size: int, mix_fraction: float, d_in: int
+        self,
+        buffer_size: int,
+        max_new_rows: int,
+        batch_size: int,
+        mix_fraction: float,
+        d_in: int,
+        generator: torch.Generator | None = None,
     ) -> None:
         self.buffer_size = buffer_size
         self.batch_size = batch_size
         self.mix_fraction = mix_fraction
         self.d_in = d_in
+        self.generator = generator
         # What is held before new rows come: too little to serve, or what the last serving left.
         n_left = max(buffer_size, int(buffer_size * mix_fraction) + batch_size) - 1
         self.n_slots = n_left + max_new_rows
-        self._order = torch.empty(0, dtype=torch.long)  # the slots in use, in serving order
+        self._serving = torch.empty(0, dtype=torch.long)  # the slots of the batches that come next
+        self._order = torch.empty(0, dtype=torch.long)  # the other slots in use
         self._free = torch.arange(self.n_slots)
+        self._reserved = torch.empty(0, dtype=torch.long)  # since batches were last chosen
         self._batches: dict[str, GroupBatch] = {}  # (n_slots, D) and (n_slots,) of each group
 
     def reserve(self, n_rows: int) -> torch.Tensor:
         """The slots (N,) that the next rows are to be written to, by every group."""
-        slot_N, self._free = self._free[:n_rows], self._free[n_rows:]
-        self._order = torch.cat([self._order, slot_N])
-        return slot_N
+        self._reserved, self._free = self._free[:n_rows], self._free[n_rows:]
+        self._order = torch.cat([self._order, self._reserved])
+        return self._reserved
 
     def write(self, group: str, slot_N: torch.Tensor, rows_ND: torch.Tensor, position: int) -> None:
         """Puts rows of one of a group's layers into reserved slots."""
         if group not in self._batches:
-            self._batches[group] = GroupBatch(
-                rows_ND.new_empty(self.n_slots, self.d_in),
-                torch.zeros(self.n_slots, dtype=torch.long, device=rows_ND.device),
-            )
+            self._allocate(group, rows_ND)
         rows, positions = self._batches[group]
         slot_N = slot_N.to(rows.device)
         rows.index_copy_(0, slot_N, rows_ND)
         positions.index_fill_(0, slot_N, position)
 
+    def cancel_reservation(self) -> None:
+        """Gives back the slots that were reserved last, which could not be filled."""
+        n_filled = len(self._order) - len(self._reserved)
+        self._order, self._free = self._order[:n_filled], torch.cat([self._reserved, self._free])
+        self._reserved = self._reserved[:0]
+
     def batches(self) -> Iterator[dict[str, GroupBatch]]:
-        """The training batches that can be served now, group by group in the same order."""
+        """The training batches that can be served now."""
+        while (batch := self.next_batch()) is not None:
+            yield batch
+
+    def next_batch(self) -> dict[str, GroupBatch] | None:
+        """The next training batch of each group, in the same order of rows for all.
+
+        None where new rows have to come first.
+        """
+        if not len(self._serving):
+            self._choose()
+        if not len(self._serving):
+            return None
+        slot_B, self._serving = self._serving[: self.batch_size], self._serving[self.batch_size :]
+        batch = {group: self._read(group, slot_B) for group in self._batches}
+        self._free = torch.cat([self._free, slot_B])
+        return batch
+
+    def _choose(self) -> None:
+        """Chooses the rows of the next batches, once after new rows came, where there are enough."""
+        if not len(self._reserved):
+            return
+        self._reserved = self._reserved[:0]
         n_held = len(self._order)
         n_batches = n_batches_to_serve(n_held, self.buffer_size, self.batch_size, self.mix_fraction)
         if n_batches == 0:
             return
         if self.mix_fraction > 0:
-            self._order = self._order[torch.randperm(n_held)]
-        served = self._order[: n_batches * self.batch_size]
-        self._order = self._order[len(served) :]
-        for slot_B in served.split(self.batch_size):
-            yield {group: self._read(group, slot_B) for group in self._batches}
-        self._free = torch.cat([self._free, served])
+            self._order = self._order[torch.randperm(n_held, generator=self.generator)]
+        n_served = n_batches * self.batch_size
+        self._serving, self._order = self._order[:n_served], self._order[n_served:]
+
+    @property
+    def groups(self) -> list[str]:
+        """Whose rows it holds."""
+        return list(self._batches)
+
+    @property
+    def n_serving(self) -> int:
+        """Rows that are chosen for the next batches."""
+        return len(self._serving)
+
+    def rows_of(self, group: str) -> GroupBatch:
+        """All rows that a group still has to be served: first the chosen ones, then the others."""
+        return self._read(group, torch.cat([self._serving, self._order]))
+
+    def restore(self, rows: dict[str, GroupBatch], n_serving: int) -> None:
+        """Takes over what `rows_of` gave for each group, in place of what it holds."""
+        n_rows = len(next(iter(rows.values())).rows_BD)
+        self.n_slots = max(self.n_slots, n_rows)
+        slots = torch.arange(self.n_slots)
+        self._serving, self._order = slots[:n_serving], slots[n_serving:n_rows]
+        self._free = slots[n_rows:]
+        self._batches = {}
+        for group, batch in rows.items():
+            self._allocate(group, batch.rows_BD)
+            self._batches[group].rows_BD[:n_rows] = batch.rows_BD
+            self._batches[group].position_B[:n_rows] = batch.position_B
+
+    def _allocate(self, group: str, like: torch.Tensor) -> None:
+        """Memory for a group's rows, of the dtype and on the device of `like`."""
+        self._batches[group] = GroupBatch(
+            like.new_empty(self.n_slots, self.d_in),
+            torch.zeros(self.n_slots, dtype=torch.long, device=like.device),
+        )
 
     def _read(self, group: str, slot_B: torch.Tensor) -> GroupBatch:
         rows, positions = self._batches[group]

@@ -21,7 +21,9 @@ from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.draw import draw_generator, draw_positions
 from sae_lens_groups.errors import ConfigError, DatasetError, NonFiniteActivationsError
 from sae_lens_groups.layers import HookTemplate, LayerGroup
-from sae_lens_groups.shuffle_buffer import GroupBatch, ShuffleBuffer
+from sae_lens_groups.shuffle_buffer import ShuffleBuffer
+
+_N_SEQUENCES = "n_sequences"
 
 
 class RowSink(Protocol):
@@ -107,26 +109,23 @@ class GroupActivationsStore(ActivationsStore):
         store._is_compiled = cfg.compile_llm
         return store
 
-    def batches(self) -> Generator[dict[str, GroupBatch], None, None]:
-        """Endless shuffled training batches of `train_batch_size_tokens` rows, by group name.
-
-        Mixed as SAELens mixes them, all groups by the same permutation.
-
-        Raises:
-            NonFiniteActivationsError: a drawn row holds NaN or infinity. No such row is served.
-        """
-        buffer = ShuffleBuffer(
+    def shuffle_buffer(self, generator: torch.Generator | None = None) -> ShuffleBuffer:
+        """An empty buffer for the drawn rows, which this generator permutes."""
+        return ShuffleBuffer(
             self._buffer_size,
             self.store_batch_size_prompts * self.training_context_size * self._layers_per_token,
             self.train_batch_size_tokens,
             self.activations_mixing_fraction,
             self.d_in,
+            generator,
         )
-        for _ in self.fill(buffer):
-            yield from buffer.batches()
 
-    def fill(self, sink: RowSink) -> Iterator[None]:
-        """Writes one LM batch after another into a buffer, as often as it is asked to."""
+    def fill(self, sink: RowSink) -> Generator[None, None, None]:
+        """Writes one LM batch after another into a buffer, as often as it is asked to.
+
+        Raises:
+            NonFiniteActivationsError: a drawn row holds NaN or infinity.
+        """
         for batch_tokens in self.token_batches():
             self.write_drawn(batch_tokens, sink)
             yield
@@ -335,20 +334,55 @@ class GroupActivationsStore(ActivationsStore):
         excluded = self.exclude_special_tokens.to(token_ids.device)
         return (~torch.isin(token_ids, excluded)).nonzero().squeeze(1)
 
+    @property
+    def iterable_sequences(self) -> Iterator[torch.Tensor]:  # type: ignore[override]
+        """The dataset's sequences of `context_size` tokens, from where the last ones were taken."""
+        return self._sequences
+
+    @iterable_sequences.setter
+    def iterable_sequences(self, sequences: Iterator[torch.Tensor]) -> None:
+        # SAELens sets it anew each time the dataset starts over.
+        self._sequences = _Counted(sequences)
+
     @override
     def state_dict(self) -> dict[str, torch.Tensor]:
+        """How much of the dataset was read, this time round and in all, and the draws."""
         draws = {f"draws.{name}": draw.get_state() for name, draw in self._draws.items()}
-        return {**super().state_dict(), **draws}
+        n_sequences = torch.tensor(self._sequences.n_taken)
+        return {**super().state_dict(), _N_SEQUENCES: n_sequences, **draws}
 
     @override
     def load(self, file_path: str) -> None:
-        super().load(file_path)
-        self.load_draws(load_file(file_path))
+        """Goes on where `state_dict` was called.
 
-    def load_draws(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Goes on with the draws of a checkpoint."""
+        Rows may be cut into sequences in their middle, so SAELens's own count of rows does not say
+        where that was, and the dataset is read again up to there.
+        """
+        state = load_file(file_path)
+        n_sequences = int(state[_N_SEQUENCES])
+        description = "Reading the dataset up to where the checkpoint was"
+        for _ in tqdm(range(n_sequences), desc=description, unit="seq", leave=False):
+            next(self._sequences)
+        self.load_counts(state)
+
+    def load_counts(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Goes on with the draws of a checkpoint, and its count of rows."""
+        self.n_dataset_processed = int(state["n_dataset_processed"])
         for name, draw in self._draws.items():
             draw.set_state(state[f"draws.{name}"])
+
+
+class _Counted(Iterator[torch.Tensor]):
+    """Counts what is taken from it."""
+
+    def __init__(self, source: Iterator[torch.Tensor]) -> None:
+        self._source = source
+        self.n_taken = 0
+
+    def __next__(self) -> torch.Tensor:
+        item = next(self._source)
+        self.n_taken += 1
+        return item
 
 
 def _excluded_tokens(

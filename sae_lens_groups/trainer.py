@@ -6,8 +6,9 @@ methods, and two private ones of MultiSAETrainer that a new SAELens may rename: 
 """
 
 import shutil
+import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,18 +24,26 @@ from typing_extensions import override
 
 from sae_lens_groups import files
 from sae_lens_groups.alignment import Alignment, LayerPair, PairMoments
-from sae_lens_groups.errors import NonFiniteActivationsError
+from sae_lens_groups.checksums import write_checksums
+from sae_lens_groups.errors import DivergedError, NonFiniteActivationsError
 from sae_lens_groups.fast_step import AUTO, NEVER, Scratch, SparseStep, choose_step
 from sae_lens_groups.layer_scalers import load_layer_scalers, save_layer_scalers
 from sae_lens_groups.layer_statistics import LayerStatistics, layer_metrics
 from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.loss_health import LossHealth
 from sae_lens_groups.normalization import (
     ESTIMATED_MODES,
     GroupScaling,
     GroupScalingEstimate,
 )
+from sae_lens_groups.run_folder import CheckpointFacts, remove
 from sae_lens_groups.shuffle_buffer import GroupBatch
+from sae_lens_groups.step_state import load_step_state, save_step_state
 from sae_lens_groups.training_curves import TrainingCurves, points_from_csv, points_to_csv
+
+_STEPS_BETWEEN_CHECKS = 32
+# A checkpoint is compared with others by so many points of the training curves.
+_N_LAST_POINTS = 5
 
 
 class GroupSAETrainer(SAETrainer[TrainingSAE[Any], Any]):
@@ -77,6 +86,7 @@ class GroupSAETrainer(SAETrainer[TrainingSAE[Any], Any]):
             # A fused optimiser walks through weights and gradients as they lie in memory.
             for parameter in sae.parameters():
                 parameter.data = parameter.data.contiguous()
+        self.loss_health = LossHealth(cfg.device)
         self._position_B = torch.empty(0)  # layer positions of the batch last trained on
 
     def _fuse_optimizer(self) -> None:
@@ -94,9 +104,11 @@ class GroupSAETrainer(SAETrainer[TrainingSAE[Any], Any]):
         rows_BD, self._position_B = self.unpack(batch)
         rows_BD = self.scaling.scale(rows_BD, self._position_B)
         if self.sparse_step is not None:
-            return self._sparse_step(self.sparse_step, rows_BD)
-        output = super().step(rows_BD)
-        self.statistics.add(output.feature_acts, self._position_B)
+            output = self._sparse_step(self.sparse_step, rows_BD)
+        else:
+            output = super().step(rows_BD)
+            self.statistics.add(output.feature_acts, self._position_B)
+        self.loss_health.add(output.loss, self.n_training_steps)
         return output
 
     def _sparse_step(self, sparse_step: SparseStep, rows_BD: torch.Tensor) -> TrainStepOutput:
@@ -146,6 +158,7 @@ class GroupSAETrainer(SAETrainer[TrainingSAE[Any], Any]):
         super().save_trainer_state(checkpoint_path)
         save_file(self.statistics.state_dict(), checkpoint_path / files.LAYER_STATISTICS)
         save_layer_scalers(checkpoint_path, self.scaling.of_layer)
+        save_step_state(checkpoint_path, self.sae, self.sparse_step)
 
     @override
     def load_trainer_state(self, checkpoint_path: Path | str) -> None:
@@ -154,8 +167,25 @@ class GroupSAETrainer(SAETrainer[TrainingSAE[Any], Any]):
         scalers = load_layer_scalers(Path(checkpoint_path), self.group.layers)
         self.scaling = GroupScaling(self.group, list(scalers.values()))
         self._fuse_optimizer()  # the checkpoint may come from a run with another fast_step
-        if self.sparse_step is not None:
-            self.sparse_step.dead_candidates.reset()
+
+    def require_finite(self, *, with_weights: bool) -> None:
+        """Refuses to go on from a loss, or with weights, that are NaN or infinite.
+
+        Raises:
+            DivergedError: names the group, its layers and the step.
+        """
+        step = self.loss_health.first_bad_step()
+        if step is not None:
+            what = f"its loss is since training step {step}"
+        elif with_weights and not all(w.isfinite().all() for w in self.sae.parameters()):
+            what = "its weights are"
+        else:
+            return
+        layers = ", ".join(map(str, self.group.layers))
+        raise DivergedError(
+            f"group {self.group.name} (layers {layers}) diverged: {what} NaN or infinite; lower "
+            "lr, or check the activations of these layers"
+        )
 
 
 class GroupTrainer(MultiSAETrainer):
@@ -188,11 +218,13 @@ class GroupTrainer(MultiSAETrainer):
             for group in groups
         }
         self.trainers = dict(self.group_trainers)
+        self.after_step: Callable[[], None] = lambda: None
+        """Called after every whole step; what it raises ends training."""
         self._progress = ProgressBar(cfg.total_training_samples, len(groups))
         self.curves = TrainingCurves(cfg.total_training_samples)
 
-    def estimate_scaling(self, mode: str) -> None:
-        """Fits each layer's scaler on the next `n_batches_for_norm_estimate` training batches.
+    def estimate_scaling(self, mode: str, batches: Iterator[dict[str, GroupBatch]]) -> None:
+        """Fits each layer's scaler on the next `n_batches_for_norm_estimate` of these batches.
 
         Does nothing for a mode that needs no estimate.
         """
@@ -204,9 +236,9 @@ class GroupTrainer(MultiSAETrainer):
         }
         n_batches = range(self.cfg.n_batches_for_norm_estimate)
         for _ in tqdm(n_batches, desc="Estimating each layer's norm", leave=False):
-            batches = cast("dict[str, GroupBatch]", next(self.data_provider))
+            batch = next(batches)
             for name, trainer in self.group_trainers.items():
-                estimates[name].add(*trainer.unpack(batches[name]))
+                estimates[name].add(*trainer.unpack(batch[name]))
         for name, trainer in self.group_trainers.items():
             trainer.scaling = estimates[name].scaling()
 
@@ -216,6 +248,7 @@ class GroupTrainer(MultiSAETrainer):
 
         Raises:
             NonFiniteActivationsError: names the layer and the step, which was not done.
+            DivergedError: names the group and the step.
         """
         try:
             return super().fit()
@@ -223,6 +256,23 @@ class GroupTrainer(MultiSAETrainer):
             raise NonFiniteActivationsError(
                 f"before training step {self.n_training_steps}: {error}"
             ) from None
+
+    def require_finite(self, *, with_weights: bool = True) -> None:
+        """Refuses to go on where a group's loss or weights are NaN or infinite.
+
+        Raises:
+            DivergedError: names the group, its layers and the step.
+        """
+        for trainer in self.group_trainers.values():
+            trainer.require_finite(with_weights=with_weights)
+
+    def take_thresholds(self) -> list[int]:
+        """The tokens behind which SAELens would save a checkpoint; from now on it saves none.
+
+        It would in the middle of a step, when not everything has counted it yet.
+        """
+        thresholds, self.checkpoint_thresholds = self.checkpoint_thresholds, []
+        return thresholds
 
     def align(self, alignment: Alignment, moments: Mapping[LayerPair, PairMoments]) -> None:
         """Maps every layer to its group's middle layer from here on, after its scaling."""
@@ -236,26 +286,35 @@ class GroupTrainer(MultiSAETrainer):
             super().save_checkpoint(checkpoint_name, wandb_aliases)
             return
         base = Path(self.cfg.checkpoint_path)
-        partial_name = files.partial_name(checkpoint_name)
-        shutil.rmtree(base / partial_name, ignore_errors=True)  # of a run that was killed
-        super().save_checkpoint(partial_name, wandb_aliases)
-        files.write_text(base / partial_name / files.CURVES, points_to_csv(self.curves.points))
-        if (base / checkpoint_name).exists():  # of an interrupted run that was resumed
-            shutil.rmtree(base / checkpoint_name)
-        (base / partial_name).rename(base / checkpoint_name)
+        partial = base / files.partial_name(checkpoint_name)
+        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+        try:
+            super().save_checkpoint(partial.name, wandb_aliases)
+            files.write_text(partial / files.CURVES, points_to_csv(self.curves.points))
+            files.write_text(partial / files.CHECKPOINT, self._facts().to_json())
+            write_checksums(partial)
+            if (base / checkpoint_name).exists():  # of an interrupted run that was resumed
+                remove(base / checkpoint_name)
+            files.publish_folder(partial, base / checkpoint_name)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)  # a full disk has its space again
+            raise
+
+    def _facts(self) -> CheckpointFacts:
+        last = self.curves.points[-_N_LAST_POINTS * len(self.trainers) :]
+        return CheckpointFacts(
+            training_tokens=self.n_training_samples,
+            explained_variance=statistics.fmean(point.explained_variance for point in last),
+        )
 
     @override
     def load_checkpoint(self, path: str | Path) -> None:
         super().load_checkpoint(path)
-        curves = Path(path) / files.CURVES
-        if curves.exists():  # checkpoints have them since 0.4.0
-            points = points_from_csv(curves.read_text(encoding="utf-8"))
-            self.curves = TrainingCurves(self.cfg.total_training_samples, points)
-        self.checkpoint_thresholds = [
-            threshold
-            for threshold in self.checkpoint_thresholds
-            if threshold >= self.n_training_samples
-        ]
+        for name, trainer in self.group_trainers.items():
+            load_step_state(Path(path) / name, trainer.sae, trainer.sparse_step)
+        points = points_from_csv((Path(path) / files.CURVES).read_text(encoding="utf-8"))
+        own = [point for point in points if point.group in self.group_trainers]
+        self.curves = TrainingCurves(self.cfg.total_training_samples, own)
 
     @override
     def _estimate_scaling_factors(self) -> None:
@@ -270,6 +329,10 @@ class GroupTrainer(MultiSAETrainer):
     ) -> None:
         self._progress.show(pbar, self.n_training_samples, step_outputs)
         self.curves.add(self.n_training_samples, step_outputs)
+        # Asking a GPU waits for it, so it is done only now and then.
+        if self.cfg.device == "cpu" or self.n_training_steps % _STEPS_BETWEEN_CHECKS == 0:
+            self.require_finite(with_weights=False)
+        self.after_step()
 
 
 class ProgressBar:

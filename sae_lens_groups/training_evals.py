@@ -9,7 +9,7 @@ from sae_lens import ActivationsStore, TrainingSAE
 from sae_lens.training.activation_scaler import ActivationScaler
 from transformer_lens import HookedRootModule
 
-from sae_lens_groups.batches import paused
+from sae_lens_groups.batches import TrainingBatches
 from sae_lens_groups.layer_evals import ReplayedTokens, layer_eval_config
 from sae_lens_groups.layers import HookTemplate
 from sae_lens_groups.trainer import GroupSAETrainer
@@ -41,7 +41,8 @@ class GroupEvaluator:
         config = layer_eval_config(self.n_eval_batches, self.eval_batch_size_prompts)
         excluded = self.store.exclude_special_tokens
         logs: dict[str, Any] = {}
-        with paused(data_provider):
+        is_ours = isinstance(data_provider, TrainingBatches)
+        with data_provider.paused() if is_ours else contextlib.nullcontext():
             tokens = ReplayedTokens(self.store)
             for name, sae in saes.items():
                 trainer = self.trainers[name]

@@ -63,6 +63,8 @@ def test_checkpoints_hold_what_a_run_needs_to_go_on(
         "runner_cfg.json",
         "training_curves.csv",
         "activations_store_state.safetensors",
+        "checkpoint.json",
+        "checksums.json",
         *(
             f"{group}/{file}"
             for group, layers in (("layers_0-2", (0, 1, 2)), ("layers_3", (3,)))
@@ -73,6 +75,8 @@ def test_checkpoints_hold_what_a_run_needs_to_go_on(
                 "trainer_state.pt",
                 "activation_scaler.json",
                 "layer_statistics.safetensors",
+                "shuffle_buffer.safetensors",
+                "step_state.safetensors",
                 *(f"layer_{layer}/activation_scaler.json" for layer in layers),
             )
         ),
@@ -265,10 +269,10 @@ def test_a_checkpoint_that_cannot_be_finished_leaves_none(
 
     monkeypatch.setattr("sae_lens_groups.runner.save_runner_files", no_space)
     runner = make_runner(model, checkpoint_path=str(tmp_path / "ckpt"), n_checkpoints=1)
-    with pytest.raises(OSError, match="No space left"):
-        runner.run()
+    with pytest.warns(UserWarning, match="no checkpoint after 512 tokens, training goes on: No sp"):
+        assert len(runner.run()) == 4
     (run,) = (tmp_path / "ckpt").iterdir()
-    assert [path.name for path in run.iterdir() if not path.name.startswith(".")] == []
+    assert list(run.iterdir()) == []
 
 
 # --- wrong checkpoints ---
@@ -305,7 +309,7 @@ def test_a_checkpoint_of_other_groups_is_refused(
 ) -> None:
     assert refusal(model, checkpoint, "0-1,2-3").endswith(
         "holds layers_0-2, layers_3, and this run asks for layers_0-1, layers_2-3; resume with "
-        "the first run's layer_groups"
+        "the first run's layer_groups, or some of its groups"
     )
 
 
@@ -345,9 +349,13 @@ def test_a_checkpoint_with_a_missing_file_is_refused(
     model: HookedTransformer, checkpoint: Path
 ) -> None:
     (checkpoint / "activations_store_state.safetensors").unlink()
-    assert "has no activations_store_state.safetensors" in refusal(model, checkpoint)
-    (checkpoint / "runner_cfg.json").write_text("{")
-    assert "runner_cfg.json' cannot be read" in refusal(model, checkpoint)
+    assert "activations_store_state.safetensors is missing; there is none" in refusal(
+        model, checkpoint
+    )
+    (checkpoint / "checksums.json").unlink()
+    assert "has no checksums.json: it is incomplete, or of sae-lens-groups before" in refusal(
+        model, checkpoint
+    )
 
 
 @pytest.mark.parametrize(
@@ -368,7 +376,5 @@ def test_a_damaged_checkpoint_is_named(
     content = path.read_bytes()
     damaged = {"cut": content[: len(content) // 2], "empty": b"", "zeros": bytes(len(content))}
     path.write_bytes(damaged[damage])
-    runner = make_runner(model, resume_from_checkpoint=str(checkpoint))
-    with pytest.raises(CheckpointError) as caught:
-        runner.run()
-    assert f"checkpoint '{checkpoint}' is damaged and cannot be resumed" in str(caught.value)
+    message = refusal(model, checkpoint)
+    assert f"checkpoint '{checkpoint}' is damaged and cannot be resumed: {file} " in message

@@ -4,6 +4,7 @@ import gc
 
 import torch
 
+from sae_lens_groups.batch_stream import BatchStream
 from sae_lens_groups.store import GroupActivationsStore
 
 from .conftest import CONTEXT_SIZE, D_IN, group_config, make_model, make_tokens
@@ -31,7 +32,7 @@ def buffer_bytes(layer_groups: str, n_batches: int = 6) -> int:
     store = GroupActivationsStore.from_group_config(model, cfg, groups, make_tokens())
     store.get_batch_tokens()  # whatever reading the dataset keeps is not the buffer's
     before = live_tensor_bytes()
-    batches = store.batches()
+    batches = BatchStream(store)
     held: list[int] = []
     for _ in range(n_batches):
         batch = next(batches)

@@ -49,10 +49,9 @@ def trained_explained_variances(share_one_factor: bool) -> list[float]:
     cfg.train_batch_size_tokens = 64
     torch.manual_seed(0)
     sae = TrainingSAE.from_dict(cfg.sae.to_dict())
-    trainer = GroupTrainer(
-        cfg.to_sae_trainer_config(), {GROUP.name: sae}, (GROUP,), layered_stream()
-    )
-    trainer.estimate_scaling(MEAN_NORM)
+    batches = layered_stream()
+    trainer = GroupTrainer(cfg.to_sae_trainer_config(), {GROUP.name: sae}, (GROUP,), batches)
+    trainer.estimate_scaling(MEAN_NORM, batches)
     scaling = trainer.group_trainers[GROUP.name].scaling
     if share_one_factor:
         middle = scaling.scalers[1]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
+from sae_lens_groups.batch_stream import BatchStream
 from sae_lens_groups.draw import draw_positions
 from sae_lens_groups.errors import ConfigError, DatasetError, NonFiniteActivationsError
 from sae_lens_groups.shuffle_buffer import GroupBatch, ShuffleBuffer
@@ -168,7 +169,7 @@ def test_a_batch_keeps_each_row_with_its_layer_through_the_buffer(
     for _ in range(20):
         for layer, acts in layer_activations(reference, reference.get_batch_tokens()).items():
             of_layer[layer] |= {tuple(row) for row in acts.tolist()}
-    batches = store.batches()
+    batches = BatchStream(store)
     for _ in range(6):
         batch = next(batches)
         for group in store.groups:
@@ -186,7 +187,7 @@ def test_groups_share_one_shuffle(model: HookedTransformer, tokens: Dataset) -> 
     for _ in range(10):
         acts = layer_activations(reference, reference.get_batch_tokens())
         pairs |= {tuple(row) for row in torch.cat([acts[2], acts[3]], dim=1).tolist()}
-    batch = next(store.batches())
+    batch = next(BatchStream(store))
     both = torch.cat([batch["layers_2"].rows_BD, batch["layers_3"].rows_BD], dim=1)
     assert {tuple(row) for row in both.tolist()} <= pairs
 
@@ -274,7 +275,7 @@ def test_non_finite_activations_are_not_served_and_name_the_layer(broken: float)
     model = make_model()
     with torch.no_grad():
         model.blocks[2].mlp.b_out[3] = broken  # pyright: ignore[reportIndexIssue, reportAttributeAccessIssue]
-    batches = make_store(model, make_tokens(), "0-1,2-3").batches()
+    batches = BatchStream(make_store(model, make_tokens(), "0-1,2-3"))
     with pytest.raises(NonFiniteActivationsError) as caught:
         next(batches)
     assert str(caught.value) == (

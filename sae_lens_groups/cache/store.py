@@ -103,8 +103,6 @@ class CachedActivationsStore(GroupActivationsStore):
 
     @override
     def load(self, file_path: str) -> None:
-        # Not SAELens's, which would go through the dataset up to where the cache was read.
         state = load_file(file_path)
-        self.n_dataset_processed = int(state["n_dataset_processed"])
         self.current_row_idx = int(state["current_row_idx"])
-        self.load_draws(state)
+        self.load_counts(state)

@@ -18,8 +18,19 @@ class DeadCandidates:
         self._n_steps_ahead = max(1, min(_MOST_STEPS_AHEAD, dead_feature_window // 8))
         self.reset()
 
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Which they are and for how long: how many there are decides how sums are rounded."""
+        n_steps_left = torch.tensor(self._n_steps_left)
+        index_C = {} if self._index_C is None else {"index": self._index_C}
+        return {"n_steps_left": n_steps_left, **index_C}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Takes over what `state_dict` gave."""
+        self._n_steps_left = int(state["n_steps_left"])
+        self._index_C = state.get("index")
+
     def reset(self) -> None:
-        """Forgets them, for example because a checkpoint was loaded."""
+        """Forgets them, for example because other SAEs are trained now."""
         self._n_steps_left = 0
         self._index_C: torch.Tensor | None = None
 

@@ -40,6 +40,7 @@ def measure(n_layers: int) -> dict[str, float]:
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
     from sae_lens_groups import GroupSAERunnerConfig
+    from sae_lens_groups.batch_stream import BatchStream
     from sae_lens_groups.store import GroupActivationsStore
     from tests.test_memory import live_tensor_bytes
 
@@ -71,7 +72,7 @@ def measure(n_layers: int) -> dict[str, float]:
     groups = cfg.resolve_groups(max(N_LAYERS))
     store = GroupActivationsStore.from_group_config(model, cfg, groups, dataset)
     before = live_tensor_bytes()
-    batches = store.batches()
+    batches = BatchStream(store)
     held = 0
     for _ in range(20):
         next(batches)
