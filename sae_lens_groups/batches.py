@@ -41,7 +41,7 @@ class TrainingBatches(Iterator[dict[str, GroupBatch]]):
             self._stream.save(checkpoint, list(self._made.unused))
 
     def close(self) -> None:
-        """Ends the thread."""
+        """Ends the thread; `save` still works."""
         prefetcher = self._prefetcher
         if prefetcher is not None and hasattr(prefetcher, "close"):
             prefetcher.close()

@@ -1,7 +1,8 @@
 """Trains one SAE per group of layers from one shared pass of the language model."""
 
+import contextlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from sae_lens_groups.errors import (
     DivergedError,
     GroupSAEError,
     NonFiniteActivationsError,
+    OutputFolderError,
     TrainingInterrupted,
 )
 from sae_lens_groups.export import export_suite
@@ -162,15 +164,14 @@ class GroupSAETrainingRunner:
         if self.cfg.logger.log_to_wandb:
             self._start_wandb()
         self._stop = StopRequest()
-        with self._stop.listening():
-            trainer = self._train()
-            suite = self._saved_suite(trainer)
+        with self._stop.listening(), self._trained() as (trainer, checkpoints):
+            suite = self._saved_suite(trainer, checkpoints)
         self._stop.deliver_again()  # it came too late to stop training, so the suite is whole
         if self.cfg.logger.log_to_wandb:
             self._finish_wandb(trainer, suite)
         return suite
 
-    def _saved_suite(self, trainer: GroupTrainer) -> SAESuite:
+    def _saved_suite(self, trainer: GroupTrainer, checkpoints: RunCheckpoints) -> SAESuite:
         """The suite, written where the config asks for it. Nothing that goes wrong here loses it."""
         trainers = list(trainer.group_trainers.values())
         trained = export_suite(
@@ -184,10 +185,10 @@ class GroupSAETrainingRunner:
         if self.cfg.init_keep_layers:
             assert self._transfer is not None
             try:
-                return self._written(with_kept_layers(trained, self._transfer.source))
+                trained = with_kept_layers(trained, self._transfer.source)
             except (GroupSAEError, OSError) as error:
                 warnings.warn(f"the layers of init_from are not kept: {error}", stacklevel=2)
-        return self._written(trained)
+        return self._written(trained, checkpoints)
 
     def _dataset_rows_read(self) -> int | None:
         if self._is_dataset_given:  # it may not be the one that the config names
@@ -200,10 +201,18 @@ class GroupSAETrainingRunner:
             warnings.warn(f"the rows that init_from read are not known: {error}", stacklevel=2)
             return None
 
-    def _written(self, suite: SAESuite) -> SAESuite:
-        if self.cfg.output_path is not None:
-            # Taken while we trained? A finished suite is not to be lost to that.
-            suite.save(files.free_folder(self.cfg.output_path))
+    def _written(self, suite: SAESuite, checkpoints: RunCheckpoints) -> SAESuite:
+        if self.cfg.output_path is None:
+            return suite
+        # Taken while we trained? A finished suite is not to be lost to that.
+        folder = files.free_folder(self.cfg.output_path)
+        try:
+            suite.save(folder)
+        except UNWRITABLE as error:
+            raise OutputFolderError(
+                f"the suite could not be written to {str(folder)!r}: {error}; "
+                f"{self._saved_state(checkpoints)}, from which resume_from_checkpoint writes it"
+            ) from error
         return suite
 
     def _finished_report(self, trainers: list[GroupSAETrainer]) -> TransferReport | None:
@@ -217,7 +226,9 @@ class GroupSAETrainingRunner:
 
     # --- training ---
 
-    def _train(self) -> GroupTrainer:
+    @contextlib.contextmanager
+    def _trained(self) -> Iterator[tuple[GroupTrainer, RunCheckpoints]]:
+        """Trains, and holds what a last checkpoint needs until the suite is written."""
         with torch.random.fork_rng():
             torch.set_rng_state(self._rng_state)
             # Before the batches, whose prefetching thread uses the model too.
@@ -232,9 +243,10 @@ class GroupSAETrainingRunner:
                 self._compile_saes_if_asked()
                 with RunCheckpoints(self.cfg, trainer) as checkpoints:
                     self._fit(trainer, checkpoints)
+                    batches.close()  # its thread uses the language model
+                    yield trainer, checkpoints
             finally:
                 batches.close()
-        return trainer
 
     def _batches(self) -> TrainingBatches:
         """The training batches, behind those that a checkpoint's run has had."""
@@ -288,8 +300,7 @@ class GroupSAETrainingRunner:
         except TrainingInterrupted as interruption:
             raise self._saved(checkpoints, interruption) from None
         except NonFiniteActivationsError as error:
-            where = self._saved_before(trainer, checkpoints)
-            raise NonFiniteActivationsError(f"{error}; {where}") from None
+            raise NonFiniteActivationsError(f"{error}; {self._saved_state(checkpoints)}") from None
         except DivergedError as error:
             raise DivergedError(f"{error}; {checkpoints.last_one()}") from None
 
@@ -337,10 +348,10 @@ class GroupSAETrainingRunner:
         except UNWRITABLE as error:
             return TrainingInterrupted(number, unsaved=f"{error}; {checkpoints.last_one()}")
 
-    def _saved_before(self, trainer: GroupTrainer, checkpoints: RunCheckpoints) -> str:
-        """Saves the state before an LM batch that cannot be used; returns where, for a message."""
-        if self.cfg.checkpoint_path is None or trainer.n_training_steps == 0:
-            return "nothing was saved, because checkpoint_path is None or no step was complete"
+    def _saved_state(self, checkpoints: RunCheckpoints) -> str:
+        """Saves the state that the run is in, which is whole; returns where, for a message."""
+        if self.cfg.checkpoint_path is None:
+            return "nothing was saved, because checkpoint_path is None"
         try:
             return f"the state before is saved in {checkpoints.save()}"
         except UNWRITABLE as error:

@@ -1,0 +1,43 @@
+"""`python -m tests.faults --kills 50`: kills runs at random moments, and shows how they end."""
+
+import argparse
+import json
+import os
+import random
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
+
+from tests.faults.kills import killed_and_compared  # the environment above has to come first
+from tests.faults.runs import ALL_KINDS, make_dataset
+
+
+def main() -> int:
+    """Prints a line per run and the sum; the exit status is 1 where a run ended otherwise."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=50, help="in all (default: %(default)s)")
+    parser.add_argument("--per_run", type=int, default=4, help="of one run (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    chance = random.Random(args.seed)
+    datasets = {is_streamed: make_dataset(is_streamed) for is_streamed in (False, True)}
+    n_kills = n_same = 0
+    for n_run in range(10_000):
+        if n_kills >= args.kills:
+            break
+        kind = ALL_KINDS[(n_run * 5 + args.seed) % len(ALL_KINDS)]  # 5: all, and mixed
+        with tempfile.TemporaryDirectory() as folder:
+            wanted = min(args.per_run, args.kills - n_kills)
+            dataset = datasets[kind.is_streamed]
+            outcome = killed_and_compared(kind, dataset, Path(folder), wanted, chance)
+        n_kills += len(outcome.kills)
+        n_same += 0 if outcome.differing else len(outcome.kills)
+        print(f"{kind}: {', '.join(outcome.kills)}: {outcome.differing or 'the same'}", flush=True)
+    print(json.dumps({"kills": n_kills, "bit_identical": n_same}))
+    return 0 if n_same == n_kills else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
