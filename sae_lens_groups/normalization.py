@@ -20,6 +20,8 @@ from sae_lens_groups.layers import LayerGroup
 
 MEAN_NORM = "expected_average_only_in"
 WHITENING = "covariance_whitening"
+# Squares of scaled activations, and of their gradients, have to stay within float32.
+_SMALLEST = 1e-18
 # SAELens's other modes work on each row alone, inside the SAE, and need no estimate.
 ESTIMATED_MODES = (MEAN_NORM, WHITENING)
 
@@ -137,7 +139,14 @@ class MeanNormEstimate:
                 f"the activations of layer {layer} are all zero, so they cannot be normalised; "
                 "leave the layer out of layer_groups or set normalize_activations to none"
             )
-        return ActivationScaler(scaling_factor=self.d_in**0.5 / mean_norm)
+        factor = self.d_in**0.5 / mean_norm
+        if not _SMALLEST <= factor <= 1 / _SMALLEST:
+            raise NormEstimateError(
+                f"the mean norm of layer {layer}'s activations is {mean_norm:.3g}, which float32 "
+                "cannot bring to a usual size; check the model, leave the layer out of "
+                "layer_groups, or set normalize_activations to none"
+            )
+        return ActivationScaler(scaling_factor=factor)
 
 
 @dataclass

@@ -125,6 +125,15 @@ def test_a_layer_of_zeros_cannot_be_normalised() -> None:
         estimate.scaling()
 
 
+@pytest.mark.parametrize("size", [1e-25, 1e25])
+def test_a_layer_whose_norm_explodes_or_vanishes_is_refused(size: float) -> None:
+    estimate = GroupScalingEstimate(LayerGroup(4, 4), MEAN_NORM, d_in=16)
+    # A norm that float32 cannot hold is infinite by now.
+    estimate.add(torch.full((8, 16), size), torch.zeros(8, dtype=torch.long))
+    with pytest.raises(NormEstimateError, match="layer 4.s activations is inf, which|are all zero"):
+        estimate.scaling()
+
+
 def test_a_layer_that_was_never_drawn_asks_for_more_batches() -> None:
     estimate = GroupScalingEstimate(LayerGroup(4, 5), MEAN_NORM, D_IN)
     estimate.add(torch.ones(8, D_IN), torch.zeros(8).long())

@@ -395,10 +395,18 @@ def test_a_folder_without_rights_is_refused_at_once(
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(OutputFolderError, match=r"cannot be written: .*; name a folder that you"):
         run(model, output_path=str(tmp_path / "file" / "suite"))
-    if os.geteuid() != 0:  # whom rights do not stop
+    if os.geteuid():  # rights do not stop root
         (tmp_path / "closed").mkdir(mode=0o500)
         with pytest.raises(OutputFolderError, match="cannot be written: Permission denied"):
             run(model, output_path=str(tmp_path / "closed" / "suite"))
+
+
+def test_a_disk_that_is_read_only_is_refused_at_once(
+    model: HookedTransformer, small_disk: Path
+) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(OutputFolderError, match="cannot be written: Read-only file system; name a"):
+        run(model, output_path=str(small_disk / "suite"))
 
 
 # --- two runs ---
