@@ -87,7 +87,18 @@ def require_resumable(
     require_whole(checkpoint)
     saved = _read_json(checkpoint / files.RUNNER_CFG)
     _require_equal(checkpoint, _facts(saved), _facts(cfg.to_dict()))
-    if groups is not None and not {group.name for group in groups} <= _group_names(checkpoint):
+    if groups is not None:
+        require_held(checkpoint, groups)
+
+
+def require_held(checkpoint: Path | str, groups: tuple[LayerGroup, ...]) -> None:
+    """Refuses a checkpoint that lacks one of these groups.
+
+    Raises:
+        CheckpointError: says which it has.
+    """
+    checkpoint = Path(checkpoint)
+    if not {group.name for group in groups} <= _group_names(checkpoint):
         raise CheckpointError(
             f"checkpoint {str(checkpoint)!r} holds "
             f"{', '.join(sorted(_group_names(checkpoint))) or 'no groups'}, and this run asks for "

@@ -56,9 +56,13 @@ def require_free(folder: Path | str, setting: str = "output_path") -> None:
     """Refuses an output folder that already holds something; `setting` is what names it.
 
     Raises:
-        OutputFolderError: the folder is not empty, or is a file.
+        OutputFolderError: the folder is not empty, is a file, or cannot be renamed to.
     """
     folder = Path(folder)
+    if folder.is_mount():  # a finished folder could not take its place
+        raise OutputFolderError(
+            f"{setting} {str(folder)!r} is where a disk is mounted; name a folder inside it"
+        )
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     known = {SUITE: "a suite of another run", CACHE: "cached activations"}

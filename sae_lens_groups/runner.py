@@ -23,6 +23,7 @@ from sae_lens_groups.cache.manifest import require_usable_cache
 from sae_lens_groups.cache.store import CachedActivationsStore
 from sae_lens_groups.checkpoint import (
     readable,
+    require_held,
     require_resumable,
     save_runner_files,
     saved_lr,
@@ -132,7 +133,7 @@ class GroupSAETrainingRunner:
         hooked = self.groups if self._transfer is None else self._transfer.hooked_groups
         require_hooks(self.model, cfg.hook_template, hooked)
         if cfg.resume_from_checkpoint is not None and groups is None:
-            require_resumable(cfg.resume_from_checkpoint, cfg, self.groups)
+            require_held(cfg.resume_from_checkpoint, self.groups)
 
         require_usable_cache(cfg, self.groups)
 

@@ -130,7 +130,9 @@ def test_a_layer_whose_norm_explodes_or_vanishes_is_refused(size: float) -> None
     estimate = GroupScalingEstimate(LayerGroup(4, 4), MEAN_NORM, d_in=16)
     # A norm that float32 cannot hold is infinite by now.
     estimate.add(torch.full((8, 16), size), torch.zeros(8, dtype=torch.long))
-    with pytest.raises(NormEstimateError, match="layer 4.s activations is inf, which|are all zero"):
+    with pytest.raises(
+        NormEstimateError, match=r"layer 4.s activations is inf, which|are all zero"
+    ):
         estimate.scaling()
 
 

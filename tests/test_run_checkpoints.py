@@ -409,6 +409,11 @@ def test_a_disk_that_is_read_only_is_refused_at_once(
         run(model, output_path=str(small_disk / "suite"))
 
 
+def test_a_mounted_disk_itself_is_refused(model: HookedTransformer, small_disk: Path) -> None:
+    with pytest.raises(OutputFolderError, match="is where a disk is mounted; name a folder inside"):
+        run(model, output_path=str(small_disk))
+
+
 # --- two runs ---
 
 
