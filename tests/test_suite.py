@@ -278,7 +278,9 @@ def test_a_missing_layer_is_named(folder: Path) -> None:
 def test_broken_weights_are_named(folder: Path) -> None:
     (folder / HOOK_NAMES[1] / "sae_weights.safetensors").write_bytes(b"\0" * 100)
     (folder / "checksums.json").unlink()
-    with pytest.raises(SuiteError, match=f"{HOOK_NAMES[1]}/sae_weights.safetensors' cannot be used"):
+    with pytest.raises(
+        SuiteError, match=f"{HOOK_NAMES[1]}/sae_weights.safetensors' cannot be used"
+    ):
         SAESuite.load(folder)[HOOK_NAMES[1]]
 
 
