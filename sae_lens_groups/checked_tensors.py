@@ -108,7 +108,7 @@ def _header(file: Path) -> dict[str, tuple[Shape, str]]:
         with safe_open(file, framework="pt") as weights:
             slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118  # no dict
             return {name: (tuple(of.get_shape()), of.get_dtype()) for name, of in slices.items()}
-    except UNREADABLE as error:
+    except (*UNREADABLE, MemoryError) as error:  # the latter where it is too long to be mapped
         raise _unusable(file, f"it is cut short or damaged ({first_line(error)})") from error
 
 

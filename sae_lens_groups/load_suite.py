@@ -29,7 +29,7 @@ def _load_own(folder: SuiteFolder, device: str, layers: Iterable[int] | None) ->
     saved = SavedSuite(folder)
     held = saved.manifest.require_layers(layers)
     names = [saved.manifest.hook_template.hook_name(layer) for layer in held]
-    missing = [name for name in names if not (folder.path / name).is_dir()]
+    missing = [name for name in names if not folder.has_folder(name)]
     if missing:
         raise SuiteError(
             f"suite {str(folder.path)!r} lacks the folders {', '.join(missing)}; copy or download "

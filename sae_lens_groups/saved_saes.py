@@ -33,6 +33,9 @@ from sae_lens_groups.saved_scalers import load_scaler
 from sae_lens_groups.suite_folder import SuiteFolder, suite_around
 from sae_lens_groups.unreadable import UNREADABLE
 
+# What SAELens raises on settings of another form, beside what it does on damaged files.
+_UNUSABLE = (*UNREADABLE, AttributeError, OverflowError, AssertionError)
+
 # What our own code takes from an SAE's metadata, and may be absent.
 _METADATA: Mapping[str, type] = {
     "hook_name": str,
@@ -83,7 +86,7 @@ class SavedSAE:
             return cfg
         except SuiteError:
             raise
-        except UNREADABLE as error:
+        except _UNUSABLE as error:
             raise self._unusable(SAE_CFG_FILENAME, error) from error
 
     @property
@@ -126,7 +129,7 @@ class SavedSAE:
                 return self._load(device)
         except SuiteError:
             raise
-        except UNREADABLE as error:
+        except _UNUSABLE as error:
             raise self._unusable(SAE_CFG_FILENAME, error) from error
 
     def log_sparsity(self) -> torch.Tensor | None:
@@ -176,7 +179,7 @@ class SavedSAE:
             return self._plain(device)
         except SuiteError:
             raise
-        except UNREADABLE as error:
+        except _UNUSABLE as error:
             raise self._unusable(SAE_CFG_FILENAME, error) from error
 
     def require_plain(self) -> None:

@@ -67,9 +67,16 @@ class SuiteFolder:
         """Whether a file was there when the checksums were written, and never changes."""
         return name in self._listed and is_covered(name)
 
+    def has_folder(self, name: str) -> bool:
+        """Whether there is such a folder inside."""
+        try:
+            return (self.path / name).is_dir()
+        except OSError:  # no folder can have that name
+            return False
+
     def has_any_in(self, folder: str) -> bool:
         """Whether there is such a folder inside, or was when the checksums were written."""
-        return (self.path / folder).is_dir() or any(
+        return self.has_folder(folder) or any(
             name.startswith(f"{folder}/") for name in self._listed
         )
 
