@@ -156,12 +156,12 @@ class SuiteFolder:
         return set() if self.checksums is None else self.checksums.names
 
     def _check(self, name: str) -> None:
+        if not (self.path / name).is_file():
+            raise self.unusable(f"{name} is missing; {_TO_DO}")
         if self.checksums is not None and is_covered(name):
             damage = self.checksums.damage([name])
             if damage is not None:
                 raise self.unusable(f"{damage}; {_TO_DO}{_IF_OWN}")
-        if not (self.path / name).is_file():
-            raise self.unusable(f"{name} is missing; {_TO_DO}")
         # Weights are read as numbers and as nothing else, so they may lie on another disk.
         if not name.endswith(_WEIGHTS):
             self._require_inside(name)
