@@ -8,6 +8,7 @@ from sae_lens_groups import files
 from sae_lens_groups.alignment import AlignedScaler, LayerMap
 from sae_lens_groups.checked_tensors import Shape, load_numbers
 from sae_lens_groups.manifest import is_factor
+from sae_lens_groups.normalization import whitening_of
 from sae_lens_groups.suite_folder import SuiteFolder
 
 
@@ -37,6 +38,10 @@ def load_scaler(suite: SuiteFolder, name: str, d_in: int) -> ActivationScaler:
     load_numbers(suite.file(whitening), shapes, "its SAE")
     scaler = ActivationScaler()
     scaler.load(suite.path / name)
+    if whitening_of(scaler) is None:
+        raise suite.unusable(
+            f"{name} has a whitening, which this version of SAELens does not know; upgrade sae-lens"
+        )
     return scaler
 
 

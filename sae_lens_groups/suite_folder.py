@@ -15,7 +15,6 @@ _WEIGHTS = ".safetensors"
 _MOST_TEXT_BYTES = 64 * 2**20
 # Written anew by every evaluation, or edited by people.
 _REWRITTEN = (files.EVALUATION, files.REPORT, files.CARD, files.CHECKSUMS)
-_TO_DO = "copy or download the suite anew"
 _IF_OWN = f"; if you changed it yourself, delete {files.CHECKSUMS}"
 
 
@@ -56,7 +55,7 @@ class SuiteFolder:
         except ValueError:  # somebody else's, or none
             return False
         if files.SUITE in names:
-            raise self.unusable(f"{files.SUITE} is missing; {_TO_DO}")
+            raise self.unusable(f"{files.SUITE} is missing; {self._to_do}")
         return False
 
     def has(self, name: str) -> bool:
@@ -118,19 +117,25 @@ class SuiteFolder:
         except (ValueError, RecursionError) as error:
             raise self._as_unusable(name, error) from error
         if not isinstance(content, dict):
-            raise self.unusable(f"{name} holds {type(content).__name__}, no object; {_TO_DO}")
+            raise self.unusable(f"{name} holds {type(content).__name__}, no object; {self._to_do}")
         return content
 
     def unusable(self, why: str) -> SuiteError:
         """The error that says what is wrong with a file of this folder."""
         return SuiteError(f"{str(self.path)!r} cannot be used: {why}")
 
+    @property
+    def _to_do(self) -> str:
+        if self.path.parent.name == "snapshots":  # the Hub's client would take what is there
+            return f"delete {str(self.path.parent.parent)!r}, and download it anew"
+        return "copy or download the suite anew"
+
     def _as_unusable(self, name: str, error: Exception) -> SuiteError:
         if isinstance(error, SuiteError):
             return error
         if name == files.CHECKSUMS:
-            return self.unusable(f"{error}; {_TO_DO}{_IF_OWN}")
-        return self.unusable(f"{name} cannot be read: {error}; {_TO_DO}")
+            return self.unusable(f"{error}; {self._to_do}{_IF_OWN}")
+        return self.unusable(f"{name} cannot be read: {error}; {self._to_do}")
 
     @cached_property
     def checksums(self) -> Checksums | None:
@@ -157,11 +162,11 @@ class SuiteFolder:
 
     def _check(self, name: str) -> None:
         if not (self.path / name).is_file():
-            raise self.unusable(f"{name} is missing; {_TO_DO}")
+            raise self.unusable(f"{name} is missing; {self._to_do}")
         if self.checksums is not None and is_covered(name):
             damage = self.checksums.damage([name])
             if damage is not None:
-                raise self.unusable(f"{damage}; {_TO_DO}{_IF_OWN}")
+                raise self.unusable(f"{damage}; {self._to_do}{_IF_OWN}")
         # Weights are read as numbers and as nothing else, so they may lie on another disk.
         if not name.endswith(_WEIGHTS):
             self._require_inside(name)
@@ -169,7 +174,9 @@ class SuiteFolder:
     def _require_small(self, name: str) -> None:
         size = (self.path / name).stat().st_size
         if size > _MOST_TEXT_BYTES:
-            raise self.unusable(f"{name} is {size:,} bytes long, which no such file is; {_TO_DO}")
+            raise self.unusable(
+                f"{name} is {size:,} bytes long, which no such file is; {self._to_do}"
+            )
 
     def _require_inside(self, name: str) -> None:
         if not lies_inside(self.path / name, self.path):
