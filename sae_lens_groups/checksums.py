@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -10,10 +10,14 @@ from typing import Any
 from sae_lens_groups import files
 
 _FORMAT_VERSION = 1
+# What JSON that is damaged, or somebody else's, raises here: nested too deeply, infinite, of another form.
+_NOT_OURS = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
+    """What a file was when it was written."""
+
     size: int
     sha256: str
 
@@ -32,13 +36,17 @@ class Checksums:
             self._entries = _entries(content)
         except FileNotFoundError:
             raise ValueError(f"{files.CHECKSUMS} is missing") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (*_NOT_OURS, OSError) as error:
             raise ValueError(f"{files.CHECKSUMS} is damaged: {error!r}") from error
 
     @property
     def names(self) -> set[str]:
         """The files that were there, as paths relative to the folder, with slashes."""
         return set(self._entries)
+
+    def entry(self, name: str) -> Entry | None:
+        """What is said of a file; None where it is not named."""
+        return self._entries.get(name)
 
     def damage(self, names: Iterable[str] | None = None) -> str | None:
         """What is wrong with the first damaged file, or None; looks at all where none are named."""
@@ -61,21 +69,42 @@ class Checksums:
         return None
 
 
-def write_checksums(folder: Path) -> None:
-    """Writes `checksums.json` over all files in a folder and the folders inside."""
-    names = sorted(
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
-    )
+def write_checksums(folder: Path, is_covered: Callable[[str], bool] = lambda _: True) -> None:
+    """Writes `checksums.json` over the files in a folder and the folders inside.
+
+    Args:
+        is_covered: says of a path in the folder whether that file is one that never changes.
+    """
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    covered = {name: folder / name for name in names if is_covered(name)}
+    files.write_text(folder / files.CHECKSUMS, checksums_text(covered))
+
+
+def checksums_text(contents: Mapping[str, Path | str], known: Checksums | None = None) -> str:
+    """The text of `checksums.json` over these files: path -> where it lies, or what it says.
+
+    Args:
+        known: checksums of the same files, found to be right, which saves reading them once more;
+            a text replaces what they say.
+    """
     entries = {
-        name: {"size": (folder / name).stat().st_size, "sha256": _sha256(folder / name)}
-        for name in names
+        name: _entry(content, None if known is None else known.entry(name))
+        for name, content in sorted(contents.items())
         if name != files.CHECKSUMS
     }
-    content = {"format_version": _FORMAT_VERSION, "files": entries}
-    files.write_text(folder / files.CHECKSUMS, json.dumps(content, indent=2) + "\n")
+    described = {name: {"size": e.size, "sha256": e.sha256} for name, e in entries.items()}
+    content = {"format_version": _FORMAT_VERSION, "files": described}
+    return json.dumps(content, indent=2) + "\n"
 
 
-def _entries(content: Mapping[str, Any]) -> dict[str, _Entry]:
+def _entry(content: Path | str, known: Entry | None) -> Entry:
+    if isinstance(content, Path):
+        return known or Entry(content.stat().st_size, _sha256(content))
+    encoded = content.encode("utf-8")
+    return Entry(len(encoded), hashlib.sha256(encoded).hexdigest())
+
+
+def _entries(content: Mapping[str, Any]) -> dict[str, Entry]:
     version = content["format_version"]
     if version != _FORMAT_VERSION:
         raise ValueError(
@@ -86,14 +115,14 @@ def _entries(content: Mapping[str, Any]) -> dict[str, _Entry]:
     if outside:
         raise ValueError(f"it names a file outside of the folder, {outside[0]!r}")
     return {
-        name: _Entry(int(entry["size"]), str(entry["sha256"]))
+        name: Entry(int(entry["size"]), str(entry["sha256"]))
         for name, entry in content["files"].items()
     }
 
 
 def _is_inside(name: str) -> bool:
     path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and "\\" not in name
+    return not path.is_absolute() and ".." not in path.parts and not {"\\", "\0"} & {*name}
 
 
 def _sha256(path: Path) -> str:

@@ -3,13 +3,13 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from sae_lens_groups import files
 from sae_lens_groups.dataset import is_same_dataset
 from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.layers import LayerGroup, disjoint
-from sae_lens_groups.manifest import read_manifest
+from sae_lens_groups.saved_suite import SavedSuite
 from sae_lens_groups.source import InitSource
 from sae_lens_groups.suite import SAESuite
+from sae_lens_groups.suite_folder import SuiteFolder
 
 
 def kept_groups(
@@ -97,9 +97,8 @@ def rows_read_with_source(
     """
     if source is None or source.suite_folder is None:
         return rows_read
-    settings = source.suite_folder / files.RUNNER_CFG
-    of_run = files.read_json(settings) if settings.exists() else {}
-    if not is_same_dataset(of_run.get("dataset_path"), dataset_path):
+    of_run = SavedSuite(SuiteFolder(source.suite_folder))
+    if not is_same_dataset((of_run.runner_cfg or {}).get("dataset_path"), dataset_path):
         return rows_read
-    of_source = read_manifest(source.suite_folder).dataset_rows_read
+    of_source = of_run.manifest.dataset_rows_read
     return None if of_source is None else max(rows_read, of_source)

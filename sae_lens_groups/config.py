@@ -72,6 +72,9 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         GroupSAEError: `layer_groups` cannot be read, `hook_name` has no layer number, or a setting cannot be used with groups.
     """
 
+    # SAELens's default is to run code that comes with a dataset.
+    dataset_trust_remote_code: bool = False
+
     layer_groups: str
     amad_threshold: float = 0.2
     plan_tokens: int = 200_000

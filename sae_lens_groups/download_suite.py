@@ -17,9 +17,10 @@ from sae_lens_groups.hub import HubRepo
 from sae_lens_groups.imported_manifest import imported_manifest
 from sae_lens_groups.manifest import SuiteManifest, read_manifest
 from sae_lens_groups.saved_saes import find_saes
+from sae_lens_groups.suite_folder import SuiteFolder
 
 # The card is there in every repository of SAEs, so the client finds something to fetch.
-FACTS = (files.SUITE, files.RUNNER_CFG, files.CARD)
+FACTS = (files.SUITE, files.CHECKSUMS, files.RUNNER_CFG, files.CARD)
 _OF_THE_WHOLE = (
     f"{files.GROUPS}/*",
     files.EVALUATION,
@@ -65,9 +66,8 @@ def download_groups(repo: HubRepo) -> Path:
 
 def _facts(repo: HubRepo) -> tuple[HubRepo, SuiteManifest | None]:
     """The repository in the state that it is in now, and its manifest if it holds a suite."""
-    folder = repo.fetch(FACTS)
-    is_suite = (folder / files.SUITE).is_file()
-    return repo.pinned(folder), read_manifest(folder) if is_suite else None
+    folder = SuiteFolder(repo.fetch(FACTS))
+    return repo.pinned(folder.path), read_manifest(folder) if folder.is_suite() else None
 
 
 def _download_saes(repo: HubRepo, layers: Iterable[int] | None) -> Path:

@@ -12,7 +12,6 @@ from sae_lens_groups.circuits import measure_faithfulness
 from sae_lens_groups.evaluation.assemble import compare, feature_layers, layer_scores
 from sae_lens_groups.evaluation.checks import (
     require_fitting_model,
-    require_own_saes,
     require_writable,
     shared_layers,
 )
@@ -58,7 +57,7 @@ def evaluate_suite(
         dataset_name: what the written files call the dataset.
 
     Raises:
-        SuiteError: files of a suite were mixed up, or the baseline cannot be compared with it.
+        SuiteError: files of a suite are damaged or mixed up, or the baseline cannot be compared with it.
         HookNameError: the model lacks a hook of the suite.
         ConfigError: the model has another width.
         DatasetError: the dataset is shorter than one batch, or cannot be used.
@@ -66,7 +65,6 @@ def evaluate_suite(
         UnknownNameError: there is no such task.
     """
     suite.require_whole("an evaluation")
-    require_own_saes(suite)
     require_writable(suite)
     require_fitting_model(suite, model)
     if baseline is not None and not isinstance(baseline, Baseline):

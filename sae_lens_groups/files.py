@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import io
-import json
 import os
 import shutil
 import tempfile
@@ -12,7 +11,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from sae_lens_groups.errors import OutputFolderError, SuiteError
+from sae_lens_groups.errors import OutputFolderError
 
 SUITE = "suite.json"
 GROUPS = "groups"
@@ -154,18 +153,6 @@ def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> 
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """What a JSON file beside an SAE says.
-
-    Raises:
-        SuiteError: it is damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SuiteError(f"{str(path)!r} cannot be read: {error}") from error
 
 
 def write_text(path: Path, text: str) -> None:

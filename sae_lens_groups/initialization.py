@@ -83,13 +83,13 @@ def _pretrained(cfg: GroupSAERunnerConfig[Any]) -> TrainingSAE[Any]:
     path = cfg.from_pretrained_path
     assert path is not None
     try:
-        sae: TrainingSAE[Any] = TrainingSAE.load_from_disk(path, cfg.device)
+        sae = SavedSAE.at(Path(path)).load(cfg.device)
     except UNREADABLE as error:
         raise ConfigError(
             f"from_pretrained_path {path!r} holds no SAE in training form: {error}; name a folder "
             "that SAELens's checkpoints or a suite's groups/ hold"
         ) from error
-    if not SavedSAE(Path(path)).is_training_form:
+    if not isinstance(sae, TrainingSAE):
         raise ConfigError(
             f"from_pretrained_path {path!r} holds an SAE in inference form, which cannot be "
             "trained further; name one in training form, as in checkpoints or a suite's groups/"

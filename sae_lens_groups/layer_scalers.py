@@ -27,10 +27,3 @@ def load_layer_scalers(folder: Path, layers: Iterable[int]) -> dict[int, Aligned
     for layer, scaler in scalers.items():
         scaler.load(folder / files.layer_scaler_folder(layer) / files.SCALER)
     return scalers
-
-
-def has_layer_scalers(folder: Path, layers: Iterable[int]) -> bool:
-    """Whether a group's folder holds the scaler of each of these layers."""
-    return all(
-        (folder / files.layer_scaler_folder(layer) / files.SCALER).exists() for layer in layers
-    )

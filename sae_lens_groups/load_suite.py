@@ -1,26 +1,15 @@
 """Reads suites from folders: our own, and those made of SAEs that were trained elsewhere."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-import torch
-from sae_lens import SAE, TrainingSAE
-from sae_lens.constants import SPARSITY_FILENAME
-from sae_lens.training.activation_scaler import ActivationScaler
-from safetensors.torch import load_file
 
 from sae_lens_groups import files
 from sae_lens_groups.errors import SuiteError
 from sae_lens_groups.imported_manifest import imported_manifest
-from sae_lens_groups.layer_scalers import has_layer_scalers, load_layer_scalers
-from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.manifest import SuiteManifest, read_manifest
-from sae_lens_groups.quiet import without_model_kwargs_advice
 from sae_lens_groups.saved_saes import SavedSAE, find_saes
+from sae_lens_groups.saved_suite import SavedSuite
 from sae_lens_groups.suite import SAESuite
-from sae_lens_groups.training_curves import points_from_csv
-from sae_lens_groups.unreadable import UNREADABLE
+from sae_lens_groups.suite_folder import SuiteFolder
 
 
 def load_suite(path: Path, device: str, layers: Iterable[int] | None = None) -> SAESuite:
@@ -30,29 +19,32 @@ def load_suite(path: Path, device: str, layers: Iterable[int] | None = None) -> 
         SuiteError: there is neither, or it is broken or of a newer format.
         UnknownLayerError: it lacks one of the layers.
     """
-    if (path / files.SUITE).is_file():
-        return _load_own(path, device, layers)
+    folder = SuiteFolder(path)
+    if folder.is_suite():
+        return _load_own(folder, device, layers)
     return _import(path, device, layers)
 
 
-def _load_own(path: Path, device: str, layers: Iterable[int] | None) -> SAESuite:
-    manifest = read_manifest(path)
-    held = manifest.require_layers(layers)
-    folders = {layer: path / manifest.hook_template.hook_name(layer) for layer in held}
-    missing = [folder.name for folder in folders.values() if not folder.is_dir()]
+def _load_own(folder: SuiteFolder, device: str, layers: Iterable[int] | None) -> SAESuite:
+    saved = SavedSuite(folder)
+    held = saved.manifest.require_layers(layers)
+    names = [saved.manifest.hook_template.hook_name(layer) for layer in held]
+    missing = [name for name in names if not folder.has_folder(name)]
     if missing:
-        raise SuiteError(f"suite {str(path)!r} lacks the folders {', '.join(missing)}")
-    runner_cfg, curves = path / files.RUNNER_CFG, path / files.CURVES
+        raise SuiteError(
+            f"suite {str(folder.path)!r} lacks the folders {', '.join(missing)}; copy or download "
+            "it anew"
+        )
     return SAESuite(
-        manifest,
-        build_layer=lambda layer: _load_sae(SAE, folders[layer], device),
-        build_group=_group_loader(path, device),
-        build_scaler=_scaler_loader(path, manifest),
-        build_sparsity=lambda layer: _load_sparsity(folders[layer]),
+        saved.manifest,
+        build_layer=lambda layer: saved.layer(layer, device),
+        build_group=(lambda group: saved.group(group, device)) if saved.has_groups else None,
+        build_scaler=saved.scaler if saved.has_scalers else None,
+        build_sparsity=saved.log_sparsity,
         layers=held,
-        runner_cfg=files.read_json(runner_cfg) if runner_cfg.exists() else None,
-        training_curves=points_from_csv(curves.read_text()) if curves.exists() else (),
-        path=path,
+        runner_cfg=saved.runner_cfg,
+        training_curves=saved.training_curves,
+        path=folder.path,
     )
 
 
@@ -67,51 +59,14 @@ def _import(path: Path, device: str, layers: Iterable[int] | None) -> SAESuite:
     def sae_of(layer: int) -> SavedSAE:
         return saes[template.hook_name(layer)]
 
-    settings = sae_of(manifest.layers[0]).folder / files.RUNNER_CFG
+    any_sae = sae_of(manifest.layers[0])
+    settings = any_sae.file_name(files.RUNNER_CFG)
     return SAESuite(
         manifest,
         build_layer=lambda layer: sae_of(layer).plain(device),
         build_group=None,
         build_scaler=None,
-        build_sparsity=lambda layer: _load_sparsity(sae_of(layer).folder),
+        build_sparsity=lambda layer: sae_of(layer).log_sparsity(),
         layers=manifest.require_layers(layers),
-        runner_cfg=files.read_json(settings) if settings.is_file() else None,
+        runner_cfg=any_sae.suite.json(settings) if any_sae.suite.has(settings) else None,
     )
-
-
-def _group_loader(path: Path, device: str) -> Callable[[LayerGroup], TrainingSAE[Any]] | None:
-    """Reads a group's SAE; None for a suite that was imported, which has none."""
-    if not (path / files.GROUPS).is_dir():
-        return None
-    return lambda group: _load_sae(TrainingSAE, path / files.GROUPS / group.name, device)
-
-
-def _scaler_loader(path: Path, manifest: SuiteManifest) -> Callable[[int], ActivationScaler] | None:
-    """Reads a layer's scaler; None for a suite of an earlier version, which holds none."""
-    folders = [(path / files.GROUPS / group.name, group) for group in manifest.groups]
-    if not any(has_layer_scalers(folder, group.layers) for folder, group in folders):
-        return None
-
-    def load(layer: int) -> ActivationScaler:
-        folder = path / files.GROUPS / manifest.group_of(layer).name
-        try:
-            return load_layer_scalers(folder, [layer])[layer]
-        except UNREADABLE as error:
-            raise SuiteError(
-                f"{str(folder)!r} does not hold the scaling of layer {layer}: {error}"
-            ) from error
-
-    return load
-
-
-def _load_sae(sae_class: Any, folder: Path, device: str) -> Any:
-    try:
-        with without_model_kwargs_advice():
-            return sae_class.load_from_disk(folder, device=device)
-    except UNREADABLE as error:
-        raise SuiteError(f"{str(folder)!r} does not hold a SAELens SAE: {error}") from error
-
-
-def _load_sparsity(folder: Path) -> torch.Tensor | None:
-    file = folder / SPARSITY_FILENAME
-    return load_file(file)["sparsity"] if file.is_file() else None

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from sae_lens_groups import files
 from sae_lens_groups.download_suite import FACTS, download_groups, download_suite
-from sae_lens_groups.errors import GroupSAEError, InitSourceError
+from sae_lens_groups.errors import GroupSAEError, InitSourceError, SuiteError
 from sae_lens_groups.hub import HubRepo
+from sae_lens_groups.suite_folder import SuiteFolder
 
 FORMS = (
     "name a suite's folder, the folder of one or several SAELens SAEs, release:sae_id, owner/repo "
@@ -82,7 +83,7 @@ def training_tokens_of(init_from: str) -> int | None:
         return None  # a checkpoint of a run that was to go on
     # A single SAE lies in its run's folder or, in a suite, one or two levels below it.
     suites = (level for level in (folder.parent, folder.parent.parent) if _is_suite(level))
-    return next((n for level in (folder, *suites) if (n := run_training_tokens(level))), None)
+    return next((n for level in (folder, *suites) if (n := _training_tokens(level))), None)
 
 
 def run_training_tokens(folder: Path) -> int | None:
@@ -92,6 +93,17 @@ def run_training_tokens(folder: Path) -> int | None:
         return int(settings["training_tokens"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _training_tokens(folder: Path) -> int | None:
+    """`run_training_tokens` of what may be a suite, of which nothing altered is read."""
+    suite = SuiteFolder(folder)
+    try:
+        if suite.has(files.RUNNER_CFG):
+            suite.file(files.RUNNER_CFG)
+    except SuiteError as error:
+        raise InitSourceError(f"init_from {error}") from error
+    return run_training_tokens(folder)
 
 
 def _is_suite(folder: Path) -> bool:

@@ -1,9 +1,9 @@
 """`suite.json`: what a suite folder holds, as one frozen value that reads and writes itself."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sae_lens_groups import files
@@ -11,9 +11,28 @@ from sae_lens_groups.alignment import NONE
 from sae_lens_groups.errors import SuiteError, UnknownLayerError
 from sae_lens_groups.layers import HookTemplate, LayerGroup, disjoint, format_layer_groups
 from sae_lens_groups.plan.group_plan import GroupPlan
+from sae_lens_groups.suite_folder import SuiteFolder
 from sae_lens_groups.transfer_report import TransferReport
 
 FORMAT_VERSION = 1
+"""What this version writes. It reads this and all that came before."""
+
+_TO_DO = "copy or download the suite anew"
+_NEEDED: Mapping[str, type] = {
+    "model_name": str,
+    "hook_template": str,
+    "groups": list,
+    "layers": dict,
+    "versions": dict,
+}
+_TYPES: Mapping[str, type] = {
+    **_NEEDED,
+    "layer_alignment": str,
+    "is_model_local": bool,
+    "dataset_rows_read": int,
+}
+# What JSON raises here that is damaged or of another form: nested too deeply, or infinite.
+_BROKEN = (KeyError, TypeError, AttributeError, ValueError, RecursionError, OverflowError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,13 +158,9 @@ class SuiteManifest:
         try:
             data = json.loads(text)
             version = data["format_version"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise SuiteError(f"suite.json cannot be read: {error!r}") from error
-        if version != FORMAT_VERSION:
-            raise SuiteError(
-                f"suite.json has format_version {version!r}, and this version of sae-lens-groups "
-                f"reads {FORMAT_VERSION}; upgrade sae-lens-groups"
-            )
+        except _BROKEN as error:
+            raise SuiteError(f"suite.json cannot be read: {error!r}; {_TO_DO}") from error
+        _require_readable(version)
         try:
             manifest = cls._from_dict(data)
             # Only the entries this version writes: a later one may add some without breaking it.
@@ -154,18 +169,21 @@ class SuiteManifest:
             agrees = all(
                 data.get(name) == value
                 for name, value in manifest.to_dict().items()
-                if name not in ("plan", "transfer")
+                if name not in ("format_version", "plan", "transfer")
             )
         except SuiteError:
             raise
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise SuiteError(f"suite.json is broken: {error!r}") from error
+        except _BROKEN as error:
+            raise SuiteError(f"suite.json is broken: {error!r}; {_TO_DO}") from error
         if not agrees:
-            raise SuiteError("suite.json contradicts itself: its groups and its layers disagree")
+            raise SuiteError(
+                f"suite.json contradicts itself: its groups and its layers disagree; {_TO_DO}"
+            )
         return manifest
 
     @classmethod
     def _from_dict(cls, data: Mapping[str, Any]) -> "SuiteManifest":
+        _require_usable_values(data)
         template = HookTemplate.from_text(data["hook_template"])
         return cls(
             groups=disjoint(LayerGroup.from_layers(group["layers"]) for group in data["groups"]),
@@ -185,20 +203,62 @@ class SuiteManifest:
         )
 
 
+def _require_readable(version: object) -> None:
+    """Refuses a format that is newer than this version, or that no version wrote."""
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise SuiteError(
+            f"suite.json has format_version {version!r}, which no version of sae-lens-groups "
+            f"writes; {_TO_DO}"
+        )
+    if version > FORMAT_VERSION:
+        raise SuiteError(
+            f"suite.json has format_version {version}, and this version of sae-lens-groups "
+            f"reads up to {FORMAT_VERSION}; upgrade sae-lens-groups"
+        )
+
+
+def _require_usable_values(data: Mapping[str, Any]) -> None:
+    """Refuses entries of another type, which would go wrong only when they are used.
+
+    Raises:
+        KeyError, TypeError, ValueError: an entry is missing, or something else.
+    """
+    for name, kind in _TYPES.items():
+        if not isinstance(data[name] if name in _NEEDED else data.get(name, kind()), kind):
+            raise TypeError(f"{name} is {data[name]!r}")
+    if ":" in data["hook_template"]:  # on Windows the name of a drive, outside of the folder
+        raise ValueError(f"hook_template is {data['hook_template']!r}")
+    layers = [layer for group in data["groups"] for layer in group["layers"]]
+    layers += [entry["layer"] for entry in data["layers"].values()]
+    if wrong := [layer for layer in layers if type(layer) is not int]:
+        raise TypeError(f"{wrong[0]!r} is no layer")
+    factors = [entry["scaling_factor"] for entry in data["layers"].values()]
+    if wrong := [factor for factor in factors if not is_factor(factor)]:
+        raise ValueError(f"scaling_factor {wrong[0]!r} is no positive number")
+
+
+def is_factor(value: Any) -> bool:
+    """Whether something from JSON can be what a layer's activations were multiplied by."""
+    if value is None:
+        return True
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 < value < math.inf
+
+
 def group_metadata(group: LayerGroup) -> dict[str, Any]:
     """The group's part of the metadata that its SAEs carry under `sae_lens_groups`."""
     return {"group": group.name, "layers": list(group.layers)}
 
 
-def read_manifest(folder: Path) -> SuiteManifest:
+def read_manifest(folder: SuiteFolder) -> SuiteManifest:
     """The manifest of the suite in a folder.
 
     Raises:
         SuiteError: there is no suite, or its manifest is broken or of a newer format.
     """
-    if not (folder / files.SUITE).is_file():
+    if not folder.is_suite():
         raise SuiteError(
-            f"{str(folder)!r} is no suite: it has no {files.SUITE}; "
+            f"{str(folder.path)!r} is no suite: it has no {files.SUITE}; "
             "give the output_path of a training run"
         )
-    return SuiteManifest.from_json((folder / files.SUITE).read_text(encoding="utf-8"))
+    return SuiteManifest.from_json(folder.text(files.SUITE))

@@ -3,34 +3,74 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import torch
 from sae_lens import SAE, TrainingSAE
 from sae_lens.constants import (
-    ACTIVATION_SCALER_CFG_FILENAME,
     SAE_CFG_FILENAME,
+    SAE_WEIGHTS_FILENAME,
+    SPARSITY_FILENAME,
 )
-from sae_lens.loading.pretrained_sae_loaders import (
-    get_sae_lens_config_from_disk,
-    handle_config_defaulting,
-)
+from sae_lens.loading.pretrained_sae_loaders import handle_config_defaulting
+from sae_lens.registry import get_sae_class, get_sae_training_class
 from sae_lens.training.activation_scaler import ActivationScaler
 
 from sae_lens_groups import files
+from sae_lens_groups.checked_tensors import (
+    load_numbers,
+    require_numbers,
+    require_size,
+    require_tensors,
+)
 from sae_lens_groups.errors import SuiteError
 from sae_lens_groups.fold import layer_sae
 from sae_lens_groups.hub import is_repo_id
 from sae_lens_groups.normalization import ESTIMATED_MODES
 from sae_lens_groups.quiet import without_model_kwargs_advice
+from sae_lens_groups.saved_scalers import load_scaler
+from sae_lens_groups.suite_folder import SuiteFolder, suite_around
 from sae_lens_groups.unreadable import UNREADABLE
+
+# What SAELens raises on settings of another form, beside what it does on damaged files.
+_UNUSABLE = (*UNREADABLE, AttributeError, OverflowError, AssertionError)
+
+# What our own code takes from an SAE's metadata, and may be absent.
+_METADATA: Mapping[str, type] = {
+    "hook_name": str,
+    "model_name": str,
+    "model_class_name": str,
+    "dataset_path": str,
+    "context_size": int,
+    "hook_head_index": int,
+    "model_from_pretrained_kwargs": dict,
+    "sae_lens_groups": dict,
+}
 
 
 @dataclass(frozen=True)
 class SavedSAE:
     """A folder that SAELens wrote an SAE to. Its weights are read when they are asked for."""
 
-    folder: Path
+    suite: SuiteFolder
+    """What it lies in; its files are checked by that."""
+    name: str = "."
+    """Its path in there; `.` where it is the folder itself."""
+
+    @classmethod
+    def at(cls, folder: Path) -> "SavedSAE":
+        """The SAE in a folder, which may be a part of a suite."""
+        return cls(*suite_around(folder))
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self.suite.path / self.name
+
+    def file_name(self, name: str) -> str:
+        """The path of one of its files in what it lies in."""
+        return (PurePosixPath(self.name) / name).as_posix()
 
     @cached_property
     def cfg(self) -> Mapping[str, Any]:
@@ -40,11 +80,14 @@ class SavedSAE:
             SuiteError: it is damaged, or no SAE's.
         """
         try:
-            cfg = handle_config_defaulting(get_sae_lens_config_from_disk(self.folder))
-            assert isinstance(cfg["metadata"], dict)
+            cfg = handle_config_defaulting(self.suite.json(self.file_name(SAE_CFG_FILENAME)))
+            _require_usable_metadata(cfg["metadata"])
+            self._require_usable_sizes(cfg)
             return cfg
-        except (*UNREADABLE, AssertionError) as error:
-            raise self._unusable(error) from error
+        except SuiteError:
+            raise
+        except _UNUSABLE as error:
+            raise self._unusable(SAE_CFG_FILENAME, error) from error
 
     @property
     def metadata(self) -> Mapping[str, Any]:
@@ -61,15 +104,70 @@ class SavedSAE:
         """Whether it is a group's, on scaled activations, rather than one layer's."""
         return _is_groups(self.metadata.get("sae_lens_groups"))
 
-    @property
-    def scaler_file(self) -> Path:
-        """Where SAELens's checkpoints keep the scaling of the activations; often not there."""
-        return self.folder / ACTIVATION_SCALER_CFG_FILENAME
+    def scaler(self) -> ActivationScaler | None:
+        """What SAELens's checkpoints keep of the activations' scaling; None where it is not there.
 
-    def load(self) -> SAE[Any]:
-        """The SAE in the form that it is in."""
-        with without_model_kwargs_advice():
-            return (TrainingSAE if self.is_training_form else SAE).load_from_disk(self.folder)
+        Raises:
+            SuiteError: it is damaged.
+        """
+        name = self.file_name(files.SCALER)
+        return load_scaler(self.suite, name, self.d_in) if self.suite.has(name) else None
+
+    @property
+    def d_in(self) -> int:
+        """The width of the activations that it takes."""
+        return self.cfg["d_in"]
+
+    def load(self, device: str = "cpu") -> SAE[Any]:
+        """The SAE in the form that it is in.
+
+        Raises:
+            SuiteError: a file of it is missing, damaged, or does not fit the others.
+        """
+        try:
+            with without_model_kwargs_advice():
+                return self._load(device)
+        except SuiteError:
+            raise
+        except _UNUSABLE as error:
+            raise self._unusable(SAE_CFG_FILENAME, error) from error
+
+    def log_sparsity(self) -> torch.Tensor | None:
+        """log10 of how often each feature fires; None where that is not beside it. Shape (d_sae,).
+
+        Raises:
+            SuiteError: the file is damaged, or another SAE's.
+        """
+        name = self.file_name(SPARSITY_FILENAME)
+        if not self.suite.has(name):
+            return None
+        wanted = {"sparsity": (self.cfg["d_sae"],)}
+        return load_numbers(self.suite.file(name), wanted, SAE_CFG_FILENAME)["sparsity"]
+
+    def _load(self, device: str) -> SAE[Any]:
+        weights = self._sound_weights()
+        sae_class = TrainingSAE if self.is_training_form else SAE
+        sae: SAE[Any] = sae_class.load_from_disk(self.folder, device=device)
+        require_numbers(weights, sae.state_dict())
+        return sae
+
+    def _require_usable_sizes(self, cfg: Mapping[str, Any]) -> None:
+        file = self.suite.path / self.file_name(SAE_CFG_FILENAME)
+        require_size(file, d_in=cfg.get("d_in"), d_sae=cfg.get("d_sae"))
+        k = cfg.get("k")
+        if k is not None and not 0 < k <= cfg["d_sae"]:
+            raise self._unusable(SAE_CFG_FILENAME, f"k is {k!r} of {cfg['d_sae']:,} features")
+
+    def _sound_weights(self) -> Path:
+        """The file of the weights, with the names and shapes that `cfg.json` asks for.
+
+        Raises:
+            SuiteError: it is damaged, or holds others.
+        """
+        weights = self.suite.file(self.file_name(SAE_WEIGHTS_FILENAME))
+        wanted = _tensors_of(self.cfg, is_training_form=self.is_training_form)
+        require_tensors(weights, wanted, SAE_CFG_FILENAME)
+        return weights
 
     def plain(self, device: str) -> SAE[Any]:
         """The SAE in inference form, with its scaling folded in.
@@ -81,8 +179,8 @@ class SavedSAE:
             return self._plain(device)
         except SuiteError:
             raise
-        except UNREADABLE as error:
-            raise self._unusable(error) from error
+        except _UNUSABLE as error:
+            raise self._unusable(SAE_CFG_FILENAME, error) from error
 
     def require_plain(self) -> None:
         """Refuses an SAE for scaled activations whose scaling is not beside it.
@@ -100,23 +198,46 @@ class SavedSAE:
 
     @property
     def _has_scaling(self) -> bool:
-        return self.is_training_form and self.scaler_file.exists()
+        return self.is_training_form and self.suite.has(self.file_name(files.SCALER))
 
     def _plain(self, device: str) -> SAE[Any]:
         self.require_plain()
+        trained = self.load(device)
+        if not isinstance(trained, TrainingSAE):
+            return trained
+        scaler = self.scaler() or ActivationScaler()
         with without_model_kwargs_advice():
-            if not self.is_training_form:
-                return SAE.load_from_disk(self.folder, device=device)
-            trained = TrainingSAE.load_from_disk(self.folder, device=device)
-        scaler = ActivationScaler()
-        if self._has_scaling:
-            scaler.load(self.scaler_file)
-        sae = layer_sae(trained, scaler, {})
+            sae = layer_sae(trained, scaler, {})
         sae.cfg.normalize_activations = "none"  # it is folded in now
         return sae
 
-    def _unusable(self, error: Exception) -> SuiteError:
-        return SuiteError(f"{str(self.folder)!r} does not hold a SAELens SAE: {error!r}")
+    def _unusable(self, file: str, why: object) -> SuiteError:
+        reason = repr(why) if isinstance(why, Exception) else why
+        return SuiteError(
+            f"{str(self.folder)!r} does not hold a SAELens SAE: {file}: {reason}; "
+            "copy or download it anew"
+        )
+
+
+def _tensors_of(cfg: Mapping[str, Any], *, is_training_form: bool) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of what an SAE of these settings consists of. Takes no memory."""
+    get_classes = get_sae_training_class if is_training_form else get_sae_class
+    sae_class, config_class = get_classes(cfg["architecture"])
+    with torch.device("meta"):
+        sae = sae_class(config_class.from_dict({**cfg, "device": "meta"}))
+    return {name: tuple(tensor.shape) for name, tensor in sae.state_dict().items()}
+
+
+def _require_usable_metadata(metadata: object) -> None:
+    """Refuses metadata of another form, which comes with the SAE from wherever it is from."""
+    if not isinstance(metadata, dict):
+        raise TypeError(f"metadata is {metadata!r}")
+    for name, kind in _METADATA.items():
+        value = metadata.get(name)
+        if value is not None and not isinstance(value, kind):
+            raise TypeError(
+                f"{name} in metadata is {value!r}, and has to be of type {kind.__name__}"
+            )
 
 
 def is_groups_own(sae: SAE[Any]) -> bool:
@@ -170,16 +291,14 @@ def find_saes(folder: Path, name: str | None = None) -> dict[str, SavedSAE]:
 
 
 def _sae_folders(folder: Path) -> list[SavedSAE]:
-    if (folder / SAE_CFG_FILENAME).is_file():
-        return [SavedSAE(folder)]
-    inside = (path.parent for path in folder.rglob(SAE_CFG_FILENAME))
-    visible = (
-        path
-        for path in inside
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
-    return [SavedSAE(path) for path in sorted(visible)]
+    suite, name = suite_around(folder)
+    own = SavedSAE(suite, name)
+    if suite.has(own.file_name(SAE_CFG_FILENAME)):
+        return [own]
+    inside = (path.parent.relative_to(folder) for path in folder.rglob(SAE_CFG_FILENAME))
+    visible = (path for path in inside if not any(part.startswith(".") for part in path.parts))
+    return [SavedSAE(suite, own.file_name(path.as_posix())) for path in sorted(visible)]
 
 
 def _name_in(folder: Path, sae: SavedSAE) -> str:
-    return sae.folder.relative_to(folder).as_posix()
+    return sae.folder.absolute().relative_to(folder.absolute()).as_posix()

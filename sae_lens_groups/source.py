@@ -13,13 +13,14 @@ from sae_lens_groups import files
 from sae_lens_groups.errors import GroupSAEError, HookNameError, InitSourceError, SuiteError
 from sae_lens_groups.hub import first_line
 from sae_lens_groups.imported_manifest import imported_manifest
-from sae_lens_groups.layer_scalers import has_layer_scalers, load_layer_scalers
 from sae_lens_groups.layers import HookTemplate, LayerGroup
 from sae_lens_groups.locate import FORMS, HubSAE, HubSuite, locate
-from sae_lens_groups.manifest import read_manifest
 from sae_lens_groups.normalization import MEAN_NORM, WHITENING
 from sae_lens_groups.quiet import without_model_kwargs_advice
 from sae_lens_groups.saved_saes import SavedSAE, find_saes, is_groups_own
+from sae_lens_groups.saved_scalers import load_aligned_scaler
+from sae_lens_groups.saved_suite import SavedSuite
+from sae_lens_groups.suite_folder import SuiteFolder
 from sae_lens_groups.unreadable import UNREADABLE
 
 
@@ -95,36 +96,44 @@ def open_source(init_from: str, *, whole: bool = False) -> InitSource:
 
 
 def _open_folder(name: str, folder: Path) -> InitSource:
-    if (folder / files.SUITE).is_file():
-        return _open_suite(name, folder)
-    if (folder / SAE_CFG_FILENAME).is_file():
-        return _open_sae_folder(name, folder)
     try:
+        suite = SuiteFolder(folder)
+        if suite.is_suite():
+            return _open_suite(name, suite)
+        if (folder / SAE_CFG_FILENAME).is_file():
+            return _open_sae_folder(name, folder)
         return _open_saes(name, find_saes(folder, name))
     except SuiteError as error:
         raise InitSourceError(f"init_from {error}") from error
 
 
-def _open_suite(name: str, folder: Path) -> InitSource:
+def _open_suite(name: str, folder: SuiteFolder) -> InitSource:
     try:
-        manifest = read_manifest(folder)
-        if manifest.is_imported:
-            return _open_saes(name, find_saes(folder, name))
+        suite = SavedSuite(folder)
+        if suite.manifest.is_imported:
+            return _open_saes(name, _saes_of(suite))
     except GroupSAEError as error:
         raise InitSourceError(f"init_from {name!r}: {error}") from error
 
-    def group_folder(layer: int) -> Path:
-        return folder / files.GROUPS / manifest.group_of(layer).name
+    def load_scaler(layer: int) -> ActivationScaler:
+        if not suite.has_scalers:
+            raise _without_scaling(name, layer)
+        return suite.scaler(layer)
 
     return InitSource(
         name=name,
-        groups=manifest.groups,
-        hook_template=manifest.hook_template,
-        model_name=manifest.model_name,
-        load_sae=lambda group: SavedSAE(group_folder(group.first)).load(),
-        load_scaler=lambda layer: _layer_scaler(name, group_folder(layer), layer),
-        suite_folder=folder,
+        groups=suite.manifest.groups,
+        hook_template=suite.manifest.hook_template,
+        model_name=suite.manifest.model_name,
+        load_sae=lambda group: suite.group(group, "cpu"),
+        load_scaler=load_scaler,
+        suite_folder=folder.path,
     )
+
+
+def _saes_of(suite: SavedSuite) -> dict[str, SavedSAE]:
+    """The SAEs of a suite that was imported, by their hooks."""
+    return {name: SavedSAE(suite.folder, name) for name in suite.manifest.hook_names}
 
 
 def _open_saes(name: str, saes: Mapping[str, SavedSAE]) -> InitSource:
@@ -141,21 +150,21 @@ def _open_saes(name: str, saes: Mapping[str, SavedSAE]) -> InitSource:
         model_name=manifest.model_name,
         load_sae=lambda group: sae_of(group.first).load(),
         load_scaler=lambda layer: _scaler_of(
-            name, sae_of(layer).cfg.get("normalize_activations"), sae_of(layer).scaler_file
+            name, sae_of(layer).cfg.get("normalize_activations"), sae_of(layer)
         ),
     )
 
 
 def _open_sae_folder(name: str, folder: Path) -> InitSource:
-    saved = SavedSAE(folder)
+    saved = SavedSAE.at(folder)
     try:
         sae = saved.load()
     except UNREADABLE as error:
         raise InitSourceError(f"init_from {name!r} holds no SAELens SAE: {error}") from error
     if is_groups_own(sae):  # a folder in a suite's groups/ or in a checkpoint
-        return _single(name, sae, lambda layer: _layer_scaler(name, folder, layer))
+        return _single(name, sae, lambda layer: _layer_scaler(name, saved, layer))
     mode = sae.cfg.normalize_activations
-    return _single(name, sae, lambda _: _scaler_of(name, mode, saved.scaler_file))
+    return _single(name, sae, lambda _: _scaler_of(name, mode, saved))
 
 
 def _open_hub_sae(name: str, place: HubSAE) -> InitSource:
@@ -202,22 +211,25 @@ def _single(
     )
 
 
-def _layer_scaler(name: str, group_folder: Path, layer: int) -> ActivationScaler:
-    if not has_layer_scalers(group_folder, [layer]):
-        raise InitSourceError(
-            f"init_from {name!r} lacks the scaling of layer {layer}, which lies beside a group's "
-            "SAE since sae-lens-groups 0.3.0; name the folder of one layer's SAE"
-        )
-    return load_layer_scalers(group_folder, [layer])[layer]
+def _layer_scaler(name: str, group: SavedSAE, layer: int) -> ActivationScaler:
+    folder = group.file_name(files.layer_scaler_folder(layer))
+    if not group.suite.has(f"{folder}/{files.SCALER}"):
+        raise _without_scaling(name, layer)
+    return load_aligned_scaler(group.suite, folder, group.d_in)
 
 
-def _scaler_of(name: str, mode: str | None, scaler_file: Path | None) -> ActivationScaler | None:
+def _without_scaling(name: str, layer: int) -> InitSourceError:
+    return InitSourceError(
+        f"init_from {name!r} lacks the scaling of layer {layer}, which lies beside a group's "
+        "SAE since sae-lens-groups 0.3.0; name the folder of one layer's SAE"
+    )
+
+
+def _scaler_of(name: str, mode: str | None, saved: SavedSAE | None) -> ActivationScaler | None:
     """What SAELens scaled a single SAE's activations by in training."""
     if mode not in (MEAN_NORM, WHITENING):
         return ActivationScaler()
-    if scaler_file is not None and scaler_file.exists():
-        scaler = ActivationScaler()
-        scaler.load(scaler_file)
+    if saved is not None and (scaler := saved.scaler()) is not None:
         return scaler
     if mode == MEAN_NORM:
         return None

@@ -13,12 +13,14 @@ from sae_lens.training.activation_scaler import ActivationScaler
 from safetensors.torch import save_file
 
 from sae_lens_groups import files
+from sae_lens_groups.checksums import write_checksums
 from sae_lens_groups.errors import SuiteError, UnknownLayerError
 from sae_lens_groups.layer_scalers import (
     save_layer_scalers,
 )
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.manifest import SuiteManifest
+from sae_lens_groups.suite_folder import is_covered, lies_inside
 from sae_lens_groups.training_curves import TrainingPoint, points_to_csv
 
 if TYPE_CHECKING:
@@ -201,6 +203,7 @@ class SAESuite(Mapping[str, SAE[Any]]):
             if self.source_folder is not None:
                 _copy_evaluation(self.source_folder, folder)
             files.write_text(folder / files.SUITE, self.manifest.to_json())
+            write_checksums(folder, is_covered)
 
     def _save_layer(self, layer: int, folder: Path) -> None:
         # Not through self.layer: saving a large suite must not hold all of its SAEs.
@@ -314,9 +317,11 @@ class SAESuite(Mapping[str, SAE[Any]]):
 
 
 def _copy_evaluation(old: Path, new: Path) -> None:
-    """What an evaluation left in a suite's folder, if there was one."""
-    for name in (files.EVALUATION, files.REPORT):
-        if (old / name).exists():
+    """What an evaluation left in a suite's folder, if there was one; nothing that links lead to."""
+    folder = old / files.EVALUATION_FOLDER
+    names = [files.EVALUATION, files.REPORT]
+    names += [path.relative_to(old).as_posix() for path in sorted(folder.rglob("*"))]
+    for name in names:
+        if (old / name).is_file() and lies_inside(old / name, old):
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(old / name, new / name)
-    if (old / files.EVALUATION_FOLDER).is_dir():
-        shutil.copytree(old / files.EVALUATION_FOLDER, new / files.EVALUATION_FOLDER)

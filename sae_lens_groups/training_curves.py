@@ -69,7 +69,9 @@ def points_from_csv(text: str) -> tuple[TrainingPoint, ...]:
             for row in csv.DictReader(io.StringIO(text))
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise SuiteError(f"training_curves.csv cannot be read: {error!r}") from error
+        raise SuiteError(
+            f"training_curves.csv cannot be read: {error!r}; copy or download the folder anew"
+        ) from error
 
 
 def _point(training_tokens: int, group: str, output: TrainStepOutput) -> TrainingPoint:

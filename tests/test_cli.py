@@ -84,6 +84,8 @@ def test_every_flag_of_saelens_is_a_flag_of_ours(
         "--init_keep_layers",
         "--noinit_keep_layers",
         "--token_fraction",
+        "--checkpoint_every",
+        "--keep_checkpoints",
     }
     assert ours - theirs <= own | {"--config_file", "--architecture"}
 
@@ -92,12 +94,14 @@ def test_flags_mean_what_they_mean_to_saelens() -> None:
     theirs = _parse_cfg_args(FLAGS)
     ours = parse_config(arguments("--layer_groups", "0-3,11"))
     for name, value in theirs.to_dict().items():
-        if name not in ("checkpoint_path", "logger", "sae"):
+        if name not in ("checkpoint_path", "logger", "sae", "dataset_trust_remote_code"):
             assert getattr(ours, name) == value or str(getattr(ours, name)) == value, name
     assert ours.sae == theirs.sae
     assert ours.layer_groups == "0-3,11"
     assert ours.seqpos_slice == (1, 32)
     assert ours.logger.log_to_wandb is False
+    # SAELens runs a dataset's code unless told otherwise.
+    assert (theirs.dataset_trust_remote_code, ours.dataset_trust_remote_code) == (True, False)
 
 
 @pytest.fixture
@@ -136,12 +140,57 @@ def test_a_config_file_gives_every_setting_of_the_earlier_run(
         "init_alignment": "scale",
         "init_keep_layers": False,
         "token_fraction": None,
+        "checkpoint_every": None,
+        "keep_checkpoints": None,
     }
     assert {name: found.pop(name) for name in ours} == ours
     # A new run writes its checkpoints beside the earlier one's, not into them.
     assert Path(found["checkpoint_path"]).parent == Path(saved["checkpoint_path"]).parent
     assert found.pop("checkpoint_path") != saved.pop("checkpoint_path")
-    assert found == saved
+    assert found == {**saved, "dataset_trust_remote_code": False}
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"trust_remote_code": True},
+        {"trust_remote_code": "yes"},
+        {"weights_only": False},
+        {"code_revision": "main", "dtype": "float32"},
+        {"attn_implementation": "somebody/kernels"},
+        {"of_the_future": 1},
+    ],
+)
+def test_a_config_file_switches_on_no_code_of_a_model(
+    saved_cfg: tuple[Path, dict[str, Any]], kwargs: dict[str, Any]
+) -> None:
+    path, saved = saved_cfg
+    path.write_text(json.dumps({**saved, "model_from_pretrained_kwargs": kwargs}))
+    args = ["--config_file", str(path), "--layer_groups", "0-3"]
+    with pytest.raises(ConfigError) as caught:
+        parse_config(args)
+    assert str(caught.value).startswith(
+        f"config_file asks to load the model with {next(iter(kwargs))}="
+    )
+    assert "if you trust that, say so with --model_from_pretrained_kwargs" in str(caught.value)
+    cfg = parse_config([*args, "--model_from_pretrained_kwargs", json.dumps(kwargs)])
+    assert cfg.model_from_pretrained_kwargs == kwargs
+
+
+def test_a_config_file_switches_on_no_code_of_a_dataset(
+    saved_cfg: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, saved = saved_cfg
+    assert saved["dataset_trust_remote_code"] is True
+    args = ["--config_file", str(path), "--layer_groups", "0-3"]
+    assert parse_config(args).dataset_trust_remote_code is False
+    assert parse_config([*args, "--dataset_trust_remote_code", "True"]).dataset_trust_remote_code
+    # Only there the setting means anything.
+    monkeypatch.setattr("datasets.__version__", "3.6.0")
+    with pytest.warns(
+        UserWarning, match="dataset_trust_remote_code of the config_file is left out"
+    ):
+        assert parse_config(args).dataset_trust_remote_code is False
 
 
 def test_flags_beside_a_config_file_win(saved_cfg: tuple[Path, dict[str, Any]]) -> None:

@@ -60,6 +60,13 @@ def suite_folder(tokens_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
     return folder / "grouped"
 
 
+def altered(suite_folder: Path, tmp_path: Path) -> Path:
+    """A copy whose files may be edited, like a suite of an older version."""
+    folder = Path(shutil.copytree(suite_folder, tmp_path / "suite"))
+    (folder / "checksums.json").unlink()
+    return folder
+
+
 def failure(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     """The message of a command that has to end with status 2."""
     capsys.readouterr()
@@ -213,7 +220,7 @@ def test_what_is_no_suite_is_refused(
     )
     shutil.copytree(suite_folder, tmp_path / "half")
     shutil.rmtree(tmp_path / "half" / HOOK_NAMES[1])
-    assert failure(capsys, "half") == f"suite 'half' lacks the folders {HOOK_NAMES[1]}"
+    assert failure(capsys, "half").startswith(f"suite 'half' lacks the folders {HOOK_NAMES[1]}; ")
 
 
 @pytest.mark.parametrize(
@@ -254,30 +261,31 @@ def test_a_suite_trained_on_all_rows_asks_for_other_text(
 def test_a_suite_that_does_not_say_what_it_read_asks_for_other_text(
     suite_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(suite_folder, tmp_path / "old")
-    manifest = json.loads((tmp_path / "old" / "suite.json").read_text())
+    folder = altered(suite_folder, tmp_path)
+    manifest = json.loads((folder / "suite.json").read_text())
     del manifest["dataset_rows_read"]
-    (tmp_path / "old" / "suite.json").write_text(json.dumps(manifest))
-    assert "does not say which rows of" in failure(capsys, "old")
+    (folder / "suite.json").write_text(json.dumps(manifest))
+    assert "does not say which rows of" in failure(capsys, str(folder))
 
 
 def test_code_that_comes_with_a_model_runs_only_if_the_user_says_so(
     suite_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = shutil.copytree(suite_folder, tmp_path / "suite")
+    folder = altered(suite_folder, tmp_path)
     for name in HOOK_NAMES:
         cfg = json.loads((folder / name / "cfg.json").read_text())
         cfg["metadata"]["model_from_pretrained_kwargs"] = {"trust_remote_code": True}
         (folder / name / "cfg.json").write_text(json.dumps(cfg))
     message = failure(capsys, str(folder), *QUICK)
-    assert message.startswith("the suite asks to run the code that comes with the model ")
+    assert message.startswith("the suite asks to load the model with trust_remote_code=True, which")
+    assert message.endswith("if you trust that, say --trust_remote_code")
     assert main(["evaluate", str(folder), *QUICK, "--trust_remote_code"]) == 0
 
 
 def test_a_published_suites_local_model_is_not_taken_from_the_hub(
     suite_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = shutil.copytree(suite_folder, tmp_path / "suite")
+    folder = altered(suite_folder, tmp_path)
     manifest = json.loads((folder / "suite.json").read_text())
     public = {**manifest, "model_name": "gpt2", "is_model_local": True}
     (folder / "suite.json").write_text(json.dumps(public))

@@ -351,7 +351,10 @@ def test_an_sae_that_lies_at_another_layer_is_refused(
     if is_renamed:
         text = (here / "cfg.json").read_text().replace("blocks.3.", "blocks.0.")
         (here / "cfg.json").write_text(text)
-    with pytest.raises(SuiteError, match=r"the SAE at blocks\.0\.hook_resid_post says that it was"):
+    with pytest.raises(SuiteError, match=r"blocks\.0\.hook_resid_post/.* was altered after"):
+        evaluate(SAESuite.load(folder), model, held_out)
+    (folder / "checksums.json").unlink()
+    with pytest.raises(SuiteError, match=r"blocks\.0\.hook_resid_post/cfg\.json says that its SAE"):
         evaluate(SAESuite.load(folder), model, held_out)
 
 
@@ -694,6 +697,7 @@ def test_files_of_a_baseline_that_were_mixed_up_are_refused(
     there, here = (folder / f"blocks.{layer}.hook_resid_post" for layer in (2, 0))
     shutil.rmtree(here)
     shutil.copytree(there, here)
+    (folder / "checksums.json").unlink()
     with pytest.raises(SuiteError, match="the suite's files were mixed up"):
         evaluate(suite, model, held_out, baseline=SAESuite.load(folder))
 
@@ -757,5 +761,5 @@ def test_what_is_no_baseline_is_refused(suite: SAESuite, tmp_path: Path) -> None
         open_baseline(tmp_path / "twice")
     (tmp_path / "twice" / "1" / "sae_weights.safetensors").write_bytes(b"cut short")
     damaged = open_baseline(tmp_path / "twice" / "1")
-    with pytest.raises(SuiteError, match="does not hold a SAELens SAE"):
+    with pytest.raises(SuiteError, match=r"1/sae_weights\.safetensors' cannot be used: it is cut"):
         damaged.saes["blocks.1.hook_resid_post"]

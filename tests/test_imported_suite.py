@@ -156,7 +156,7 @@ def test_what_cannot_be_a_suite_is_refused(
     with pytest.raises(SuiteError, match="SAE in 'twice': hook_name 'hook_embed' has no layer"):
         SAESuite.load(tmp_path / "saes")
     (twice / "cfg.json").write_text("{")
-    with pytest.raises(SuiteError, match="twice' does not hold a SAELens SAE"):
+    with pytest.raises(SuiteError, match=r"twice/cfg\.json cannot be read"):
         SAESuite.load(tmp_path / "saes")
 
 
@@ -188,6 +188,9 @@ def test_a_suite_that_lost_its_manifest_is_no_import(
     cfg = group_config("0-1,2", output_path=str(tmp_path / "suite"))
     GroupSAETrainingRunner(cfg, override_dataset=tokens, override_model=model).run()
     (tmp_path / "suite" / "suite.json").unlink()
+    with pytest.raises(SuiteError, match=r"suite\.json is missing"):
+        SAESuite.load(tmp_path / "suite")
+    (tmp_path / "suite" / "checksums.json").unlink()
     with pytest.raises(SuiteError, match=r"has no suite\.json, and holds SAEs of a suite's groups"):
         SAESuite.load(tmp_path / "suite")
 

@@ -108,6 +108,7 @@ def test_floor_and_newest_are_those_that_the_package_names() -> None:
     floor = re.search(r"sae-lens==(\S+)", (ROOT / "tests/constraints-floor.txt").read_text())
     assert floor is not None
     assert f"sae-lens>={floor[1]},<7" in dependencies
+    assert "torch>=2.6" in dependencies  # whose torch.load runs no code of a checkpoint
 
 
 # --- documents ---
@@ -161,6 +162,8 @@ def test_every_flag_of_ours_is_in_the_readme() -> None:
         "init_alignment",
         "init_keep_layers",
         "token_fraction",
+        "checkpoint_every",
+        "keep_checkpoints",
     }
     for name in ours:
         assert f"`--{name}" in README or f"`{name}`" in README

@@ -1,5 +1,6 @@
 """Suites on the Hub: the real client over HTTP, against a Hub on loopback."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -112,7 +113,7 @@ def test_everybody_loads_what_is_published(
 ) -> None:
     shown = ours.command("publish", suite_folder, "owner/suite")
     assert shown.status == 0, shown.err
-    assert f"Published: {server.endpoint}/owner/suite (32 files new or changed)\n" in shown.out
+    assert f"Published: {server.endpoint}/owner/suite (33 files new or changed)\n" in shown.out
     assert f'SAE.from_pretrained("owner/suite", "{HOOK_NAMES[0]}")' in shown.out
     assert "groups/layers_3: 100%" in shown.err
     assert f"{WEIGHTS}:" not in shown.err  # one bar for all, and none for each file
@@ -125,6 +126,18 @@ def test_everybody_loads_what_is_published(
     assert set(contents) - {".gitattributes"} == sent | {"README.md"}
     for name in HOOK_NAMES:
         assert contents[f"{name}/{WEIGHTS}"] == (suite_folder / name / WEIGHTS).read_bytes()
+
+    rewritten = {".gitattributes", "README.md", "checksums.json", "evaluation.csv"}
+    never_change = {path for path in set(contents) - rewritten if "evaluation/" not in path}
+    listed = json.loads(contents["checksums.json"])["files"]
+    assert listed == {
+        path: {
+            "size": len(contents[path]),
+            "sha256": hashlib.sha256(contents[path]).hexdigest(),
+        }
+        for path in never_change
+    }
+    assert contents["runner_cfg.json"] != (suite_folder / "runner_cfg.json").read_bytes()
 
     expected = outputs(suite_folder)
     arguments: dict[str, Any] = {"repo_id": "owner/suite", "rows": ROWS_BD}
@@ -160,12 +173,16 @@ def test_a_changed_layer_is_one_commit_of_its_files(
     with torch.no_grad():
         sae.b_dec.add_(1)
     sae.save_model(suite_folder / HOOK_NAMES[1])
+    message = ours.command("publish", suite_folder, "owner/suite").error
+    assert f"{HOOK_NAMES[1]}/{WEIGHTS} was altered after it was written" in message
+    (suite_folder / "checksums.json").unlink()  # as the message says
     server.requests.clear()
     assert ours.command("publish", suite_folder, "owner/suite").status == 0
     assert n_commits(server) == 2
     after = server.repositories["owner/suite"].contents()
     assert [path for path in after if after[path] != before.get(path)] == [
-        f"{HOOK_NAMES[1]}/{WEIGHTS}"
+        f"{HOOK_NAMES[1]}/{WEIGHTS}",
+        "checksums.json",
     ]
     assert before.keys() == after.keys()
     assert len(server.requests_of("lfs_upload")) == {"lfs": 1, "regular": 0}[mode]
@@ -271,6 +288,7 @@ def test_a_new_branch_begins_with_what_main_has(
     assert f"{HOOK_NAMES[3]}/{WEIGHTS}" in server.repositories["owner/suite"].contents()
     manifest = json.loads((suite_folder / "suite.json").read_text())
     (suite_folder / "suite.json").write_text(json.dumps({**manifest, "model_name": "other"}))
+    (suite_folder / "checksums.json").unlink()
     message = ours.command("publish", suite_folder, "owner/suite", "--revision", "v3").error
     assert "publish it to a repository of its own" in message
 
@@ -345,6 +363,7 @@ def test_another_models_suite_is_not_overwritten(
     assert ours.command("publish", suite_folder, "owner/suite").status == 0
     manifest = json.loads((suite_folder / "suite.json").read_text())
     (suite_folder / "suite.json").write_text(json.dumps({**manifest, "model_name": "other"}))
+    (suite_folder / "checksums.json").unlink()
     message = ours.command("publish", suite_folder, "owner/suite").error
     assert message == (
         "'owner/suite' holds a suite for blocks.{layer}.hook_resid_post of tiny, and this one is "
@@ -360,6 +379,7 @@ def test_a_base_model_can_be_named_later(server: Hub, ours: Client, suite_folder
     for name in ("suite.json", *(f"{hook_name}/cfg.json" for hook_name in HOOK_NAMES)):
         text = (suite_folder / name).read_text()
         (suite_folder / name).write_text(text.replace('"tiny"', '"/data1/jdoe/tiny"'))
+    (suite_folder / "checksums.json").unlink()
     assert ours.command("publish", suite_folder, "owner/suite", *named).status == 0
     contents = server.repositories["owner/suite"].contents()
     assert json.loads(contents["suite.json"])["model_name"] == "org/real-model"
@@ -378,6 +398,7 @@ def test_a_local_model_stays_one_on_the_way_through_the_hub(
     manifest = json.loads((suite_folder / "suite.json").read_text())
     local = {**manifest, "model_name": "/data1/jdoe/gpt2"}
     (suite_folder / "suite.json").write_text(json.dumps(local))
+    (suite_folder / "checksums.json").unlink()
     assert ours.command("publish", suite_folder, "owner/suite").status == 0
     ours.python(
         """
@@ -485,7 +506,9 @@ def test_a_half_written_suite_is_not_published(
     if lost == "groups":
         shutil.rmtree(suite_folder / "groups")
     message = ours.command("publish", suite_folder, "owner/suite").error
-    assert message.startswith("the suite is incomplete: ")
+    assert message.startswith(
+        f"the suite is {'damaged' if lost == 'cut short' else 'incomplete'}: "
+    )
     assert ("groups/layers_0-2" if lost.startswith("group") else HOOK_NAMES[2]) in message
     assert "nothing was published" in message
     assert server.requests == []
@@ -496,6 +519,7 @@ def test_something_private_stops_everything(server: Hub, ours: Client, suite_fol
     cfg["metadata"]["note"] = "see /home/someone/notes.txt"
     cfg["metadata"]["model_from_pretrained_kwargs"] = {"cache_dir": "/gscratch/jdoe/hf"}
     (suite_folder / HOOK_NAMES[1] / "cfg.json").write_text(json.dumps(cfg))
+    (suite_folder / "checksums.json").unlink()
     message = ours.command("publish", suite_folder, "owner/suite").error
     assert f"{HOOK_NAMES[1]}/cfg.json" in message
     assert server.requests == []

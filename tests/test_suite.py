@@ -67,6 +67,7 @@ def test_a_suite_folder_holds_what_the_contract_says(suite: SAESuite, folder: Pa
     plain = {"cfg.json", "sae_weights.safetensors"}
     assert files == {
         "suite.json",
+        "checksums.json",
         "runner_cfg.json",
         "training_curves.csv",
         *(f"{name}/{file}" for name in HOOK_NAMES for file in plain | {"sparsity.safetensors"}),
@@ -223,6 +224,7 @@ def edit(folder: Path, change: Any) -> None:
     manifest = json.loads((folder / "suite.json").read_text())
     change(manifest)
     (folder / "suite.json").write_text(json.dumps(manifest))
+    (folder / "checksums.json").unlink()  # as if an older version had written it so
 
 
 def test_a_folder_without_suite_json_is_no_suite(tmp_path: Path) -> None:
@@ -262,7 +264,8 @@ def test_a_suite_json_that_was_edited_is_refused(folder: Path, change: Any) -> N
 
 def test_a_broken_runner_cfg_is_named(folder: Path) -> None:
     (folder / "runner_cfg.json").write_text("{")
-    with pytest.raises(SuiteError, match=r"runner_cfg\.json' cannot be read"):
+    (folder / "checksums.json").unlink()
+    with pytest.raises(SuiteError, match=r"runner_cfg\.json cannot be read"):
         SAESuite.load(folder)
 
 
@@ -274,7 +277,10 @@ def test_a_missing_layer_is_named(folder: Path) -> None:
 
 def test_broken_weights_are_named(folder: Path) -> None:
     (folder / HOOK_NAMES[1] / "sae_weights.safetensors").write_bytes(b"\0" * 100)
-    with pytest.raises(SuiteError, match=f"{HOOK_NAMES[1]}' does not hold a SAELens SAE"):
+    (folder / "checksums.json").unlink()
+    with pytest.raises(
+        SuiteError, match=f"{HOOK_NAMES[1]}/sae_weights.safetensors' cannot be used"
+    ):
         SAESuite.load(folder)[HOOK_NAMES[1]]
 
 

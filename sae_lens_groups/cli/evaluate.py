@@ -3,7 +3,7 @@
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from sae_lens_groups.demo.model import DATASET_NAME, stdlib_tokens
 from sae_lens_groups.errors import ConfigError, DatasetError
 from sae_lens_groups.evaluate import evaluate_suite
 from sae_lens_groups.model import d_vocab, load_with_hooks
+from sae_lens_groups.remote_code import require_no_remote_code
 from sae_lens_groups.report.page import report_page
 from sae_lens_groups.report.text import evaluation_text
 from sae_lens_groups.suite import SAESuite
@@ -145,14 +146,7 @@ def _model(
             f"the suite was trained on a model in a folder called {model_name!r}, wherever that "
             "lies now; name it with --model_name"
         )
-    model_kwargs = dict(metadata.model_from_pretrained_kwargs or {})
-    if model_kwargs.pop("trust_remote_code", False) and not flags.trust_remote_code:
-        raise ConfigError(
-            f"the suite asks to run the code that comes with the model {model_name!r}; if you trust "
-            "it, say --trust_remote_code"
-        )
-    if flags.trust_remote_code:
-        model_kwargs["trust_remote_code"] = True
+    model_kwargs = _model_kwargs(flags, metadata.model_from_pretrained_kwargs or {})
     try:
         return load_with_hooks(
             flags.model_class_name or metadata.model_class_name or "HookedTransformer",
@@ -166,6 +160,14 @@ def _model(
             f"the model {model_name!r} cannot be loaded: {error}; say with --model_name where the "
             "model lies that the suite was trained on, and with --model_class_name how to load it"
         ) from error
+
+
+def _model_kwargs(flags: argparse.Namespace, of_suite: Mapping[str, Any]) -> dict[str, Any]:
+    """How the model is loaded; without its code, unless the user asks for that."""
+    if flags.trust_remote_code:
+        return {**of_suite, "trust_remote_code": True}
+    require_no_remote_code(of_suite, "the suite", "say --trust_remote_code")
+    return {name: value for name, value in of_suite.items() if name != "trust_remote_code"}
 
 
 def _commands(suite: SAESuite, args: Sequence[str]) -> list[str]:

@@ -13,8 +13,11 @@ import simple_parsing
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from sae_lens.saes.sae import TrainingSAEConfig
 
+from sae_lens_groups import files
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.errors import ConfigError, GroupSAEError, UnknownNameError
+from sae_lens_groups.errors import ConfigError, GroupSAEError, SuiteError, UnknownNameError
+from sae_lens_groups.remote_code import require_no_remote_code, without_remote_code
+from sae_lens_groups.suite_folder import SuiteFolder
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def parse_flags(
         parser = _parser(prog, defaults, d_sae, is_partial=saved is not None)
         parsed = parser.parse_args(flags).cfg
         given = _given(parser, flags)
-        cfg = parsed if saved is None else _on_top_of(saved, parsed, given)
+        cfg = parsed if saved is None else _on_top_of(_trusted(saved, given), parsed, given)
         return ParsedFlags(cfg, frozenset(given), has_file=saved is not None)
     except argparse.ArgumentError as error:
         raise ConfigError(f"{error}; `{prog} --help` lists every flag") from error
@@ -96,10 +99,11 @@ def _config_file(args: Sequence[str]) -> tuple[dict[str, Any] | None, list[str]]
     found, rest = parser.parse_known_args(list(args))
     if found.config_file is None:
         return None, rest
+    _require_unaltered(found.config_file)
     try:
         saved = json.loads(found.config_file.read_text(encoding="utf-8"))
         architecture = saved["sae"]["architecture"]
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(
             f"config_file {str(found.config_file)!r} cannot be read: {error!r}; name the "
             "runner_cfg.json that SAELens wrote beside a trained SAE"
@@ -110,6 +114,23 @@ def _config_file(args: Sequence[str]) -> tuple[dict[str, Any] | None, list[str]]
             f"{architecture!r} and has settings of its own; leave one of them out"
         )
     return saved, ["--architecture", architecture, *rest]
+
+
+def _require_unaltered(config_file: Path) -> None:
+    """Refuses the settings in a suite that are not those that were written with it.
+
+    Raises:
+        ConfigError: they were altered since.
+    """
+    try:
+        suite = SuiteFolder(config_file.parent)
+        if config_file.name == files.RUNNER_CFG and suite.checksums is not None:
+            suite.file(files.RUNNER_CFG)
+    except SuiteError as error:
+        raise ConfigError(
+            f"config_file {str(config_file)!r} cannot be used: {error}; to train with other "
+            "settings, give them as flags, or edit a copy of that file elsewhere"
+        ) from error
 
 
 class OwnFlags(argparse.ArgumentParser):
@@ -179,6 +200,21 @@ def _given(parser: argparse.ArgumentParser, flags: Sequence[str]) -> list[str]:
         for name in given
     ]
     return [field_of[name] for name in whole if name in field_of]
+
+
+def _trusted(saved: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
+    """The saved settings without code that the command line does not ask for.
+
+    Raises:
+        ConfigError: the model is to be loaded with some.
+    """
+    if "model_from_pretrained_kwargs" not in given:
+        require_no_remote_code(
+            saved.get("model_from_pretrained_kwargs"),
+            "config_file",
+            "say so with --model_from_pretrained_kwargs",
+        )
+    return saved if "dataset_trust_remote_code" in given else without_remote_code(saved)
 
 
 def _on_top_of(

@@ -14,24 +14,6 @@ from sae_lens_groups.saved_saes import is_groups_own
 from sae_lens_groups.suite import SAESuite
 
 
-def require_own_saes(suite: SAESuite) -> None:
-    """Refuses a suite in which an SAE lies at another layer than the one it was made for.
-
-    An SAE carries its layer's scaling in its parameters. At another layer of its group it would
-    still give numbers, and bad ones.
-    """
-    for layer, hook_name in zip(suite.layers, suite):
-        metadata = suite[hook_name].cfg.metadata
-        own = (metadata.sae_lens_groups or {}).get("scaling_factor")
-        wanted = suite.manifest.scaling_factors[layer]
-        if metadata.hook_name != hook_name or own != wanted:
-            raise SuiteError(
-                f"the SAE at {hook_name} says that it was made for {metadata.hook_name} with "
-                f"scaling_factor {own}, and the suite has {wanted} there; the suite's files were "
-                "mixed up, take it anew from where it was trained"
-            )
-
-
 def require_writable(suite: SAESuite) -> None:
     """Refuses, before the work, a suite whose folder cannot take the results."""
     if suite.path is not None and not os.access(suite.path, os.W_OK):
@@ -58,8 +40,6 @@ def shared_layers(suite: SAESuite, baseline: Baseline) -> dict[str, SAE[Any]]:
             f"for {', '.join(list(baseline.saes)[:4])}, and the suite for "
             f"{', '.join(list(suite)[:4])}; give one of the same model and hook"
         )
-    if isinstance(baseline.saes, SAESuite):
-        require_own_saes(baseline.saes)
     for name, sae in shared.items():
         _require_comparable(baseline.name, name, suite[name], sae)
     return shared

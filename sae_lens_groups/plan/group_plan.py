@@ -164,7 +164,7 @@ class GroupPlan:
         """
         try:
             data = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # the latter where it is nested too deeply
             raise PlanError(f"it is no JSON file ({error}); {_NAME_ONE}") from error
         return cls.from_dict(data)
 

@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from sae_lens_groups import files
 from sae_lens_groups.alignment import NONE
-from sae_lens_groups.errors import PublishError
+from sae_lens_groups.errors import PublishError, SuiteError
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.manifest import SuiteManifest
 from sae_lens_groups.publish.public_text import PublicText
@@ -26,6 +26,7 @@ from sae_lens_groups.publish.suite_files import (
     OF_A_LAYER,
     is_of_evaluation,
 )
+from sae_lens_groups.suite_folder import SuiteFolder, lies_inside
 from sae_lens_groups.unreadable import UNREADABLE
 
 _WEIGHTS = ".safetensors"
@@ -81,13 +82,14 @@ class _Found(dict[str, Path]):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.folder = folder
-        self._resolved = folder.resolve()
+        self.suite = SuiteFolder(folder)
 
     def has(self, name: str) -> bool:
         """Whether the suite has this file; notes it then."""
         path = self.folder / name
-        if not path.is_file() or not (_is_weights(name) or self._lies_inside(path)):
+        if not path.is_file() or not (_is_weights(name) or lies_inside(path, self.folder)):
             return False
+        self.require_unaltered(name)
         if _is_weights(name):
             _require_whole(name, path)
         self[name] = path
@@ -101,14 +103,16 @@ class _Found(dict[str, Path]):
             if not self.has(name)
         ]
 
-    def _lies_inside(self, path: Path) -> bool:
-        """Whether a text is the suite's own, rather than a link to something else."""
-        target = path.resolve()
-        # In the cache of the Hub's client every file of a snapshot is a link to a blob.
-        return (
-            target.is_relative_to(self._resolved)
-            or target.parent == self._resolved.parent.parent / "blobs"
-        )
+    def require_unaltered(self, name: str) -> None:
+        """Refuses a file that is not what `checksums.json` says, or is missing though that has it.
+
+        Raises:
+            PublishError: it is damaged.
+        """
+        try:
+            self.suite.file(name)
+        except SuiteError as error:
+            raise PublishError(f"the suite is damaged: {error}; nothing was published") from error
 
 
 def _find_suite(folder: Path, manifest: SuiteManifest) -> _Found:
@@ -132,7 +136,8 @@ def _find_suite(folder: Path, manifest: SuiteManifest) -> _Found:
         *BESIDE_THE_LAYERS,
         *(f"{hook_name}/{SPARSITY_FILENAME}" for hook_name in manifest.hook_names),
     ):
-        found.has(name)
+        if not found.has(name) and found.suite.lists(name):
+            found.require_unaltered(name)
     for name in _evaluation_names(found.folder, manifest):
         found.has(name)
     return found

@@ -15,6 +15,7 @@ from sae_lens.constants import SAE_CFG_FILENAME
 from transformer_lens.loading_from_pretrained import get_official_model_name
 
 from sae_lens_groups import files
+from sae_lens_groups.checksums import checksums_text
 from sae_lens_groups.manifest import SuiteManifest
 from sae_lens_groups.publish.card.facts import CardFacts
 from sae_lens_groups.publish.card.front_matter import is_hub_id
@@ -24,6 +25,7 @@ from sae_lens_groups.publish.public_files import public_files
 from sae_lens_groups.publish.scan import require_nothing_private
 from sae_lens_groups.publish.suite_files import ALL_RESULTS
 from sae_lens_groups.suite import SAESuite
+from sae_lens_groups.suite_folder import SuiteFolder, is_covered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,7 @@ def prepared(suite: SAESuite, repo_id: str, options: PublishOptions) -> Iterator
             repo_id=repo_id,
             options=options,
             own_model_name=suite.manifest.model_name,
-            files=_with_model_marked(public, suite.manifest, options),
+            files=_with_checksums(_with_model_marked(public, suite.manifest, options), folder),
         )
         allowed = (*options.allow, *filter(None, (options.base_model, options.dataset_name)))
         require_nothing_private(publication.with_card(), repo_id=repo_id, allowed=allowed)
@@ -122,6 +124,12 @@ def _with_model_marked(
         data["is_model_local"] = True
     new = json.dumps(data, indent=2) + "\n"
     return public if new == text else {**public, files.SUITE: new}
+
+
+def _with_checksums(public: dict[str, Path | str], folder: Path) -> dict[str, Path | str]:
+    """Adds the checksums of the files as they are published."""
+    covered = {name: content for name, content in public.items() if is_covered(name)}
+    return {**public, files.CHECKSUMS: checksums_text(covered, SuiteFolder(folder).checksums)}
 
 
 @contextmanager

@@ -24,7 +24,7 @@ def is_of_suite(path: str, manifest: SuiteManifest) -> bool:
     """Whether a file is one that a suite of these layers and groups has, rather than anybody's."""
     folder, _, name = path.partition("/")
     if not name:
-        return path in (files.SUITE, *BESIDE_THE_LAYERS)
+        return path in (files.SUITE, files.CHECKSUMS, *BESIDE_THE_LAYERS)
     if folder == files.EVALUATION_FOLDER:
         return is_of_evaluation(name, manifest)
     if folder == files.GROUPS:
