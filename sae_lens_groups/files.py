@@ -135,6 +135,13 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def expanded(path: Path | str) -> Path:
+    """The path with `~` as a home folder; as it is where nobody has such a home."""
+    with contextlib.suppress(RuntimeError):
+        return Path(path).expanduser()
+    return Path(path)
+
+
 def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
     """Rows by column name as CSV; a column that some rows lack stays empty there.
 
@@ -149,6 +156,18 @@ def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> 
     return text.getvalue()
 
 
+def parse_json(text: str) -> Any:
+    """What a JSON text says.
+
+    Raises:
+        ValueError: it is none, or one that Python cannot read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """What a JSON file beside an SAE says.
 
@@ -156,7 +175,7 @@ def read_json(path: Path) -> dict[str, Any]:
         SuiteError: it is damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise SuiteError(f"{str(path)!r} cannot be read: {error}") from error
 

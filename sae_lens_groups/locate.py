@@ -59,7 +59,7 @@ def locate(init_from: str) -> Path | HubSuite | HubSAE:
     Raises:
         InitSourceError: it is no folder, and has none of the forms that mean the Hub.
     """
-    folder = Path(init_from).expanduser()
+    folder = files.expanded(init_from)
     if folder.exists():
         return folder
     release, colon, sae_id = init_from.partition(":")

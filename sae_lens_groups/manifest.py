@@ -9,11 +9,26 @@ from typing import Any
 from sae_lens_groups import files
 from sae_lens_groups.alignment import NONE
 from sae_lens_groups.errors import SuiteError, UnknownLayerError
+from sae_lens_groups.json_kinds import MISREAD, positive, require_kinds, require_texts
 from sae_lens_groups.layers import HookTemplate, LayerGroup, disjoint, format_layer_groups
 from sae_lens_groups.plan.group_plan import GroupPlan
+from sae_lens_groups.quote import quoted
 from sae_lens_groups.transfer_report import TransferReport
 
 FORMAT_VERSION = 1
+_KINDS = {
+    "model_name": str,
+    "hook_template": str,
+    "groups": list,
+    "layers": dict,
+    "versions": dict,
+}
+_OPTIONAL = {"layer_alignment": NONE, "is_model_local": False, "dataset_rows_read": None}
+_KINDS_OF_OPTIONAL = {
+    "layer_alignment": str,
+    "is_model_local": bool,
+    "dataset_rows_read": int | None,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,13 +152,13 @@ class SuiteManifest:
             SuiteError: the text is no such file, contradicts itself, or is of a newer format.
         """
         try:
-            data = json.loads(text)
+            data = files.parse_json(text)
             version = data["format_version"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise SuiteError(f"suite.json cannot be read: {error!r}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise SuiteError(f"suite.json cannot be read: {quoted(error)}") from error
         if version != FORMAT_VERSION:
             raise SuiteError(
-                f"suite.json has format_version {version!r}, and this version of sae-lens-groups "
+                f"suite.json has format_version {quoted(version)}, and this version of sae-lens-groups "
                 f"reads {FORMAT_VERSION}; upgrade sae-lens-groups"
             )
         try:
@@ -158,23 +173,25 @@ class SuiteManifest:
             )
         except SuiteError:
             raise
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise SuiteError(f"suite.json is broken: {error!r}") from error
+        except MISREAD as error:
+            raise SuiteError(f"suite.json is broken: {quoted(error)}") from error
         if not agrees:
             raise SuiteError("suite.json contradicts itself: its groups and its layers disagree")
         return manifest
 
     @classmethod
     def _from_dict(cls, data: Mapping[str, Any]) -> "SuiteManifest":
+        require_kinds(data, _KINDS)
+        require_kinds({**_OPTIONAL, **data}, _KINDS_OF_OPTIONAL)
         template = HookTemplate.from_text(data["hook_template"])
         return cls(
             groups=disjoint(LayerGroup.from_layers(group["layers"]) for group in data["groups"]),
             hook_template=template,
             scaling_factors={
-                entry["layer"]: entry["scaling_factor"] for entry in data["layers"].values()
+                entry["layer"]: _scaling_factor(entry) for entry in data["layers"].values()
             },
             model_name=data["model_name"],
-            versions=data["versions"],
+            versions=require_texts(data["versions"]),
             layer_alignment=data.get("layer_alignment", NONE),
             plan=GroupPlan.from_dict(data["plan"]) if "plan" in data else None,
             transfer=(
@@ -183,6 +200,10 @@ class SuiteManifest:
             is_model_local=data.get("is_model_local", False),
             dataset_rows_read=data.get("dataset_rows_read"),
         )
+
+
+def _scaling_factor(entry: Mapping[str, Any]) -> float | None:
+    return None if entry["scaling_factor"] is None else positive(entry, "scaling_factor")
 
 
 def group_metadata(group: LayerGroup) -> dict[str, Any]:
@@ -201,4 +222,8 @@ def read_manifest(folder: Path) -> SuiteManifest:
             f"{str(folder)!r} is no suite: it has no {files.SUITE}; "
             "give the output_path of a training run"
         )
-    return SuiteManifest.from_json((folder / files.SUITE).read_text(encoding="utf-8"))
+    try:
+        text = (folder / files.SUITE).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise SuiteError(f"suite.json cannot be read: {error}") from error
+    return SuiteManifest.from_json(text)
