@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_lens_groups.errors import OutputFolderError, SuiteError
+from sae_lens_groups.quote import quoted
 
 SUITE = "suite.json"
 GROUPS = "groups"
@@ -53,10 +54,18 @@ def require_free(folder: Path | str, setting: str = "output_path") -> None:
     """Refuses an output folder that already holds something; `setting` is what names it.
 
     Raises:
-        OutputFolderError: the folder is not empty, or is a file.
+        OutputFolderError: the folder is not empty, is a file, or cannot be one of this name.
     """
     folder = Path(folder)
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    try:
+        folder.stat()
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise OutputFolderError(
+            f"{setting} {quoted(str(folder))} cannot be used: {error}; name another {setting}"
+        ) from error
+    if folder.is_dir() and not any(folder.iterdir()):
         return
     known = {SUITE: "a suite of another run", CACHE: "cached activations"}
     what = next((what for name, what in known.items() if (folder / name).exists()), "other files")
