@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from sae_lens import LanguageModelSAERunnerConfig
+from sae_lens import LanguageModelSAERunnerConfig, LoggingConfig
 from sae_lens.constants import DTYPE_MAP
 from sae_lens.saes.sae import TrainingSAEConfig
 
@@ -18,6 +18,7 @@ from sae_lens_groups.errors import ConfigError, UnknownNameError
 from sae_lens_groups.fast_step import ALWAYS, AUTO, MODES, why_not
 from sae_lens_groups.field_values import require_field_values
 from sae_lens_groups.inherited import underived, with_run_id, without_run_id
+from sae_lens_groups.json_kinds import require_kinds
 from sae_lens_groups.layers import HookTemplate, LayerGroup
 from sae_lens_groups.locate import run_training_tokens, training_tokens_of
 from sae_lens_groups.normalization import ESTIMATED_MODES
@@ -356,9 +357,12 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
             values["token_fraction"] = None
         if "resume_from_checkpoint" not in flags:  # the earlier run's own business
             values["resume_from_checkpoint"] = None
+        _require_saved_form(values)
         values["seqpos_slice"] = tuple(values.get("seqpos_slice") or (None,))
+        # Another version of SAELens may have saved what this one does not know.
+        values["logger"] = _known_entries(values["logger"], LoggingConfig)
         if "checkpoint_path" not in flags:
-            wandb_id = values.get("logger", {}).get("wandb_id")
+            wandb_id = values["logger"].get("wandb_id")
             values["checkpoint_path"] = without_run_id(values.get("checkpoint_path"), wandb_id)
         # SAELens's from_dict takes checkpoint_path as final, so it is set before, with a run id.
         checkpoint_path = values.pop("checkpoint_path")
@@ -366,6 +370,26 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         cfg.checkpoint_path = with_run_id(checkpoint_path, cfg.checkpoint_path)
         assert isinstance(cfg, cls)
         return cfg
+
+
+def _require_saved_form(values: Mapping[str, Any]) -> None:
+    """Refuses what SAELens would trip over before it makes a config of saved settings."""
+    whole = {"seqpos_slice": None, "checkpoint_path": None, **values}
+    try:
+        require_kinds(whole, {"sae": dict, "logger": dict, "checkpoint_path": str | None})
+        require_kinds(whole, {"seqpos_slice": list | tuple | None})
+        sae = {"metadata": {}, **whole["sae"]}
+        require_kinds(sae, {"metadata": dict, "d_in": int | float, "d_sae": int | float})
+    except (KeyError, TypeError) as error:
+        raise ConfigError(
+            f"the saved settings cannot be used: {quoted(error)}; name the runner_cfg.json that "
+            "SAELens wrote beside a trained SAE"
+        ) from error
+
+
+def _known_entries(saved: Mapping[str, Any], config_class: type) -> dict[str, Any]:
+    known = {field.name for field in fields(config_class)}
+    return {name: value for name, value in saved.items() if name in known}
 
 
 def _find_alignment(field: str, name: str) -> Alignment | None:
@@ -400,7 +424,7 @@ def _require_device(name: str, device: str | None) -> None:
     if device in (None, "with_model"):
         return
     try:
-        torch.zeros(1, device=device).item()  # which a `meta` device would fail only here
+        torch.empty(1, device=device)
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(

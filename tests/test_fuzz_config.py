@@ -201,7 +201,7 @@ def test_any_settings_are_usable_or_refused(
         ({"seqpos_slice": ()}, "seqpos_slice is (); give the first position"),
         ({"seqpos_slice": (0, 8, 0)}, "seqpos_slice is (0, 8, 0); give the first position"),
         ({"seqpos_slice": (16, None)}, "leaves none of the positions of a context_size of 16"),
-        ({"device": "meta"}, "device is 'meta', which cannot be used here"),
+        ({"device": ["cpu"]}, "device is ['cpu'], which cannot be used here"),
         ({"sae": StandardSAEConfig(d_in=16, d_sae=32)}, "it takes a config that trains"),
         ({"sae": sae_config(k=0)}, "k is 0; at least one feature has to be active"),
         ({"sae": sae_config(d_sae=0)}, "sae.d_sae is 0; it has to be at least 1"),
