@@ -1,14 +1,14 @@
 """The configuration of a grouped run: SAELens's own, plus a few flags."""
 
 import copy
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from sae_lens import LanguageModelSAERunnerConfig
+from sae_lens import LanguageModelSAERunnerConfig, LoggingConfig
 from sae_lens.constants import DTYPE_MAP
 from sae_lens.saes.sae import TrainingSAEConfig
 
@@ -18,7 +18,9 @@ from sae_lens_groups.direction import DIRECTIONS
 from sae_lens_groups.errors import ConfigError, UnknownNameError
 from sae_lens_groups.fast_step import ALWAYS, MODES, why_not
 from sae_lens_groups.fast_step import AUTO as FASTEST
+from sae_lens_groups.field_values import require_field_values
 from sae_lens_groups.inherited import underived, with_run_id, without_run_id
+from sae_lens_groups.json_kinds import require_kinds
 from sae_lens_groups.layers import HookTemplate, LayerGroup
 from sae_lens_groups.locate import run_training_tokens, training_tokens_of
 from sae_lens_groups.normalization import ESTIMATED_MODES
@@ -33,6 +35,7 @@ from sae_lens_groups.plan.partitions import (
     resolve,
 )
 from sae_lens_groups.plugins import alignments, partitions
+from sae_lens_groups.quote import quoted
 from sae_lens_groups.take_parameters import ALL, PARAMETERS
 
 AUTO = "auto"  # of resume_from_checkpoint
@@ -92,10 +95,9 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
     keep_checkpoints: int | None = None
 
     def __post_init__(self) -> None:
-        if self.init_from is not None:
-            self.init_from = str(self.init_from)  # a Path works too
-        if self.cached_activations_path is not None:
-            self.cached_activations_path = str(self.cached_activations_path)
+        if isinstance(self.checkpoint_every, int):
+            self.checkpoint_every = str(self.checkpoint_every)  # a number of tokens
+        self._require_field_values()
         if self.token_fraction is not None:
             self.training_tokens = self._tokens_of_fraction(self.token_fraction)
         self._require_usable()
@@ -108,6 +110,16 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         super().__post_init__()
         if checkpoint_path is None:  # SAELens 6.44 makes a folder named None of it
             self.checkpoint_path = None
+
+    def _require_field_values(self) -> None:
+        if not isinstance(self.sae, TrainingSAEConfig):
+            raise ConfigError(
+                f"sae is {quoted(self.sae)}; it takes a config that trains, such as "
+                "TopKTrainingSAEConfig"
+            )
+        require_field_values(self)
+        require_field_values(self.sae, "sae.")
+        require_field_values(self.logger, "logger.")
 
     def _require_usable(self) -> None:
         """Catches what can be known to be wrong before a model is loaded."""
@@ -129,12 +141,26 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
                 f"train_batch_size_tokens={self.train_batch_size_tokens}; "
                 "raise the first or lower the second"
             )
+        self._require_usable_slice()
         buffer_size = self.n_batches_in_buffer * self.rows_per_prompt
         if buffer_size < self.train_batch_size_tokens:
             raise ConfigError(
                 f"the shuffle buffer holds n_batches_in_buffer * context_size = {buffer_size} "
                 f"tokens, less than one batch of train_batch_size_tokens="
                 f"{self.train_batch_size_tokens}; raise n_batches_in_buffer"
+            )
+
+    def _require_usable_slice(self) -> None:
+        given = self.seqpos_slice
+        if not 1 <= len(given) <= 3 or (len(given) == 3 and given[2] is not None and given[2] < 1):
+            raise ConfigError(
+                f"seqpos_slice is {quoted(given)}; give the first position, the one after the last "
+                "and, where it is not 1, the step, such as (1, None) or (0, 64, 2)"
+            )
+        if self.rows_per_prompt == 0:
+            raise ConfigError(
+                f"seqpos_slice {quoted(given)} leaves none of the positions of a context_size of "
+                f"{self.context_size}; change one of the two"
             )
 
     def _require_usable_groups(self) -> None:
@@ -183,13 +209,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
 
     def _require_usable_checkpoints(self) -> None:
         if self.checkpoint_every is not None:
-            self.checkpoint_every = str(self.checkpoint_every)  # a number of tokens works too
             parse_every(self.checkpoint_every)
-        if self.keep_checkpoints is not None and self.keep_checkpoints < 1:
-            raise ConfigError(
-                f"keep_checkpoints is {self.keep_checkpoints}; keep at least 1, or leave it out to "
-                "keep all"
-            )
         wants_place = {
             "checkpoint_every": self.checkpoint_every is not None,
             "resume_from_checkpoint auto": self.resume_from_checkpoint == AUTO,
@@ -232,7 +252,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
                 "token_fraction is a fraction of what the SAEs of init_from were trained on; "
                 "name them there, or give training_tokens"
             )
-        if not 0 < fraction < math.inf:
+        if not fraction > 0:
             raise ConfigError(f"token_fraction is {fraction}; give a positive number such as 0.2")
         if self.resume_from_checkpoint is not None:  # which may outlive the source
             saved = run_training_tokens(Path(self.resume_from_checkpoint))
@@ -243,6 +263,10 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
             raise ConfigError(
                 f"init_from {self.init_from!r} does not say how many tokens it was trained on, so "
                 "token_fraction cannot be used; give training_tokens"
+            )
+        if fraction * found >= 2**63:
+            raise ConfigError(
+                f"token_fraction is {fraction}, of {found:,} tokens; give a number such as 0.2"
             )
         return round(fraction * found)
 
@@ -257,6 +281,8 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
                 "it is a fraction of the shuffle buffer, so it lies between 0 and 1"
             )
         k = getattr(self.sae, "k", None)
+        if k is not None and k <= 0:
+            raise ConfigError(f"k is {k}; at least one feature has to be active")
         if k is not None and k > self.sae.d_sae:
             raise ConfigError(
                 f"k is {k}, more than the d_sae={self.sae.d_sae} features; lower k or raise d_sae"
@@ -327,7 +353,17 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
 
         The given config is left as it is; `flags` may also override its fields.
         """
+        if not isinstance(cfg, LanguageModelSAERunnerConfig):
+            raise ConfigError(
+                f"from_sae_lens takes a LanguageModelSAERunnerConfig of SAELens, not {quoted(cfg)}"
+            )
+        names = [field.name for field in fields(cls)]
+        for name in flags:
+            if name not in names:
+                raise UnknownNameError(_unknown_flag(name, names))
         values = {field.name: getattr(cfg, field.name) for field in fields(cfg) if field.init}
+        if "layer_groups" not in {**values, **flags}:
+            raise ConfigError('layer_groups is not given; name the groups, such as "0-3,4-7"')
         # Both configs fill in `sae.metadata` and `logger`, so they must not share them.
         values["sae"] = copy.deepcopy(cfg.sae)
         values["logger"] = copy.deepcopy(cfg.logger)
@@ -347,9 +383,12 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
             values["token_fraction"] = None
         if "resume_from_checkpoint" not in flags:  # the earlier run's own business
             values["resume_from_checkpoint"] = None
+        _require_saved_form(values)
         values["seqpos_slice"] = tuple(values.get("seqpos_slice") or (None,))
+        # Another version of SAELens may have saved what this one does not know.
+        values["logger"] = _known_entries(values["logger"], LoggingConfig)
         if "checkpoint_path" not in flags:
-            wandb_id = values.get("logger", {}).get("wandb_id")
+            wandb_id = values["logger"].get("wandb_id")
             values["checkpoint_path"] = without_run_id(values.get("checkpoint_path"), wandb_id)
         # SAELens's from_dict takes checkpoint_path as final, so it is set before, with a run id.
         checkpoint_path = values.pop("checkpoint_path")
@@ -357,6 +396,26 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         cfg.checkpoint_path = with_run_id(checkpoint_path, cfg.checkpoint_path)
         assert isinstance(cfg, cls)
         return cfg
+
+
+def _require_saved_form(values: Mapping[str, Any]) -> None:
+    """Refuses what SAELens would trip over before it makes a config of saved settings."""
+    whole = {"seqpos_slice": None, "checkpoint_path": None, **values}
+    try:
+        require_kinds(whole, {"sae": dict, "logger": dict, "checkpoint_path": str | None})
+        require_kinds(whole, {"seqpos_slice": list | tuple | None})
+        sae = {"metadata": {}, **whole["sae"]}
+        require_kinds(sae, {"metadata": dict, "d_in": int | float, "d_sae": int | float})
+    except (KeyError, TypeError) as error:
+        raise ConfigError(
+            f"the saved settings cannot be used: {quoted(error)}; name the runner_cfg.json that "
+            "SAELens wrote beside a trained SAE"
+        ) from error
+
+
+def _known_entries(saved: Mapping[str, Any], config_class: type) -> dict[str, Any]:
+    known = {field.name for field in fields(config_class)}
+    return {name: value for name, value in saved.items() if name in known}
 
 
 def _find_alignment(field: str, name: str) -> Alignment | None:
@@ -372,9 +431,19 @@ def require_one_of(field: str, name: str, known: Collection[str]) -> None:
     Raises:
         UnknownNameError: lists those that are.
     """
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         listed = ", ".join(known if isinstance(known, tuple) else sorted(known))
-        raise UnknownNameError(f"{field} {name!r} is not known; known names: {listed}")
+        raise UnknownNameError(f"{field} {quoted(name)} is not known; known names: {listed}")
+
+
+def _unknown_flag(name: str, names: list[str]) -> str:
+    similar = get_close_matches(name, names, n=3)
+    meant = (
+        f"did you mean {' or '.join(similar)}?"
+        if similar
+        else "its fields are those of SAELens's config and of GroupSAERunnerConfig"
+    )
+    return f"the config has no field {name!r}; {meant}"
 
 
 def _require_device(name: str, device: str | None) -> None:
@@ -382,9 +451,9 @@ def _require_device(name: str, device: str | None) -> None:
         return
     try:
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"{name} is {device!r}, which cannot be used here: {reason}; "
+            f"{name} is {quoted(device)}, which cannot be used here: {reason}; "
             "name a device such as cpu or cuda:0"
         ) from error

@@ -10,6 +10,7 @@ from sae_lens import LanguageModelSAERunnerConfig
 from sae_lens.config import HfDataset
 from sae_lens.training.activations_store import validate_pretokenized_dataset_tokenizer
 
+from sae_lens_groups import files
 from sae_lens_groups.errors import DatasetError
 
 TOKEN_COLUMNS = ("tokens", "input_ids")
@@ -92,14 +93,12 @@ def is_same_dataset(path: str | None, other: str | None) -> bool:
     """Whether two dataset paths mean one dataset, however they are spelled."""
     if not path or not other:
         return False
-    places = [
-        Path(p).expanduser().resolve() if is_local(p) else p.rstrip("/") for p in (path, other)
-    ]
+    places = [files.expanded(p).resolve() if is_local(p) else p.rstrip("/") for p in (path, other)]
     return places[0] == places[1]
 
 
 def _open_local(path: str, streaming: bool, trust_remote_code: bool) -> HfDataset:
-    folder = Path(path).expanduser()
+    folder = files.expanded(path)
     if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():
         return datasets.load_from_disk(str(folder))
     return _load(str(folder), streaming, trust_remote_code)

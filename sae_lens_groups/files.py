@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import json
 import os
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_lens_groups.errors import OutputFolderError
+from sae_lens_groups.quote import quoted
 
 SUITE = "suite.json"
 GROUPS = "groups"
@@ -55,14 +57,22 @@ def require_free(folder: Path | str, setting: str = "output_path") -> None:
     """Refuses an output folder that already holds something; `setting` is what names it.
 
     Raises:
-        OutputFolderError: the folder is not empty, is a file, or cannot be renamed to.
+        OutputFolderError: the folder is not empty, is a file, or cannot be one of this name.
     """
     folder = Path(folder)
+    try:
+        folder.stat()
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise OutputFolderError(
+            f"{setting} {quoted(str(folder))} cannot be used: {error}; name another {setting}"
+        ) from error
     if folder.is_mount():  # a finished folder could not take its place
         raise OutputFolderError(
             f"{setting} {str(folder)!r} is where a disk is mounted; name a folder inside it"
         )
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if folder.is_dir() and not any(folder.iterdir()):
         return
     known = {SUITE: "a suite of another run", CACHE: "cached activations"}
     what = next((what for name, what in known.items() if (folder / name).exists()), "other files")
@@ -141,6 +151,13 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def expanded(path: Path | str) -> Path:
+    """The path with `~` as a home folder; as it is where nobody has such a home."""
+    with contextlib.suppress(RuntimeError):
+        return Path(path).expanduser()
+    return Path(path)
+
+
 def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
     """Rows by column name as CSV; a column that some rows lack stays empty there.
 
@@ -153,6 +170,18 @@ def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> 
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text says.
+
+    Raises:
+        ValueError: it is none, or one that Python cannot read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def write_text(path: Path, text: str) -> None:

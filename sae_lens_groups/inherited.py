@@ -33,8 +33,8 @@ def underived(values: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, 
     return merged
 
 
-def _tenth(lr: float | None) -> float | None:
-    return None if lr is None else lr / 10
+def _tenth(lr: object) -> float | None:
+    return lr / 10 if isinstance(lr, int | float) else None
 
 
 def without_run_id(checkpoint_path: str | None, wandb_id: str | None) -> str | None:

@@ -4,9 +4,11 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Integral
 from typing import Any
 
 from sae_lens_groups.errors import HookNameError, LayerGroupsError
+from sae_lens_groups.quote import quoted
 
 
 @dataclass(frozen=True, order=True)
@@ -17,6 +19,9 @@ class LayerGroup:
     last: int
 
     def __post_init__(self) -> None:
+        for layer in (self.first, self.last):
+            if not isinstance(layer, Integral) or isinstance(layer, bool):
+                raise LayerGroupsError(f"layer {quoted(layer)} is no whole number")
         if self.first < 0:
             raise LayerGroupsError(f"layer {self.first} does not exist; layers count from 0")
         if self.last < self.first:
@@ -27,7 +32,8 @@ class LayerGroup:
     @classmethod
     def from_layers(cls, layers: Iterable[int]) -> "LayerGroup":
         """The group of exactly these layers, in any order. They must be neighbours."""
-        ordered = sorted(layers)
+        groups = [cls(layer, layer) for layer in layers]
+        ordered = sorted(group.first for group in groups)
         if not ordered:
             raise LayerGroupsError("a group needs at least one layer")
         for below, above in pairwise(ordered):
@@ -67,7 +73,8 @@ def format_layer_groups(groups: Sequence[LayerGroup]) -> str:
     return ",".join(map(str, groups))
 
 
-_RANGE = re.compile(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?")
+# No more digits than any model has layers, and than Python reads.
+_RANGE = re.compile(r"\s*(\d{1,18})\s*(?:-\s*(\d{1,18})\s*)?")
 
 
 def parse_ranges(text: str) -> tuple[LayerGroup, ...]:
@@ -83,9 +90,9 @@ def parse_ranges(text: str) -> tuple[LayerGroup, ...]:
 def _parse_range(part: str, text: str) -> LayerGroup:
     match = _RANGE.fullmatch(part)
     if match is None:
-        given = f"{part.strip()!r}" if part.strip() else "an empty group"
+        given = quoted(part.strip()) if part.strip() else "an empty group"
         raise LayerGroupsError(
-            f"layer_groups {text!r} has {given} between its commas; "
+            f"layer_groups {quoted(text)} has {given} between its commas; "
             "each part is a layer such as 11 or a range such as 0-3"
         )
     first, last = match.groups()
@@ -116,6 +123,10 @@ def require_within(groups: Iterable[LayerGroup], n_layers: int) -> None:
             )
 
 
+# Names of files have up to 255 bytes, and a layer has up to 18 digits.
+_LONGEST_NAME = 230
+
+
 @dataclass(frozen=True)
 class HookTemplate:
     """A hook name whose layer number is the variable part: `blocks.{layer}.hook_resid_post`."""
@@ -125,8 +136,14 @@ class HookTemplate:
 
     def __post_init__(self) -> None:
         # A suite has a folder of this name for each layer.
-        if not {"/", "\\", "\0"}.isdisjoint(self.before + self.after):
-            raise HookNameError(f"a hook is not called {str(self)!r}, which names a path")
+        name = self.before + self.after
+        if not {"/", "\\", ":", "\0"}.isdisjoint(name):
+            raise HookNameError(f"a hook is not called {quoted(str(self))}, which names a path")
+        if not name.isprintable() or len(name.encode()) > _LONGEST_NAME:
+            raise HookNameError(
+                f"a hook is not called {quoted(str(self))}; its name is printable and no longer "
+                f"than {_LONGEST_NAME} bytes"
+            )
 
     # The first whole segment of digits after a dot, which is where SAELens reads the layer.
     _LAYER = re.compile(r"(?<=\.)\d+(?=\.|$)")
@@ -146,8 +163,14 @@ class HookTemplate:
     @classmethod
     def from_text(cls, text: str) -> "HookTemplate":
         """Reads what `str` writes: `blocks.{layer}.hook_resid_post`."""
-        before, _, after = text.partition("{layer}")
-        return cls(before, after)
+        before, found, after = text.partition("{layer}")
+        template = cls(before, after)
+        if not found or template.layer_of(template.hook_name(0)) != 0:
+            raise HookNameError(
+                f"hook_template {quoted(text)} has no {{layer}} that is its first number between "
+                "dots, as in blocks.{layer}.hook_resid_post"
+            )
+        return template
 
     def hook_name(self, layer: int) -> str:
         """The name of the hook at this layer."""

@@ -1,7 +1,6 @@
 """Finds what `init_from` names: a folder, or a suite or an SAE on the Hub."""
 
 import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from sae_lens_groups import files
 from sae_lens_groups.download_suite import FACTS, download_groups, download_suite
 from sae_lens_groups.errors import GroupSAEError, InitSourceError, SuiteError
 from sae_lens_groups.hub import HubRepo
+from sae_lens_groups.json_kinds import MISREAD
 from sae_lens_groups.suite_folder import SuiteFolder
 
 FORMS = (
@@ -60,9 +60,10 @@ def locate(init_from: str) -> Path | HubSuite | HubSAE:
     Raises:
         InitSourceError: it is no folder, and has none of the forms that mean the Hub.
     """
-    folder = Path(init_from).expanduser()
-    if folder.exists():
-        return folder
+    folder = files.expanded(init_from)
+    with contextlib.suppress(OSError):  # a name that is too long is no folder
+        if folder.exists():
+            return folder
     release, colon, sae_id = init_from.partition(":")
     if init_from.startswith((".", "/", "~")) or not (colon or init_from.count("/") == 1):
         raise InitSourceError(f"init_from {init_from!r} does not exist; {FORMS}")
@@ -89,10 +90,11 @@ def training_tokens_of(init_from: str) -> int | None:
 def run_training_tokens(folder: Path) -> int | None:
     """How many tokens the run was to train on that left its settings in a folder, if one did."""
     try:
-        settings = json.loads((folder / files.RUNNER_CFG).read_text(encoding="utf-8"))
-        return int(settings["training_tokens"])
-    except (OSError, ValueError, KeyError, TypeError):
+        settings = files.parse_json((folder / files.RUNNER_CFG).read_text(encoding="utf-8"))
+        n_tokens = int(settings["training_tokens"])
+    except (OSError, *MISREAD):
         return None
+    return n_tokens if 0 < n_tokens < 2**63 else None
 
 
 def _training_tokens(folder: Path) -> int | None:

@@ -9,8 +9,10 @@ from typing import Any
 from sae_lens_groups import files
 from sae_lens_groups.alignment import NONE
 from sae_lens_groups.errors import SuiteError, UnknownLayerError
+from sae_lens_groups.json_kinds import MISREAD, positive, require_kinds, require_texts
 from sae_lens_groups.layers import HookTemplate, LayerGroup, disjoint, format_layer_groups
 from sae_lens_groups.plan.group_plan import GroupPlan
+from sae_lens_groups.quote import quoted
 from sae_lens_groups.suite_folder import SuiteFolder
 from sae_lens_groups.transfer_report import TransferReport
 
@@ -18,21 +20,19 @@ FORMAT_VERSION = 1
 """What this version writes. It reads this and all that came before."""
 
 _TO_DO = "copy or download the suite anew"
-_NEEDED: Mapping[str, type] = {
+_KINDS = {
     "model_name": str,
     "hook_template": str,
     "groups": list,
     "layers": dict,
     "versions": dict,
 }
-_TYPES: Mapping[str, type] = {
-    **_NEEDED,
+_OPTIONAL = {"layer_alignment": NONE, "is_model_local": False, "dataset_rows_read": None}
+_KINDS_OF_OPTIONAL = {
     "layer_alignment": str,
     "is_model_local": bool,
-    "dataset_rows_read": int,
+    "dataset_rows_read": int | None,
 }
-# What JSON raises here that is damaged or of another form: nested too deeply, or infinite.
-_BROKEN = (KeyError, TypeError, AttributeError, ValueError, RecursionError, OverflowError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,10 +156,10 @@ class SuiteManifest:
             SuiteError: the text is no such file, contradicts itself, or is of a newer format.
         """
         try:
-            data = json.loads(text)
+            data = files.parse_json(text)
             version = data["format_version"]
-        except _BROKEN as error:
-            raise SuiteError(f"suite.json cannot be read: {error!r}; {_TO_DO}") from error
+        except MISREAD as error:
+            raise SuiteError(f"suite.json cannot be read: {quoted(error)}; {_TO_DO}") from error
         _require_readable(version)
         try:
             manifest = cls._from_dict(data)
@@ -173,8 +173,8 @@ class SuiteManifest:
             )
         except SuiteError:
             raise
-        except _BROKEN as error:
-            raise SuiteError(f"suite.json is broken: {error!r}; {_TO_DO}") from error
+        except MISREAD as error:
+            raise SuiteError(f"suite.json is broken: {quoted(error)}; {_TO_DO}") from error
         if not agrees:
             raise SuiteError(
                 f"suite.json contradicts itself: its groups and its layers disagree; {_TO_DO}"
@@ -183,16 +183,19 @@ class SuiteManifest:
 
     @classmethod
     def _from_dict(cls, data: Mapping[str, Any]) -> "SuiteManifest":
-        _require_usable_values(data)
+        require_kinds(data, _KINDS)
+        require_kinds({**_OPTIONAL, **data}, _KINDS_OF_OPTIONAL)
+        if ":" in data["hook_template"]:  # on Windows the name of a drive, outside of the folder
+            raise ValueError(f"hook_template is {quoted(data['hook_template'])}")
         template = HookTemplate.from_text(data["hook_template"])
         return cls(
             groups=disjoint(LayerGroup.from_layers(group["layers"]) for group in data["groups"]),
             hook_template=template,
             scaling_factors={
-                entry["layer"]: entry["scaling_factor"] for entry in data["layers"].values()
+                entry["layer"]: _scaling_factor(entry) for entry in data["layers"].values()
             },
             model_name=data["model_name"],
-            versions=data["versions"],
+            versions=require_texts(data["versions"]),
             layer_alignment=data.get("layer_alignment", NONE),
             plan=GroupPlan.from_dict(data["plan"]) if "plan" in data else None,
             transfer=(
@@ -207,34 +210,14 @@ def _require_readable(version: object) -> None:
     """Refuses a format that is newer than this version, or that no version wrote."""
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise SuiteError(
-            f"suite.json has format_version {version!r}, which no version of sae-lens-groups "
-            f"writes; {_TO_DO}"
+            f"suite.json has format_version {quoted(version)}, which no version of "
+            f"sae-lens-groups writes; {_TO_DO}"
         )
     if version > FORMAT_VERSION:
         raise SuiteError(
-            f"suite.json has format_version {version}, and this version of sae-lens-groups "
-            f"reads up to {FORMAT_VERSION}; upgrade sae-lens-groups"
+            f"suite.json has format_version {quoted(version)}, and this version of "
+            f"sae-lens-groups reads up to {FORMAT_VERSION}; upgrade sae-lens-groups"
         )
-
-
-def _require_usable_values(data: Mapping[str, Any]) -> None:
-    """Refuses entries of another type, which would go wrong only when they are used.
-
-    Raises:
-        KeyError, TypeError, ValueError: an entry is missing, or something else.
-    """
-    for name, kind in _TYPES.items():
-        if not isinstance(data[name] if name in _NEEDED else data.get(name, kind()), kind):
-            raise TypeError(f"{name} is {data[name]!r}")
-    if ":" in data["hook_template"]:  # on Windows the name of a drive, outside of the folder
-        raise ValueError(f"hook_template is {data['hook_template']!r}")
-    layers = [layer for group in data["groups"] for layer in group["layers"]]
-    layers += [entry["layer"] for entry in data["layers"].values()]
-    if wrong := [layer for layer in layers if type(layer) is not int]:
-        raise TypeError(f"{wrong[0]!r} is no layer")
-    factors = [entry["scaling_factor"] for entry in data["layers"].values()]
-    if wrong := [factor for factor in factors if not is_factor(factor)]:
-        raise ValueError(f"scaling_factor {wrong[0]!r} is no positive number")
 
 
 def is_factor(value: Any) -> bool:
@@ -243,6 +226,10 @@ def is_factor(value: Any) -> bool:
         return True
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return is_number and 0 < value < math.inf
+
+
+def _scaling_factor(entry: Mapping[str, Any]) -> float | None:
+    return None if entry["scaling_factor"] is None else positive(entry, "scaling_factor")
 
 
 def group_metadata(group: LayerGroup) -> dict[str, Any]:

@@ -4,8 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sae_lens_groups.json_kinds import require_kinds, require_numbers
 from sae_lens_groups.layers import HookTemplate
 
+_KINDS = {
+    "init_from": str,
+    "init_direction": str,
+    "init_parameters": str,
+    "init_alignment": str,
+    "layers": dict,
+}
 Scores = Mapping[int, Mapping[str, float]]
 """Layer -> SAELens's metrics by their names."""
 
@@ -57,6 +65,7 @@ class TransferReport:
         Raises:
             KeyError, TypeError, ValueError: it is something else.
         """
+        require_kinds(data, _KINDS)
         layers = {_layer(template, name): entry for name, entry in data["layers"].items()}
         return cls(
             init_from=data["init_from"],
@@ -67,8 +76,14 @@ class TransferReport:
                 layer: _layer(template, entry["source_hook_name"])
                 for layer, entry in layers.items()
             },
-            zero_shot={layer: entry["zero_shot"] for layer, entry in layers.items()},
-            final={layer: entry["final"] for layer, entry in layers.items() if entry["final"]},
+            zero_shot={
+                layer: require_numbers(entry["zero_shot"]) for layer, entry in layers.items()
+            },
+            final={
+                layer: require_numbers(entry["final"])
+                for layer, entry in layers.items()
+                if entry["final"]
+            },
         )
 
 

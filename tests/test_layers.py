@@ -2,13 +2,14 @@
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_lens_groups import LayerGroup
-from sae_lens_groups.errors import GroupSAEError, HookNameError, LayerGroupsError
+from sae_lens_groups import GroupPlan, LayerGroup
+from sae_lens_groups.errors import GroupSAEError, HookNameError, LayerGroupsError, PlanError
 from sae_lens_groups.layers import HookTemplate, format_layer_groups, parse_ranges
 from sae_lens_groups.plan.partitions import PartitionRule, PlanFile, parse_layer_groups, resolve
 from sae_lens_groups.plugins import partitions
@@ -92,6 +93,8 @@ def test_from_layers_takes_exactly_the_runs_without_gaps(layers: set[int]) -> No
         ("0-12", "group 0-12 reaches beyond the model, whose 12 layers are 0-11"),
         ("even", "layer_groups 'even' needs a number of groups, such as even:4"),
         ("even:0", "it must be a whole number of at least 1"),
+        ("0-" + "9" * 5000, "each part is a layer such as 11 or a range"),
+        ("even:" + "9" * 5000, "it must be a whole number of at least 1"),
         ("even:x", "the number of groups after the colon is 'x'"),
         ("even:12", "asks for 12 groups, and there are 11 layers to group; ask for at most 11"),
         ("each:3", "'each:3' has a number, but each takes none; write each, or even:3"),
@@ -110,6 +113,28 @@ def test_wrong_layer_groups_say_what_to_write(layer_groups: str, message: str) -
 
 def test_a_path_of_a_json_file_is_a_plan() -> None:
     assert parse_layer_groups(" my_plan/plan.json ") == PlanFile(Path("my_plan/plan.json"))
+
+
+@pytest.mark.parametrize("path", ["~nobody-here/plan.json", "nul\0.json", "\ud800/"])
+def test_a_path_that_cannot_exist_is_a_missing_plan(path: str) -> None:
+    rule = parse_layer_groups(path)
+    assert isinstance(rule, PlanFile)
+    with pytest.raises(PlanError, match="cannot be read"):
+        GroupPlan.load(rule.path)
+
+
+@pytest.mark.parametrize("layers", [[0.5], [True], ["3"], [0, 1.0]])
+def test_a_layer_is_a_whole_number(layers: list[Any]) -> None:
+    with pytest.raises(LayerGroupsError, match="is no whole number"):
+        LayerGroup.from_layers(layers)
+
+
+@pytest.mark.parametrize(
+    "text", ["blocks", "x{layer}", "a.3.{layer}", "c:d.{layer}", "\x1b.{layer}"]
+)
+def test_a_hook_template_without_a_usable_place_for_the_layer_is_refused(text: str) -> None:
+    with pytest.raises(HookNameError):
+        HookTemplate.from_text(text)
 
 
 def test_a_gap_inside_a_group_names_the_layers() -> None:

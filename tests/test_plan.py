@@ -435,12 +435,15 @@ def test_groups_edited_by_hand_are_the_chosen_ones(plan: GroupPlan, tmp_path: Pa
         ({"groups": []}, "layer_groups names no group"),
         ({"groups": [{"layers": [0, 4]}]}, "leave a gap"),
         ({"groups": [{"layers": [3, 4]}]}, "group 3-4 reaches beyond the model"),
-        ({"groups": [{"layers": ["a"]}]}, "it is broken"),
+        ({"groups": [{"layers": ["a"]}]}, "layer 'a' is no whole number"),
         ({"groups": None}, "it is broken"),
         ({"distances": [[0, 1]]}, "must be layers x layers"),
         ({"distances": [[0, 1], [1]]}, "it is broken"),
         ({"hierarchy": [{}]}, "it is broken: KeyError('groups')"),
         ({"flops": {"unit": "FLOPs"}}, "it is broken"),
+        ({"distances": [[0, 10**400], [10**400, 0]]}, "it is broken"),
+        ({"flops": {"unit": "FLOPs", "lm_forward": 0, "sae_step": 0}}, "lm_forward is 0"),
+        ({"hook_template": "../{layer}"}, "which names a path"),
         ({"versions": None}, "it is broken: TypeError('versions is None')"),
         ({"n_tokens": "1000"}, "n_tokens is '1000'"),
         ({"model_name": None}, "model_name is None"),
@@ -458,7 +461,9 @@ def test_a_plan_that_was_edited_wrongly_says_where(
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '{"groups": []}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "3", "{}", '{"groups": []}', "[" * 100_000, "7" * 5000]
+)
 def test_a_file_that_is_no_plan_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "plan.json"
     path.write_text(text)

@@ -256,7 +256,7 @@ def test_another_learning_rate_is_used(
         ({"checkpoint_every": "soon"}, "checkpoint_every is 'soon'; give a time such as 10m"),
         ({"checkpoint_every": "10m"}, "checkpoint_every needs checkpoint_path"),
         ({"resume_from_checkpoint": "auto"}, "resume_from_checkpoint auto needs checkpoint_path"),
-        ({"keep_checkpoints": 0}, "keep_checkpoints is 0; keep at least 1"),
+        ({"keep_checkpoints": 0}, "keep_checkpoints is 0; it has to be at least 1"),
     ],
 )
 def test_impossible_settings_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -254,11 +254,22 @@ def test_an_entry_that_a_later_version_added_does_no_harm(folder: Path) -> None:
         lambda m: m.update(hook_template="../{layer}"),
         lambda m: m.pop("groups"),
         lambda m: m.update(groups=3),
+        lambda m: m.update(model_name=None),
+        lambda m: m.update(dataset_rows_read="many"),
+        lambda m: m["layers"][HOOK_NAMES[1]].update(scaling_factor="large"),
+        lambda m: m.update(plan={"n_tokens": 10**400}),
     ],
 )
 def test_a_suite_json_that_was_edited_is_refused(folder: Path, change: Any) -> None:
     edit(folder, change)
     with pytest.raises(SuiteError, match=r"suite\.json"):
+        SAESuite.load(folder)
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"[" * 100_000, b'{"format_version": 7'])
+def test_a_suite_json_that_cannot_be_read_is_named(folder: Path, content: bytes) -> None:
+    (folder / "suite.json").write_bytes(content)
+    with pytest.raises(SuiteError, match=r"suite\.json cannot be read"):
         SAESuite.load(folder)
 
 

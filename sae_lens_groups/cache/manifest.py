@@ -104,9 +104,9 @@ class CacheManifest:
         Raises:
             CacheError: the folder is missing, holds no cached activations, or damaged ones.
         """
-        path = Path(folder).expanduser() / files.CACHE
+        path = files.expanded(folder) / files.CACHE
         if not path.is_file():
-            raise CacheError(_not_a_cache(Path(folder).expanduser()))
+            raise CacheError(_not_a_cache(files.expanded(folder)))
         try:
             saved = json.loads(path.read_text(encoding="utf-8"))
             _require_known_format(folder, saved["format_version"])

@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 from datasets import Dataset
 
+from sae_lens_groups import files
 from sae_lens_groups.cache.layout import DATASET_ROWS_READ, TOKEN_IDS, position_column
 from sae_lens_groups.cache.manifest import CacheManifest
 from sae_lens_groups.errors import CacheError
@@ -27,7 +28,7 @@ class CachedActivations:
     """
 
     def __init__(self, folder: Path | str) -> None:
-        folder = Path(folder).expanduser()
+        folder = files.expanded(folder)
         self.manifest = CacheManifest.load(folder)
         try:
             dataset = datasets.load_from_disk(str(folder), keep_in_memory=False)

@@ -177,6 +177,6 @@ class CacheRun:
 def _free_folder(cfg: GroupSAERunnerConfig[Any]) -> Path:
     if cfg.cached_activations_path is None:
         raise ConfigError(f"{_SETTING} is not given; name the folder to write")
-    folder = Path(cfg.cached_activations_path).expanduser()
+    folder = files.expanded(cfg.cached_activations_path)
     files.require_free(folder, _SETTING)
     return folder

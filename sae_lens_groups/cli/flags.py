@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, make_dataclass
 from functools import partial
@@ -16,6 +15,8 @@ from sae_lens.saes.sae import TrainingSAEConfig
 from sae_lens_groups import files
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError, GroupSAEError, SuiteError, UnknownNameError
+from sae_lens_groups.json_kinds import MISREAD, require_kinds
+from sae_lens_groups.quote import quoted
 from sae_lens_groups.remote_code import require_no_remote_code, without_remote_code
 from sae_lens_groups.suite_folder import SuiteFolder
 
@@ -101,11 +102,13 @@ def _config_file(args: Sequence[str]) -> tuple[dict[str, Any] | None, list[str]]
         return None, rest
     _require_unaltered(found.config_file)
     try:
-        saved = json.loads(found.config_file.read_text(encoding="utf-8"))
+        saved = files.parse_json(found.config_file.read_text(encoding="utf-8"))
+        require_kinds(saved, {"sae": dict, "logger": dict})
+        require_kinds(saved["sae"], {"architecture": str})
         architecture = saved["sae"]["architecture"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, *MISREAD) as error:
         raise ConfigError(
-            f"config_file {str(found.config_file)!r} cannot be read: {error!r}; name the "
+            f"config_file {str(found.config_file)!r} cannot be read: {quoted(error)}; name the "
             "runner_cfg.json that SAELens wrote beside a trained SAE"
         ) from error
     if "--architecture" in rest or any(arg.startswith("--architecture=") for arg in rest):

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sae_lens_groups.json_kinds import positive
+
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteCost:
@@ -54,7 +56,7 @@ class SuiteCost:
         """Reads what `to_dict` wrote."""
         return cls(
             unit="seconds" if data["unit"].startswith("seconds") else "FLOPs",
-            lm_forward=float(data["lm_forward"]),
-            sae_step=float(data["sae_step"]),
+            lm_forward=positive(data, "lm_forward"),
+            sae_step=positive(data, "sae_step"),
             n_layers=n_layers,
         )

@@ -8,7 +8,8 @@ from typing import Any
 
 from sae_lens_groups import files
 from sae_lens_groups._version import __version__
-from sae_lens_groups.errors import GroupSAEError, LayerGroupsError, PlanError
+from sae_lens_groups.errors import LayerGroupsError, PlanError
+from sae_lens_groups.json_kinds import MISREAD, require_kinds, require_texts
 from sae_lens_groups.layers import (
     HookTemplate,
     LayerGroup,
@@ -20,6 +21,7 @@ from sae_lens_groups.layers import (
 from sae_lens_groups.plan.cost import SuiteCost
 from sae_lens_groups.plan.distances import LayerDistances
 from sae_lens_groups.plan.level import PlanLevel
+from sae_lens_groups.quote import quoted
 
 FORMAT_VERSION = 1
 _NAME_ONE = "name the plan.json that `sae-lens-groups plan` wrote"
@@ -35,6 +37,7 @@ _KINDS = {
     "chosen": dict,
     "versions": dict,
 }
+_KINDS_OF_CHOSEN = {"chosen_by": str, "stability": int | float | None}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -148,7 +151,7 @@ class GroupPlan:
         path = Path(path)
         try:
             text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # the latter for what is no path or no text
             raise PlanError(f"plan {str(path)!r} cannot be read: {error}; {_NAME_ONE}") from error
         try:
             return cls.from_json(text)
@@ -163,8 +166,8 @@ class GroupPlan:
             PlanError: the text is no plan, or is of a newer format.
         """
         try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:  # the latter where it is nested too deeply
+            data = files.parse_json(text)
+        except ValueError as error:
             raise PlanError(f"it is no JSON file ({error}); {_NAME_ONE}") from error
         return cls.from_dict(data)
 
@@ -181,25 +184,24 @@ class GroupPlan:
             raise PlanError(f"it is no plan ({error!r}); {_NAME_ONE}") from error
         if version != FORMAT_VERSION:
             raise PlanError(
-                f"it has format_version {version!r}, and this version of sae-lens-groups reads "
+                f"it has format_version {quoted(version)}, and this version of sae-lens-groups reads "
                 f"{FORMAT_VERSION}; upgrade sae-lens-groups"
             )
         try:
             return cls._from_dict(data)
         except LayerGroupsError as error:
             raise PlanError(f"its groups cannot be used: {error}") from error
-        except GroupSAEError:
+        except PlanError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise PlanError(f"it is broken: {error!r}; make it again") from error
+        except MISREAD as error:
+            raise PlanError(f"it is broken: {quoted(error)}; make it again") from error
 
     @classmethod
     def _from_dict(cls, data: Mapping[str, Any]) -> "GroupPlan":
-        for name, kind in _KINDS.items():
-            if not isinstance(data[name], kind):
-                raise TypeError(f"{name} is {data[name]!r}")
+        require_kinds(data, _KINDS)
+        require_kinds(data["chosen"], _KINDS_OF_CHOSEN)
         if data["last_layer"] not in ("alone", "grouped"):
-            raise ValueError(f"last_layer is {data['last_layer']!r}")
+            raise ValueError(f"last_layer is {quoted(data['last_layer'])}")
         last_alone = data["last_layer"] == "alone"
         distances = LayerDistances.from_dict(data)
         flops, seconds = (
@@ -219,11 +221,11 @@ class GroupPlan:
             chosen=level(
                 disjoint(LayerGroup.from_layers(group["layers"]) for group in data["groups"])
             ),
-            chosen_by=str(data["chosen"]["chosen_by"]),
+            chosen_by=data["chosen"]["chosen_by"],
             stability=data["chosen"]["stability"],
             flops=flops,
             seconds=seconds,
-            versions=data["versions"],
+            versions=require_texts(data["versions"]),
         )
         was_edited = plan._chosen_figures().items() - data["chosen"].items()
         if was_edited:

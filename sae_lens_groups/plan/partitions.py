@@ -1,5 +1,6 @@
 """Ways to split a model's layers into groups by rule, and how `layer_groups` names one."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,11 @@ from sae_lens_groups import files
 from sae_lens_groups.errors import LayerGroupsError, UnknownNameError
 from sae_lens_groups.layers import LayerGroup, disjoint, parse_ranges, require_within
 from sae_lens_groups.plan.distances import LayerDistances
+from sae_lens_groups.quote import quoted
 
 LastLayer = Literal["alone", "grouped"]
 MANUAL = "manual"
+_N_GROUPS = re.compile(r"\s*\d{1,18}\s*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +79,9 @@ def parse_layer_groups(text: str) -> PartitionRule | PlanFile:
             "or even:4, or the path of a plan.json"
         )
     if text.endswith(".json"):
-        return PlanFile(Path(text).expanduser())
+        return PlanFile(files.expanded(text))
     if "/" in text or "\\" in text:  # a folder that `plan` wrote
-        return PlanFile(Path(text).expanduser() / files.PLAN)
+        return PlanFile(files.expanded(text) / files.PLAN)
     if text[0].isalpha():
         name, colon, number = text.partition(":")
         return PartitionRule(name.strip(), _n_groups(number, text) if colon else None)
@@ -86,10 +89,10 @@ def parse_layer_groups(text: str) -> PartitionRule | PlanFile:
 
 
 def _n_groups(number: str, text: str) -> int:
-    if not number.strip().isdecimal() or int(number) < 1:
+    if not _N_GROUPS.fullmatch(number) or int(number) < 1:
         raise LayerGroupsError(
-            f"layer_groups {text!r}: the number of groups after the colon is {number!r}; "
-            "it must be a whole number of at least 1, as in even:4"
+            f"layer_groups {quoted(text)}: the number of groups after the colon is "
+            f"{quoted(number)}; it must be a whole number of at least 1, as in even:4"
         )
     return int(number)
 
@@ -98,7 +101,7 @@ def find_partition(name: str, known: Mapping[str, Partition]) -> Partition:
     """The partition of this name among those that plugins registered."""
     if name not in known:
         raise UnknownNameError(
-            f"layer_groups {name!r} is not known; known rules: {', '.join(sorted(known))}; "
+            f"layer_groups {quoted(name)} is not known; known rules: {', '.join(sorted(known))}; "
             "or name the groups themselves, such as 0-3,4-7,11, or the path of a plan.json"
         )
     return known[name]

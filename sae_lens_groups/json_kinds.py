@@ -1,0 +1,56 @@
+"""Requires that values read from JSON are of the kind that they were when they were written."""
+
+import math
+from collections.abc import Mapping
+from types import UnionType
+from typing import Any
+
+from sae_lens_groups.quote import quoted
+
+# What reading content of another shape than expected may raise.
+MISREAD = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+
+
+def require_kinds(data: Mapping[str, Any], kinds: Mapping[str, type | UnionType]) -> None:
+    """Refuses entries that are missing or of another kind.
+
+    Raises:
+        KeyError, TypeError: name the entry.
+    """
+    for name, kind in kinds.items():
+        value = data[name]
+        # Python takes True for a whole number.
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise TypeError(f"{name} is {quoted(value)}")
+
+
+def require_texts(data: Mapping[str, Any]) -> dict[str, str]:
+    """The entries, all of them text.
+
+    Raises:
+        TypeError: one is not.
+    """
+    require_kinds(data, dict.fromkeys(data, str))
+    return dict(data)
+
+
+def require_numbers(data: Mapping[str, Any]) -> dict[str, float]:
+    """The entries, all of them numbers.
+
+    Raises:
+        TypeError: one is not.
+    """
+    require_kinds(data, dict.fromkeys(data, int | float))
+    return dict(data)
+
+
+def positive(data: Mapping[str, Any], name: str) -> float:
+    """A positive number among the entries.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is missing, or something else.
+    """
+    require_kinds(data, {name: int | float})
+    if not 0 < data[name] < math.inf:
+        raise ValueError(f"{name} is {quoted(data[name])}")
+    return float(data[name])
