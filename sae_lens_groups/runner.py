@@ -109,7 +109,6 @@ class GroupSAETrainingRunner:
         groups = None if override_model is not None else groups_before_loading(cfg)
         if cfg.resume_from_checkpoint is not None:
             require_resumable(cfg.resume_from_checkpoint, cfg, groups)
-            warn_of_other_settings(cfg.resume_from_checkpoint, cfg)
         require_usable_cache(cfg, groups)
         require_usable_start(cfg)
         if cfg.init_from is not None and override_saes is not None:
@@ -146,6 +145,8 @@ class GroupSAETrainingRunner:
             torch.manual_seed(cfg.seed)
             self.saes = initial_saes(cfg, self.groups, override_saes)
             self._rng_state = torch.get_rng_state()
+        if cfg.resume_from_checkpoint is not None:
+            warn_of_other_settings(cfg.resume_from_checkpoint, cfg)
 
     def run(self) -> SAESuite:
         """Trains every group, writes the suite to `cfg.output_path`, and returns it.

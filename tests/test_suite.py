@@ -269,6 +269,7 @@ def test_a_suite_json_that_was_edited_is_refused(folder: Path, change: Any) -> N
 @pytest.mark.parametrize("content", [b"\xff", b"[" * 100_000, b'{"format_version": 7'])
 def test_a_suite_json_that_cannot_be_read_is_named(folder: Path, content: bytes) -> None:
     (folder / "suite.json").write_bytes(content)
+    (folder / "checksums.json").unlink()
     with pytest.raises(SuiteError, match=r"suite\.json cannot be read"):
         SAESuite.load(folder)
 
