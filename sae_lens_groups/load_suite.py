@@ -30,7 +30,7 @@ def load_suite(path: Path, device: str, layers: Iterable[int] | None = None) -> 
         SuiteError: there is neither, or it is broken or of a newer format.
         UnknownLayerError: it lacks one of the layers.
     """
-    if (path / files.SUITE).is_file():
+    if files.exists(path / files.SUITE):
         return _load_own(path, device, layers)
     return _import(path, device, layers)
 
