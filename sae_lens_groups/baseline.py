@@ -7,6 +7,7 @@ from typing import Any
 
 from sae_lens import SAE
 
+from sae_lens_groups import files
 from sae_lens_groups.errors import HubError, SuiteError
 from sae_lens_groups.hub import is_repo_id
 from sae_lens_groups.suite import SAESuite
@@ -58,7 +59,7 @@ def open_baseline(place: str | Path, device: str = "cpu") -> Baseline:
         HubError: the repository cannot be had.
     """
     path = Path(place)
-    if not path.exists() and is_repo_id(str(place)):
+    if not files.exists(path) and is_repo_id(str(place)):
         try:
             return Baseline.of(SAESuite.from_pretrained(str(place), device=device), str(place))
         except HubError as error:

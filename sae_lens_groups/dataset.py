@@ -1,6 +1,5 @@
 """Opens the dataset that a config names, local or on the Hub."""
 
-from pathlib import Path
 from typing import Any, cast
 
 import datasets
@@ -86,7 +85,7 @@ def as_stream(dataset: HfDataset) -> IterableDataset:
 
 def is_local(dataset_path: str) -> bool:
     """Whether a dataset path means a place on disk rather than a name on the Hub."""
-    return Path(dataset_path).exists() or dataset_path.startswith((".", "/", "~"))
+    return files.exists(dataset_path) or dataset_path.startswith((".", "/", "~"))
 
 
 def is_same_dataset(path: str | None, other: str | None) -> bool:

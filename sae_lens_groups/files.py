@@ -158,6 +158,14 @@ def expanded(path: Path | str) -> Path:
     return Path(path)
 
 
+def exists(path: Path | str) -> bool:
+    """Whether there is something; not so where no file can have such a name."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
+
+
 def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
     """Rows by column name as CSV; a column that some rows lack stays empty there.
 

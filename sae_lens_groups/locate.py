@@ -61,9 +61,8 @@ def locate(init_from: str) -> Path | HubSuite | HubSAE:
         InitSourceError: it is no folder, and has none of the forms that mean the Hub.
     """
     folder = files.expanded(init_from)
-    with contextlib.suppress(OSError):  # a name that is too long is no folder
-        if folder.exists():
-            return folder
+    if files.exists(folder):
+        return folder
     release, colon, sae_id = init_from.partition(":")
     if init_from.startswith((".", "/", "~")) or not (colon or init_from.count("/") == 1):
         raise InitSourceError(f"init_from {init_from!r} does not exist; {FORMS}")

@@ -258,7 +258,7 @@ def find_saes(folder: Path, name: str | None = None) -> dict[str, SavedSAE]:
     Raises:
         SuiteError: there is none, one is damaged, or two are for the same hook.
     """
-    if name is None and not folder.exists():
+    if name is None and not files.exists(folder):
         hint = "; for one on the Hub, SAESuite.from_pretrained" if is_repo_id(str(folder)) else ""
         raise SuiteError(
             f"{str(folder)!r} does not exist; give the output_path of a training run{hint}"

@@ -48,7 +48,7 @@ class SuiteFolder:
         Raises:
             SuiteError: it holds one that lost its `suite.json`.
         """
-        if (self.path / files.SUITE).is_file():
+        if files.exists(self.path / files.SUITE):
             return True
         try:
             names = Checksums(self.path).names

@@ -146,6 +146,29 @@ def test_any_words_give_status_0_or_2_and_a_message(args: list[str]) -> None:
     require_clear(args)
 
 
+@pytest.mark.usefixtures("_things_to_find")
+@pytest.mark.parametrize("name", ["x" * 300, "nul\0"])
+@pytest.mark.parametrize(
+    "before",
+    [
+        ["evaluate"],
+        ["publish"],
+        ["publish", "suite"],
+        ["evaluate", "suite", "--baseline"],
+        ["train", *USABLE, *NOWHERE, "--init_from"],
+        ["train", *USABLE, *NOWHERE, "--output_path"],
+        ["train", *USABLE, *NOWHERE, "--dataset_path"],
+        ["train", *USABLE, *NOWHERE, "--config_file"],
+        ["train", *USABLE, *NOWHERE, "--layer_groups"],
+        ["cache", *USABLE, *NOWHERE, "--cached_activations_path"],
+    ],
+)
+def test_a_name_that_no_file_can_have_is_a_mistake(before: list[str], name: str) -> None:
+    args = [*before, name, "a/b"] if before == ["publish"] else [*before, name]
+    require_clear(args)
+    assert outcome(args)[0] == 2
+
+
 def _saved() -> dict[str, Any]:
     cfg = group_config(sae=sae_config(), checkpoint_path="checkpoints")
     return json.loads(json.dumps(cfg.to_dict()))

@@ -18,7 +18,7 @@ from sae_lens_groups.suite import SAESuite
 def publish(args: Sequence[str]) -> int:
     """Publishes a suite and says where, or shows what would be published."""
     flags = _parser().parse_args(list(args))
-    if Path(flags.repo_id).exists() and not Path(flags.suite).exists():
+    if files.exists(flags.repo_id) and not files.exists(flags.suite):
         raise ConfigError(
             f"{flags.suite!r} is no folder, and {flags.repo_id!r} is one; the suite comes first: "
             f"publish {flags.repo_id} {flags.suite}"
@@ -34,9 +34,8 @@ def publish(args: Sequence[str]) -> int:
         license=flags.license,
         allow=flags.allow,
     )
-    whole = Path(flags.suite).resolve().parent
-    if (whole / files.SUITE).is_file():
-        raise ConfigError(f"{flags.suite!r} is a part of the suite {whole.name!r}; publish that")
+    if files.exists(flags.suite):
+        _require_whole(flags.suite)
     suite = SAESuite.load(flags.suite)
     if flags.dry_run or flags.yaml:
         with prepared(suite, flags.repo_id, options) as publication:
@@ -44,6 +43,12 @@ def publish(args: Sequence[str]) -> int:
     else:
         _publish(suite, flags.repo_id, options)
     return 0
+
+
+def _require_whole(suite: str) -> None:
+    whole = Path(suite).resolve().parent
+    if (whole / files.SUITE).is_file():
+        raise ConfigError(f"{suite!r} is a part of the suite {whole.name!r}; publish that")
 
 
 def _entry(publication: Publication) -> str:
