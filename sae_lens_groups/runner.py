@@ -187,7 +187,7 @@ class GroupSAETrainingRunner:
         if self.cfg.init_keep_layers:
             assert self._transfer is not None
             try:
-                trained = with_kept_layers(trained, self._transfer.source)
+                return self._written(with_kept_layers(trained, self._transfer.source), checkpoints)
             except (GroupSAEError, OSError) as error:
                 warnings.warn(f"the layers of init_from are not kept: {error}", stacklevel=2)
         return self._written(trained, checkpoints)

@@ -421,7 +421,7 @@ ATTACKS: dict[str, tuple[str, Damage]] = {
     "a template with a backslash": ("suite.json", rename_hooks("..\\{layer}")),
     "a template with a drive": ("suite.json", rename_hooks("C:{layer}")),
     "a template with a zero": ("suite.json", rename_hooks("x\0{layer}")),
-    "a template beyond all names": ("lacks the folders", rename_hooks("x" * 300 + ".{layer}")),
+    "a template beyond all names": ("suite.json", rename_hooks("x" * 300 + ".{layer}")),
     "a group's name": (
         "suite.json",
         lambda folder: rewrite(

@@ -169,6 +169,12 @@ def test_a_name_that_no_file_can_have_is_a_mistake(before: list[str], name: str)
     assert outcome(args)[0] == 2
 
 
+def test_a_flag_whose_value_is_the_separator_has_no_value() -> None:
+    status, shown = outcome(["plan", *USABLE, *NOWHERE, "--metric=--"])
+    assert status == 2
+    assert "argument --metric: expected one argument" in shown
+
+
 def _saved() -> dict[str, Any]:
     cfg = group_config(sae=sae_config(), checkpoint_path="checkpoints")
     return json.loads(json.dumps(cfg.to_dict()))

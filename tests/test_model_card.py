@@ -561,7 +561,11 @@ def test_a_branch_is_downloaded_where_saelens_would_read_main(
 HOSTILE = 'a|b`c``d\n---\n<!-- end sae-lens-groups -->\n# {x} "q" <b>'
 
 
-@pytest.mark.parametrize("hook", ["blocks.{layer}.hook_resid_post", "model.{layer}." + HOSTILE])
+# A hook's name is printable, which a suite.json is refused without.
+HOSTILE_HOOK = "model.{layer}." + HOSTILE.replace("\n", " ").replace("/", "")
+
+
+@pytest.mark.parametrize("hook", ["blocks.{layer}.hook_resid_post", HOSTILE_HOOK])
 def test_hostile_names_break_neither_the_table_nor_the_programs_nor_the_marks(hook: str) -> None:
     bad = facts(
         "0-1",
@@ -587,12 +591,12 @@ def test_hostile_names_break_neither_the_table_nor_the_programs_nor_the_marks(ho
 
 
 def test_a_hook_name_comes_out_of_the_program_as_it_went_in() -> None:
-    bad = facts("0-1", hook="model.{layer}." + HOSTILE)
+    bad = facts("0-1", hook=HOSTILE_HOOK)
     asked: list[str] = []
     sae = SimpleNamespace(from_pretrained=lambda _, hook_name: asked.append(hook_name))
     text = programs(model_card(bad))[0].replace("from sae_lens import SAE", "")
     exec(text, {"SAE": sae})
-    assert asked == [f"model.1.{HOSTILE}"]
+    assert asked == [HOSTILE_HOOK.replace("{layer}", "1")]
 
 
 # --- a card that is there already ---

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import simple_parsing
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from sae_lens.saes.sae import TrainingSAEConfig
+from typing_extensions import override
 
 from sae_lens_groups import files
 from sae_lens_groups.config import GroupSAERunnerConfig
@@ -139,6 +140,17 @@ def _require_unaltered(config_file: Path) -> None:
 class OwnFlags(argparse.ArgumentParser):
     """Reads the flags that a command has beside those of the config, or instead of them."""
 
+    @override
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]  # it has overloads
+        self, args: Any = None, namespace: Any = None
+    ) -> Any:
+        # Of `--flag=--` Python 3.11 makes an empty list, whatever the flag takes.
+        for arg in args or ():
+            if arg.startswith("--") and arg.endswith("=--"):
+                self.error(f"argument {arg.removesuffix('=--')}: expected one argument")
+        return super().parse_known_args(args, namespace)
+
+    @override
     def error(self, message: str) -> NoReturn:
         """One line, as for every other mistake."""
         raise ConfigError(f"{message}; `{self.prog} --help` lists the flags")
