@@ -56,6 +56,11 @@ class RunCheckpoints:
             self._lock.enter_context(only_writer(folder, "checkpoint_path"))
             self._is_locked = True
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is a whole training step to save."""
+        return self._trainer.n_training_steps > 0
+
     def save_if_due(self) -> None:
         """Saves one where it is due. A disk that is full costs the checkpoint, and not the run."""
         if not self._schedule.is_due(self._trainer.n_training_samples):

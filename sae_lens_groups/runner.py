@@ -352,8 +352,8 @@ class GroupSAETrainingRunner:
 
     def _saved_state(self, checkpoints: RunCheckpoints) -> str:
         """Saves the state that the run is in, which is whole; returns where, for a message."""
-        if self.cfg.checkpoint_path is None:
-            return "nothing was saved, because checkpoint_path is None"
+        if self.cfg.checkpoint_path is None or not checkpoints.has_begun:
+            return "nothing was saved, because checkpoint_path is None or no step was complete"
         try:
             return f"the state before is saved in {checkpoints.save()}"
         except UNWRITABLE as error:

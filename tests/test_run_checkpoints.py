@@ -521,6 +521,18 @@ def test_weights_that_are_not_finite_are_not_saved(
         run(model, checkpoint_path=str(tmp_path / "ckpt"), checkpoint_every="256")
 
 
+def test_nan_activations_at_once_leave_nothing(tmp_path: Path) -> None:
+    model = make_model()
+    model.blocks[2].mlp.W_out.data.fill_(float("nan"))  # pyright: ignore
+    with pytest.raises(NonFiniteActivationsError) as caught:
+        run(model, checkpoint_path=str(tmp_path / "ckpt"))
+    assert str(caught.value).startswith("before training step 0: ")
+    assert str(caught.value).endswith(
+        "nothing was saved, because checkpoint_path is None or no step was complete"
+    )
+    assert not (tmp_path / "ckpt").exists()
+
+
 def test_nan_activations_leave_a_checkpoint_from_which_the_run_would_be_the_same(
     tmp_path: Path,
 ) -> None:
