@@ -16,7 +16,7 @@ from sae_lens_groups.unreadable import UNREADABLE
 _DTYPES = ("F64", "F32", "F16", "BF16")
 # 256 GiB in float32: no matrix of an SAE comes near.
 _MOST_NUMBERS = 2**36
-# Names that SAELens reads as others, or leaves out.
+# Names that SAELens reads as others (6.44 has the old ones in memory), or leaves out.
 _OLD_NAMES = {"log_threshold": "threshold"}
 _LEFT_OUT = ("scaling_factor",)
 # Of a feature that never fires.
@@ -38,6 +38,7 @@ def require_tensors(file: Path, wanted: Mapping[str, Shape], wanted_by: str) -> 
         SuiteError: it is damaged, or holds others.
     """
     found = {_OLD_NAMES.get(name, name): of for name, of in _header(file).items()}
+    wanted = {_OLD_NAMES.get(name, name): shape for name, shape in wanted.items()}
     missing = sorted(wanted.keys() - found.keys())
     extra = sorted(found.keys() - wanted.keys() - {*_LEFT_OUT})
     if missing or extra:

@@ -142,9 +142,11 @@ def publish_folder(partial: Path, folder: Path) -> None:
 
 def _sync(path: Path) -> None:
     """Waits until a file, or a folder's list of files, is on the disk."""
-    if path.is_dir() and os.name == "nt":  # Windows opens no folders
+    is_windows = os.name == "nt"
+    if path.is_dir() and is_windows:  # which opens no folders
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    # Windows brings only files to the disk that may be written to; others may be read-only.
+    descriptor = os.open(path, os.O_RDWR if is_windows else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
