@@ -389,16 +389,28 @@ def test_an_interrupted_run_says_why_it_could_not_save(
     assert "there is no checkpoint yet" in str(caught.value)
 
 
-def test_a_folder_without_rights_is_refused_at_once(
+def test_a_folder_that_cannot_be_is_refused_at_once(
     model: HookedTransformer, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(OutputFolderError, match=r"Not a directory.*; name another output_path"):
         run(model, output_path=str(tmp_path / "file" / "suite"))
-    if os.geteuid():  # rights do not stop root
-        (tmp_path / "closed").mkdir(mode=0o500)
-        with pytest.raises(OutputFolderError, match="cannot be written: Permission denied"):
-            run(model, output_path=str(tmp_path / "closed" / "suite"))
+
+
+def test_missing_rights_are_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o500)
+    process = os.fork()
+    if process == 0:
+        if os.geteuid() == 0:
+            os.setuid(65534)  # rights do not stop root
+        try:
+            with only_writer(tmp_path / "closed" / "suite"):
+                os._exit(1)
+        except OutputFolderError as error:
+            is_named = "cannot be written: Permission denied; name a folder that you" in str(error)
+            os._exit(0 if is_named else 2)
+    _, status = os.waitpid(process, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
 
 
 def test_a_disk_that_is_read_only_is_refused_at_once(
