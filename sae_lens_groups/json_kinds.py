@@ -8,15 +8,17 @@ from typing import Any
 from sae_lens_groups.quote import quoted
 
 # What reading content of another shape than expected may raise.
-MISREAD = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+MISREAD = (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 
 
 def require_kinds(data: Mapping[str, Any], kinds: Mapping[str, type | UnionType]) -> None:
-    """Refuses entries that are missing or of another kind.
+    """Refuses entries that are missing or of another kind, and what has no named entries.
 
     Raises:
         KeyError, TypeError: name the entry.
     """
+    if not isinstance(data, Mapping):
+        raise TypeError(f"{quoted(data)} has no named entries")
     for name, kind in kinds.items():
         value = data[name]
         # Python takes True for a whole number.
@@ -30,6 +32,7 @@ def require_texts(data: Mapping[str, Any]) -> dict[str, str]:
     Raises:
         TypeError: one is not.
     """
+    require_kinds(data, {})
     require_kinds(data, dict.fromkeys(data, str))
     return dict(data)
 
@@ -40,6 +43,7 @@ def require_numbers(data: Mapping[str, Any]) -> dict[str, float]:
     Raises:
         TypeError: one is not.
     """
+    require_kinds(data, {})
     require_kinds(data, dict.fromkeys(data, int | float))
     return dict(data)
 
