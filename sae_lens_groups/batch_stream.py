@@ -81,10 +81,9 @@ class BatchStream(Iterator[dict[str, GroupBatch]]):
 
     def load(self, checkpoint: Path) -> None:
         """Goes on where `save` was called, with the groups of this run."""
-        path = checkpoint / ACTIVATIONS_STORE_STATE_FILENAME
-        state = load_file(path)
+        state = load_file(checkpoint / ACTIVATIONS_STORE_STATE_FILENAME)
         self._shuffle.set_state(state[_SHUFFLE])
-        self.store.load(str(path))
+        self.store.load_state_dict(state)
         groups = [group.name for group in self.store.groups]
         saved = {group: load_file(checkpoint / group / files.SHUFFLE_BUFFER) for group in groups}
         rows = {

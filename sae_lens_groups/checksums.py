@@ -8,10 +8,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sae_lens_groups import files
+from sae_lens_groups.json_kinds import MISREAD
 
 _FORMAT_VERSION = 1
-# What JSON that is damaged, or somebody else's, raises here: nested too deeply, infinite, of another form.
-_NOT_OURS = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Checksums:
             self._entries = _entries(content)
         except FileNotFoundError:
             raise ValueError(f"{files.CHECKSUMS} is missing") from None
-        except (*_NOT_OURS, OSError) as error:
+        except (*MISREAD, OSError) as error:
             raise ValueError(f"{files.CHECKSUMS} is damaged: {error!r}") from error
 
     @property

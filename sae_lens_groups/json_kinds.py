@@ -48,6 +48,15 @@ def require_numbers(data: Mapping[str, Any]) -> dict[str, float]:
     return dict(data)
 
 
+def positive_or_none(data: Mapping[str, Any], name: str) -> float | None:
+    """A positive number among the entries, or None where it is null.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is missing, or something else.
+    """
+    return None if data[name] is None else positive(data, name)
+
+
 def positive(data: Mapping[str, Any], name: str) -> float:
     """A positive number among the entries.
 

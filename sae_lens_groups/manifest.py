@@ -1,7 +1,6 @@
 """`suite.json`: what a suite folder holds, as one frozen value that reads and writes itself."""
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from sae_lens_groups import files
 from sae_lens_groups.alignment import NONE
 from sae_lens_groups.errors import SuiteError, UnknownLayerError
-from sae_lens_groups.json_kinds import MISREAD, positive, require_kinds, require_texts
+from sae_lens_groups.json_kinds import MISREAD, positive_or_none, require_kinds, require_texts
 from sae_lens_groups.layers import HookTemplate, LayerGroup, disjoint, format_layer_groups
 from sae_lens_groups.plan.group_plan import GroupPlan
 from sae_lens_groups.quote import quoted
@@ -185,14 +184,13 @@ class SuiteManifest:
     def _from_dict(cls, data: Mapping[str, Any]) -> "SuiteManifest":
         require_kinds(data, _KINDS)
         require_kinds({**_OPTIONAL, **data}, _KINDS_OF_OPTIONAL)
-        if ":" in data["hook_template"]:  # on Windows the name of a drive, outside of the folder
-            raise ValueError(f"hook_template is {quoted(data['hook_template'])}")
         template = HookTemplate.from_text(data["hook_template"])
         return cls(
             groups=disjoint(LayerGroup.from_layers(group["layers"]) for group in data["groups"]),
             hook_template=template,
             scaling_factors={
-                entry["layer"]: _scaling_factor(entry) for entry in data["layers"].values()
+                entry["layer"]: positive_or_none(entry, "scaling_factor")
+                for entry in data["layers"].values()
             },
             model_name=data["model_name"],
             versions=require_texts(data["versions"]),
@@ -218,18 +216,6 @@ def _require_readable(version: object) -> None:
             f"suite.json has format_version {quoted(version)}, and this version of "
             f"sae-lens-groups reads up to {FORMAT_VERSION}; upgrade sae-lens-groups"
         )
-
-
-def is_factor(value: Any) -> bool:
-    """Whether something from JSON can be what a layer's activations were multiplied by."""
-    if value is None:
-        return True
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and 0 < value < math.inf
-
-
-def _scaling_factor(entry: Mapping[str, Any]) -> float | None:
-    return None if entry["scaling_factor"] is None else positive(entry, "scaling_factor")
 
 
 def group_metadata(group: LayerGroup) -> dict[str, Any]:

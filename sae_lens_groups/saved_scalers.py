@@ -7,8 +7,9 @@ from sae_lens.training.activation_scaler import ActivationScaler
 from sae_lens_groups import files
 from sae_lens_groups.alignment import AlignedScaler, LayerMap
 from sae_lens_groups.checked_tensors import Shape, load_numbers
-from sae_lens_groups.manifest import is_factor
+from sae_lens_groups.json_kinds import MISREAD, positive_or_none
 from sae_lens_groups.normalization import whitening_of
+from sae_lens_groups.quote import quoted
 from sae_lens_groups.suite_folder import SuiteFolder
 
 
@@ -24,12 +25,14 @@ def load_scaler(suite: SuiteFolder, name: str, d_in: int) -> ActivationScaler:
         SuiteError: a file is missing, damaged, or for another width.
     """
     data = suite.json(name)
-    factor = data.get("scaling_factor")
-    if "scaling_factor" not in data or not is_factor(factor):
+    try:
+        factor = positive_or_none(data, "scaling_factor")
+    except MISREAD as error:
+        given = quoted(data.get("scaling_factor"))
         raise suite.unusable(
-            f"{name} has scaling_factor {factor!r}, which has to be a positive number or null; "
+            f"{name} has scaling_factor {given}, which has to be a positive number or null; "
             "copy or download the suite anew"
-        )
+        ) from error
     whitening = PurePosixPath(name).with_name(files.WHITENING).as_posix()
     # Files of before SAELens had whitening do not say that they have none.
     if not data.get("has_whitening", suite.has(whitening)):

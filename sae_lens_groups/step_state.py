@@ -15,7 +15,7 @@ _WEIGHT, _CANDIDATES = "weight.", "dead_candidates."
 
 def save_step_state(folder: Path, sae: TrainingSAE[Any], sparse_step: SparseStep | None) -> None:
     """Adds to a group's folder what SAELens's own files do not bring back exactly."""
-    saved = {name: weight.clone() for name, weight in sae.state_dict().items()}
+    saved = dict(sae.state_dict())
     sae.process_state_dict_for_saving(saved)
     sae.process_state_dict_for_loading(saved)
     state = {

@@ -353,12 +353,14 @@ class GroupActivationsStore(ActivationsStore):
 
     @override
     def load(self, file_path: str) -> None:
+        self.load_state_dict(load_file(file_path))
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Goes on where `state_dict` was called.
 
         Rows may be cut into sequences in their middle, so SAELens's own count of rows does not say
         where that was, and the dataset is read again up to there.
         """
-        state = load_file(file_path)
         n_sequences = int(state[_N_SEQUENCES])
         description = "Reading the dataset up to where the checkpoint was"
         for _ in tqdm(range(n_sequences), desc=description, unit="seq", leave=False):

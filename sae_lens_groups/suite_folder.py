@@ -1,6 +1,5 @@
 """A folder of SAEs, which may come from anywhere: what is read of it is checked first."""
 
-import json
 import os
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -113,8 +112,8 @@ class SuiteFolder:
             SuiteError: it cannot be used, see `file`, or holds no JSON object.
         """
         try:
-            content = json.loads(self.text(name))
-        except (ValueError, RecursionError) as error:
+            content = files.parse_json(self.text(name))
+        except ValueError as error:
             raise self._as_unusable(name, error) from error
         if not isinstance(content, dict):
             raise self.unusable(f"{name} holds {type(content).__name__}, no object; {self._to_do}")

@@ -3,6 +3,7 @@
 import gc
 
 import torch
+from torch._subclasses import FakeTensor
 
 from sae_lens_groups.batch_stream import BatchStream
 from sae_lens_groups.store import GroupActivationsStore
@@ -14,12 +15,15 @@ SLOT = D_IN * 4 + 8  # a row, and the position of its layer
 
 
 def live_tensor_bytes() -> int:
-    """Bytes of all tensors that are alive, each memory counted once."""
+    """Bytes of all tensors that are alive, each memory counted once.
+
+    Fake tensors, which a compiler elsewhere in the process may keep, have no memory.
+    """
     gc.collect()
     storages = {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
         for tensor in gc.get_objects()
-        if isinstance(tensor, torch.Tensor)
+        if isinstance(tensor, torch.Tensor) and not isinstance(tensor, FakeTensor)
     }
     return sum(storages.values())
 

@@ -3,12 +3,11 @@
 Shapes: N rows of one LM batch, D = d_in.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import torch
 from sae_lens.config import HfDataset
-from safetensors.torch import load_file
 from transformer_lens import HookedRootModule
 from typing_extensions import override
 
@@ -102,7 +101,6 @@ class CachedActivationsStore(GroupActivationsStore):
         return {**super().state_dict(), "current_row_idx": torch.tensor(self.current_row_idx)}
 
     @override
-    def load(self, file_path: str) -> None:
-        state = load_file(file_path)
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         self.current_row_idx = int(state["current_row_idx"])
         self.load_counts(state)
