@@ -96,13 +96,23 @@ def load_with_hooks(
 ) -> HookedRootModule:
     """SAELens's `load_model`, also where it cannot choose hooks yet: 6.44 hooks every module."""
     chosen = {"hook_names": hook_names} if CAN_CHOOSE_HOOKS else {}
-    return load_model(
+    model = load_model(
         model_class_name,
         model_name,
         device=device,
         model_from_pretrained_kwargs=model_from_pretrained_kwargs,
         **chosen,
     )
+    _keep_no_keys_and_values(model)
+    return model
+
+
+def _keep_no_keys_and_values(model: HookedRootModule) -> None:
+    """Transformers would keep them in every layer for the tokens that follow; here none do."""
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if config is not None and hasattr(config, "use_cache"):
+            config.use_cache = False
 
 
 def compile_if_asked(cfg: GroupSAERunnerConfig[Any], model: HookedRootModule) -> None:

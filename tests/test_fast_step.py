@@ -16,7 +16,7 @@ from transformer_lens import HookedTransformer
 from sae_lens_groups import GroupSAETrainingRunner, LayerGroup, SAESuite
 from sae_lens_groups.errors import ConfigError, UnknownNameError
 from sae_lens_groups.fast_step import ALWAYS, AUTO, NEVER, Scratch, choose_step, why_not
-from sae_lens_groups.fast_step.selection import largest_of_all, largest_per_row
+from sae_lens_groups.fast_step.largest import largest_of_all, largest_per_row
 from sae_lens_groups.shuffle_buffer import GroupBatch
 from sae_lens_groups.trainer import GroupSAETrainer, GroupTrainer
 
@@ -203,17 +203,29 @@ def test_other_architectures_keep_saelens_step_with_a_faster_optimiser(
 GROUP_1 = LayerGroup(1, 1)
 
 
-@given(st.integers(1, 20), st.integers(1, 100), st.booleans(), st.integers(0, 2**32), st.data())
+# The wide ones are divided by eight once, twice and three times.
+WIDTHS = st.integers(1, 100) | st.sampled_from([96, 256, 2048])
+
+
+@given(st.integers(1, 20), WIDTHS, st.booleans(), st.integers(0, 2**32), st.data())
 def test_the_largest_of_each_row_are_the_largest(
     n_rows: int, width: int, by_magnitude: bool, seed: int, data: st.DataObject
 ) -> None:
-    k = data.draw(st.integers(1, width))
+    k = data.draw(st.integers(1, min(width, 100)))
     values_BF = torch.randn(n_rows, width, generator=torch.Generator().manual_seed(seed))
     value_BK, index_BK = largest_per_row(values_BF, k, by_magnitude)
     assert torch.equal(values_BF.gather(1, index_BK), value_BK)
     for row, found in zip(values_BF.tolist(), index_BK.tolist(), strict=True):
         key = (lambda c, row=row: abs(row[c])) if by_magnitude else (lambda c, row=row: row[c])
         assert set(found) == set(sorted(range(width), key=key)[-k:])
+
+
+def test_the_largest_of_each_row_are_the_same_however_many_rows_there_are() -> None:
+    values_BF = torch.randn(8, 2**18 + 1)
+    together = largest_per_row(values_BF, 5)[1]
+    for row, found in zip(values_BF, together, strict=True):
+        assert torch.equal(largest_per_row(row[None], 5)[1][0], found)
+        assert set(found.tolist()) == set(torch.topk(row, 5).indices.tolist())
 
 
 @given(st.integers(1, 3000), st.integers(0, 2**32), st.floats(-3, 3), st.data())

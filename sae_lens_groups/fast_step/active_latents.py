@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch.nn.functional import embedding_bag
 
@@ -71,9 +72,7 @@ class ByFeature:
     """The same latents ordered by feature, for sums over the rows in which a feature is active."""
 
     def __init__(self, active: ActiveLatents) -> None:
-        # Narrow numbers sort faster. Stable, so that a sum's order does not depend on the device.
-        narrow = torch.int16 if active.d_sae <= 2**15 else torch.int32
-        self._order_N = torch.sort(active.feature_N.to(narrow), stable=True).indices
+        self._order_N = _by_feature(active.feature_N, active.d_sae)
         self._row_N = active.row_N[self._order_N]
         count_F = torch.zeros(active.d_sae, dtype=torch.long, device=self._row_N.device)
         # torch.bincount would wait for the device.
@@ -106,3 +105,14 @@ class ByFeature:
         starts = [*self._start_F[::n_per_block].tolist(), n_latents]
         for first, (start, end) in zip(firsts, pairwise(starts), strict=True):
             yield slice(first, first + n_per_block), slice(start, end)
+
+
+def _by_feature(feature_N: torch.Tensor, d_sae: int) -> torch.Tensor:
+    """The order of latents by feature, stable: no sum's order depends on the device."""
+    if d_sae > 2**15:
+        return torch.sort(feature_N.to(torch.int32), stable=True).indices
+    narrow_N = feature_N.to(torch.int16)
+    if narrow_N.device.type != "cpu":
+        return torch.sort(narrow_N, stable=True).indices
+    # A radix sort whatever the size; torch's is one for large tensors only.
+    return torch.from_numpy(np.argsort(narrow_N.numpy(), kind="stable"))

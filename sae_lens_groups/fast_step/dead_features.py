@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sae_lens_groups.fast_step.selection import largest_per_row
+from sae_lens_groups.fast_step.largest import largest_per_row
 
 # How far ahead features are called candidates, in steps: so rarely is the device asked.
 _MOST_STEPS_AHEAD = 64

@@ -59,8 +59,13 @@ RECIPES: dict[str, list[list[Run]]] = {
     ],
 }
 # Of every run, SAELens's too. An LM batch of 2,048 tokens is faster here than one of 4,096: it fits
-# the processor's cache.
-SETTINGS: Run = {"lr": 8e-3, "store_batch_size_prompts": 16}
+# the processor's cache. 10,240 tokens are enough for a mean norm.
+SETTINGS: Run = {
+    "lr": 8e-3,
+    "store_batch_size_prompts": 16,
+    "n_batches_for_norm_estimate": 5,
+    "autocast_lm": True,
+}
 DECAY = 0.2
 
 

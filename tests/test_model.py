@@ -1,0 +1,35 @@
+"""The language model that a run loads: SAELens's, without what training has no use for."""
+
+import torch
+from sae_lens.load_model import HookedProxyLM, load_model
+from transformer_lens import HookedRootModule
+
+from sae_lens_groups import GroupSAETrainingRunner
+from sae_lens_groups.demo.model import D_IN, MODEL_CLASS_NAME, MODEL_FOLDER
+from sae_lens_groups.demo.run import demo_config
+
+from .conftest import make_tokens
+
+HOOK_NAMES = [f"gpt_neox.layers.{layer}" for layer in range(3)]
+
+
+def activations(model: HookedRootModule, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+    with torch.no_grad():
+        cache = model.run_with_cache(tokens, names_filter=HOOK_NAMES)[1]
+    return {name: cache[name] for name in HOOK_NAMES}
+
+
+def test_a_run_keeps_no_keys_and_values_and_has_the_same_activations() -> None:
+    cfg = demo_config("0-2", None, context_size=16)
+    model = GroupSAETrainingRunner(cfg, override_dataset=make_tokens()).model
+    assert isinstance(model, HookedProxyLM)
+    tokens = torch.randint(0, 1000, (2, 16), generator=torch.Generator().manual_seed(0))
+    assert model.model(tokens).past_key_values is None
+
+    plain = load_model(MODEL_CLASS_NAME, str(MODEL_FOLDER), device="cpu")
+    assert isinstance(plain, HookedProxyLM)
+    assert plain.model(tokens).past_key_values is not None
+    ours, theirs = activations(model, tokens), activations(plain, tokens)
+    assert ours[HOOK_NAMES[-1]].shape == (2, 16, D_IN)
+    for name in HOOK_NAMES:
+        assert torch.equal(ours[name], theirs[name])
