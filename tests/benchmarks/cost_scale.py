@@ -25,15 +25,14 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from sae_lens_groups import GroupSAETrainingRunner
 from sae_lens_groups.plan.picture import CHOSEN, CURVES
 from tests.benchmarks.speed import models, ways
 from tests.benchmarks.speed.clocks import CLOCKS, CPU, WALL, is_cuda
@@ -203,13 +202,9 @@ def measure(run: Run, settings: Settings) -> float:
     torch.manual_seed(0)
     job = _job(run, settings)
     models.K = run.point.k
-    (runner,) = ways._RUNNERS[run.way](job, models.make_model(job), models.make_dataset(job))
-    is_ours = isinstance(runner, GroupSAETrainingRunner)
-    name = "batches" if is_ours else "get_multi_hook_data_loader"
-    make_batches = getattr(runner.activations_store, name)
-    watch = Watch(settings)
-    setattr(runner.activations_store, name, lambda: watch.watched(make_batches()))
-    with contextlib.suppress(Enough):
+    (runner,) = ways.RUNNERS[run.way](job, models.make_model(job), models.make_dataset(job))
+    watch = Watch(settings, run.n_saes)
+    with watch.over_all_optimizers(), contextlib.suppress(Enough):
         runner.run()
     return watch.seconds_per_token * 1e6
 
@@ -247,27 +242,40 @@ class Enough(Exception):  # noqa: N818  # nothing went wrong
 
 
 class Watch:
-    """Times a run by when it asks for its batches."""
+    """Times a run by the steps of its optimisers, of which every SAE has one."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, n_saes: int) -> None:
         self.settings = settings
+        self.n_saes = n_saes
         self.seconds_per_token = float("nan")
+        self._n_calls = 0
+        self._start = float("nan")
 
-    def watched(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """Passes batches on until enough is measured.
+    @contextlib.contextmanager
+    def over_all_optimizers(self) -> Iterator[None]:
+        """Watches every optimiser that takes a step in the meantime.
 
         Raises:
-            Enough: then.
+            Enough: from their `step`, when enough is measured.
         """
-        yield next(batches)
-        start = self._now()
-        for n_steps in itertools.count(start=1):
-            yield next(batches)
-            if n_steps % STEPS_PER_TURN:
-                continue
-            seconds = self._now() - start
-            if seconds >= self.settings.seconds or n_steps == MOST_STEPS:
-                self.seconds_per_token = seconds / (n_steps * BATCH)
+        hook = register_optimizer_step_post_hook(lambda *_: self._after_one())
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def _after_one(self) -> None:
+        self._n_calls += 1
+        n_steps, n_calls_of_next = divmod(self._n_calls, self.n_saes)
+        n_measured = n_steps - 1
+        if n_calls_of_next:
+            return
+        if n_measured == 0:
+            self._start = self._now()
+        elif n_measured % STEPS_PER_TURN == 0:
+            seconds = self._now() - self._start
+            if seconds >= self.settings.seconds or n_measured == MOST_STEPS:
+                self.seconds_per_token = seconds / (n_measured * BATCH)
                 raise Enough
 
     def _now(self) -> float:

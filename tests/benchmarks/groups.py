@@ -7,32 +7,26 @@ first, with another seed than those reported. Prints medians over the rounds, on
 """
 
 import argparse
-import json
 import random
 import resource
 import statistics
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
+
+from tests.benchmarks.demo_runs import Figures, Watch, in_own_process, log, mean_scores
 
 VARIANTS = ("each", "even:5", "even:3", "even:1")
 CUT = "each, cut to the time of even:3"
 
 
 def main() -> None:
-    """Runs all rounds and prints the table, or does one run where `--run` is given."""
+    """Runs all rounds and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=300_000, help="per SAE")
     parser.add_argument("--lrs", type=float, nargs="+", default=[2e-3, 4e-3, 8e-3, 1.6e-2])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--log", type=Path, help="append every run to this file as JSON")
-    parser.add_argument("--run", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.run:
-        print(json.dumps(train_and_score(**json.loads(args.run))))
-        return
     best_lr = tune(args)
     print_table(
         [run for seed in range(1, args.rounds + 1) for run in one_round(args, best_lr, seed)]
@@ -76,37 +70,28 @@ def one_round(args: argparse.Namespace, lr: dict[str, float], seed: int) -> list
 
 def in_process(args: argparse.Namespace, variant: str, **settings: Any) -> dict[str, Any]:
     """One run in a process of its own, whose peak memory is then its own too."""
-    command = [sys.executable, "-m", "tests.benchmarks.groups", "--run", json.dumps(settings)]
-    output = subprocess.run(command, capture_output=True, text=True)
-    if output.returncode:
-        raise SystemExit(output.stderr)
-    run = {"variant": variant, **settings, **json.loads(output.stdout.splitlines()[-1])}
-    print(json.dumps(run), file=sys.stderr, flush=True)
-    if args.log:
-        with args.log.open("a") as file:
-            file.write(json.dumps(run) + "\n")
+    run = {"variant": variant, **settings, **in_own_process(train_and_score, **settings)}
+    log(args.log, run)
     return run
 
 
-def train_and_score(layer_groups: str, lr: float, tokens: int, seed: int) -> dict[str, float]:
+def train_and_score(layer_groups: str, lr: float, tokens: int, seed: int) -> Figures:
     """Seconds and peak memory of `run`, and mean scores over the 12 layers on held-out text."""
     import torch
 
-    from sae_lens_groups import GroupSAETrainingRunner, evaluate_suite
+    from sae_lens_groups import GroupSAETrainingRunner
     from sae_lens_groups.demo.model import stdlib_tokens
     from sae_lens_groups.demo.run import demo_config
 
     torch.set_num_threads(1)
     cfg = demo_config(layer_groups, None, tokens, lr=lr, seed=seed)
     runner = GroupSAETrainingRunner(cfg, override_dataset=stdlib_tokens("train", seed=seed))
-    start = time.monotonic()
+    watch = Watch()
     suite = runner.run()
-    seconds = time.monotonic() - start
+    seconds = watch.seconds()
     peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    scores = evaluate_suite(suite, runner.model, stdlib_tokens("held_out"), n_batches=8)
-    metrics = ("explained_variance", "ce_loss_score", "l0")
-    means = {name: statistics.fmean(s.metrics[name] for s in scores) for name in metrics}
-    return {"seconds": seconds, "peak_mib": peak_kib / 1024, "n_saes": len(runner.groups), **means}
+    figures = {"peak_mib": peak_kib / 1024, "n_saes": len(runner.groups)}
+    return {**seconds, **figures, **mean_scores(suite, runner.model)}
 
 
 def print_table(runs: list[dict[str, Any]]) -> None:

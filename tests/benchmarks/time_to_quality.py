@@ -10,23 +10,19 @@ process of its own; one thread computes. Each round has a seed of its own and SA
 """
 
 import argparse
-import json
 import random
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from tests.benchmarks.demo_runs import Figures, Run, Watch, cook, in_own_process, log, mean_scores
 
 BUDGET = 600_000  # tokens per SAE
 MULTI = "SAELens's MultiSAETrainingRunner"
 # The time in which the processor worked on a run: with one thread it is what a quiet machine's
 # wall-clock would show, and other work on the machine does not count.
 CLOCK = "cpu_seconds"
-Run = dict[str, Any]
 
 EACH: Run = {"layer_groups": "each", "share": 1.0}
 FOURS: Run = {"layer_groups": "0-3,4-7,8-11", "share": 1.0}
@@ -66,114 +62,46 @@ SETTINGS: Run = {
     "n_batches_for_norm_estimate": 5,
     "autocast_lm": True,
 }
-DECAY = 0.2
 
 
 def main() -> None:
-    """Runs all rounds and prints the table, or does one run where `--run` is given."""
+    """Runs all rounds and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=list(RECIPES), default=list(RECIPES))
     parser.add_argument("--log", type=Path, help="append every run to this file as JSON")
-    parser.add_argument("--run", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.run:
-        run = json.loads(args.run)
-        print(json.dumps(train_with_saelens(**run) if "layer_groups" not in run else train(**run)))
-        return
     rounds = [one_round(args, seed) for seed in range(1, args.rounds + 1)]
     print_table(rounds)
 
 
 def one_round(args: argparse.Namespace, seed: int) -> dict[str, dict[str, Any]]:
-    """Of SAELens's runner and of each recipe: seconds, explained variance and budget."""
+    """Of SAELens's runner and of each recipe: seconds, scores and budget."""
     with tempfile.TemporaryDirectory() as folder:
-        baseline = in_process({"seed": seed, "output_path": folder})
-    log(args, seed, MULTI, baseline)
+        baseline = in_own_process(train_with_saelens, seed=seed, output_path=folder)
+    log(args.log, {"recipe": MULTI, "seed": seed, **baseline})
     results: dict[str, dict[str, Any]] = {MULTI: baseline}
     order = list(args.only)
     random.Random(seed).shuffle(order)
     for name in order:
         for runs in RECIPES[name]:
-            results[name] = {**cook(runs, seed), "shares": [run["share"] for run in runs]}
-            results[name]["is_reached"] = (
-                results[name]["explained_variance"] >= baseline["explained_variance"]
-            )
-            log(args, seed, name, results[name])
-            if results[name]["is_reached"]:
+            result: dict[str, Any] = cook([with_settings(run) for run in runs], seed)
+            result["shares"] = [run["share"] for run in runs]
+            result["is_reached"] = result["explained_variance"] >= baseline["explained_variance"]
+            log(args.log, {"recipe": name, "seed": seed, **result})
+            results[name] = result
+            if result["is_reached"]:
                 break
     return results
 
 
-def cook(runs: list[Run], seed: int) -> dict[str, float]:
-    """Does the runs of a recipe one after the other; their seconds in all, and the last's scores."""
-    with tempfile.TemporaryDirectory() as folder:
-        seconds = cpu_seconds = 0.0
-        scores: dict[str, float] = {}
-        for n, run in enumerate(runs):
-            settings = {**run, "seed": seed, "output_path": f"{folder}/{n}"}
-            if n:
-                settings["init_from"] = f"{folder}/{n - 1}"
-            scores = in_process({**settings, "is_scored": n == len(runs) - 1})
-            seconds += scores["seconds"]
-            cpu_seconds += scores["cpu_seconds"]
-    return {**scores, "seconds": seconds, "cpu_seconds": cpu_seconds}
+def with_settings(run: Run) -> Run:
+    """The run with what all have in common, and its share of the budget as tokens."""
+    own = {name: value for name, value in run.items() if name != "share"}
+    return {**SETTINGS, **own, "tokens": int(BUDGET * run["share"])}
 
 
-def in_process(settings: Run) -> dict[str, float]:
-    """One run in a process of its own."""
-    command = [sys.executable, "-m", "tests.benchmarks.time_to_quality"]
-    command += ["--run", json.dumps(settings)]
-    output = subprocess.run(command, capture_output=True, text=True)
-    if output.returncode:
-        raise SystemExit(output.stderr)
-    return json.loads(output.stdout.splitlines()[-1])
-
-
-def log(args: argparse.Namespace, seed: int, name: str, result: Mapping[str, Any]) -> None:
-    """Shows a finished run, and appends it to the file that `--log` names."""
-    line = json.dumps({"recipe": name, "seed": seed, **result})
-    print(line, file=sys.stderr, flush=True)
-    if args.log:
-        with args.log.open("a") as file:
-            file.write(line + "\n")
-
-
-def train(
-    layer_groups: str,
-    share: float,
-    seed: int,
-    output_path: str,
-    *,
-    is_scored: bool,
-    decay: float = DECAY,
-    **flags: Any,
-) -> dict[str, float]:
-    """Seconds of a run, and where it is asked for mean scores over its suite on held-out text."""
-    import torch
-
-    from sae_lens_groups import GroupSAETrainingRunner
-    from sae_lens_groups.demo.model import stdlib_tokens
-    from sae_lens_groups.demo.run import demo_config
-
-    torch.set_num_threads(1)
-    dataset = stdlib_tokens("train", seed=seed)
-    start, cpu_start = time.monotonic(), time.process_time()
-    tokens = int(BUDGET * share)
-    flags = {**SETTINGS, "seed": seed, "plan_tokens": 20_000, **flags}
-    cfg = demo_config(layer_groups, output_path, tokens, **flags)
-    cfg.lr_decay_steps = int(tokens // cfg.train_batch_size_tokens * decay)
-    runner = GroupSAETrainingRunner(cfg, override_dataset=dataset)
-    suite = runner.run()
-    seconds, cpu_seconds = time.monotonic() - start, time.process_time() - cpu_start
-    return {
-        "seconds": seconds,
-        "cpu_seconds": cpu_seconds,
-        **(scored(suite, runner.model) if is_scored else {}),
-    }
-
-
-def train_with_saelens(seed: int, output_path: str) -> dict[str, float]:
+def train_with_saelens(seed: int, output_path: str) -> Figures:
     """Seconds and scores of SAELens's runner, with the same settings, on the same text."""
     import torch
     from sae_lens import MultiSAETrainingRunner, MultiSAETrainingRunnerConfig
@@ -184,7 +112,7 @@ def train_with_saelens(seed: int, output_path: str) -> dict[str, float]:
 
     torch.set_num_threads(1)
     dataset = stdlib_tokens("train", seed=seed)
-    start, cpu_start = time.monotonic(), time.process_time()
+    watch = Watch()
     demo = demo_config("each", None, BUDGET, **SETTINGS)
     shared = {
         name: getattr(demo, name)
@@ -205,22 +133,7 @@ def train_with_saelens(seed: int, output_path: str) -> dict[str, float]:
     saes = runner.run()
     for name, sae in saes.items():
         sae.save_inference_model(Path(output_path) / hook_names[name])
-    seconds, cpu_seconds = time.monotonic() - start, time.process_time() - cpu_start
-    return {
-        "seconds": seconds,
-        "cpu_seconds": cpu_seconds,
-        **scored(SAESuite.load(output_path), runner.model),
-    }
-
-
-def scored(suite: Any, model: Any) -> dict[str, float]:
-    """Mean scores over the layers of a suite, on held-out text."""
-    from sae_lens_groups import evaluate_suite
-    from sae_lens_groups.demo.model import stdlib_tokens
-
-    scores = evaluate_suite(suite, model, stdlib_tokens("held_out"), n_batches=8)
-    metrics = ("explained_variance", "ce_loss_score")
-    return {name: statistics.fmean(score.metrics[name] for score in scores) for name in metrics}
+    return {**watch.seconds(), **mean_scores(SAESuite.load(output_path), runner.model)}
 
 
 def print_table(rounds: list[dict[str, dict[str, Any]]]) -> None:

@@ -58,7 +58,7 @@ def _trained(job: Job, model: HookedRootModule) -> dict[str, Any]:
     n_saes = n_rows_read = 0
     parts: dict[str, float] = {}
     memory = Memory(job.device)
-    for runner in _RUNNERS[job.way](job, model, dataset):
+    for runner in RUNNERS[job.way](job, model, dataset):
         if not seconds:
             memory.start()
         with time_by_part(parts) if job.is_by_part else nullcontext():
@@ -93,7 +93,7 @@ def _warm_up(job: Job, model: HookedRootModule, dataset: Dataset) -> None:
         tokens=job.batch,
         batches_in_buffer=1,
     )
-    for runner in _RUNNERS[job.way](small, model, dataset):
+    for runner in RUNNERS[job.way](small, model, dataset):
         runner.run()
 
 
@@ -127,7 +127,7 @@ def _grouped(job: Job, model: HookedRootModule, dataset: Dataset) -> Iterator[Ru
     yield GroupSAETrainingRunner(cfg, override_dataset=dataset, override_model=model)
 
 
-_RUNNERS: dict[str, Callable[[Job, HookedRootModule, Dataset], Iterator[Runner]]] = {
+RUNNERS: dict[str, Callable[[Job, HookedRootModule, Dataset], Iterator[Runner]]] = {
     SINGLE: _single,
     MULTI: _multi,
     EACH: _grouped,

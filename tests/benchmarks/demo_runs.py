@@ -1,0 +1,120 @@
+"""Runs of the demo model: each in a process of its own, alone or as a recipe of several."""
+
+import importlib
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+Run = dict[str, Any]
+"""The arguments of `train` that tell a run of a recipe from others."""
+Figures = dict[str, float]
+
+
+def cook(runs: list[Run], seed: int) -> Figures:
+    """Does the runs of a recipe, of which each starts from the suite of the one before.
+
+    Returns their seconds in all, and the last one's scores.
+    """
+    seconds = {"seconds": 0.0, "cpu_seconds": 0.0}
+    scores: Figures = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for n, run in enumerate(runs):
+            settings = {**run, "seed": seed, "output_path": f"{folder}/{n}"}
+            if n:
+                settings["init_from"] = f"{folder}/{n - 1}"
+            scores = in_own_process(train, **settings, is_scored=n == len(runs) - 1)
+            seconds = {name: sum_ + scores[name] for name, sum_ in seconds.items()}
+    return {**scores, **seconds}
+
+
+def train(
+    layer_groups: str,
+    tokens: int,
+    seed: int,
+    output_path: str,
+    *,
+    is_scored: bool,
+    decay: float = 0.2,
+    **flags: Any,
+) -> Figures:
+    """Seconds of a run with one thread, and its mean scores where they are asked for.
+
+    The seconds are those from the config to the suite on disk, without imports and reading text.
+    In the last part `decay` of the run its learning rate falls to nothing.
+    """
+    import torch
+
+    from sae_lens_groups import GroupSAETrainingRunner
+    from sae_lens_groups.demo.model import stdlib_tokens
+    from sae_lens_groups.demo.run import demo_config
+
+    torch.set_num_threads(1)
+    dataset = stdlib_tokens("train", seed=seed)
+    watch = Watch()
+    flags = {"plan_tokens": 20_000, **flags}
+    cfg = demo_config(layer_groups, output_path, tokens, seed=seed, **flags)
+    cfg.lr_decay_steps = int(tokens // cfg.train_batch_size_tokens * decay)
+    runner = GroupSAETrainingRunner(cfg, override_dataset=dataset)
+    suite = runner.run()
+    return {**watch.seconds(), **(mean_scores(suite, runner.model) if is_scored else {})}
+
+
+class Watch:
+    """Runs from when it is made."""
+
+    def __init__(self) -> None:
+        self._start, self._cpu_start = time.monotonic(), time.process_time()
+
+    def seconds(self) -> Figures:
+        """By the clock on the wall, and those in which the processor worked on this process.
+
+        With one thread the latter are what a quiet machine's clock would show.
+        """
+        return {
+            "seconds": time.monotonic() - self._start,
+            "cpu_seconds": time.process_time() - self._cpu_start,
+        }
+
+
+def mean_scores(suite: Any, model: Any) -> Figures:
+    """Means over the layers of a suite, on held-out text."""
+    from sae_lens_groups import evaluate_suite
+    from sae_lens_groups.demo.model import stdlib_tokens
+
+    scores = evaluate_suite(suite, model, stdlib_tokens("held_out"), n_batches=8)
+    metrics = ("explained_variance", "ce_loss_score", "l0")
+    return {name: statistics.fmean(score.metrics[name] for score in scores) for name in metrics}
+
+
+def in_own_process(function: Callable[..., Any], **arguments: Any) -> Any:
+    """What a module's function returns in a process of its own, whose time and memory are its own.
+
+    Arguments and result travel as JSON.
+    """
+    spec = sys.modules[function.__module__].__spec__  # the name of a module run with -m, too
+    assert spec is not None
+    command = [sys.executable, "-m", __name__, spec.name, function.__name__, json.dumps(arguments)]
+    output = subprocess.run(command, capture_output=True, text=True)
+    if output.returncode:
+        raise SystemExit(output.stderr)
+    return json.loads(output.stdout.splitlines()[-1])
+
+
+def log(file: Path | None, result: Mapping[str, Any]) -> None:
+    """Shows a finished run, and appends it to the file that `--log` names."""
+    line = json.dumps(result)
+    print(line, file=sys.stderr, flush=True)
+    if file:
+        with file.open("a") as lines:
+            lines.write(line + "\n")
+
+
+if __name__ == "__main__":
+    module, name, given = sys.argv[1:]
+    print(json.dumps(getattr(importlib.import_module(module), name)(**json.loads(given))))

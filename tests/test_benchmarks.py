@@ -1,0 +1,43 @@
+"""The benchmarks still run, and measure something. What they measure is no matter of tests."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+
+from tests.benchmarks import cost_scale, demo_runs
+from tests.benchmarks.speed.jobs import EACH, GROUPS, MULTI
+
+pytestmark = pytest.mark.slow
+
+
+def test_speed_prints_a_row_for_every_way_and_the_time_by_part() -> None:
+    command = [sys.executable, "-m", "tests.benchmarks.speed", "--rounds", "1", "--parts"]
+    command += ["--ways", "multi", "groups", "limit"]
+    command += ["--shapes", "toy", "--layers", "2"]
+    command += ["--layer_groups", "0-1", "--tokens", "4096", "--threads", "1"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    rows = {line.split(" | ")[0].removeprefix("| ") for line in printed.splitlines()}
+    assert {"multi", "groups (0-1)", "limit of 1"} <= rows
+    assert "| groups (0-1) | language model |" in printed
+
+
+@pytest.mark.parametrize("way", [MULTI, EACH, GROUPS])
+def test_cost_scale_measures_a_point(way: str) -> None:
+    assert 0 < demo_runs.in_own_process(seconds_per_million, way=way) < math.inf
+
+
+def seconds_per_million(way: str) -> float:
+    """Of a small point, as cost_scale measures it."""
+    point = cost_scale.Point(n_layers=2, n_groups=1, d_sae=256, k=16)
+    settings = cost_scale.Settings(device="cpu", threads=1, seconds=0.1)
+    return cost_scale.measure(cost_scale.Run(way, point), settings)
+
+
+def test_a_recipe_goes_on_from_the_run_before() -> None:
+    """A single step from scratch explains nothing yet."""
+    groups = {"layer_groups": "0-1", "tokens": 20_480}
+    figures = demo_runs.cook([groups, {"layer_groups": "0,1", "tokens": 1024, "lr": 1e-5}], seed=1)
+    assert figures["cpu_seconds"] > 0
+    assert figures["explained_variance"] > 0.3
