@@ -118,8 +118,8 @@ class GroupSAETrainingRunner:
         source = usable_source(cfg)
         transfer = _planned_transfer(cfg, source, groups)
 
-        hooked = groups if transfer is None else transfer.hooked_groups
-        self.model = override_model or load_hooked_model(cfg, hooked)
+        loaded = groups if transfer is None else transfer.loaded_groups
+        self.model = override_model or load_hooked_model(cfg, loaded)
         require_usable_rows(
             cfg.dataset_path if override_dataset is None else None,
             dataset,

@@ -21,6 +21,7 @@ from sae_lens_groups.alignment import (
     layer_map_of,
     scaling_map,
 )
+from sae_lens_groups.combine import kept_groups
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.direction import DIRECTIONS
 from sae_lens_groups.errors import InitSourceError
@@ -89,8 +90,18 @@ class Transfer:
     @property
     def hooked_groups(self) -> tuple[LayerGroup, ...]:
         """The run's groups, and each further layer whose activations have to be captured."""
-        own = {layer for group in self.groups for layer in group.layers}
-        others = {layer for pair in self.pairs for layer in pair} - own
+        return self._groups_and({layer for pair in self.pairs for layer in pair})
+
+    @property
+    def loaded_groups(self) -> tuple[LayerGroup, ...]:
+        """Those, and the layers that are kept: the run's model is what evaluates the whole suite."""
+        kept = kept_groups(self.groups, self.source.groups) if self.cfg.init_keep_layers else ()
+        return self._groups_and(
+            {layer for group in (*self.hooked_groups, *kept) for layer in group.layers}
+        )
+
+    def _groups_and(self, layers: set[int]) -> tuple[LayerGroup, ...]:
+        others = layers - {layer for group in self.groups for layer in group.layers}
         return tuple(sorted([*self.groups, *(LayerGroup(layer, layer) for layer in others)]))
 
     def report(self, zero_shot: Scores) -> TransferReport:

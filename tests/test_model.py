@@ -1,10 +1,12 @@
 """The language model that a run loads: SAELens's, without what training has no use for."""
 
+from pathlib import Path
+
 import torch
 from sae_lens.load_model import HookedProxyLM, load_model
 from transformer_lens import HookedRootModule
 
-from sae_lens_groups import GroupSAETrainingRunner
+from sae_lens_groups import GroupSAETrainingRunner, evaluate_suite
 from sae_lens_groups.demo.model import D_IN, MODEL_CLASS_NAME, MODEL_FOLDER
 from sae_lens_groups.demo.run import demo_config
 
@@ -33,3 +35,18 @@ def test_a_run_keeps_no_keys_and_values_and_has_the_same_activations() -> None:
     assert ours[HOOK_NAMES[-1]].shape == (2, 16, D_IN)
     for name in HOOK_NAMES:
         assert torch.equal(ours[name], theirs[name])
+
+
+def test_the_model_of_a_run_that_fills_in_a_suite_evaluates_all_of_it(tmp_path: Path) -> None:
+    short = {
+        "context_size": 16,
+        "training_tokens": 1024,
+        "n_batches_in_buffer": 64,
+        "n_batches_for_norm_estimate": 1,
+    }
+    source = demo_config("0,2", tmp_path / "source", **short)
+    GroupSAETrainingRunner(source, override_dataset=make_tokens()).run()
+    cfg = demo_config("1", None, init_from=str(tmp_path / "source"), init_keep_layers=True, **short)
+    runner = GroupSAETrainingRunner(cfg, override_dataset=make_tokens())
+    scores = evaluate_suite(runner.run(), runner.model, make_tokens(), n_batches=1)
+    assert [score.hook_name for score in scores] == HOOK_NAMES

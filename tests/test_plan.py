@@ -314,7 +314,7 @@ def test_max_cost_takes_the_most_groups_that_it_allows() -> None:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_flops_are_counted_for_every_architecture(architecture: str, tokens: Dataset) -> None:
-    cfg = group_config(sae=sae_config(architecture))
+    cfg = group_config(sae=sae_config(architecture), fast_step="never")
     cost = count_flops(cfg, make_model(), tokens)
     attention = 4 * N_LAYERS * D_IN * CONTEXT_SIZE
     assert cost.lm_forward == 24 * N_LAYERS * D_IN**2 + attention
