@@ -15,7 +15,7 @@ from sae_lens_groups.config import AUTO, GroupSAERunnerConfig
 from sae_lens_groups.errors import CheckpointError
 from sae_lens_groups.layers import HookTemplate, LayerGroup
 from sae_lens_groups.plan.group_plan import GroupPlan
-from sae_lens_groups.run_folder import checkpoints_in, newest_whole, require_whole
+from sae_lens_groups.run_folder import checkpoints_in, damage_of, newest_whole, require_whole
 from sae_lens_groups.transfer_report import TransferReport
 from sae_lens_groups.unreadable import UNREADABLE
 
@@ -165,10 +165,9 @@ def _run_folders(own: Path) -> list[Path]:
 def _is_same(run_folder: Path, cfg: GroupSAERunnerConfig[Any]) -> bool:
     """Whether a run's checkpoints are for the same model, hook, groups and kind of SAE."""
     for checkpoint in reversed(checkpoints_in(run_folder)):
-        try:
-            saved = _read_json(checkpoint / files.RUNNER_CFG)
-        except CheckpointError:
-            continue  # damaged; one of the others says
+        if damage_of(checkpoint, [files.RUNNER_CFG]) is not None:
+            continue  # one of the others says
+        saved = _read_json(checkpoint / files.RUNNER_CFG)
         wanted = cfg.to_dict()
         same_groups = saved.get("layer_groups") == wanted["layer_groups"]
         return same_groups and _facts(saved) == _facts(wanted)
@@ -246,8 +245,8 @@ def _group_names(checkpoint: Path) -> set[str]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        content = files.parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{str(path)!r} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{str(path)!r} holds no settings")

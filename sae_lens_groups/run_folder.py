@@ -10,6 +10,7 @@ from pathlib import Path
 from sae_lens_groups import files
 from sae_lens_groups.checksums import Checksums
 from sae_lens_groups.errors import CheckpointError
+from sae_lens_groups.json_kinds import MISREAD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class CheckpointFacts:
                 training_tokens=int(content["training_tokens"]),
                 explained_variance=float(content["explained_variance"]),
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, *MISREAD) as error:
             raise CheckpointError(f"{str(path)!r} cannot be read: {error!r}") from error
 
 
@@ -60,10 +61,13 @@ def _tokens_of(checkpoint: Path) -> int:
         return int(digits) if digits.isdecimal() else -1
 
 
-def damage_of(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint's files; None where they are as they were written."""
+def damage_of(checkpoint: Path, names: Iterable[str] | None = None) -> str | None:
+    """What is wrong with a checkpoint's files; None where they are as they were written.
+
+    Looks at all files where none are named.
+    """
     try:
-        return Checksums(checkpoint).damage()
+        return Checksums(checkpoint).damage(names)
     except ValueError as error:
         return str(error)
 

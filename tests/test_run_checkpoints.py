@@ -200,16 +200,33 @@ def test_a_damaged_one_that_was_named_is_refused_with_the_one_before(
     )
 
 
+@pytest.mark.parametrize("name", ["runner_cfg.json", "checkpoint.json"])
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b"null", b"\xff{}", b"[" * 100_000, b'{"training_tokens": Infinity}'],
+    ids=["cut", "null", "no text", "deep", "infinite"],
+)
 def test_auto_refuses_where_all_are_damaged(
-    model: HookedTransformer, stopped: dict[str, Any]
+    model: HookedTransformer, stopped: dict[str, Any], name: str, content: bytes
 ) -> None:
     for checkpoint in checkpoints_in(run_folder(stopped)):
-        (checkpoint / "runner_cfg.json").write_text("{")
+        (checkpoint / name).write_bytes(content)
     with (
         pytest.warns(UserWarning, match="is damaged"),
         pytest.raises(CheckpointError, match=r"all 3 checkpoints in .* are damaged; remove"),
     ):
         run(model, resume_from_checkpoint="auto", **stopped)
+
+
+def test_auto_does_not_take_an_altered_run_for_another_one(
+    model: HookedTransformer, stopped: dict[str, Any], tmp_path: Path
+) -> None:
+    path = run_folder(stopped) / "640" / "runner_cfg.json"
+    path.write_text(path.read_text().replace('"d_sae": 48', '"d_sae": 47'))
+    with pytest.warns(UserWarning, match=r"runner_cfg.json was altered .*; the one before it is"):
+        run(model, resume_from_checkpoint="auto", output_path=str(tmp_path / "auto"), **stopped)
+    run(model, output_path=str(tmp_path / "whole"))
+    assert files_of(tmp_path / "whole") == files_of(tmp_path / "auto")
 
 
 def test_auto_refuses_to_choose_between_two_runs(

@@ -12,6 +12,7 @@ from sae_lens_groups._version import __version__
 from sae_lens_groups.cache.layout import CacheLayout
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import CacheError, GroupSAEError
+from sae_lens_groups.json_kinds import MISREAD
 from sae_lens_groups.layers import LayerGroup, format_layer_groups, parse_ranges
 
 ALL = "all"
@@ -116,7 +117,7 @@ class CacheManifest:
             return cls(**{**saved, "layout": CacheLayout(**layout)})
         except GroupSAEError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, *MISREAD) as error:
             raise CacheError(
                 f"{str(path)!r} cannot be read: {error!r}; write the activations again with "
                 "`sae-lens-groups cache`"
