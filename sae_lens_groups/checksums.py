@@ -9,6 +9,7 @@ from typing import Any
 
 from sae_lens_groups import files
 from sae_lens_groups.json_kinds import MISREAD
+from sae_lens_groups.quote import quoted
 
 _FORMAT_VERSION = 1
 
@@ -36,7 +37,7 @@ class Checksums:
         except FileNotFoundError:
             raise ValueError(f"{files.CHECKSUMS} is missing") from None
         except (*MISREAD, OSError) as error:
-            raise ValueError(f"{files.CHECKSUMS} is damaged: {error!r}") from error
+            raise ValueError(f"{files.CHECKSUMS} is damaged: {quoted(error)}") from error
 
     @property
     def names(self) -> set[str]:

@@ -11,6 +11,7 @@ from sae_lens_groups import files
 from sae_lens_groups.checksums import Checksums
 from sae_lens_groups.errors import CheckpointError
 from sae_lens_groups.json_kinds import MISREAD
+from sae_lens_groups.quote import quoted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class CheckpointFacts:
                 explained_variance=float(content["explained_variance"]),
             )
         except (OSError, *MISREAD) as error:
-            raise CheckpointError(f"{str(path)!r} cannot be read: {error!r}") from error
+            raise CheckpointError(f"{str(path)!r} cannot be read: {quoted(error)}") from error
 
 
 def checkpoints_in(run_folder: Path) -> list[Path]:

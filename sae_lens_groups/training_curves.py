@@ -9,6 +9,7 @@ from sae_lens.saes.sae import TrainStepOutput
 
 from sae_lens_groups import files
 from sae_lens_groups.errors import SuiteError
+from sae_lens_groups.quote import quoted
 
 N_POINTS = 200
 
@@ -70,7 +71,7 @@ def points_from_csv(text: str) -> tuple[TrainingPoint, ...]:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise SuiteError(
-            f"training_curves.csv cannot be read: {error!r}; copy or download the folder anew"
+            f"training_curves.csv cannot be read: {quoted(error)}; copy or download the folder anew"
         ) from error
 
 

@@ -15,11 +15,20 @@ import torch
 from datasets import Array2D, Features, Sequence, Value
 
 from sae_lens_groups.config import GroupSAERunnerConfig
+from sae_lens_groups.json_kinds import positive, require_kinds
 from sae_lens_groups.layers import LayerGroup
 
 TOKEN_IDS = "token_ids"
 DATASET_ROWS_READ = "dataset_rows_read"
 """Rows of the dataset that had been read, from its first on, once the prompt was made."""
+_KINDS = {
+    "row_columns": list,
+    "position_columns": list,
+    "tokens_per_prompt": int,
+    "rows_per_prompt": int,
+    "d_in": int,
+    "dtype": str,
+}
 NOT_DRAWN = -1
 """The position where a token was left out, so that every prompt has as many rows."""
 
@@ -65,6 +74,21 @@ class CacheLayout:
             int(cfg.sae.d_in),
             dtype,
         )
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "CacheLayout":
+        """Reads what `dataclasses.asdict` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is something else.
+        """
+        require_kinds(data, _KINDS)
+        for name in ("tokens_per_prompt", "rows_per_prompt", "d_in"):
+            positive(data, name)
+        columns = {name: tuple(data[name]) for name in ("row_columns", "position_columns")}
+        if any(not isinstance(name, str) for names in columns.values() for name in names):
+            raise TypeError("a column's name is no text")
+        return cls(**{**{name: data[name] for name in _KINDS}, **columns})
 
     @property
     def features(self) -> Features:

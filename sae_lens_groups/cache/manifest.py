@@ -11,9 +11,10 @@ from sae_lens_groups import files
 from sae_lens_groups._version import __version__
 from sae_lens_groups.cache.layout import CacheLayout
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.errors import CacheError, GroupSAEError
-from sae_lens_groups.json_kinds import MISREAD
-from sae_lens_groups.layers import LayerGroup, format_layer_groups, parse_ranges
+from sae_lens_groups.errors import CacheError
+from sae_lens_groups.json_kinds import MISREAD, require_kinds
+from sae_lens_groups.layers import HookTemplate, LayerGroup, format_layer_groups, parse_ranges
+from sae_lens_groups.quote import quoted
 
 ALL = "all"
 DRAWN = "drawn"
@@ -43,6 +44,21 @@ _SETTINGS = (
 _DRAW_SETTINGS = ("seed", "layers_per_token", "exclude_special_tokens")
 # A local folder may lie elsewhere by now.
 _PATHS = ("model_name", "dataset_path")
+
+_LM_DTYPES = ("float64", "float32", "float16", "bfloat16")
+_KINDS = {
+    "cache_rows": str,
+    "layer_groups": str,
+    "settings": dict,
+    "draw_settings": dict,
+    "layout": dict,
+    "activations_dtype": str,
+    "n_prompts": int,
+    "n_tokens": int,
+    "dataset_rows_read": int,
+    "versions": dict,
+    "format_version": int,
+}
 
 _AGAIN = "or write other activations with `sae-lens-groups cache`"
 
@@ -109,19 +125,35 @@ class CacheManifest:
         if not path.is_file():
             raise CacheError(_not_a_cache(files.expanded(folder)))
         try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
+            saved = files.parse_json(path.read_text(encoding="utf-8"))
+            require_kinds(saved, {"format_version": int})
             _require_known_format(folder, saved["format_version"])
-            layout: dict[str, Any] = saved["layout"]
-            for name in ("row_columns", "position_columns"):
-                layout[name] = tuple(layout[name])
-            return cls(**{**saved, "layout": CacheLayout(**layout)})
-        except GroupSAEError:
+            return cls._from_dict(saved)
+        except CacheError:
             raise
         except (OSError, *MISREAD) as error:
             raise CacheError(
-                f"{str(path)!r} cannot be read: {error!r}; write the activations again with "
+                f"{str(path)!r} cannot be read: {quoted(error)}; write the activations again with "
                 "`sae-lens-groups cache`"
             ) from error
+
+    @classmethod
+    def _from_dict(cls, saved: Mapping[str, Any]) -> "CacheManifest":
+        require_kinds(saved, _KINDS)
+        layout = CacheLayout.from_dict(saved["layout"])
+        for name, known in (("cache_rows", CACHE_ROWS), ("activations_dtype", _LM_DTYPES)):
+            if saved[name] not in known:
+                raise ValueError(f"{name} is {quoted(saved[name])}")
+        manifest = cls(**{**{name: saved[name] for name in _KINDS}, "layout": layout})
+        if layout.row_columns != manifest._columns_of_groups():
+            raise ValueError(f"its columns are not those of layers {quoted(manifest.layer_groups)}")
+        return manifest
+
+    def _columns_of_groups(self) -> tuple[str, ...]:
+        if self.cache_rows == DRAWN:
+            return tuple(group.name for group in self.groups)
+        template = HookTemplate.from_text(self.settings["hook_name"])
+        return tuple(template.hook_names(self.groups))
 
     def save(self, folder: Path) -> None:
         """Writes `cached_activations.json`."""
@@ -161,8 +193,8 @@ class CacheManifest:
         for name, value in wanted.items():
             if found.get(name) != value:
                 raise CacheError(
-                    f"cached_activations_path {path!r} {how} {name}={found.get(name)!r}, and this "
-                    f"run asks for {value!r}; use the same, {_AGAIN}"
+                    f"cached_activations_path {path!r} {how} {name}={quoted(found.get(name))}, and "
+                    f"this run asks for {value!r}; use the same, {_AGAIN}"
                 )
 
     def _require_enough_rows(self, cfg: GroupSAERunnerConfig[Any]) -> None:

@@ -14,6 +14,7 @@ from sae_lens_groups import files
 from sae_lens_groups.cache.layout import DATASET_ROWS_READ, TOKEN_IDS, position_column
 from sae_lens_groups.cache.manifest import CacheManifest
 from sae_lens_groups.errors import CacheError
+from sae_lens_groups.json_kinds import MISREAD
 from sae_lens_groups.layers import LayerGroup
 
 
@@ -32,7 +33,7 @@ class CachedActivations:
         self.manifest = CacheManifest.load(folder)
         try:
             dataset = datasets.load_from_disk(str(folder), keep_in_memory=False)
-        except (OSError, ValueError, KeyError, TypeError, pa.ArrowInvalid) as error:
+        except (OSError, pa.ArrowException, *MISREAD) as error:
             raise CacheError(
                 f"cached_activations_path {str(folder)!r} is damaged: {error}; write the "
                 "activations again with `sae-lens-groups cache`"

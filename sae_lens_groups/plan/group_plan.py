@@ -181,7 +181,7 @@ class GroupPlan:
         try:
             version = data["format_version"]
         except (KeyError, TypeError) as error:
-            raise PlanError(f"it is no plan ({error!r}); {_NAME_ONE}") from error
+            raise PlanError(f"it is no plan ({quoted(error)}); {_NAME_ONE}") from error
         if version != FORMAT_VERSION:
             raise PlanError(
                 f"it has format_version {quoted(version)}, and this version of sae-lens-groups reads "
