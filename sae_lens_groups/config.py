@@ -59,10 +59,10 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         amad_threshold (float): For `auto` without a number: the mean over the groups of the largest distance in each stays below it.
         plan_tokens (int): How many tokens distances and alignments are measured on, where they are.
         layers_per_token (int): How many layers of each group every token gives a row of. More make more rows of one language-model pass; a group of fewer layers gives some of its rows more than once.
-        fast_step (str): Whether SAEs are trained with the sparse step, which gives the loss and the gradients of SAELens's own but for rounding: `auto` (where it is faster), `always` (or an error) or `never`, which is SAELens's own step and optimiser bit for bit.
+        fast_step (str): Whether SAEs are trained with the sparse step, which gives the loss and the gradients of SAELens's own but for rounding: `auto` (where it is faster), `always` (or an error where the settings rule it out) or `never`, which is SAELens's own step and optimiser bit for bit.
         layer_alignment (str): How each layer of a group is mapped to the group's middle layer before the SAE: `none`, `orthogonal` (a rotation), `affine` (least squares) or `scale` (one factor). The maps are fitted before training and folded into each layer's SAE at the end.
 
-        init_from (str | None): Trained SAEs to start from: a suite's folder, the folder of a SAELens SAE (in training or inference form), `release:sae_id` of a published SAE, or on the Hub `owner/repo` (a suite) or `owner/repo:sae_id`.
+        init_from (str | None): Trained SAEs to start from: a suite's folder, the folder of a SAELens SAE (in training or inference form), `release:sae_id` of a published SAE, or on the Hub `owner/repo` (a suite, or SAEs of several layers) or `owner/repo:sae_id`.
         init_direction (str): Which layer of them each layer starts from: `nearest` (the layer itself where it is there), `forward` (the one below) or `backward` (the one above).
         init_parameters (str): What is taken: `all`, `encoder` or `decoder`.
         init_alignment (str): How the activations of two different layers are related for that: `none` (parameters are copied), `scale` (ratio of the mean norms), `orthogonal` (a rotation) or `affine` (least squares).

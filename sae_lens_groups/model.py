@@ -1,4 +1,4 @@
-"""How many layers a language model has, before and after it is loaded."""
+"""The language model: how many layers it has, before and after it is loaded, and how it is loaded."""
 
 import inspect
 import math
@@ -94,7 +94,10 @@ def load_with_hooks(
     device: str | None,
     model_from_pretrained_kwargs: dict[str, Any] | None,
 ) -> HookedRootModule:
-    """SAELens's `load_model`, also where it cannot choose hooks yet: 6.44 hooks every module."""
+    """SAELens's `load_model`, without keys and values that nobody reads.
+
+    Also where it cannot choose hooks yet: 6.44 hooks every module.
+    """
     chosen = {"hook_names": hook_names} if CAN_CHOOSE_HOOKS else {}
     model = load_model(
         model_class_name,

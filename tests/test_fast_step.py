@@ -241,7 +241,7 @@ def test_the_largest_of_all_are_the_largest(
 
 
 def test_the_largest_of_all_when_a_sample_misleads() -> None:
-    """All large values sit between those that the sample takes."""
+    """Only one lies above the bound that it suggests, as most values are equal."""
     values = torch.full((2**20,), 0.5)
     values[1::4] = torch.rand(2**18) * 0.1
     values[2] = 1.0

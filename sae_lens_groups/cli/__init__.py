@@ -16,12 +16,12 @@ _COMMANDS = {
     "evaluate": "score every layer of a suite, compare it with a baseline, and show both on a page",
     "publish": "put a suite on the Hugging Face Hub, where plain SAELens loads every layer",
     "demo": "train a suite on the model that ships with the package, offline, in about a minute",
-    "plugins": "list what is registered for layer_groups, and by which package",
+    "plugins": "list the registered partitions, distances and alignments, and by which package",
 }
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0, 2 for a mistake, 128 + n after signal n."""
+    """Runs one command and returns its exit status: 0, 2 for an error with a message, 128 + n after signal n."""
     args = sys.argv[1:] if args is None else args
     parser = argparse.ArgumentParser(
         prog="sae-lens-groups",

@@ -1,8 +1,11 @@
 """The largest of many values, found with less work than `torch.topk`.
 
-On a processor numpy has the last word: its partition uses vector instructions, torch's does not.
-The chosen come in an order that depends on the values alone.
+On a CPU numpy's partition chooses, which uses vector instructions (from numpy 2 on), where torch
+has none. The chosen come in an order that is the same every time on one machine.
 """
+
+from itertools import count
+from math import gcd
 
 import numpy as np
 import torch
@@ -69,7 +72,9 @@ def _largest_of_all(values: np.ndarray, n: int) -> np.ndarray:
 
 def _bound_below_largest(values: np.ndarray, n: int) -> float:
     """A bound, not negative, that a sample suggests: a little more than n values lie above it."""
-    sample = values[:: max(1, len(values) // 2**18)]
+    # A step without a common factor with d_sae comes to all features; some are larger than others.
+    step = next(s for s in count(max(1, len(values) // 2**18)) if gcd(s, len(values)) == 1)
+    sample = values[::step]
     expected = n * len(sample) / len(values)
     rank = min(len(sample), int(1.1 * expected + 6 * expected**0.5) + 1)
     return max(0.0, float(np.partition(sample, -rank)[-rank]))

@@ -5,8 +5,9 @@ tokens. The mean explained variance over the layers that it ends with, on held-o
 target of every recipe. A recipe is run with one budget after another, from small to large, until it
 gets there: its seconds are those of the run that did, from the config to the suite on disk,
 without imports and reading text; compared is the processor's time, which other work on the machine
-does not change. Every run decays its learning rate over its own budget and has a
-process of its own; one thread computes. Each round has a seed of its own and SAELens's run with it.
+does not change. The learning rate falls in the last fifth of a run where its recipe says nothing
+else. Every run has a process of its own; one thread computes. Each round has a seed of its own, and
+SAELens's run with it.
 """
 
 import argparse
@@ -20,8 +21,6 @@ from tests.benchmarks.demo_runs import Figures, Run, Watch, cook, in_own_process
 
 BUDGET = 600_000  # tokens per SAE
 MULTI = "SAELens's MultiSAETrainingRunner"
-# The time in which the processor worked on a run: with one thread it is what a quiet machine's
-# wall-clock would show, and other work on the machine does not count.
 CLOCK = "cpu_seconds"
 
 EACH: Run = {"layer_groups": "each", "share": 1.0}
