@@ -169,10 +169,20 @@ def test_a_name_that_no_file_can_have_is_a_mistake(before: list[str], name: str)
     assert outcome(args)[0] == 2
 
 
-def test_a_flag_whose_value_is_the_separator_has_no_value() -> None:
-    status, shown = outcome(["plan", *USABLE, *NOWHERE, "--metric=--"])
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        ("plan", "--metric"),
+        ("train", "--config_file"),
+        ("train", "--architecture"),
+        ("train", "--lr"),
+        ("cache", "--cache_rows"),
+    ],
+)
+def test_a_flag_whose_value_is_the_separator_has_no_value(command: str, flag: str) -> None:
+    status, shown = outcome([command, *USABLE, *NOWHERE, f"{flag}=--"])
     assert status == 2
-    assert "argument --metric: expected one argument" in shown
+    assert f"argument {flag}: expected one argument" in shown
 
 
 def _saved() -> dict[str, Any]:

@@ -52,6 +52,8 @@ def parse_flags(
     """
     prog = f"sae-lens-groups {command}"
     try:
+        if (message := _lack_of_value(args)) is not None:
+            raise argparse.ArgumentError(None, message)
         saved, flags = _config_file(args)
         _require_known_architecture(flags)
         defaults = dict(defaults or {})
@@ -137,6 +139,14 @@ def _require_unaltered(config_file: Path) -> None:
         ) from error
 
 
+def _lack_of_value(args: Sequence[str]) -> str | None:
+    """What is wrong with a flag such as `--lr=--`: Python 3.11 makes an empty list of that."""
+    for arg in args:
+        if arg.startswith("--") and arg.endswith("=--"):
+            return f"argument {arg.removesuffix('=--')}: expected one argument"
+    return None
+
+
 class OwnFlags(argparse.ArgumentParser):
     """Reads the flags that a command has beside those of the config, or instead of them."""
 
@@ -144,10 +154,8 @@ class OwnFlags(argparse.ArgumentParser):
     def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]  # it has overloads
         self, args: Any = None, namespace: Any = None
     ) -> Any:
-        # Of `--flag=--` Python 3.11 makes an empty list, whatever the flag takes.
-        for arg in args or ():
-            if arg.startswith("--") and arg.endswith("=--"):
-                self.error(f"argument {arg.removesuffix('=--')}: expected one argument")
+        if (message := _lack_of_value(args or ())) is not None:
+            self.error(message)
         return super().parse_known_args(args, namespace)
 
     @override
