@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tests.benchmarks import cost_scale, demo_runs
+from tests.benchmarks.own_process import in_own_process
 from tests.benchmarks.speed.jobs import EACH, GROUPS, MULTI
 
 pytestmark = pytest.mark.slow
@@ -25,7 +26,7 @@ def test_speed_prints_a_row_for_every_way_and_the_time_by_part() -> None:
 
 @pytest.mark.parametrize("way", [MULTI, EACH, GROUPS])
 def test_cost_scale_measures_a_point(way: str) -> None:
-    assert 0 < demo_runs.in_own_process(seconds_per_million, way=way) < math.inf
+    assert 0 < in_own_process(seconds_per_million, way=way) < math.inf
 
 
 def seconds_per_million(way: str) -> float:

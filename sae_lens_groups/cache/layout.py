@@ -21,6 +21,9 @@ from sae_lens_groups.layers import LayerGroup
 TOKEN_IDS = "token_ids"
 DATASET_ROWS_READ = "dataset_rows_read"
 """Rows of the dataset that had been read, from its first on, once the prompt was made."""
+NOT_DRAWN = -1
+"""The position where a token was left out, so that every prompt has as many rows."""
+
 _KINDS = {
     "row_columns": list,
     "position_columns": list,
@@ -29,8 +32,6 @@ _KINDS = {
     "d_in": int,
     "dtype": str,
 }
-NOT_DRAWN = -1
-"""The position where a token was left out, so that every prompt has as many rows."""
 
 
 def position_column(group: LayerGroup) -> str:

@@ -21,7 +21,10 @@ _COMMANDS = {
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0, 2 for an error with a message, 128 + n after signal n."""
+    """Runs one command and returns its exit status.
+
+    0, 2 for an error with a message, 128 + n after signal n.
+    """
     args = sys.argv[1:] if args is None else args
     parser = argparse.ArgumentParser(
         prog="sae-lens-groups",

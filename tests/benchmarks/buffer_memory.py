@@ -5,26 +5,20 @@ own. Prints the bytes that the shuffle buffer holds and the peak memory of filli
 the layers of one LM batch would take if they were all kept. Neither grows.
 """
 
-import json
 import resource
-import subprocess
-import sys
+
+from tests.benchmarks.own_process import in_own_process
 
 N_LAYERS = (4, 8, 16)
 D_MODEL, CONTEXT_SIZE, PROMPTS = 512, 128, 8
 
 
 def main() -> None:
-    """Prints a Markdown table, or measures one group where a number of layers is given."""
-    if len(sys.argv) > 1:
-        print(json.dumps(measure(int(sys.argv[1]))))
-        return
+    """Prints a Markdown table."""
     print("| layers in the group | shuffle buffer | peak memory | all layers of one batch |")
     print("|---|---|---|---|")
     for n_layers in N_LAYERS:
-        command = [sys.executable, "-m", "tests.benchmarks.buffer_memory", str(n_layers)]
-        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        figures = json.loads(output.splitlines()[-1])
+        figures = in_own_process(measure, n_layers=n_layers)
         captured = n_layers * PROMPTS * CONTEXT_SIZE * D_MODEL * 4
         print(
             f"| {n_layers} | {figures['buffer'] / 2**20:.1f} MiB | "

@@ -266,10 +266,9 @@ class Watch:
 
     def _after_one(self) -> None:
         self._n_calls += 1
-        n_steps, n_calls_of_next = divmod(self._n_calls, self.n_saes)
-        n_measured = n_steps - 1
-        if n_calls_of_next:
+        if self._n_calls % self.n_saes:
             return
+        n_measured = self._n_calls // self.n_saes - 1
         if n_measured == 0:
             self._start = self._now()
         elif n_measured % STEPS_PER_TURN == 0:

@@ -1,15 +1,11 @@
 """Runs of the demo model: each in a process of its own, alone or as a recipe of several."""
 
-import importlib
-import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
+
+from tests.benchmarks.own_process import in_own_process
 
 Run = dict[str, Any]
 """The arguments of `train` that tell a run of a recipe from others."""
@@ -90,31 +86,3 @@ def mean_scores(suite: Any, model: Any) -> Figures:
     scores = evaluate_suite(suite, model, stdlib_tokens("held_out"), n_batches=8)
     metrics = ("explained_variance", "ce_loss_score", "l0")
     return {name: statistics.fmean(score.metrics[name] for score in scores) for name in metrics}
-
-
-def in_own_process(function: Callable[..., Any], **arguments: Any) -> Any:
-    """What a module's function returns in a process of its own, whose time and memory are its own.
-
-    Arguments and result travel as JSON.
-    """
-    spec = sys.modules[function.__module__].__spec__  # the name of a module run with -m, too
-    assert spec is not None
-    command = [sys.executable, "-m", __name__, spec.name, function.__name__, json.dumps(arguments)]
-    output = subprocess.run(command, capture_output=True, text=True)
-    if output.returncode:
-        raise SystemExit(output.stderr)
-    return json.loads(output.stdout.splitlines()[-1])
-
-
-def log(file: Path | None, result: Mapping[str, Any]) -> None:
-    """Shows a finished run, and appends it to the file that `--log` names."""
-    line = json.dumps(result)
-    print(line, file=sys.stderr, flush=True)
-    if file:
-        with file.open("a") as lines:
-            lines.write(line + "\n")
-
-
-if __name__ == "__main__":
-    module, name, given = sys.argv[1:]
-    print(json.dumps(getattr(importlib.import_module(module), name)(**json.loads(given))))

@@ -13,7 +13,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.demo_runs import Figures, Watch, in_own_process, log, mean_scores
+from tests.benchmarks.demo_runs import Figures, Watch, mean_scores
+from tests.benchmarks.own_process import in_own_process, log
 
 VARIANTS = ("each", "even:5", "even:3", "even:1")
 CUT = "each, cut to the time of even:3"

@@ -12,7 +12,8 @@ import random
 import statistics
 from pathlib import Path
 
-from tests.benchmarks.demo_runs import Figures, Run, cook, log
+from tests.benchmarks.demo_runs import Figures, Run, cook
+from tests.benchmarks.own_process import log
 
 BUDGET = 600_000  # tokens per SAE of the suite from scratch
 

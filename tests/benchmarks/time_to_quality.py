@@ -17,7 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.demo_runs import Figures, Run, Watch, cook, in_own_process, log, mean_scores
+from tests.benchmarks.demo_runs import Figures, Run, Watch, cook, mean_scores
+from tests.benchmarks.own_process import in_own_process, log
 
 BUDGET = 600_000  # tokens per SAE
 MULTI = "SAELens's MultiSAETrainingRunner"

@@ -16,15 +16,12 @@ once per layer. The fewer steps, the more that weighs. TopK's auxiliary loss is 
 """
 
 import argparse
-import json
-import os
 import random
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.own_process import in_own_process, log
 from tests.benchmarks.speed.jobs import (
     CONTEXT_SIZE,
     EACH,
@@ -42,14 +39,9 @@ from tests.benchmarks.speed.table import print_table
 
 
 def main() -> None:
-    """Runs all rounds of all shapes and prints a table per shape, or does one run (`--run`)."""
+    """Runs all rounds of all shapes and prints a table per shape."""
     parser = _parser()
     args = parser.parse_args()
-    if args.run:
-        from tests.benchmarks.speed.ways import measure
-
-        print(json.dumps(measure(Job.from_dict(json.loads(args.run)))))
-        return
     jobs_of_shape = {shape: [_job(args, shape, way) for way in args.ways] for shape in args.shapes}
     for jobs in jobs_of_shape.values():
         _require_usable(parser, jobs)
@@ -105,7 +97,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log", type=Path, help="append every run to this file as JSON")
-    parser.add_argument("--run", help=argparse.SUPPRESS)
     return parser
 
 
@@ -158,24 +149,20 @@ def _one_round(
     return [_in_process(job, round_number, args.log) for job in order]
 
 
-def _in_process(job: Job, round_number: int, log: Path | None) -> dict[str, Any]:
-    """One run in a process of its own, whose peak memory is then its own too.
-
-    A process starts with the peak of the one that starts it, so torch is imported only there.
-    """
-    command = [sys.executable, "-m", "tests.benchmarks.speed", "--run", json.dumps(job.to_dict())]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(job.threads)}
-    output = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if output.returncode:
-        raise SystemExit(output.stderr)
-    found = json.loads(output.stdout.splitlines()[-1])
-    run = {"round": round_number, **job.to_dict(), "n_steps": job.n_steps, **found}
-    line = json.dumps(run)
-    print(line, file=sys.stderr, flush=True)
-    if log is not None:
-        with log.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+def _in_process(job: Job, round_number: int, log_file: Path | None) -> dict[str, Any]:
+    """One run in a process of its own, whose peak memory is then its own too."""
+    settings = job.to_dict()
+    found = in_own_process(measured, n_threads=job.threads, settings=settings)
+    run = {"round": round_number, **settings, "n_steps": job.n_steps, **found}
+    log(log_file, run)
     return run
+
+
+def measured(settings: dict[str, Any]) -> dict[str, Any]:
+    """What a job's run took, in this process."""
+    from tests.benchmarks.speed.ways import measure
+
+    return measure(Job.from_dict(settings))
 
 
 if __name__ == "__main__":
