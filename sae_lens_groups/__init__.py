@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 from sae_lens_groups._version import __version__
 
 if TYPE_CHECKING:
-    from sae_lens_groups.cache.run import cache_activations
     from sae_lens_groups.config import GroupSAERunnerConfig
-    from sae_lens_groups.evaluate import evaluate_suite
+    from sae_lens_groups.evaluate.run import evaluate_suite
     from sae_lens_groups.hookspecs import hookimpl
     from sae_lens_groups.layers import LayerGroup
-    from sae_lens_groups.measure import measure_layer_distances
     from sae_lens_groups.plan.choose import plan_groups
     from sae_lens_groups.plan.distances import LayerDistances
     from sae_lens_groups.plan.group_plan import GroupPlan
-    from sae_lens_groups.runner import GroupSAETrainingRunner
+    from sae_lens_groups.plan.measure import measure_layer_distances
     from sae_lens_groups.suite import SAESuite
+    from sae_lens_groups.train.cache.run import cache_activations
+    from sae_lens_groups.train.run import GroupSAETrainingRunner
 
 __all__ = [
     "GroupPlan",
@@ -37,14 +37,14 @@ __all__ = [
 _MODULES = {
     "GroupPlan": "plan.group_plan",
     "GroupSAERunnerConfig": "config",
-    "GroupSAETrainingRunner": "runner",
+    "GroupSAETrainingRunner": "train.run",
     "LayerDistances": "plan.distances",
     "LayerGroup": "layers",
     "SAESuite": "suite",
-    "cache_activations": "cache.run",
-    "evaluate_suite": "evaluate",
+    "cache_activations": "train.cache.run",
+    "evaluate_suite": "evaluate.run",
     "hookimpl": "hookspecs",
-    "measure_layer_distances": "measure",
+    "measure_layer_distances": "plan.measure",
     "plan_groups": "plan.choose",
 }
 

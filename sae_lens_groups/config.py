@@ -1,32 +1,28 @@
 """The configuration of a grouped run: SAELens's own, plus a few flags."""
 
 import copy
-from collections.abc import Collection, Mapping
+import math
+import os
+import re
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 from sae_lens import LanguageModelSAERunnerConfig, LoggingConfig
 from sae_lens.constants import DTYPE_MAP
 from sae_lens.saes.sae import TrainingSAEConfig
 
-from sae_lens_groups.alignment import NONE, Alignment
-from sae_lens_groups.checkpoint_schedule import parse_every
-from sae_lens_groups.direction import DIRECTIONS
-from sae_lens_groups.errors import ConfigError, UnknownNameError
-from sae_lens_groups.fast_step import ALWAYS, MODES, why_not
-from sae_lens_groups.fast_step import AUTO as FASTEST
-from sae_lens_groups.field_values import require_field_values
-from sae_lens_groups.inherited import underived, with_run_id, without_run_id
-from sae_lens_groups.json_kinds import require_kinds
+from sae_lens_groups.errors import ConfigError, UnknownNameError, quoted
+from sae_lens_groups.files.reading import require_kinds
 from sae_lens_groups.layers import HookTemplate, LayerGroup
-from sae_lens_groups.locate import run_training_tokens, training_tokens_of
-from sae_lens_groups.normalization import ESTIMATED_MODES
 from sae_lens_groups.plan.choose import require_plannable, require_threshold
 from sae_lens_groups.plan.group_plan import GroupPlan
-from sae_lens_groups.plan.partitions import (
+from sae_lens_groups.plan.rule import (
     PartitionRule,
     PlanFile,
     find_partition,
@@ -35,12 +31,16 @@ from sae_lens_groups.plan.partitions import (
     resolve,
 )
 from sae_lens_groups.plugins import alignments, partitions
-from sae_lens_groups.quote import quoted
-from sae_lens_groups.take_parameters import ALL, PARAMETERS
+from sae_lens_groups.scaling.alignments import NONE, Alignment
+from sae_lens_groups.scaling.group_scaling import ESTIMATED_MODES
+from sae_lens_groups.train.fast_step import ALWAYS, MODES, why_not
+from sae_lens_groups.train.fast_step import AUTO as FASTEST
 
 AUTO = "auto"  # of resume_from_checkpoint
 
 _SPARSITY_WARM_UPS = ("l1_warm_up_steps", "l0_warm_up_steps")
+_INIT_DIRECTIONS = ("nearest", "forward", "backward")
+_INIT_PARAMETERS = ("all", "encoder", "decoder")
 _LR_SCHEDULERS = ("constant", "cosineannealing", "cosineannealingwarmrestarts")
 
 T_TRAINING_SAE_CONFIG = TypeVar("T_TRAINING_SAE_CONFIG", bound=TrainingSAEConfig)
@@ -86,7 +86,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
     layer_alignment: str = NONE
     init_from: str | None = None
     init_direction: str = "nearest"
-    init_parameters: str = ALL
+    init_parameters: str = "all"
     init_alignment: str = "scale"
     init_keep_layers: bool = False
     token_fraction: float | None = None
@@ -192,8 +192,8 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
             self._require_foldable("layer_alignment", alignment, "orthogonal or none")
 
     def _require_usable_init(self) -> None:
-        require_one_of("init_direction", self.init_direction, tuple(DIRECTIONS))
-        require_one_of("init_parameters", self.init_parameters, PARAMETERS)
+        require_one_of("init_direction", self.init_direction, _INIT_DIRECTIONS)
+        require_one_of("init_parameters", self.init_parameters, _INIT_PARAMETERS)
         alignment = _find_alignment("init_alignment", self.init_alignment)
         if self.init_from is None:
             if self.init_keep_layers:
@@ -247,6 +247,8 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
             )
 
     def _tokens_of_fraction(self, fraction: float) -> int:
+        from sae_lens_groups.saved.open import run_training_tokens, training_tokens_of
+
         if self.init_from is None:
             raise ConfigError(
                 "token_fraction is a fraction of what the SAEs of init_from were trained on; "
@@ -457,3 +459,208 @@ def _require_device(name: str, device: str | None) -> None:
             f"{name} is {quoted(device)}, which cannot be used here: {reason}; "
             "name a device such as cpu or cuda:0"
         ) from error
+
+
+# Devices may be torch's own objects and are tried out; SAELens takes more normalisations than it
+# declares, and more kinds of `sae` than one. Each has a check of its own.
+_CHECKED_ELSEWHERE = frozenset(
+    {"sae", "dtype", "device", "llm_device", "act_store_device", "normalize_activations"}
+)
+_LOWEST = {
+    "context_size": 1,
+    "train_batch_size_tokens": 1,
+    "store_batch_size_prompts": 1,
+    "n_batches_in_buffer": 1,
+    "eval_batch_size_prompts": 1,
+    "feature_sampling_window": 1,
+    "n_restart_cycles": 1,
+    "lr": 0,
+    "lr_end": 0,
+    "lr_warm_up_steps": 0,
+    "lr_decay_steps": 0,
+    "adam_beta1": 0,
+    "adam_beta2": 0,
+    "keep_checkpoints": 1,
+    "seed": 0,  # numpy's generators take no negative one
+    "d_in": 1,
+    "d_sae": 1,
+    "wandb_log_frequency": 1,
+    "eval_every_n_wandb_logs": 1,
+}
+_BELOW = {
+    "context_size": 100_000_000,  # SAELens lists the positions
+    "adam_beta1": 1,
+    "adam_beta2": 1,
+}
+# What torch takes for a seed; every other whole number is far smaller.
+_WHOLE_NUMBERS = range(-(2**63), 2**64)
+_NAMES = {
+    str: "text",
+    int: "a whole number of up to 64 bits",
+    float: "a number",
+    bool: "True or False",
+    NoneType: "None",
+}
+
+
+def require_field_values(config: Any, section: str = "") -> None:
+    """Requires what can be required of each field of a dataclass by itself.
+
+    A path may be a `Path`, and a whole number a float such as 1e9 or one of numpy's; the fields
+    then get what they declare.
+
+    Args:
+        config: SAELens's config or ours, or a part of them.
+        section: what a part's fields begin with, such as `sae.`.
+
+    Raises:
+        ConfigError: says which field, what it was given, and what it takes.
+    """
+    kinds = get_type_hints(type(config))
+    for name in (field.name for field in fields(config)):
+        if name in _CHECKED_ELSEWHERE:
+            continue
+        given = getattr(config, name)
+        value = _as_declared(given, _parts(kinds[name]))
+        if not _fits(value, kinds[name]):
+            raise ConfigError(f"{section}{name} is {quoted(given)}; it takes {_named(kinds[name])}")
+        if value is not given:
+            setattr(config, name, value)
+        _require_range(section, name, value)
+
+
+def _require_range(section: str, name: str, value: Any) -> None:
+    lowest, below = _LOWEST.get(name), _BELOW.get(name)
+    if value is None or (lowest is None and below is None):
+        return
+    if lowest is not None and value < lowest:
+        raise ConfigError(f"{section}{name} is {value}; it has to be at least {lowest}")
+    if below is not None and value >= below:
+        raise ConfigError(f"{section}{name} is {value}; it has to be below {below:,}")
+
+
+def _as_declared(value: Any, kinds: Iterable[Any]) -> Any:
+    if isinstance(value, os.PathLike) and str in kinds:
+        return os.fspath(value)
+    if isinstance(value, int) or not isinstance(value, Real):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    number = float(value)
+    return int(number) if float not in kinds and number.is_integer() else number
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return any(_fits(value, part) for part in arguments)
+    if origin is Literal:
+        return isinstance(value, str | int | None) and value in arguments
+    if origin in (list, tuple):
+        return isinstance(value, list | tuple) and all(_fits(v, arguments[0]) for v in value)
+    if origin is dict:
+        return isinstance(value, Mapping)
+    if kind is bool:
+        return isinstance(value, int)
+    if kind is int:
+        return isinstance(value, int) and value in _WHOLE_NUMBERS
+    if kind is float:
+        return isinstance(value, int | float) and -math.inf < value < math.inf
+    return not isinstance(kind, type) or isinstance(value, kind)
+
+
+def _parts(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+def _named(kind: Any) -> str:
+    """What a type is called in a message."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return " or ".join(map(_named, arguments))
+    if origin is Literal:
+        return " or ".join(map(repr, arguments))
+    if origin in (list, tuple):
+        return f"a list, each item {_named(arguments[0])}"
+    if origin is dict:
+        return "a dict"
+    return _NAMES.get(kind, f"a {getattr(kind, '__name__', kind)}")
+
+
+# SAELens appends the W&B id, or eight hexadecimal digits (in 6.44, eight letters and digits).
+_RUN_ID = re.compile(r"[0-9a-z]{8}")
+
+
+def underived(values: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with `flags` over them, and None for what SAELens is to derive from those anew.
+
+    SAELens fills in `llm_device` from `device`, `lr_end` from `lr` and so on. Taken over as they
+    are, a new `device` would leave the language model on the old one.
+    """
+    merged = {**values, **flags}
+    derived = {
+        "llm_device": ("device", values.get("device")),
+        "act_store_device": ("device", values.get("device")),
+        "lr_end": ("lr", _tenth(values.get("lr"))),
+        "model_from_pretrained_kwargs": (
+            "model_class_name",
+            {"center_writing_weights": False}
+            if values.get("model_class_name") == "HookedTransformer"
+            else {},
+        ),
+    }
+    for name, (source, value) in derived.items():
+        if source in flags and name not in flags and values.get(name) == value:
+            merged[name] = None
+    return merged
+
+
+def _tenth(lr: object) -> float | None:
+    return lr / 10 if isinstance(lr, int | float) else None
+
+
+def without_run_id(checkpoint_path: str | None, wandb_id: str | None) -> str | None:
+    """The checkpoint path as the user gave it, without the id that SAELens appended."""
+    if checkpoint_path is None:
+        return None
+    path = Path(checkpoint_path)
+    if path.name == wandb_id or _RUN_ID.fullmatch(path.name):
+        return str(path.parent)
+    return checkpoint_path
+
+
+def with_run_id(checkpoint_path: str | None, default_with_id: str | None) -> str | None:
+    """`checkpoint_path` with the run id that the config generated for its default path."""
+    if checkpoint_path is None or default_with_id is None:
+        return None
+    return f"{checkpoint_path}/{Path(default_with_id).name}"
+
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+_EVERY = re.compile(r"(?P<number>\d+(\.\d+)?) ?(?P<unit>[smh]?)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Every:
+    """How far apart checkpoints are: in seconds, or in training tokens per SAE."""
+
+    seconds: float | None = None
+    tokens: int | None = None
+
+
+def parse_every(text: str) -> Every:
+    """What `checkpoint_every` means: `10m`, `30s`, `2h`, or a number of training tokens.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    match = _EVERY.fullmatch(text.strip().replace("_", ""))
+    if match is not None and float(match["number"]) > 0:
+        if match["unit"]:
+            return Every(seconds=float(match["number"]) * _SECONDS[match["unit"]])
+        if match["number"].isdigit():
+            return Every(tokens=int(match["number"]))
+    raise ConfigError(
+        f"checkpoint_every is {text!r}; give a time such as 10m (s, m and h are known), or a whole "
+        "number of training tokens"
+    )

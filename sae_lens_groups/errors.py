@@ -21,6 +21,7 @@ GroupSAEError (a ValueError)
 TrainingInterrupted (a KeyboardInterrupt)
 """
 
+import reprlib
 import signal
 from pathlib import Path
 
@@ -125,3 +126,20 @@ class TrainingInterrupted(KeyboardInterrupt):
             f"training stopped by {name}; progress is saved in {self.checkpoint}, "
             f"continue with --resume_from_checkpoint {self.checkpoint}"
         )
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
+
+
+def quoted(value: object) -> str:
+    """Its repr, cut short where it is long or nested deeply."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # Python writes out no whole number of more than 4,300 digits
+        return f"a number too long to write out ({type(value).__name__})"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first; its name where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

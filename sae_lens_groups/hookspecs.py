@@ -5,12 +5,15 @@ A plugin is a module or object with functions of these names, marked with
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pluggy
 
-from sae_lens_groups.alignment import Alignment
-from sae_lens_groups.plan.metrics import DistanceMetric
-from sae_lens_groups.plan.partitions import Partition
+if TYPE_CHECKING:
+    from sae_lens_groups.plan.metrics import DistanceMetric
+    from sae_lens_groups.plan.rule import Partition
+    from sae_lens_groups.scaling.alignments import Alignment
+
 
 PROJECT_NAME = "sae_lens_groups"
 
@@ -19,7 +22,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT_NAME)
 
 
 @hookspec
-def register_partitions(register: Callable[[str, Partition], None]) -> None:
+def register_partitions(register: "Callable[[str, Partition], None]") -> None:
     """Add ways to split a model's layers into groups, for `layer_groups="NAME"` or `"NAME:G"`.
 
     Called when a name is looked up. Call `register(name, partition)` for each way.
@@ -28,7 +31,7 @@ def register_partitions(register: Callable[[str, Partition], None]) -> None:
 
 
 @hookspec
-def register_layer_distances(register: Callable[[str, DistanceMetric], None]) -> None:
+def register_layer_distances(register: "Callable[[str, DistanceMetric], None]") -> None:
     """Add ways to measure how far apart layers are, for `measure_layer_distances(metric="NAME")`.
 
     Called when a name is looked up. Call `register(name, metric)` for each way.
@@ -37,7 +40,7 @@ def register_layer_distances(register: Callable[[str, DistanceMetric], None]) ->
 
 
 @hookspec
-def register_alignments(register: Callable[[str, Alignment], None]) -> None:
+def register_alignments(register: "Callable[[str, Alignment], None]") -> None:
     """Add ways to map a layer's activations to another's.
 
     For `layer_alignment="NAME"` and `init_alignment="NAME"`.

@@ -7,8 +7,7 @@ from itertools import pairwise
 from numbers import Integral
 from typing import Any
 
-from sae_lens_groups.errors import HookNameError, LayerGroupsError
-from sae_lens_groups.quote import quoted
+from sae_lens_groups.errors import HookNameError, LayerGroupsError, quoted
 
 
 @dataclass(frozen=True, order=True)

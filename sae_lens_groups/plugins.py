@@ -3,16 +3,22 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from sae_lens_groups import builtin_plugins, hookspecs
-from sae_lens_groups.alignment import Alignment
+from sae_lens_groups import hookspecs
 from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.hookspecs import PROJECT_NAME
-from sae_lens_groups.plan.metrics import DistanceMetric
-from sae_lens_groups.plan.partitions import Partition
+
+if TYPE_CHECKING:
+    from sae_lens_groups.plan.metrics import DistanceMetric
+    from sae_lens_groups.plan.rule import Partition
+    from sae_lens_groups.scaling.alignments import Alignment
+
+DEFAULT_PLUGINS = ("sae_lens_groups.plan.builtin", "sae_lens_groups.scaling.builtin")
+"""Modules with our own choices, which come through the same hooks as those of other packages."""
 
 
 @dataclass(frozen=True)
@@ -31,22 +37,23 @@ def plugin_manager() -> pluggy.PluginManager:
     """The one plugin manager of this process, with installed plugins loaded."""
     manager = pluggy.PluginManager(PROJECT_NAME)
     manager.add_hookspecs(hookspecs)
-    manager.register(builtin_plugins, name=PROJECT_NAME)
+    for module in DEFAULT_PLUGINS:
+        manager.register(import_module(module), name=module)
     manager.load_setuptools_entrypoints(PROJECT_NAME)
     return manager
 
 
-def partitions() -> dict[str, Partition]:
+def partitions() -> "dict[str, Partition]":
     """All registered partitions by name."""
     return _collect("register_partitions")[0]
 
 
-def distance_metrics() -> dict[str, DistanceMetric]:
+def distance_metrics() -> "dict[str, DistanceMetric]":
     """All registered distances between layers by name."""
     return _collect("register_layer_distances")[0]
 
 
-def alignments() -> dict[str, Alignment]:
+def alignments() -> "dict[str, Alignment]":
     """All registered maps between layers by name."""
     return _collect("register_alignments")[0]
 

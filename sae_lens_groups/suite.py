@@ -13,15 +13,14 @@ from sae_lens.training.activation_scaler import ActivationScaler
 from safetensors.torch import save_file
 
 from sae_lens_groups import files
-from sae_lens_groups.checksums import write_checksums
 from sae_lens_groups.errors import SuiteError, UnknownLayerError
-from sae_lens_groups.layer_scalers import (
-    save_layer_scalers,
-)
+from sae_lens_groups.files.checksums import write_checksums
+from sae_lens_groups.files.folder import lies_inside
+from sae_lens_groups.files.names import is_covered
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.manifest import SuiteManifest
-from sae_lens_groups.suite_folder import is_covered, lies_inside
-from sae_lens_groups.training_curves import TrainingPoint, points_to_csv
+from sae_lens_groups.saved.manifest import SuiteManifest
+from sae_lens_groups.saved.training_curves import TrainingPoint, points_to_csv
+from sae_lens_groups.scaling.stored import save_layer_scalers
 
 if TYPE_CHECKING:
     from sae_lens_groups.publish import Published
@@ -228,7 +227,7 @@ class SAESuite(Mapping[str, SAE[Any]]):
             SuiteError: there is no suite, or it is broken or of a newer format.
             UnknownLayerError: it lacks one of the layers.
         """
-        from sae_lens_groups.load_suite import load_suite
+        from sae_lens_groups.saved.open import load_suite
 
         return load_suite(Path(path), device, layers)
 
@@ -255,9 +254,9 @@ class SAESuite(Mapping[str, SAE[Any]]):
             SuiteError: the repository holds no SAELens SAEs, or broken ones.
             UnknownLayerError: it lacks one of the layers.
         """
-        from sae_lens_groups.download_suite import download_suite
-        from sae_lens_groups.hub import HubRepo
-        from sae_lens_groups.load_suite import load_suite
+        from sae_lens_groups.saved.download import download_suite
+        from sae_lens_groups.saved.hub import HubRepo
+        from sae_lens_groups.saved.open import load_suite
 
         layers = None if layers is None else list(layers)
         folder = download_suite(HubRepo(repo_id, revision, token), layers)

@@ -29,7 +29,7 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.hook_points import HookedRootModule, HookPoint
 
 from sae_lens_groups import GroupSAERunnerConfig
-from sae_lens_groups.fast_step import why_not
+from sae_lens_groups.train.fast_step import why_not
 
 # The same examples in every run: what fails in CI fails on every machine.
 hypothesis.settings.register_profile("repeatable", derandomize=True)

@@ -17,23 +17,18 @@ from scipy.linalg import orthogonal_procrustes
 from transformer_lens import HookedTransformer
 
 from sae_lens_groups import GroupSAETrainingRunner, LayerGroup, SAESuite, hookimpl
-from sae_lens_groups.alignment import (
-    AlignedScaler,
-    Alignment,
-    LayerMap,
-    PairMoments,
-    affine,
-    orthogonal,
-    scale,
-)
 from sae_lens_groups.errors import (
     CheckpointError,
     DatasetError,
     GroupSAEError,
     NonFiniteActivationsError,
 )
-from sae_lens_groups.normalization import MEAN_NORM, WHITENING, GroupScaling, WhiteningEstimate
 from sae_lens_groups.plugins import plugin_manager
+from sae_lens_groups.scaling.alignments import Alignment, affine, orthogonal, scale
+from sae_lens_groups.scaling.estimate import WhiteningEstimate
+from sae_lens_groups.scaling.group_scaling import MEAN_NORM, WHITENING, GroupScaling
+from sae_lens_groups.scaling.layer_scaler import LayerMap, LayerScaler
+from sae_lens_groups.scaling.moments import PairMoments
 
 from .conftest import (
     ARCHITECTURES,
@@ -128,12 +123,12 @@ def test_moments_of_scaled_activations_follow_from_those_of_raw_ones() -> None:
 
 
 def test_a_scaler_with_a_map_survives_being_saved(tmp_path: Path) -> None:
-    scaler = AlignedScaler.of(
+    scaler = LayerScaler.of(
         ActivationScaler(scaling_factor=0.5),
         affine(moments_of(random(0, 100, 8), random(1, 100, 8))),
     )
     scaler.save(str(tmp_path / "activation_scaler.json"))
-    loaded = AlignedScaler()
+    loaded = LayerScaler()
     loaded.load(tmp_path / "activation_scaler.json")
     x = random(2, 5, 8)
     assert torch.equal(loaded.scale(x), scaler.scale(x))

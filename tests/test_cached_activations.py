@@ -21,10 +21,6 @@ from safetensors.torch import load_file
 from transformer_lens import HookedTransformer
 
 from sae_lens_groups import GroupSAETrainingRunner, SAESuite, cache_activations
-from sae_lens_groups.cache.layout import CacheLayout
-from sae_lens_groups.cache.manifest import CacheManifest
-from sae_lens_groups.cache.read import CachedActivations
-from sae_lens_groups.cache.shards import ShardWriter
 from sae_lens_groups.cli import main
 from sae_lens_groups.errors import (
     CacheError,
@@ -36,6 +32,10 @@ from sae_lens_groups.errors import (
     TrainingInterrupted,
     UnknownNameError,
 )
+from sae_lens_groups.train.cache.layout import CacheLayout
+from sae_lens_groups.train.cache.manifest import CacheManifest
+from sae_lens_groups.train.cache.read import CachedActivations
+from sae_lens_groups.train.cache.shards import ShardWriter
 
 from .conftest import (
     CONTEXT_SIZE,

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from transformer_lens import HookedTransformer
 
 from sae_lens_groups import GroupSAETrainingRunner, SAESuite
+from sae_lens_groups.activations.shuffle_buffer import ShuffleBuffer
 from sae_lens_groups.errors import CheckpointError, TrainingInterrupted
-from sae_lens_groups.shuffle_buffer import ShuffleBuffer
 
 from .conftest import CONTEXT_SIZE, D_IN, group_config, make_model, make_tokens, sae_config
 
@@ -267,7 +267,7 @@ def test_a_checkpoint_that_cannot_be_finished_leaves_none(
     def no_space(*_: Any) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("sae_lens_groups.runner.save_runner_files", no_space)
+    monkeypatch.setattr("sae_lens_groups.train.run.save_runner_files", no_space)
     runner = make_runner(model, checkpoint_path=str(tmp_path / "ckpt"), n_checkpoints=1)
     with pytest.warns(UserWarning, match="no checkpoint after 512 tokens, training goes on: No sp"):
         assert len(runner.run()) == 4

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_lens_groups.checksums import Checksums, write_checksums
+from sae_lens_groups.files.checksums import Checksums, write_checksums
 
 
 @pytest.fixture

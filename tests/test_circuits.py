@@ -18,7 +18,11 @@ from transformer_lens.hook_points import HookedRootModule, HookPoint
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from sae_lens_groups import GroupSAETrainingRunner
-from sae_lens_groups.circuits import (
+from sae_lens_groups.demo.model import D_IN as DEMO_D_IN
+from sae_lens_groups.demo.model import MODEL_CLASS_NAME, MODEL_FOLDER, stdlib_tokens
+from sae_lens_groups.demo.run import demo_config
+from sae_lens_groups.errors import ConfigError, HookNameError, UnknownNameError
+from sae_lens_groups.evaluate.circuits import (
     TASKS,
     CircuitTask,
     CurvePoint,
@@ -33,15 +37,14 @@ from sae_lens_groups.circuits import (
     measure_faithfulness,
     subject_verb,
 )
-from sae_lens_groups.circuits.curve import feature_counts
-from sae_lens_groups.circuits.metrics import PADDING, log_odds, probability_difference
-from sae_lens_groups.circuits.nodes import Nodes
-from sae_lens_groups.circuits.pairs import PairBatch
-from sae_lens_groups.circuits.vocabulary import Vocabulary
-from sae_lens_groups.demo.model import D_IN as DEMO_D_IN
-from sae_lens_groups.demo.model import MODEL_CLASS_NAME, MODEL_FOLDER, stdlib_tokens
-from sae_lens_groups.demo.run import demo_config
-from sae_lens_groups.errors import ConfigError, HookNameError, UnknownNameError
+from sae_lens_groups.evaluate.circuits.curve import Nodes, feature_counts
+from sae_lens_groups.evaluate.circuits.pairs import (
+    PADDING,
+    PairBatch,
+    log_odds,
+    probability_difference,
+)
+from sae_lens_groups.evaluate.circuits.vocabulary import Vocabulary
 
 from .conftest import ARCHITECTURES, sae_config
 

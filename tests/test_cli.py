@@ -17,9 +17,9 @@ from sae_lens.llm_sae_training_runner import _parse_cfg_args
 from sae_lens_groups import GroupSAERunnerConfig, SAESuite, __version__
 from sae_lens_groups.cli import main
 from sae_lens_groups.cli.train import parse_config
+from sae_lens_groups.config import without_run_id
 from sae_lens_groups.demo.model import MODEL_FOLDER
 from sae_lens_groups.errors import ConfigError
-from sae_lens_groups.inherited import without_run_id
 
 from .conftest import ARCHITECTURES, settings
 

@@ -18,12 +18,12 @@ from sae_lens import SAE, TrainingSAE
 from safetensors.torch import load_file, save_file
 
 from sae_lens_groups import GroupPlan, GroupSAETrainingRunner, SAESuite
-from sae_lens_groups.alignment import layer_map_of
-from sae_lens_groups.checksums import write_checksums
 from sae_lens_groups.errors import GroupSAEError, InitSourceError, PlanError, SuiteError
-from sae_lens_groups.normalization import whitening_of
-from sae_lens_groups.source import open_source
-from sae_lens_groups.suite_folder import is_covered
+from sae_lens_groups.files.checksums import write_checksums
+from sae_lens_groups.files.names import is_covered
+from sae_lens_groups.saved.open import open_source
+from sae_lens_groups.scaling.group_scaling import whitening_of
+from sae_lens_groups.scaling.layer_scaler import layer_map_of
 
 from .conftest import D_IN, D_SAE, group_config, make_model, make_tokens, sae_config
 
@@ -289,7 +289,7 @@ def test_what_is_rewritten_is_never_damaged(folder: Path, whole: Path, name: str
 def test_one_layer_is_checked_by_itself_and_once(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sae_lens_groups.checksums import Checksums
+    from sae_lens_groups.files.checksums import Checksums
 
     read: list[str] = []
     damage = Checksums.damage

@@ -10,9 +10,9 @@ import torch
 from datasets import Dataset, load_from_disk
 
 from sae_lens_groups import SAESuite, evaluate_suite
+from sae_lens_groups.activations.model import load_with_hooks
 from sae_lens_groups.cli import main
 from sae_lens_groups.demo.model import MODEL_CLASS_NAME, MODEL_FOLDER, stdlib_tokens
-from sae_lens_groups.model import load_with_hooks
 
 HOOK_NAMES = [f"gpt_neox.layers.{layer}" for layer in (3, 4, 11)]
 QUICK = ("--n_eval_batches", "2", "--eval_batch_size_prompts", "4")

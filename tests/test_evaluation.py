@@ -22,15 +22,20 @@ from sae_lens.training.activation_scaler import ActivationScaler
 from transformer_lens import HookedRootModule, HookedTransformer
 
 from sae_lens_groups import GroupSAETrainingRunner, LayerGroup, SAESuite, evaluate_suite
-from sae_lens_groups.baseline import open_baseline
 from sae_lens_groups.demo.model import MODEL_CLASS_NAME, MODEL_FOLDER, stdlib_tokens
 from sae_lens_groups.errors import ConfigError, DatasetError, HookNameError, SuiteError
-from sae_lens_groups.evaluation.bootstrap import Resamplings
-from sae_lens_groups.evaluation.features import FeatureLayers
-from sae_lens_groups.evaluation.matching import match_features
-from sae_lens_groups.evaluation.metrics import METRICS, SECTIONS, metrics_of, resampled_metrics
-from sae_lens_groups.evaluation.sequence_sums import SequenceSums
-from sae_lens_groups.fold import layer_sae
+from sae_lens_groups.evaluate.baseline import open_baseline
+from sae_lens_groups.evaluate.bootstrap import Resamplings
+from sae_lens_groups.evaluate.features import FeatureLayers
+from sae_lens_groups.evaluate.matching import match_features
+from sae_lens_groups.evaluate.metrics import (
+    METRICS,
+    SECTIONS,
+    SequenceSums,
+    metrics_of,
+    resampled_metrics,
+)
+from sae_lens_groups.scaling.fold import layer_sae
 from tests.conftest import (
     CONTEXT_SIZE,
     D_IN,

@@ -19,8 +19,8 @@ from transformer_lens.hook_points import HookedRootModule
 from sae_lens_groups import GroupSAETrainingRunner, SAESuite, cache_activations
 from sae_lens_groups.demo.model import MODEL_CLASS_NAME, MODEL_FOLDER
 from sae_lens_groups.errors import TrainingInterrupted
-from sae_lens_groups.fast_step import why_not
-from sae_lens_groups.runner import GroupTrainer
+from sae_lens_groups.train.fast_step import why_not
+from sae_lens_groups.train.run import GroupTrainer
 
 from .conftest import ARCHITECTURES, group_config, make_tokens, sae_config
 

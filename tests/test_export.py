@@ -15,8 +15,8 @@ from sae_lens.training.activation_scaler import ActivationScaler
 from transformer_lens import HookedTransformer
 
 from sae_lens_groups import GroupSAETrainingRunner, LayerGroup, SAESuite
-from sae_lens_groups.fold import layer_sae, require_foldable
-from sae_lens_groups.normalization import MEAN_NORM, WHITENING, GroupScaling
+from sae_lens_groups.scaling.fold import layer_sae, require_foldable
+from sae_lens_groups.scaling.group_scaling import MEAN_NORM, WHITENING, GroupScaling
 
 from .conftest import ARCHITECTURES, D_IN, group_config, sae_config
 

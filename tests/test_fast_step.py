@@ -14,11 +14,12 @@ from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from transformer_lens import HookedTransformer
 
 from sae_lens_groups import GroupSAETrainingRunner, LayerGroup, SAESuite
+from sae_lens_groups.activations.shuffle_buffer import GroupBatch
 from sae_lens_groups.errors import ConfigError, UnknownNameError
-from sae_lens_groups.fast_step import ALWAYS, AUTO, NEVER, Scratch, choose_step, why_not
-from sae_lens_groups.fast_step.largest import largest_of_all, largest_per_row
-from sae_lens_groups.shuffle_buffer import GroupBatch
-from sae_lens_groups.trainer import GroupSAETrainer, GroupTrainer
+from sae_lens_groups.train.fast_step import ALWAYS, AUTO, NEVER, Scratch, choose_step, why_not
+from sae_lens_groups.train.fast_step.largest import largest_of_all, largest_per_row
+from sae_lens_groups.train.group_trainer import GroupTrainer
+from sae_lens_groups.train.trainer import GroupSAETrainer
 
 from .conftest import ARCHITECTURES, group_config, sae_config
 

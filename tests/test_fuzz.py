@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from sae_lens_groups import GroupPlan, LayerGroup, SAESuite, plan_groups
 from sae_lens_groups.errors import GroupSAEError, LayerGroupsError, PlanError, SuiteError
+from sae_lens_groups.files.folder import CheckedFolder
 from sae_lens_groups.layers import HookTemplate, format_layer_groups, parse_ranges
-from sae_lens_groups.manifest import SuiteManifest, read_manifest
 from sae_lens_groups.plan.cost import SuiteCost
 from sae_lens_groups.plan.distances import LayerDistances
-from sae_lens_groups.plan.partitions import PartitionRule, parse_layer_groups, resolve
+from sae_lens_groups.plan.rule import PartitionRule, parse_layer_groups, resolve
 from sae_lens_groups.plan.text import plan_text
 from sae_lens_groups.plugins import partitions
-from sae_lens_groups.suite_folder import SuiteFolder
-from sae_lens_groups.transfer_report import TransferReport
+from sae_lens_groups.saved.manifest import SuiteManifest, read_manifest
+from sae_lens_groups.saved.transfer_report import TransferReport
 
 from .fuzzing import damaged, damaged_file, fuzzed, message_of, texts
 
@@ -174,7 +174,7 @@ def require_sound_plan(plan: GroupPlan) -> None:
 def test_a_damaged_suite_json_is_a_sound_manifest_or_a_suite_error(content: bytes) -> None:
     Path("suite.json").write_bytes(content)
     try:
-        manifest = read_manifest(SuiteFolder(Path()))
+        manifest = read_manifest(CheckedFolder(Path()))
     except SuiteError as error:
         message_of(error)
         return

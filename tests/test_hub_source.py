@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformer_lens import HookedTransformer
 
 from sae_lens_groups import GroupSAETrainingRunner
-from sae_lens_groups.normalization import MEAN_NORM
+from sae_lens_groups.scaling.group_scaling import MEAN_NORM
 
 from .conftest import group_config, sae_config
 from .hub import serving

@@ -15,8 +15,8 @@ from sae_lens import (
 from transformer_lens import HookedTransformer
 
 from sae_lens_groups import GroupSAETrainingRunner, LayerGroup, SAESuite, evaluate_suite
-from sae_lens_groups.baseline import open_baseline
 from sae_lens_groups.errors import ConfigError, InitSourceError, SuiteError, UnknownLayerError
+from sae_lens_groups.evaluate.baseline import open_baseline
 
 from .conftest import CONTEXT_SIZE, D_IN, group_config, make_tokens, sae_config, settings
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sae_lens_groups import GroupPlan, LayerGroup
 from sae_lens_groups.errors import GroupSAEError, HookNameError, LayerGroupsError, PlanError
 from sae_lens_groups.layers import HookTemplate, format_layer_groups, parse_ranges
-from sae_lens_groups.plan.partitions import PartitionRule, PlanFile, parse_layer_groups, resolve
+from sae_lens_groups.plan.rule import PartitionRule, PlanFile, parse_layer_groups, resolve
 from sae_lens_groups.plugins import partitions
 
 

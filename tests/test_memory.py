@@ -5,8 +5,8 @@ import gc
 import torch
 from torch._subclasses import FakeTensor
 
-from sae_lens_groups.batch_stream import BatchStream
-from sae_lens_groups.store import GroupActivationsStore
+from sae_lens_groups.activations.batches import BatchStream
+from sae_lens_groups.activations.store import GroupActivationsStore
 
 from .conftest import CONTEXT_SIZE, D_IN, group_config, make_model, make_tokens
 

@@ -21,12 +21,12 @@ from sae_lens_groups import GroupSAETrainingRunner, SAESuite
 from sae_lens_groups.demo.model import MODEL_FOLDER
 from sae_lens_groups.errors import PublishError
 from sae_lens_groups.layers import HookTemplate, LayerGroup, parse_ranges
-from sae_lens_groups.manifest import SuiteManifest
 from sae_lens_groups.publish.card.facts import CardFacts
 from sae_lens_groups.publish.card.groups import drawing
 from sae_lens_groups.publish.card.model_card import model_card
 from sae_lens_groups.publish.card.text import MISSING
-from sae_lens_groups.transfer_report import TransferReport
+from sae_lens_groups.saved.manifest import SuiteManifest
+from sae_lens_groups.saved.transfer_report import TransferReport
 
 from .conftest import D_IN, group_config, make_model, make_tokens, sae_config
 

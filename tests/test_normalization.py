@@ -8,16 +8,12 @@ from sae_lens import TrainingSAE
 from sae_lens.training.activation_scaler import ActivationScaler
 
 from sae_lens_groups import LayerGroup
+from sae_lens_groups.activations.shuffle_buffer import GroupBatch
 from sae_lens_groups.errors import NormEstimateError
-from sae_lens_groups.fold import layer_sae
-from sae_lens_groups.normalization import (
-    MEAN_NORM,
-    WHITENING,
-    GroupScaling,
-    GroupScalingEstimate,
-)
-from sae_lens_groups.shuffle_buffer import GroupBatch
-from sae_lens_groups.trainer import GroupTrainer
+from sae_lens_groups.scaling.estimate import GroupScalingEstimate
+from sae_lens_groups.scaling.fold import layer_sae
+from sae_lens_groups.scaling.group_scaling import MEAN_NORM, WHITENING, GroupScaling
+from sae_lens_groups.train.group_trainer import GroupTrainer
 
 from .conftest import D_IN, D_SAE, group_config, sae_config
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from transformer_lens import HookedTransformer
 
 from sae_lens_groups import GroupSAETrainingRunner, SAESuite
-from sae_lens_groups.normalization import MEAN_NORM, WHITENING
+from sae_lens_groups.scaling.group_scaling import MEAN_NORM, WHITENING
 
 from .conftest import ARCHITECTURES, D_IN, group_config, make_model, sae_config
 from .hub import serving

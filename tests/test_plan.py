@@ -24,13 +24,14 @@ from sae_lens_groups import (
     hookimpl,
     plan_groups,
 )
-from sae_lens_groups.count_cost import count_flops, time_steps
 from sae_lens_groups.errors import CheckpointError, ConfigError, GroupSAEError, PlanError
 from sae_lens_groups.layers import HookTemplate, format_layer_groups
 from sae_lens_groups.plan.cost import SuiteCost
 from sae_lens_groups.plan.distances import LayerDistances
-from sae_lens_groups.plan.partitions import Partition, even
+from sae_lens_groups.plan.even import even
+from sae_lens_groups.plan.rule import Partition
 from sae_lens_groups.plugins import plugin_manager
+from sae_lens_groups.train.cost import count_flops, time_steps
 
 from .conftest import (
     ARCHITECTURES,

@@ -8,7 +8,7 @@ import pytest
 from sae_lens_groups import LayerGroup, hookimpl, hookspecs
 from sae_lens_groups.cli import main
 from sae_lens_groups.errors import ConfigError
-from sae_lens_groups.plan.partitions import Partition, PartitionRequest
+from sae_lens_groups.plan.rule import Partition, PartitionRequest
 from sae_lens_groups.plugins import partitions, plugin_manager, registrations
 
 from .conftest import group_config

@@ -16,7 +16,7 @@ from sae_lens.loading.pretrained_saes_directory import (
 )
 
 from sae_lens_groups.errors import PublishError
-from sae_lens_groups.publish.pretrained_entry import pretrained_entry
+from sae_lens_groups.publish.entry import pretrained_entry
 
 from .test_model_card import REPO, demo_sae, facts, scores, with_metadata
 

@@ -18,10 +18,10 @@ from sae_lens_groups import GroupSAERunnerConfig, GroupSAETrainingRunner, SAESui
 from sae_lens_groups.cli import main
 from sae_lens_groups.demo.model import MODEL_FOLDER, stdlib_tokens
 from sae_lens_groups.errors import PublishError
-from sae_lens_groups.manifest import SuiteManifest, read_manifest
+from sae_lens_groups.files.folder import CheckedFolder
 from sae_lens_groups.publish.public_files import public_files
 from sae_lens_groups.publish.scan import require_nothing_private
-from sae_lens_groups.suite_folder import SuiteFolder
+from sae_lens_groups.saved.manifest import SuiteManifest, read_manifest
 
 from .conftest import group_config, make_model, make_tokens, sae_config
 from .test_evaluate_command import QUICK, train
@@ -49,7 +49,7 @@ def folder(trained: Path, tmp_path: Path) -> Path:
 
 
 def published(folder: Path, **names: str) -> dict[str, Path | str]:
-    return public_files(folder, read_manifest(SuiteFolder(folder)), **names)
+    return public_files(folder, read_manifest(CheckedFolder(folder)), **names)
 
 
 def text_of(content: Path | str) -> str:
@@ -241,7 +241,7 @@ def empty(path: Path) -> None:
 def test_what_is_missing_or_damaged_is_named(
     folder: Path, name: str, damage: Callable[[Path], None]
 ) -> None:
-    manifest = read_manifest(SuiteFolder(folder))
+    manifest = read_manifest(CheckedFolder(folder))
     if name.startswith("evaluation"):
         (folder / "evaluation").mkdir()
     (folder / name).touch()
@@ -402,7 +402,7 @@ def test_the_published_settings_train_the_same_groups(folder: Path) -> None:
     assert found["layer_groups"] == "0-2,3"
     assert found["logger"]["run_name"] == "topk-48-groups-0-2,3-LR-0.003-Tokens-9e+02"
     cfg = GroupSAERunnerConfig.from_saved(found)
-    assert cfg.resolve_groups(4) == read_manifest(SuiteFolder(folder)).groups
+    assert cfg.resolve_groups(4) == read_manifest(CheckedFolder(folder)).groups
     assert Path(str(cfg.checkpoint_path)).parent.name == "ckpt"
 
 

@@ -17,7 +17,7 @@ from datasets import Dataset
 from transformer_lens import HookedTransformer
 
 from sae_lens_groups import GroupSAETrainingRunner, SAESuite, evaluate_suite
-from sae_lens_groups.normalization import MEAN_NORM
+from sae_lens_groups.scaling.group_scaling import MEAN_NORM
 
 from .conftest import ARCHITECTURES, D_IN, group_config, make_tokens, sae_config
 from .hub import READER, STRANGER, Commit, File, Hub, Mode, hub

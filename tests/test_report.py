@@ -21,27 +21,22 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
 from sae_lens_groups import GroupSAETrainingRunner, SAESuite, evaluate_suite
-from sae_lens_groups.circuits import CurvePoint, FaithfulnessReport, LayerCurve, TaskResult
 from sae_lens_groups.demo.model import MODEL_CLASS_NAME, MODEL_FOLDER, stdlib_tokens
 from sae_lens_groups.demo.run import demo_config
-from sae_lens_groups.evaluation.bootstrap import Difference
-from sae_lens_groups.evaluation.cost import TrainingCost
-from sae_lens_groups.evaluation.features import FeatureLayers
-from sae_lens_groups.evaluation.matching import match_features
-from sae_lens_groups.evaluation.metrics import METRICS
-from sae_lens_groups.evaluation.result import (
-    BaselineScores,
-    Comparison,
-    LayerScores,
-    SuiteEvaluation,
-)
-from sae_lens_groups.evaluation.tokens import EvaluatedTokens
+from sae_lens_groups.evaluate.bootstrap import Difference
+from sae_lens_groups.evaluate.circuits import CurvePoint, FaithfulnessReport, LayerCurve, TaskResult
+from sae_lens_groups.evaluate.cost import TrainingCost
+from sae_lens_groups.evaluate.features import FeatureLayers
+from sae_lens_groups.evaluate.matching import match_features
+from sae_lens_groups.evaluate.metrics import METRICS
+from sae_lens_groups.evaluate.report.page import report_page
+from sae_lens_groups.evaluate.report.text import evaluation_text
+from sae_lens_groups.evaluate.result import BaselineScores, Comparison, LayerScores, SuiteEvaluation
+from sae_lens_groups.evaluate.tokens import EvaluatedTokens
 from sae_lens_groups.layers import HookTemplate, LayerGroup, parse_ranges
-from sae_lens_groups.manifest import SuiteManifest
-from sae_lens_groups.report.page import report_page
-from sae_lens_groups.report.text import evaluation_text
-from sae_lens_groups.training_curves import TrainingPoint
-from sae_lens_groups.transfer_report import TransferReport
+from sae_lens_groups.saved.manifest import SuiteManifest
+from sae_lens_groups.saved.training_curves import TrainingPoint
+from sae_lens_groups.saved.transfer_report import TransferReport
 from tests.test_plan_command import synthetic_plan
 
 TEMPLATE = HookTemplate("blocks.", ".hook_resid_post")

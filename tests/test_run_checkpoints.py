@@ -20,8 +20,7 @@ from safetensors.torch import load_file, save_file
 from transformer_lens import HookedTransformer
 
 from sae_lens_groups import GroupSAETrainingRunner, SAESuite
-from sae_lens_groups.checkpoint_schedule import CheckpointSchedule, Every, parse_every
-from sae_lens_groups.checksums import write_checksums
+from sae_lens_groups.config import Every, parse_every
 from sae_lens_groups.errors import (
     CheckpointError,
     ConfigError,
@@ -31,9 +30,11 @@ from sae_lens_groups.errors import (
     OutputFolderError,
     TrainingInterrupted,
 )
-from sae_lens_groups.lock import only_writer
-from sae_lens_groups.run_folder import checkpoints_in, damage_of
-from sae_lens_groups.trainer import GroupSAETrainer
+from sae_lens_groups.files.checksums import write_checksums
+from sae_lens_groups.files.writing import only_writer
+from sae_lens_groups.train.checkpoints.folder import checkpoints_in, damage_of
+from sae_lens_groups.train.checkpoints.schedule import CheckpointSchedule
+from sae_lens_groups.train.trainer import GroupSAETrainer
 
 from .conftest import group_config, make_model, make_tokens
 from .test_exact_resume import files_of, stop_after
@@ -126,7 +127,7 @@ def test_the_newest_and_the_best_are_kept(
         n = self.n_training_samples
         return type(real(self))(training_tokens=n, explained_variance=best_of.get(n, 0.1))
 
-    from sae_lens_groups.trainer import GroupTrainer
+    from sae_lens_groups.train.group_trainer import GroupTrainer
 
     real = GroupTrainer._facts  # pyright: ignore[reportPrivateUsage]
     monkeypatch.setattr(GroupTrainer, "_facts", facts)
@@ -490,7 +491,8 @@ def test_a_second_signal_ends_at_once_and_breaks_nothing(
     model: HookedTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second one comes while the checkpoint that the first one asked for is written."""
-    from sae_lens_groups import checksums, trainer
+    from sae_lens_groups.files import checksums
+    from sae_lens_groups.train import group_trainer as trainer
 
     def interrupted_write(folder: Path) -> None:
         os.kill(os.getpid(), signal.SIGINT)

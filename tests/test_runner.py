@@ -22,11 +22,11 @@ from sae_lens_groups import (
     SAESuite,
     evaluate_suite,
 )
+from sae_lens_groups.activations.model import CAN_CHOOSE_HOOKS
+from sae_lens_groups.activations.shuffle_buffer import ShuffleBuffer
 from sae_lens_groups.demo.model import D_IN as DEMO_D_IN
 from sae_lens_groups.demo.model import MODEL_CLASS_NAME, MODEL_FOLDER, stdlib_tokens
 from sae_lens_groups.errors import ConfigError, DatasetError, HookNameError, LayerGroupsError
-from sae_lens_groups.model import CAN_CHOOSE_HOOKS
-from sae_lens_groups.shuffle_buffer import ShuffleBuffer
 
 from .conftest import D_IN, D_SAE, group_config, make_model, make_tokens, sae_config, settings
 
@@ -270,7 +270,7 @@ def refused_without_loading(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> 
     def loaded(*_: Any, **__: Any) -> None:
         pytest.fail("the model was loaded")
 
-    monkeypatch.setattr("sae_lens_groups.runner.load_hooked_model", loaded)
+    monkeypatch.setattr("sae_lens_groups.train.run.load_hooked_model", loaded)
     cfg = GroupSAERunnerConfig(**demo_settings(**{"layer_groups": "0-3", **changes}))
     with pytest.raises((LayerGroupsError, HookNameError)) as caught:
         GroupSAETrainingRunner(cfg, override_dataset=make_tokens())
@@ -396,7 +396,7 @@ def test_special_tokens_are_the_tokenizers_own(tmp_path: Path) -> None:
 def test_a_dataset_that_is_not_there_is_refused_before_the_model_loads(
     monkeypatch: pytest.MonkeyPatch, dataset_path: str, message: str
 ) -> None:
-    monkeypatch.setattr("sae_lens_groups.runner.load_hooked_model", pytest.fail)
+    monkeypatch.setattr("sae_lens_groups.train.run.load_hooked_model", pytest.fail)
     cfg = GroupSAERunnerConfig(layer_groups="3", **demo_settings(dataset_path=dataset_path))
     with pytest.raises(DatasetError) as caught:
         GroupSAETrainingRunner(cfg)

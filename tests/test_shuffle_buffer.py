@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sae_lens.training.mixing_buffer import mixing_buffer
 
-from sae_lens_groups.shuffle_buffer import ShuffleBuffer
+from sae_lens_groups.activations.shuffle_buffer import ShuffleBuffer
 
 D_IN = 2
 

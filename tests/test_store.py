@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
-from sae_lens_groups.batch_stream import BatchStream
-from sae_lens_groups.draw import draw_positions
+from sae_lens_groups.activations.batches import BatchStream
+from sae_lens_groups.activations.draw import draw_positions
+from sae_lens_groups.activations.shuffle_buffer import GroupBatch, ShuffleBuffer
+from sae_lens_groups.activations.store import GroupActivationsStore
 from sae_lens_groups.errors import ConfigError, DatasetError, NonFiniteActivationsError
-from sae_lens_groups.shuffle_buffer import GroupBatch, ShuffleBuffer
-from sae_lens_groups.store import GroupActivationsStore
 
 from .conftest import (
     CONTEXT_SIZE,

@@ -19,7 +19,7 @@ from transformer_lens import HookedTransformer
 from sae_lens_groups import GroupSAETrainingRunner, LayerGroup, SAESuite
 from sae_lens_groups.errors import OutputFolderError, SuiteError, UnknownLayerError
 from sae_lens_groups.layers import HookTemplate
-from sae_lens_groups.manifest import SuiteManifest
+from sae_lens_groups.saved.manifest import SuiteManifest
 
 from .conftest import D_IN, D_SAE, group_config, make_model, make_tokens, sae_config
 

@@ -8,10 +8,10 @@ import torch
 from sae_lens import TrainingSAE
 
 from sae_lens_groups import LayerGroup
+from sae_lens_groups.activations.shuffle_buffer import GroupBatch
 from sae_lens_groups.errors import NonFiniteActivationsError
-from sae_lens_groups.layer_statistics import LayerStatistics
-from sae_lens_groups.shuffle_buffer import GroupBatch
-from sae_lens_groups.trainer import GroupTrainer
+from sae_lens_groups.train.group_trainer import GroupTrainer
+from sae_lens_groups.train.statistics import LayerStatistics
 
 from .conftest import D_IN, D_SAE, group_config, sae_config
 

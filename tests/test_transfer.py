@@ -21,12 +21,14 @@ from sae_lens.training.activation_scaler import ActivationScaler
 from transformer_lens import HookedTransformer
 
 from sae_lens_groups import GroupSAERunnerConfig, GroupSAETrainingRunner, LayerGroup, SAESuite
-from sae_lens_groups.alignment import AlignedScaler, PairMoments, affine, orthogonal
-from sae_lens_groups.direction import DIRECTIONS
 from sae_lens_groups.errors import CheckpointError, GroupSAEError
-from sae_lens_groups.initialization import fresh_sae
-from sae_lens_groups.normalization import MEAN_NORM, WHITENING
-from sae_lens_groups.take_parameters import take_parameters
+from sae_lens_groups.scaling.alignments import affine, orthogonal
+from sae_lens_groups.scaling.group_scaling import MEAN_NORM, WHITENING
+from sae_lens_groups.scaling.layer_scaler import LayerScaler
+from sae_lens_groups.scaling.moments import PairMoments
+from sae_lens_groups.train.initial import fresh_sae
+from sae_lens_groups.transfer.start import DIRECTIONS
+from sae_lens_groups.transfer.take import take_parameters
 
 from .conftest import (
     ARCHITECTURES,
@@ -277,7 +279,7 @@ def test_every_architecture_is_exact_for_images_of_its_source(
     moments.add(y, x)
     ratio = ActivationScaler(scaling_factor=moments.norm_ratio)
     rotation = orthogonal(moments.scaled(ratio, ActivationScaler()))
-    take_parameters(started, source, AlignedScaler.of(ratio, rotation))
+    take_parameters(started, source, LayerScaler.of(ratio, rotation))
     expected = rotation.backward(source(x)) / moments.norm_ratio
     tolerance = 1e-4 * y.norm(dim=1).mean().item()
     is_off = (started(y) - expected).abs() > tolerance + 1e-3 * expected.abs()
@@ -299,7 +301,7 @@ def test_affine_maps_go_back_and_forth_in_any_encoder(seed: int) -> None:
         moments = PairMoments(D_IN)
         moments.add(y, x)
         layer_map = affine(moments)
-        take_parameters(started, source, AlignedScaler.of(ActivationScaler(), layer_map))
+        take_parameters(started, source, LayerScaler.of(ActivationScaler(), layer_map))
         expected = layer_map.backward(source(x.float()))
         torch.testing.assert_close(started(y.float()), expected, atol=1e-3, rtol=1e-3)
 
@@ -702,8 +704,8 @@ def test_mistakes_are_found_before_the_model_is_loaded(
     changes: dict[str, Any],
     message: str,
 ) -> None:
-    monkeypatch.setattr("sae_lens_groups.runner.load_hooked_model", None)
-    monkeypatch.setattr("sae_lens_groups.model.n_layers_before_loading", lambda _: 4)
+    monkeypatch.setattr("sae_lens_groups.train.run.load_hooked_model", None)
+    monkeypatch.setattr("sae_lens_groups.activations.model.n_layers_before_loading", lambda _: 4)
     if (
         init_from is not None and (sources / init_from.split("/")[0]).exists()
     ) or init_from == "gone":
@@ -846,7 +848,7 @@ def test_a_trained_suite_is_saved_without_the_layers_that_got_lost_meanwhile(
     cfg = group_config("1", output_path=str(tmp_path / "t"), **flags)
     runner = GroupSAETrainingRunner(cfg, override_dataset=tokens, override_model=growing)
     (tmp_path / "s/blocks.2.hook_resid_post/sae_weights.safetensors").unlink()
-    monkeypatch.setattr("sae_lens_groups.suite_scores.SuiteScores.of", scores_that_fail_later())
+    monkeypatch.setattr("sae_lens_groups.train.evals.SuiteScores.of", scores_that_fail_later())
     with pytest.warns(UserWarning, match="are not kept|could not be scored") as warned:
         runner.run()
     messages = " ".join(str(one.message) for one in warned)

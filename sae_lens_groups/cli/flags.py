@@ -14,12 +14,11 @@ from sae_lens.saes.sae import TrainingSAEConfig
 from typing_extensions import override
 
 from sae_lens_groups import files
+from sae_lens_groups.activations.remote_code import require_no_remote_code, without_remote_code
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.errors import ConfigError, GroupSAEError, SuiteError, UnknownNameError
-from sae_lens_groups.json_kinds import MISREAD, require_kinds
-from sae_lens_groups.quote import quoted
-from sae_lens_groups.remote_code import require_no_remote_code, without_remote_code
-from sae_lens_groups.suite_folder import SuiteFolder
+from sae_lens_groups.errors import ConfigError, GroupSAEError, SuiteError, UnknownNameError, quoted
+from sae_lens_groups.files.folder import CheckedFolder
+from sae_lens_groups.files.reading import MISREAD, require_kinds
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def _require_unaltered(config_file: Path) -> None:
         ConfigError: they were altered since.
     """
     try:
-        suite = SuiteFolder(config_file.parent)
+        suite = CheckedFolder(config_file.parent)
         if config_file.name == files.RUNNER_CFG and suite.checksums is not None:
             suite.file(files.RUNNER_CFG)
     except SuiteError as error:

@@ -8,10 +8,10 @@ from pathlib import Path
 from sae_lens_groups import files
 from sae_lens_groups.cli.flags import OwnFlags
 from sae_lens_groups.errors import ConfigError
-from sae_lens_groups.hub import require_repo_id
 from sae_lens_groups.publish import PublishOptions, publish_suite
-from sae_lens_groups.publish.pretrained_entry import pretrained_entry
+from sae_lens_groups.publish.entry import pretrained_entry
 from sae_lens_groups.publish.publication import Publication, prepared
+from sae_lens_groups.saved.hub import require_repo_id
 from sae_lens_groups.suite import SAESuite
 
 

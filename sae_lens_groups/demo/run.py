@@ -79,8 +79,8 @@ def _run(layer_groups: str, output_path: Path, training_tokens: int) -> None:
     print("Reading the Python standard library's source ...", flush=True)
     from sae_lens_groups import GroupSAETrainingRunner, evaluate_suite
     from sae_lens_groups.demo.model import stdlib_tokens
-    from sae_lens_groups.report.page import report_page
-    from sae_lens_groups.report.text import evaluation_text
+    from sae_lens_groups.evaluate.report.page import report_page
+    from sae_lens_groups.evaluate.report.text import evaluation_text
 
     cfg = demo_config(layer_groups, output_path, training_tokens)
     runner = GroupSAETrainingRunner(cfg, override_dataset=stdlib_tokens("train", CONTEXT_SIZE))

@@ -8,7 +8,7 @@ from sae_lens_groups.plan.cost import SuiteCost
 from sae_lens_groups.plan.distances import LayerDistances
 from sae_lens_groups.plan.group_plan import GroupPlan
 from sae_lens_groups.plan.level import PlanLevel
-from sae_lens_groups.plan.partitions import (
+from sae_lens_groups.plan.rule import (
     LastLayer,
     PartitionRule,
     PlanFile,

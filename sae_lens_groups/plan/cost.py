@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sae_lens_groups.json_kinds import positive
+from sae_lens_groups.files.reading import positive
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 from sae_lens_groups import files
 from sae_lens_groups._version import __version__
-from sae_lens_groups.errors import LayerGroupsError, PlanError
-from sae_lens_groups.json_kinds import MISREAD, require_kinds, require_texts
+from sae_lens_groups.errors import LayerGroupsError, PlanError, quoted
+from sae_lens_groups.files.reading import MISREAD, require_kinds, require_texts
 from sae_lens_groups.layers import (
     HookTemplate,
     LayerGroup,
@@ -21,7 +21,6 @@ from sae_lens_groups.layers import (
 from sae_lens_groups.plan.cost import SuiteCost
 from sae_lens_groups.plan.distances import LayerDistances
 from sae_lens_groups.plan.level import PlanLevel
-from sae_lens_groups.quote import quoted
 
 FORMAT_VERSION = 1
 _NAME_ONE = "name the plan.json that `sae-lens-groups plan` wrote"

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.plan.partitions import PartitionRequest
+from sae_lens_groups.plan.rule import PartitionRequest
 
 
 def linkage(request: PartitionRequest) -> Sequence[LayerGroup]:

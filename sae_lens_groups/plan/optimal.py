@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.plan.partitions import PartitionRequest
+from sae_lens_groups.plan.rule import PartitionRequest
 
 
 def optimal(request: PartitionRequest) -> Sequence[LayerGroup]:

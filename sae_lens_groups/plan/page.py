@@ -11,7 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from sae_lens_groups.drawing import embedded, layer_step
+from sae_lens_groups import files
 from sae_lens_groups.plan.group_plan import GroupPlan
 from sae_lens_groups.plan.level import PlanLevel
 from sae_lens_groups.plan.picture import (
@@ -21,6 +21,7 @@ from sae_lens_groups.plan.picture import (
     curves_of,
     group_borders,
     level_diameters,
+    save_picture,
 )
 from sae_lens_groups.plan.text import stability_note
 
@@ -156,3 +157,30 @@ def _curves_figure(plan: GroupPlan) -> go.Figure:
 def _script_json(data: Any) -> str:
     """JSON that no text inside it can break out of a script with."""
     return json.dumps(data).replace("<", "\\u003c")
+
+
+def save_plan_folder(plan: GroupPlan, folder: Path | str) -> Path:
+    """Writes `plan.json`, `plan.html` and `plan.png`, all or none, and returns the folder.
+
+    Raises:
+        OutputFolderError: the folder already holds something.
+    """
+    folder = Path(folder)
+    with files.new_folder(folder) as partial:
+        plan.save(partial / files.PLAN)
+        files.write_text(partial / files.PLAN_PAGE, plan_page(plan))
+        save_picture(plan, partial / files.PLAN_PICTURE)
+    return folder
+
+
+def layer_step(n: int) -> int:
+    """Layers between two labels of an axis, so that about a dozen fit."""
+    return next(step for step in (1, 2, 5, 10, 20, 50, 100, 1000) if n / step <= 16)
+
+
+def embedded(figure: go.Figure, name: str) -> str:
+    """A drawing as a part of a page that holds plotly, in an element with this id."""
+    settings = {"displayModeBar": False, "responsive": True}
+    return figure.to_html(
+        full_html=False, include_plotlyjs=False, div_id=name, default_width="100%", config=settings
+    )

@@ -9,12 +9,10 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from sae_lens_groups import files
 from sae_lens_groups._version import __version__
 from sae_lens_groups.errors import HubError, PublishError
-from sae_lens_groups.hub import as_hub_errors, require_repo_id
-from sae_lens_groups.manifest import SuiteManifest
-from sae_lens_groups.publish.options import PublishOptions
-from sae_lens_groups.publish.publication import Publication, prepared
-from sae_lens_groups.publish.remote import Remote, read_remote
-from sae_lens_groups.publish.upload import upload_weights
+from sae_lens_groups.publish.publication import Publication, PublishOptions, prepared
+from sae_lens_groups.publish.remote import Remote, read_remote, upload_weights
+from sae_lens_groups.saved.hub import as_hub_errors, require_repo_id
+from sae_lens_groups.saved.manifest import SuiteManifest
 from sae_lens_groups.suite import SAESuite
 
 

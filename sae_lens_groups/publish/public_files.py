@@ -14,20 +14,15 @@ from sae_lens.constants import (
 from safetensors import safe_open
 
 from sae_lens_groups import files
-from sae_lens_groups.alignment import NONE
 from sae_lens_groups.errors import PublishError, SuiteError
+from sae_lens_groups.files.folder import CheckedFolder, lies_inside
+from sae_lens_groups.files.names import ALL_RESULTS, BESIDE_THE_LAYERS, OF_A_LAYER, is_of_evaluation
+from sae_lens_groups.files.reading import UNREADABLE
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.manifest import SuiteManifest
 from sae_lens_groups.publish.public_text import PublicText
 from sae_lens_groups.publish.public_values import PublicValues
-from sae_lens_groups.publish.suite_files import (
-    ALL_RESULTS,
-    BESIDE_THE_LAYERS,
-    OF_A_LAYER,
-    is_of_evaluation,
-)
-from sae_lens_groups.suite_folder import SuiteFolder, lies_inside
-from sae_lens_groups.unreadable import UNREADABLE
+from sae_lens_groups.saved.manifest import SuiteManifest
+from sae_lens_groups.scaling.alignments import NONE
 
 _WEIGHTS = ".safetensors"
 _TO_DO = "nothing was published; copy the suite anew, or train it again"
@@ -82,7 +77,7 @@ class _Found(dict[str, Path]):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.folder = folder
-        self.suite = SuiteFolder(folder)
+        self.suite = CheckedFolder(folder)
 
     def has(self, name: str) -> bool:
         """Whether the suite has this file; notes it then."""
@@ -182,7 +177,9 @@ def _evaluation_names(suite: Path, manifest: SuiteManifest) -> list[str]:
         return []
     names = [path.name for path in sorted(folder.iterdir())]
     return [
-        f"{files.EVALUATION_FOLDER}/{name}" for name in names if is_of_evaluation(name, manifest)
+        f"{files.EVALUATION_FOLDER}/{name}"
+        for name in names
+        if is_of_evaluation(name, manifest.hook_names)
     ]
 
 

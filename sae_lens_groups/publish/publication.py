@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,17 +15,45 @@ from sae_lens.constants import SAE_CFG_FILENAME
 from transformer_lens.loading_from_pretrained import get_official_model_name
 
 from sae_lens_groups import files
-from sae_lens_groups.checksums import checksums_text
-from sae_lens_groups.manifest import SuiteManifest
+from sae_lens_groups.errors import PublishError
+from sae_lens_groups.files.checksums import checksums_text
+from sae_lens_groups.files.folder import CheckedFolder
+from sae_lens_groups.files.names import ALL_RESULTS, is_covered
 from sae_lens_groups.publish.card.facts import CardFacts
 from sae_lens_groups.publish.card.front_matter import is_hub_id
 from sae_lens_groups.publish.card.model_card import model_card
-from sae_lens_groups.publish.options import PublishOptions
 from sae_lens_groups.publish.public_files import public_files
 from sae_lens_groups.publish.scan import require_nothing_private
-from sae_lens_groups.publish.suite_files import ALL_RESULTS
+from sae_lens_groups.saved.manifest import SuiteManifest
 from sae_lens_groups.suite import SAESuite
-from sae_lens_groups.suite_folder import SuiteFolder, is_covered
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishOptions:
+    """The arguments of `SAESuite.push_to_hub`, which says what they mean.
+
+    Raises:
+        PublishError: `base_model` or `dataset_name` can be nobody's id on the Hub.
+    """
+
+    private: bool | None = None
+    revision: str | None = None
+    token: str | bool | None = None
+    create_pr: bool = False
+    base_model: str | None = None
+    dataset_name: str | None = None
+    license: str | None = None
+    allow: Collection[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.revision == "":
+            raise PublishError("the revision is empty; name a branch, or leave it out for main")
+        for name, value in (("base_model", self.base_model), ("dataset_name", self.dataset_name)):
+            if value is not None and not is_hub_id(value):
+                raise PublishError(
+                    f"{name} {value!r} is no id on the Hub; give owner/name, or leave it out for "
+                    "one that is not there"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +157,7 @@ def _with_model_marked(
 def _with_checksums(public: dict[str, Path | str], folder: Path) -> dict[str, Path | str]:
     """Adds the checksums of the files as they are published."""
     covered = {name: content for name, content in public.items() if is_covered(name)}
-    return {**public, files.CHECKSUMS: checksums_text(covered, SuiteFolder(folder).checksums)}
+    return {**public, files.CHECKSUMS: checksums_text(covered, CheckedFolder(folder).checksums)}
 
 
 @contextmanager

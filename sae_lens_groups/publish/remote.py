@@ -1,20 +1,26 @@
 """What a repository on the Hub holds before a suite is published to it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import (
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
 from huggingface_hub.utils.sha import git_hash
+from tqdm.auto import tqdm
 
 from sae_lens_groups import files
 from sae_lens_groups.errors import PublishError, SuiteError
-from sae_lens_groups.hub import as_hub_errors
-from sae_lens_groups.manifest import SuiteManifest
 from sae_lens_groups.publish.publication import Publication
-from sae_lens_groups.publish.suite_files import is_of_suite
+from sae_lens_groups.saved.hub import as_hub_errors
+from sae_lens_groups.saved.manifest import SuiteManifest, is_of_suite
 
 _SHA256_DIGITS = 64
 
@@ -130,3 +136,37 @@ def _manifest(repo_id: str, text: str | None) -> SuiteManifest | None:
             f"{repo_id!r} holds a suite that cannot be read, so its files cannot be told from "
             f"others: {error}; publish to another repository, or delete {files.SUITE} there"
         ) from error
+
+
+_WEIGHTS = ".safetensors"
+
+
+def upload_weights(
+    send: Callable[[list[CommitOperationAdd]], None], additions: Iterable[CommitOperationAdd]
+) -> None:
+    """Sends the weights among these files before the commit that names them, with one progress bar.
+
+    The client shares chunks with what the Hub has already, and not between the files of one upload.
+    So every layer is an upload, and those of a group are stored once.
+    """
+    weights = [addition for addition in additions if addition.path_in_repo.endswith(_WEIGHTS)]
+    if not weights:
+        return
+    n_bytes = sum(addition.upload_info.size for addition in weights)
+    is_silent = are_progress_bars_disabled()
+    bar = tqdm(total=n_bytes, unit="B", unit_scale=True, disable=is_silent)
+    disable_progress_bars()  # the client has one for each file
+    try:
+        for folder, of_folder in groupby(weights, _folder):
+            bar.set_description(folder)
+            sent = list(of_folder)
+            send(sent)
+            bar.update(sum(addition.upload_info.size for addition in sent))
+    finally:
+        bar.close()
+        if not is_silent:
+            enable_progress_bars()
+
+
+def _folder(addition: CommitOperationAdd) -> str:
+    return addition.path_in_repo.rpartition("/")[0]

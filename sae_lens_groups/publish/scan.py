@@ -9,10 +9,10 @@ from pathlib import Path, PurePosixPath
 from safetensors import safe_open
 
 from sae_lens_groups.errors import PublishError
+from sae_lens_groups.files.reading import UNREADABLE
 from sae_lens_groups.publish.detector import Detector, Finding
 from sae_lens_groups.publish.public_text import JSON_STRING, LIBRARY, without_elements
 from sae_lens_groups.publish.rules import CARD, DATA, PROGRAM
-from sae_lens_groups.unreadable import UNREADABLE
 
 _MOST_SHOWN = 3
 _WEIGHTS = ".safetensors"

@@ -34,8 +34,8 @@ def measure(n_layers: int) -> dict[str, float]:
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
     from sae_lens_groups import GroupSAERunnerConfig
-    from sae_lens_groups.batch_stream import BatchStream
-    from sae_lens_groups.store import GroupActivationsStore
+    from sae_lens_groups.activations.batches import BatchStream
+    from sae_lens_groups.activations.store import GroupActivationsStore
     from tests.test_memory import live_tensor_bytes
 
     torch.set_num_threads(1)

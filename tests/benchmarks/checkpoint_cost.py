@@ -39,7 +39,7 @@ def timed_checkpoints(folder: Path, n_checkpoints: int, threads: int) -> tuple[l
     from sae_lens import LoggingConfig
 
     from sae_lens_groups import GroupSAERunnerConfig, GroupSAETrainingRunner
-    from sae_lens_groups.trainer import GroupTrainer
+    from sae_lens_groups.train.group_trainer import GroupTrainer
     from tests.benchmarks.speed.jobs import CONTEXT_SIZE, GROUPS, HOOKED_TRANSFORMER, SHAPES, Job
     from tests.benchmarks.speed.models import make_dataset, make_model, sae_config
 

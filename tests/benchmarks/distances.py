@@ -19,10 +19,10 @@ from typing import Any
 import torch
 
 from sae_lens_groups import measure_layer_distances
+from sae_lens_groups.activations.model import load_hooked_model
 from sae_lens_groups.demo.model import stdlib_tokens
 from sae_lens_groups.demo.run import demo_config
-from sae_lens_groups.measure import all_layers_store
-from sae_lens_groups.model import load_hooked_model
+from sae_lens_groups.plan.measure import all_layers_store
 
 METRICS = ("angular", "cosine", "cka")
 BARE = "bare language model"

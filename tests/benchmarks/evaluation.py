@@ -21,9 +21,9 @@ from sae_lens.training.activation_scaler import ActivationScaler
 from transformer_lens import HookedRootModule, HookedTransformer, HookedTransformerConfig
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from sae_lens_groups.evaluation.metrics import SECTIONS, metrics_of
-from sae_lens_groups.evaluation.sweep import sweep
-from sae_lens_groups.layer_evals import ReplayedTokens
+from sae_lens_groups.evaluate.metrics import SECTIONS, metrics_of
+from sae_lens_groups.evaluate.sweep import sweep
+from sae_lens_groups.train.evals import ReplayedTokens
 
 N_LAYERS = 12
 LOOP, SWEEP = "run_evals per layer", "one sweep"

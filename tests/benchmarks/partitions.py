@@ -24,13 +24,13 @@ import torch
 from scipy.stats import spearmanr
 
 from sae_lens_groups import GroupSAETrainingRunner, evaluate_suite
+from sae_lens_groups.activations.model import load_hooked_model
 from sae_lens_groups.demo.model import stdlib_tokens
 from sae_lens_groups.demo.run import demo_config
 from sae_lens_groups.layers import LayerGroup, format_layer_groups
-from sae_lens_groups.measure import measure_layer_distances
-from sae_lens_groups.model import load_hooked_model
 from sae_lens_groups.plan.choose import plan_groups
 from sae_lens_groups.plan.distances import LayerDistances
+from sae_lens_groups.plan.measure import measure_layer_distances
 
 METRICS = ("explained_variance", "ce_loss_score")
 N_GROUPS = range(2, 7)

@@ -42,7 +42,7 @@ def soak(folder: Path, minutes: float, every: str) -> tuple[list[dict[str, float
     from sae_lens_groups.demo.model import stdlib_tokens
     from sae_lens_groups.demo.run import demo_config
     from sae_lens_groups.errors import TrainingInterrupted
-    from sae_lens_groups.trainer import GroupTrainer
+    from sae_lens_groups.train.group_trainer import GroupTrainer
 
     torch.set_num_threads(1)
     process = psutil.Process()

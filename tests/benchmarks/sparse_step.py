@@ -22,8 +22,8 @@ from sae_lens import TopKTrainingSAE, TrainingSAE
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from sae_lens.saes.sae import TrainStepInput
 
-from sae_lens_groups.fast_step import ALWAYS, Scratch, choose_step
-from sae_lens_groups.fast_step.choice import is_faster
+from sae_lens_groups.train.fast_step import ALWAYS, Scratch, choose_step
+from sae_lens_groups.train.fast_step.choice import is_faster
 from tests.benchmarks.speed.clocks import CPU, WALL, is_cuda, seconds_of
 
 TOPK, BATCHTOPK, ABSTOPK = "topk", "batchtopk", "abstopk"

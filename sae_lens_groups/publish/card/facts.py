@@ -6,8 +6,8 @@ from functools import cached_property
 from typing import Any
 
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.manifest import SuiteManifest
-from sae_lens_groups.normalization import WHITENING
+from sae_lens_groups.saved.manifest import SuiteManifest
+from sae_lens_groups.scaling.group_scaling import WHITENING
 
 MAIN = "main"
 # Modules of transformers whose output is the residual stream after the block. Compared with

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from sae_lens_groups.alignment import NONE
+from sae_lens_groups.evaluate.report.numbers import counted, score
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.publish.card.facts import CardFacts
 from sae_lens_groups.publish.card.text import cell, code, fenced, plain, table
-from sae_lens_groups.report.numbers import counted, score
-from sae_lens_groups.transfer_report import TransferReport
+from sae_lens_groups.saved.transfer_report import TransferReport
+from sae_lens_groups.scaling.alignments import NONE
 
 _GROUP_SAE = "[Group-SAE](https://arxiv.org/abs/2410.21508)"
 # More single layers than these are drawn in one row.

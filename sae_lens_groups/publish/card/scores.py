@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sae_lens_groups.evaluate.report.numbers import count, counted, percent, score, signed
 from sae_lens_groups.publish.card.facts import CardFacts
 from sae_lens_groups.publish.card.text import MISSING, cell, code, fenced, shell, table
-from sae_lens_groups.report.numbers import count, counted, percent, score, signed
 
 # Longer tables are folded, so that what comes after them is found.
 _MANY_LAYERS = 24

@@ -1,9 +1,9 @@
 """The card's account of what goes into the SAEs, and in which units their features come out."""
 
-from sae_lens_groups.alignment import NONE
-from sae_lens_groups.normalization import MEAN_NORM
 from sae_lens_groups.publish.card.facts import CardFacts
 from sae_lens_groups.publish.card.text import code, fenced
+from sae_lens_groups.scaling.alignments import NONE
+from sae_lens_groups.scaling.group_scaling import MEAN_NORM
 
 _RAW = "The SAEs take each layer's raw activations; do not scale or centre them first."
 

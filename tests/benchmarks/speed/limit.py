@@ -11,8 +11,8 @@ from sae_lens.load_model import HookedProxyLM
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups import LayerGroup
-from sae_lens_groups.shuffle_buffer import GroupBatch
-from sae_lens_groups.trainer import GroupSAETrainer
+from sae_lens_groups.activations.shuffle_buffer import GroupBatch
+from sae_lens_groups.train.trainer import GroupSAETrainer
 from tests.benchmarks.speed.clocks import Memory, seconds_of
 from tests.benchmarks.speed.jobs import (
     AUTOCAST,

@@ -14,11 +14,11 @@ from sae_lens import ActivationsStore
 from sae_lens.training.sae_trainer import SAETrainer
 from transformer_lens import HookedRootModule
 
-from sae_lens_groups.fast_step import SparseStep
-from sae_lens_groups.layer_statistics import LayerStatistics
-from sae_lens_groups.shuffle_buffer import ShuffleBuffer
-from sae_lens_groups.store import GroupActivationsStore
-from sae_lens_groups.trainer import GroupTrainer
+from sae_lens_groups.activations.shuffle_buffer import ShuffleBuffer
+from sae_lens_groups.activations.store import GroupActivationsStore
+from sae_lens_groups.train.fast_step import SparseStep
+from sae_lens_groups.train.group_trainer import GroupTrainer
+from sae_lens_groups.train.statistics import LayerStatistics
 
 LM, SAMPLING, BUFFER = "language model", "sampling", "shuffle buffer"
 STEP, OPTIMISER, LOGGING, OTHER = "SAE step", "optimiser", "logging", "other"

@@ -1,0 +1,1 @@
+"""Text in, rows out: the language model, its hooks, the draw of layers, the shuffle buffer."""

@@ -1,0 +1,158 @@
+"""Training batches: drawn from the store, made ahead in a thread, and where they stand."""
+
+import collections
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from sae_lens.constants import ACTIVATIONS_STORE_STATE_FILENAME
+from sae_lens.training.prefetch import PrefetchingIterator
+from safetensors.torch import load_file, save_file
+
+from sae_lens_groups import files
+from sae_lens_groups.activations.shuffle_buffer import GroupBatch
+from sae_lens_groups.activations.store import GroupActivationsStore
+
+_SHUFFLE, _N_SERVING = "shuffle", "n_serving"
+_ROWS, _POSITIONS = "rows", "positions"
+
+
+class BatchStream(Iterator[dict[str, GroupBatch]]):
+    """Endless shuffled training batches of `train_batch_size_tokens` rows, by group name.
+
+    Mixed as SAELens mixes them, all groups by the same permutation. What follows depends on
+    nothing but what `save` writes.
+
+    Args:
+        store: gives the rows.
+        rng_state: where the permutations start, as `torch.get_rng_state` gives it; torch's own
+            state where it is None. They have a generator of their own, so that what else draws
+            random numbers in the process changes nothing.
+
+    Raises:
+        NonFiniteActivationsError: from `next`; a drawn row holds NaN or infinity. No such row is
+            served.
+    """
+
+    def __init__(self, store: GroupActivationsStore, rng_state: torch.Tensor | None = None) -> None:
+        self.store = store
+        self._shuffle = torch.Generator()
+        self._shuffle.set_state(torch.get_rng_state() if rng_state is None else rng_state)
+        self.buffer = store.shuffle_buffer(self._shuffle)
+        self._fills = store.fill(self.buffer)
+        # Set while an LM batch is read: one that cannot be used is to be read again.
+        self._state_before_reading: dict[str, torch.Tensor] | None = None
+
+    def __next__(self) -> dict[str, GroupBatch]:
+        while (batch := self.buffer.next_batch()) is None:
+            self._state_before_reading = self.store.state_dict()
+            next(self._fills)
+            self._state_before_reading = None
+        return batch
+
+    def close(self) -> None:
+        """Ends it: the memory of its rows can be let go."""
+        self._fills.close()
+
+    def save(self, checkpoint: Path, ahead: list[dict[str, GroupBatch]]) -> None:
+        """Writes all that decides which batches come next.
+
+        Args:
+            checkpoint: a folder with a folder for every group.
+            ahead: batches that were taken from here and are not used yet.
+        """
+        state = self._state_before_reading
+        if state is None:
+            state = self.store.state_dict()
+        else:
+            self.buffer.cancel_reservation()
+        n_ahead = sum(len(next(iter(batch.values())).rows_BD) for batch in ahead)
+        state = {
+            **state,
+            _SHUFFLE: self._shuffle.get_state(),
+            _N_SERVING: torch.tensor(n_ahead + self.buffer.n_serving),
+        }
+        save_file(state, checkpoint / ACTIVATIONS_STORE_STATE_FILENAME)
+        for group in self.buffer.groups:  # one after the other, as each is a copy of its rows
+            parts = [*(batch[group] for batch in ahead), self.buffer.rows_of(group)]
+            rows = {
+                _ROWS: torch.cat([part.rows_BD for part in parts]),
+                _POSITIONS: torch.cat([part.position_B for part in parts]),
+            }
+            save_file(rows, checkpoint / group / files.SHUFFLE_BUFFER)
+
+    def load(self, checkpoint: Path) -> None:
+        """Goes on where `save` was called, with the groups of this run."""
+        state = load_file(checkpoint / ACTIVATIONS_STORE_STATE_FILENAME)
+        self._shuffle.set_state(state[_SHUFFLE])
+        self.store.load_state_dict(state)
+        groups = [group.name for group in self.store.groups]
+        saved = {group: load_file(checkpoint / group / files.SHUFFLE_BUFFER) for group in groups}
+        rows = {
+            group: GroupBatch(tensors[_ROWS], tensors[_POSITIONS]).to(self.store.device)
+            for group, tensors in saved.items()
+        }
+        self.buffer.restore(rows, int(state[_N_SERVING]))
+
+
+class TrainingBatches(Iterator[dict[str, GroupBatch]]):
+    """The batches of a stream.
+
+    Args:
+        stream: where they come from.
+        n_ahead: how many a thread makes ahead; 0 for no thread.
+    """
+
+    def __init__(self, stream: BatchStream, n_ahead: int) -> None:
+        self._stream = stream
+        self._made = _Made(stream)
+        self._prefetcher = PrefetchingIterator(self._made, prefetch=n_ahead) if n_ahead else None
+
+    def __next__(self) -> dict[str, GroupBatch]:
+        batch = next(self._prefetcher or self._made)
+        self._made.unused.popleft()
+        return batch
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Keeps the thread off the dataset and the language model for the block."""
+        with self._prefetcher.paused() if self._prefetcher else contextlib.nullcontext():
+            yield
+
+    def save(self, checkpoint: Path) -> None:
+        """Writes all that decides which batches come next."""
+        with self.paused():
+            self._stream.save(checkpoint, list(self._made.unused))
+
+    def close(self) -> None:
+        """Ends the thread; `save` still works."""
+        prefetcher = self._prefetcher
+        if prefetcher is not None and hasattr(prefetcher, "close"):
+            prefetcher.close()
+        elif prefetcher is not None:
+            # SAELens 6.44: its thread ends where the batches do, once the queue has room.
+            self._made.end()
+            with contextlib.suppress(Exception):  # the run has seen it, or does not need it
+                collections.deque(prefetcher, maxlen=0)
+        self._stream.close()
+
+
+class _Made(Iterator[dict[str, GroupBatch]]):
+    """Passes batches on, and keeps those that were made and not yet used."""
+
+    def __init__(self, source: Iterator[dict[str, GroupBatch]]) -> None:
+        self._source = source
+        self.unused: collections.deque[dict[str, GroupBatch]] = collections.deque()
+        self._has_ended = False
+
+    def __next__(self) -> dict[str, GroupBatch]:
+        if self._has_ended:
+            raise StopIteration
+        batch = next(self._source)
+        self.unused.append(batch)
+        return batch
+
+    def end(self) -> None:
+        """No more batches from here on."""
+        self._has_ended = True

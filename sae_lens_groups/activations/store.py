@@ -1,0 +1,385 @@
+"""One language-model pass feeds every group: each token gives each group its rows.
+
+Shapes: B tokens of one LM batch, N = B * layers_per_token rows of it, D = d_in.
+"""
+
+import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import Any, Self
+
+import torch
+from sae_lens import ActivationsStore
+from sae_lens.config import HfDataset
+from sae_lens.util import get_special_token_ids
+from safetensors.torch import load_file
+from tqdm.auto import tqdm
+from transformer_lens import HookedRootModule
+from typing_extensions import override
+
+from sae_lens_groups.activations.draw import RowSink, draw_generator, draw_positions
+from sae_lens_groups.activations.hooks import run_to_last_hook
+from sae_lens_groups.activations.shuffle_buffer import ShuffleBuffer
+from sae_lens_groups.config import GroupSAERunnerConfig
+from sae_lens_groups.errors import ConfigError, DatasetError, NonFiniteActivationsError
+from sae_lens_groups.layers import HookTemplate, LayerGroup
+
+_N_SEQUENCES = "n_sequences"
+
+
+class GroupActivationsStore(ActivationsStore):
+    """SAELens's store, which draws layers of each group for every token.
+
+    The draw comes before the shuffle buffer (Group-SAE, arXiv 2410.21508, section 3), so the
+    buffer holds the same rows per token and group however many layers a group has. A layer's
+    activations are drawn from as soon as the language model has computed them, so they are never
+    all in memory.
+    """
+
+    groups: tuple[LayerGroup, ...]
+    template: HookTemplate
+    # A generator per group, apart from torch's own: a group's draws depend on the seed and on its
+    # layers alone, and groups of one layer leave SAELens's stream of random numbers as it is.
+    _draws: dict[str, torch.Generator]
+    places: dict[str, tuple[LayerGroup, int]]
+    """Of each hook: the group, and the position in it, of the layer."""
+    source_name = "dataset"
+    """What is read, for messages."""
+    _layers_per_token: int
+    _is_compiled: bool
+
+    @classmethod
+    def from_group_config(
+        cls,
+        model: HookedRootModule,
+        cfg: GroupSAERunnerConfig[Any],
+        groups: tuple[LayerGroup, ...],
+        dataset: HfDataset,
+    ) -> Self:
+        """A store that captures every layer of `groups` and reads `dataset` from its start."""
+        hook_names = cfg.hook_template.hook_names(groups)
+        assert cfg.act_store_device is not None  # SAELens's config fills it in
+        device = torch.device(cfg.act_store_device)
+        store = cls.from_config_multi_hook(
+            model,
+            dataset=dataset,
+            hook_names=hook_names,
+            hook_d_ins=dict.fromkeys(hook_names, int(cfg.sae.d_in)),
+            hook_head_indices=dict.fromkeys(hook_names, cfg.hook_head_index),
+            streaming=cfg.streaming,
+            context_size=cfg.context_size,
+            n_batches_in_buffer=cfg.n_batches_in_buffer,
+            total_training_tokens=cfg.training_tokens,
+            store_batch_size_prompts=cfg.store_batch_size_prompts,
+            train_batch_size_tokens=cfg.train_batch_size_tokens,
+            prepend_bos=cfg.prepend_bos,
+            device=device,
+            dtype=cfg.dtype,
+            model_kwargs=cfg.model_kwargs,
+            autocast_lm=cfg.autocast_lm,
+            dataset_trust_remote_code=cfg.dataset_trust_remote_code,
+            seqpos_slice=cfg.seqpos_slice,
+            exclude_special_tokens=_excluded_tokens(cfg.exclude_special_tokens, model, device),
+            disable_concat_sequences=cfg.disable_concat_sequences,
+            sequence_separator_token=cfg.sequence_separator_token,
+            activations_mixing_fraction=cfg.activations_mixing_fraction,
+            use_chat_formatting=cfg.use_chat_formatting,
+        )
+        assert isinstance(store, cls)
+        store.groups = groups
+        store.template = cfg.hook_template
+        store._draws = {group.name: draw_generator(cfg.seed, group) for group in groups}
+        store.places = {
+            cfg.hook_template.hook_name(layer): (group, position)
+            for group in groups
+            for position, layer in enumerate(group.layers)
+        }
+        store._layers_per_token = cfg.layers_per_token
+        store._is_compiled = cfg.compile_llm
+        return store
+
+    def shuffle_buffer(self, generator: torch.Generator | None = None) -> ShuffleBuffer:
+        """An empty buffer for the drawn rows, which this generator permutes."""
+        return ShuffleBuffer(
+            self._buffer_size,
+            self.store_batch_size_prompts * self.training_context_size * self._layers_per_token,
+            self.train_batch_size_tokens,
+            self.activations_mixing_fraction,
+            self.d_in,
+            generator,
+        )
+
+    def fill(self, sink: RowSink) -> Generator[None, None, None]:
+        """Writes one LM batch after another into a buffer, as often as it is asked to.
+
+        Raises:
+            NonFiniteActivationsError: a drawn row holds NaN or infinity.
+        """
+        for batch_tokens in self.token_batches():
+            self.write_drawn(batch_tokens, sink)
+            yield
+
+    def layer_rows(self, n_tokens: int, description: str) -> Iterator[list[torch.Tensor]]:
+        """Per LM batch, (B, D) of every layer of every group, lowest first, without a draw.
+
+        Ends with the batch that brings `n_tokens` rows, or where the dataset does. Shows a progress
+        bar with this description.
+        """
+        n_read = 0
+        with tqdm(
+            total=n_tokens, desc=description, unit="tok", unit_scale=True, leave=False
+        ) as bar:
+            while n_read < n_tokens:
+                try:
+                    batch_tokens = self.get_batch_tokens(raise_at_epoch_end=True)
+                except StopIteration:
+                    return
+                rows_LBD = self._layer_rows_of(batch_tokens)
+                yield rows_LBD
+                n_read += len(rows_LBD[0])
+                bar.update(min(len(rows_LBD[0]), n_tokens - bar.n))
+
+    def _layer_rows_of(self, batch_tokens: torch.Tensor) -> list[torch.Tensor]:
+        activations = self.captured_layers(batch_tokens)
+        kept_B = self.kept_positions(batch_tokens)
+        layers = [activations[name] for name in self.template.hook_names(self.groups)]
+        if len(kept_B) == len(layers[0]):
+            return layers
+        return [acts_BD[kept_B.to(acts_BD.device)] for acts_BD in layers]
+
+    def write_drawn(self, batch_tokens: torch.Tensor, sink: RowSink) -> None:
+        """Draws rows from every layer of an LM batch and writes them into a buffer.
+
+        Raises:
+            NonFiniteActivationsError: a drawn row holds NaN or infinity.
+        """
+        kept_B = self.kept_positions(batch_tokens).cpu()
+        slot_N = sink.reserve(len(kept_B) * self._layers_per_token)
+        drawn = {
+            group.name: draw_positions(
+                len(group), len(kept_B), self._layers_per_token, self._draws[group.name]
+            ).flatten()
+            for group in self.groups
+        }
+        is_finite: dict[str, torch.Tensor] = {}
+
+        def take(hook_name: str, acts: torch.Tensor) -> None:
+            group, position = self.places[hook_name]
+            row_N = (drawn[group.name] == position).nonzero().squeeze(1)
+            token_N = kept_B[row_N // self._layers_per_token]
+            rows_ND = acts.reshape(-1, self.d_in)[token_N.to(acts.device)]
+            is_finite[hook_name] = rows_ND.isfinite().all()
+            sink.write(group.name, slot_N[row_N], self.as_served(rows_ND), position)
+
+        self.capture(batch_tokens, take)
+        self.require_finite(is_finite)
+
+    def as_served(self, rows_ND: torch.Tensor) -> torch.Tensor:
+        """Drawn rows on the store's device: nothing else leaves the language model's."""
+        return rows_ND.to(self.device)
+
+    def capture(
+        self, batch_tokens: torch.Tensor, take: Callable[[str, torch.Tensor], None]
+    ) -> None:
+        """Calls `take` with each hook's name and its activations (prompts, context, D).
+
+        Raises:
+            ConfigError: they are not D wide.
+        """
+        shapes: dict[str, torch.Size] = {}
+
+        def take_if_wide(hook_name: str, acts: torch.Tensor) -> None:
+            shapes[hook_name] = acts.shape
+            if acts.ndim == 3 and acts.shape[-1] == self.d_in:
+                take(hook_name, acts)
+
+        self._run(batch_tokens, take_if_wide)
+        self._require_width(shapes)  # known for all layers only now
+
+    def _run(self, batch_tokens: torch.Tensor, take: Callable[[str, torch.Tensor], None]) -> None:
+        """One pass of the language model."""
+        if self._is_compiled:  # what SAELens compiles is run_with_cache
+            for hook_name, acts in self.get_multi_hook_activations(batch_tokens).items():
+                take(hook_name, acts)
+            return
+        with torch.autocast(
+            batch_tokens.device.type, dtype=torch.bfloat16, enabled=self.autocast_lm
+        ):
+            run_to_last_hook(
+                self.model,
+                batch_tokens,
+                list(self.places),
+                lambda hook_name, acts: take(hook_name, self._trained_part(acts)),
+                **self.model_kwargs,
+            )
+
+    def _trained_part(self, acts: torch.Tensor) -> torch.Tensor:
+        """Of a hook's activations the positions and heads that are trained on."""
+        acts = acts[:, slice(*self.seqpos_slice)]
+        if self.hook_head_index is not None:
+            return acts[:, :, self.hook_head_index]
+        return acts.flatten(2) if acts.ndim > 3 else acts
+
+    @property
+    def _buffer_size(self) -> int:
+        return self.n_batches_in_buffer * self.training_context_size
+
+    def next_tokens(self, raise_at_epoch_end: bool = False) -> torch.Tensor:
+        """The next LM batch of tokens, (prompts, context), as `get_batch_tokens` gives it."""
+        return self.get_batch_tokens(raise_at_epoch_end=raise_at_epoch_end)
+
+    def trained_tokens(self, batch_tokens: torch.Tensor) -> torch.Tensor:
+        """Of an LM batch of tokens those that are trained on."""
+        return batch_tokens[:, slice(*self.seqpos_slice)]
+
+    def require_filled_buffer(self, n_tokens: int) -> None:
+        """Refuses a dataset that ended after so many tokens, if that is too early.
+
+        Raises:
+            DatasetError: they do not fill the shuffle buffer.
+        """
+        if n_tokens < self._buffer_size:
+            raise DatasetError(
+                f"the {self.source_name} gives {n_tokens:,} tokens in whole batches of "
+                f"{self.store_batch_size_prompts} prompts, less than the shuffle buffer of "
+                f"n_batches_in_buffer * context_size = {self._buffer_size:,} tokens; use more data, "
+                "or lower n_batches_in_buffer or store_batch_size_prompts"
+            )
+
+    def token_batches(self) -> Iterator[torch.Tensor]:
+        """LM batches of tokens, (prompts, context), starting over where the dataset ends."""
+        n_tokens = 0
+        is_first_epoch = self.n_dataset_processed == 0  # a resumed run starts in the middle
+        while True:
+            try:
+                batch_tokens = self.next_tokens(raise_at_epoch_end=True)
+            except StopIteration:
+                batch_tokens = None
+            if batch_tokens is None:
+                if is_first_epoch:
+                    self.require_filled_buffer(n_tokens)
+                warnings.warn(
+                    f"the {self.source_name} ended after {n_tokens:,} tokens and starts over",
+                    stacklevel=1,
+                )
+                is_first_epoch = False
+                batch_tokens = self.next_tokens()
+            n_tokens += self.trained_tokens(batch_tokens).numel()
+            yield batch_tokens
+
+    def captured_layers(self, batch_tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+        """One LM pass: hook name -> (B, D) of this batch, before special tokens are excluded."""
+        layers: dict[str, torch.Tensor] = {}
+
+        def take(hook_name: str, acts: torch.Tensor) -> None:
+            layers[hook_name] = acts.reshape(-1, self.d_in)
+
+        self.capture(batch_tokens, take)
+        return layers
+
+    def _require_width(self, shapes: Mapping[str, torch.Size]) -> None:
+        if any(len(shape) != 3 for shape in shapes.values()):  # (prompts, context, D)
+            raise ConfigError(
+                f"hook_head_index is {self.hook_head_index}, but {self.template} has no heads; "
+                "leave hook_head_index out"
+            )
+        widths = {name: shape[-1] for name, shape in shapes.items()}
+        wrong = {name: width for name, width in widths.items() if width != self.d_in}
+        if not wrong:
+            return
+        if len(set(widths.values())) > 1:
+            listed = ", ".join(f"{name} is {width} wide" for name, width in widths.items())
+            raise ConfigError(
+                f"the layers differ in width: {listed}; one run trains layers of one width, "
+                "so name only those in layer_groups"
+            )
+        width = next(iter(wrong.values()))
+        raise ConfigError(
+            f"d_in is {self.d_in}, but {self.template} is {width} wide; set d_in to {width}"
+        )
+
+    def require_finite(self, is_finite: Mapping[str, torch.Tensor]) -> None:
+        """Refuses activations of a layer that are not. Waits for the device, once per LM batch.
+
+        Raises:
+            NonFiniteActivationsError: names the layer.
+        """
+        all_finite = torch.stack([finite.cpu() for finite in is_finite.values()])
+        for hook_name, finite in zip(is_finite, all_finite.tolist(), strict=True):
+            if not finite:
+                group, position = self.places[hook_name]
+                raise NonFiniteActivationsError(
+                    f"the language model's activations at layer {group.layers[position]} (group "
+                    f"{group.name}) hold NaN or infinity in the prompts before row "
+                    f"{self.n_dataset_processed + 1} of the dataset; check the model's dtype and "
+                    "autocast_lm, or leave the layer out of layer_groups"
+                )
+
+    def kept_positions(self, batch_tokens: torch.Tensor) -> torch.Tensor:
+        """Where the tokens to train on lie among all B of an LM batch."""
+        token_ids = self.trained_tokens(batch_tokens).reshape(-1)
+        if self.exclude_special_tokens is None:
+            return torch.arange(len(token_ids), device=token_ids.device)
+        excluded = self.exclude_special_tokens.to(token_ids.device)
+        return (~torch.isin(token_ids, excluded)).nonzero().squeeze(1)
+
+    @property
+    def iterable_sequences(self) -> Iterator[torch.Tensor]:  # type: ignore[override]
+        """The dataset's sequences of `context_size` tokens, from where the last ones were taken."""
+        return self._sequences
+
+    @iterable_sequences.setter
+    def iterable_sequences(self, sequences: Iterator[torch.Tensor]) -> None:
+        # SAELens sets it anew each time the dataset starts over.
+        self._sequences = _Counted(sequences)
+
+    @override
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """How much of the dataset was read, this time round and in all, and the draws."""
+        draws = {f"draws.{name}": draw.get_state() for name, draw in self._draws.items()}
+        n_sequences = torch.tensor(self._sequences.n_taken)
+        return {**super().state_dict(), _N_SEQUENCES: n_sequences, **draws}
+
+    @override
+    def load(self, file_path: str) -> None:
+        self.load_state_dict(load_file(file_path))
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Goes on where `state_dict` was called.
+
+        Rows may be cut into sequences in their middle, so SAELens's own count of rows does not say
+        where that was, and the dataset is read again up to there.
+        """
+        n_sequences = int(state[_N_SEQUENCES])
+        description = "Reading the dataset up to where the checkpoint was"
+        for _ in tqdm(range(n_sequences), desc=description, unit="seq", leave=False):
+            next(self._sequences)
+        self.load_counts(state)
+
+    def load_counts(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Goes on with the draws of a checkpoint, and its count of rows."""
+        self.n_dataset_processed = int(state["n_dataset_processed"])
+        for name, draw in self._draws.items():
+            draw.set_state(state[f"draws.{name}"])
+
+
+class _Counted(Iterator[torch.Tensor]):
+    """Counts what is taken from it."""
+
+    def __init__(self, source: Iterator[torch.Tensor]) -> None:
+        self._source = source
+        self.n_taken = 0
+
+    def __next__(self) -> torch.Tensor:
+        item = next(self._source)
+        self.n_taken += 1
+        return item
+
+
+def _excluded_tokens(
+    setting: bool | list[int], model: HookedRootModule, device: torch.device
+) -> torch.Tensor | None:
+    """The token ids that SAELens's `exclude_special_tokens` setting means."""
+    if setting is False:
+        return None
+    ids = get_special_token_ids(model.tokenizer) if setting is True else setting  # type: ignore[arg-type]
+    return torch.tensor(ids, dtype=torch.long, device=device)

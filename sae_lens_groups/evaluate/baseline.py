@@ -1,0 +1,72 @@
+"""Opens what a suite is compared with: another suite, or SAEs that SAELens trained."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sae_lens import SAE
+
+from sae_lens_groups import files
+from sae_lens_groups.errors import HubError, SuiteError
+from sae_lens_groups.saved.hub import is_repo_id
+from sae_lens_groups.suite import SAESuite
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """SAEs by hook name, which take a layer's activations as they are."""
+
+    name: str
+    saes: Mapping[str, SAE[Any]]
+    n_saes: int
+    """How many were trained: fewer than layers where layers share one."""
+    is_one_run: bool = False
+    """Whether one run trained them all."""
+    runner_cfg: Mapping[str, Any] | None = None
+    """The settings of the run, where they are known."""
+    dataset_rows_read: int | None = None
+    """Rows of its dataset that training read, where they are known."""
+
+    @classmethod
+    def of(cls, saes: Mapping[str, SAE[Any]], name: str = "baseline") -> "Baseline":
+        """What is known of these SAEs; a suite knows how it was trained, and its folder's name."""
+        if not isinstance(saes, SAESuite):
+            return cls(name, saes, len(saes))
+        return cls(
+            name if saes.path is None else saes.path.resolve().name,
+            saes,
+            len(saes.manifest.trained_groups),
+            is_one_run=not saes.manifest.is_imported,
+            runner_cfg=saes.runner_cfg,
+            dataset_rows_read=saes.manifest.dataset_rows_read,
+        )
+
+    @property
+    def trained_hook_names(self) -> list[str]:
+        """The hooks that its training read; a filled-in suite was trained at some of its own."""
+        if isinstance(self.saes, SAESuite):
+            manifest = self.saes.manifest
+            return manifest.hook_template.hook_names(manifest.trained_groups)
+        return list(self.saes)
+
+
+def open_baseline(place: str | Path, device: str = "cpu") -> Baseline:
+    """A suite, or SAEs that SAELens trained: a folder, or `owner/repo` on the Hub.
+
+    Raises:
+        SuiteError: there is none of these, or an SAE in it cannot be used.
+        HubError: the repository cannot be had.
+    """
+    path = Path(place)
+    if not files.exists(path) and is_repo_id(str(place)):
+        try:
+            return Baseline.of(SAESuite.from_pretrained(str(place), device=device), str(place))
+        except HubError as error:
+            raise HubError(
+                f"baseline {str(place)!r} is no folder, and cannot be had from the Hub: {error}"
+            ) from error
+    try:
+        return Baseline.of(SAESuite.load(path, device), path.resolve().name)
+    except SuiteError as error:
+        raise SuiteError(f"baseline {error}") from error

@@ -1,0 +1,78 @@
+"""Confidence intervals of differences between two SAEs on the same sequences.
+
+Shapes: R resamplings, S sequences.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sae_lens_groups.evaluate.metrics import METRICS, SequenceSums, metrics_of, resampled_metrics
+
+_CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A metric minus the baseline's, with its 95% confidence interval.
+
+    The interval is NaN where there was one sequence alone, which says nothing of others.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.low > 0 or self.high < 0
+
+
+class Resamplings:
+    """Sequences drawn with replacement, the same draws for every layer and both suites.
+
+    Sequences and not tokens, because the tokens of one prompt are alike.
+    """
+
+    def __init__(self, n_sequences: int, n_resamplings: int = 1000, seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        drawn_RS = torch.randint(n_sequences, (n_resamplings, n_sequences), generator=generator)
+        counts_RS = torch.zeros(n_resamplings, n_sequences, dtype=torch.double)
+        if n_sequences < 2:
+            counts_RS.fill_(math.nan)
+        self._weights_RS = counts_RS.scatter_add_(
+            1, drawn_RS, torch.ones_like(drawn_RS, dtype=torch.double)
+        )
+
+    def differences(
+        self, pairs: Sequence[tuple[SequenceSums, SequenceSums]]
+    ) -> tuple[list[dict[str, Difference]], dict[str, Difference]]:
+        """For each pair of an SAE and its baseline, and for the mean over all of them."""
+        exact = [_minus(metrics_of(ours), metrics_of(theirs)) for ours, theirs in pairs]
+        drawn = [_minus(self._resampled(ours), self._resampled(theirs)) for ours, theirs in pairs]
+        means = {name: sum(of[name] for of in exact) / len(exact) for name in METRICS}
+        drawn_means = {name: torch.stack([of[name] for of in drawn]).mean(0) for name in METRICS}
+        return [_intervals(*both) for both in zip(exact, drawn)], _intervals(means, drawn_means)
+
+    def _resampled(self, sums: SequenceSums) -> dict[str, torch.Tensor]:
+        return resampled_metrics(sums, self._weights_RS)
+
+
+def _minus(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Of floats, or of tensors."""
+    return {name: ours[name] - theirs[name] for name in METRICS}
+
+
+def _intervals(
+    exact: Mapping[str, float], drawn: Mapping[str, torch.Tensor]
+) -> dict[str, Difference]:
+    tail = (1 - _CONFIDENCE) / 2
+    ends = torch.tensor([tail, 1 - tail], dtype=torch.double)
+    return {
+        name: Difference(exact[name], *torch.quantile(drawn[name], ends).tolist())
+        for name in METRICS
+    }

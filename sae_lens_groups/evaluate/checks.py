@@ -1,0 +1,65 @@
+"""What cannot be evaluated, refused before any work is done."""
+
+import os
+from typing import Any
+
+from sae_lens import SAE
+from transformer_lens import HookedRootModule
+
+from sae_lens_groups.activations.model import require_hooks, require_width
+from sae_lens_groups.errors import OutputFolderError, SuiteError
+from sae_lens_groups.evaluate.baseline import Baseline
+from sae_lens_groups.saved.sae import is_groups_own
+from sae_lens_groups.scaling.group_scaling import ESTIMATED_MODES
+from sae_lens_groups.suite import SAESuite
+
+
+def require_writable(suite: SAESuite) -> None:
+    """Refuses, before the work, a suite whose folder cannot take the results."""
+    if suite.path is not None and not os.access(suite.path, os.W_OK):
+        raise OutputFolderError(
+            f"{str(suite.path)!r} cannot be written to, and the results would be lost; make it "
+            "writable, or evaluate a copy (SAESuite.save writes one)"
+        )
+
+
+def require_fitting_model(suite: SAESuite, model: HookedRootModule) -> None:
+    """Refuses a model without the suite's hooks, or of another width."""
+    manifest = suite.manifest
+    require_hooks(model, manifest.hook_template, manifest.groups)
+    hook_name, sae = next(iter(suite.items()))
+    require_width(model, hook_name, sae.cfg.metadata.hook_head_index, sae.cfg.d_in)
+
+
+def shared_layers(suite: SAESuite, baseline: Baseline) -> dict[str, SAE[Any]]:
+    """The baseline's SAEs for the suite's layers, which have to take the same activations."""
+    shared = {name: baseline.saes[name] for name in suite if name in baseline.saes}
+    if not shared:
+        raise SuiteError(
+            f"the baseline {baseline.name!r} has no layer in common with the suite: it has SAEs "
+            f"for {', '.join(list(baseline.saes)[:4])}, and the suite for "
+            f"{', '.join(list(suite)[:4])}; give one of the same model and hook"
+        )
+    for name, sae in shared.items():
+        _require_comparable(baseline.name, name, suite[name], sae)
+    return shared
+
+
+def _require_comparable(baseline: str, hook_name: str, ours: SAE[Any], theirs: SAE[Any]) -> None:
+    """Refuses an SAE of the baseline that does not take the same activations as the suite's."""
+    if theirs.cfg.d_in != ours.cfg.d_in:
+        raise SuiteError(
+            f"the baseline {baseline!r} takes activations of width {theirs.cfg.d_in} at "
+            f"{hook_name}, and the suite {ours.cfg.d_in}; give one of the same model"
+        )
+    heads = [sae.cfg.metadata.hook_head_index for sae in (ours, theirs)]
+    if heads[0] != heads[1]:
+        raise SuiteError(
+            f"the baseline {baseline!r} has hook_head_index {heads[1]} at {hook_name}, and the "
+            f"suite {heads[0]}; give one of the same head"
+        )
+    if theirs.cfg.normalize_activations in ESTIMATED_MODES or is_groups_own(theirs):
+        raise SuiteError(
+            f"the baseline {baseline!r} has an SAE for scaled activations at {hook_name}, without "
+            "their scaling; give a suite, or SAEs that have it folded in"
+        )

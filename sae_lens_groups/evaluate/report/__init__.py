@@ -1,0 +1,1 @@
+"""The page of an evaluation, and the same in the terminal."""

@@ -1,0 +1,161 @@
+"""Quality against layer, difference to the baseline, and quality against cost."""
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from sae_lens_groups.evaluate.report.numbers import flops
+from sae_lens_groups.evaluate.report.plots import (
+    BASELINE,
+    SUITE,
+    add_line,
+    drawing,
+    over_layers,
+    plain,
+)
+from sae_lens_groups.evaluate.report.section import Section, panel, side_by_side
+from sae_lens_groups.evaluate.result import LayerScores, SuiteEvaluation
+from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.plan.page import embedded
+
+METRICS = {"explained_variance": "explained variance", "ce_loss_score": "CE-loss score"}
+"""What is drawn, and how axes name it."""
+
+
+def quality(groups: Sequence[LayerGroup], evaluation: SuiteEvaluation) -> Section:
+    """Both metrics over layers; with a baseline also its own, and the differences."""
+    hint = (
+        "Each point is a layer; a grey or white band is a group, whose layers share one SAE. "
+        "1 is perfect for both scores."
+    )
+    panels = [
+        panel(_capitalised(label), embedded(_metric(groups, evaluation, name), f"layers_{name}"))
+        for name, label in METRICS.items()
+    ]
+    if evaluation.comparison is not None:
+        hint += (
+            " The lower drawings show this suite minus the baseline with 95% intervals: above "
+            "zero, the suite is better."
+        )
+        panels += [
+            panel(
+                f"Difference in {label}",
+                embedded(_differences(groups, evaluation, name), f"differences_{name}"),
+            )
+            for name, label in METRICS.items()
+        ]
+    return Section("quality", "Quality of each layer", hint, side_by_side(*panels))
+
+
+def cost(evaluation: SuiteEvaluation) -> Section | None:
+    """Both metrics over what training took; None where there are no two to compare."""
+    if len(evaluation.costs) < 2:
+        return None
+    panels = [
+        panel(_capitalised(label), embedded(_cost_figure(evaluation, name), f"cost_{name}"))
+        for name, label in METRICS.items()
+    ]
+    hint = (
+        "Means over layers against the floating-point operations of the whole training: passes of "
+        "the language model and steps of all SAEs. Up and to the left is better. What a suite was "
+        "started from is not counted."
+    )
+    if evaluation.comparison is not None and evaluation.comparison.n_layers < len(evaluation):
+        hint += f" Means are over the {evaluation.comparison.n_layers} layers that both have."
+    return Section("cost", "Quality against cost", hint, side_by_side(*panels))
+
+
+def _capitalised(label: str) -> str:
+    return label[0].upper() + label[1:]
+
+
+def _metric(groups: Sequence[LayerGroup], evaluation: SuiteEvaluation, name: str) -> go.Figure:
+    figure = over_layers(groups)
+    if evaluation.comparison is not None:
+        add_line(
+            figure,
+            evaluation.comparison.name,
+            [
+                (scores.layer, None if scores.baseline is None else scores.baseline.metrics[name])
+                for scores in evaluation
+            ],
+            BASELINE,
+            line={"color": BASELINE, "width": 1.5, "dash": "dash"},
+            marker={"size": 7, "symbol": "square-open"},
+        )
+    points = [(scores.layer, scores.metrics[name]) for scores in evaluation]
+    add_line(figure, "this suite", points, SUITE)
+    return figure.update_yaxes(title=METRICS[name])
+
+
+def _differences(groups: Sequence[LayerGroup], evaluation: SuiteEvaluation, name: str) -> go.Figure:
+    figure = over_layers(groups)
+    compared = [
+        (scores.layer, scores.baseline.differences[name])
+        for scores in evaluation
+        if scores.baseline is not None
+    ]
+    figure.add_hline(y=0, opacity=1, line={"color": "#888", "width": 1})
+    add_line(
+        figure,
+        "this suite minus the baseline",
+        [(layer, found.value) for layer, found in compared],
+        SUITE,
+        mode="markers",
+        showlegend=False,
+        error_y={
+            "array": [found.high - found.value for _, found in compared],
+            "arrayminus": [found.value - found.low for _, found in compared],
+            "width": 3,
+            "thickness": 1.5,
+        },
+        customdata=[[found.low, found.high] for _, found in compared],
+        hovertemplate="layer %{x}: %{y:+.4f}, from %{customdata[0]:+.4f} to %{customdata[1]:+.4f}"
+        "<extra></extra>",
+    )
+    return figure.update_yaxes(title="difference", tickformat="+")
+
+
+def _cost_figure(evaluation: SuiteEvaluation, name: str) -> go.Figure:
+    figure = drawing()
+    symbols = ("circle", "square-open")
+    for costs, mean, colour, symbol in zip(
+        evaluation.costs, _means(evaluation, name), (SUITE, BASELINE), symbols
+    ):
+        of_layers = f"{costs.n_saes} SAEs for {costs.n_layers} layers"
+        add_line(
+            figure,
+            f"{costs.name}: {of_layers}",
+            [(costs.flops, mean)],
+            colour,
+            mode="markers",
+            marker={
+                "size": 13,
+                "symbol": symbol,
+                "color": colour,
+                "line": {"color": colour, "width": 2},
+            },
+            hovertemplate=f"{plain(costs.name)}, {of_layers}: {flops(costs.flops)} for "
+            f"{costs.training_tokens:,} tokens each, {METRICS[name]} %{{y:.4f}}<extra></extra>",
+        )
+    highest = 1.12 * max(costs.flops for costs in evaluation.costs)
+    figure.update_xaxes(title="FLOPs of training", range=[0, highest], tickformat="~s")
+    return figure.update_yaxes(title=f"mean {METRICS[name]}")
+
+
+def _means(evaluation: SuiteEvaluation, name: str) -> list[float]:
+    """Of the suite and of the baseline, over the layers that both have."""
+    compared = [scores for scores in evaluation if scores.baseline is not None]
+    if not compared:
+        return [evaluation.mean(name)]
+    return [_mean_of(compared, name, of_baseline=who) for who in (False, True)]
+
+
+def _mean_of(compared: Sequence[LayerScores], name: str, *, of_baseline: bool) -> float:
+    values = [
+        scores.baseline.metrics[name]
+        if of_baseline and scores.baseline is not None
+        else scores.metrics[name]
+        for scores in compared
+    ]
+    return sum(values) / len(values)

@@ -1,0 +1,47 @@
+"""How numbers are written, in the terminal and on the page."""
+
+import math
+
+from sae_lens_groups.evaluate.bootstrap import Difference
+
+_PREFIXES = {18: "E", 15: "P", 12: "T", 9: "G", 6: "M"}
+
+
+def score(value: float) -> str:
+    """`0.9123`; fewer decimals where the number is large, and `nan` where there is none."""
+    if not math.isfinite(value):
+        return str(value)
+    if abs(value) >= 10_000:
+        return f"{value:.1e}"
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def signed(value: float) -> str:
+    """The same with a sign, for differences."""
+    return score(value) if value < 0 or not math.isfinite(value) else "+" + score(value)
+
+
+def interval(difference: Difference) -> str:
+    """`[-0.0150, -0.0100]`."""
+    return f"[{signed(difference.low)}, {signed(difference.high)}]"
+
+
+def count(value: float) -> str:
+    """`16.0`: a mean number of features, of which a tenth can be told."""
+    return f"{value:.1f}"
+
+
+def counted(n: int, what: str) -> str:
+    """`12 layers`, or `1 layer`."""
+    return f"{n} {what}" + "s" * (n != 1)
+
+
+def percent(part: float) -> str:
+    """`12.3%`; `nan` where there is none."""
+    return f"{part:.1%}" if math.isfinite(part) else str(part)
+
+
+def flops(value: float) -> str:
+    """`3.21 TFLOPs`."""
+    power = next((power for power in _PREFIXES if value >= 10**power), 6)
+    return f"{value / 10**power:.3g} {_PREFIXES[power]}FLOPs"

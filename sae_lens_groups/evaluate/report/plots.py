@@ -1,0 +1,104 @@
+"""What the page's drawings have in common: colours, axes, and how they get into the page."""
+
+import html
+import math
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
+
+from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.plan.page import layer_step
+from sae_lens_groups.plan.picture import CHOSEN, COLOUR_MAP, CURVES
+
+SUITE, _, PURPLE, BASELINE = CURVES
+WORSE = CHOSEN
+FONT = {"family": "system-ui, sans-serif", "size": 12, "color": "#222"}
+_BAND = "#eff2f5"
+
+
+def drawing(height: int = 300) -> go.Figure:
+    """An empty drawing in the page's style, with room for its legend above."""
+    figure = go.Figure()
+    return figure.update_layout(
+        height=height,
+        template="simple_white",
+        font=FONT,
+        margin={"l": 62, "r": 24, "t": 34, "b": 46},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        hoverlabel={"font": FONT, "namelength": -1},
+    )
+
+
+def over_layers(groups: Sequence[LayerGroup], height: int = 300) -> go.Figure:
+    """A drawing over layers, with every second group on grey."""
+    figure = drawing(height)
+    first, last = groups[0].first, groups[-1].last
+    figure.update_xaxes(
+        title="layer", dtick=layer_step(last - first + 1), range=[first - 0.5, last + 0.5]
+    )
+    if all(len(group) == 1 for group in groups):  # stripes would only dazzle
+        return figure
+    for group in groups[1::2]:
+        figure.add_vrect(
+            x0=group.first - 0.5,
+            x1=group.last + 0.5,
+            fillcolor=_BAND,
+            opacity=1,
+            line_width=0,
+            layer="below",
+        )
+    return figure
+
+
+def add_line(
+    figure: go.Figure,
+    name: str,
+    points: Iterable[tuple[float, float | None]],
+    colour: str,
+    **settings: Any,
+) -> None:
+    """A line with a marker at each point; a gap where there is no number."""
+    points = [(x, None if y is None or not math.isfinite(y) else y) for x, y in points]
+    figure.add_scatter(
+        **{
+            "x": [x for x, _ in points],
+            "y": [y for _, y in points],
+            "name": plain(name),
+            "mode": "lines+markers",
+            "line": {"color": colour, "width": 2},
+            "marker": {"size": 6},
+            "hovertemplate": "layer %{x}: %{y:.4f}",
+            "showlegend": True,
+            **settings,
+        }
+    )
+
+
+def depth_colours(n: int) -> list[str]:
+    """As many colours as there are groups, from the lowest layers to the highest."""
+    # The last fifth of the map is too pale for a line on white.
+    positions = [0.8 * index / max(1, n - 1) for index in range(n)]
+    return [str(colour) for colour in sample_colorscale(COLOUR_MAP, positions)]
+
+
+def group_boxes(groups: Iterable[LayerGroup]) -> list[dict[str, Any]]:
+    """A box around each group in a matrix of layers, as on the page of a plan."""
+    line = {"color": CHOSEN, "width": 3}
+    boxes = ((group.first - 0.5, group.last + 0.5) for group in groups)
+    return [
+        {"type": "rect", "x0": low, "y0": low, "x1": high, "y1": high, "line": line}
+        for low, high in boxes
+    ]
+
+
+def gaps(groups: Sequence[LayerGroup]) -> list[int]:
+    """Layers left out between each group and the next."""
+    return [above.first - below.last - 1 for below, above in pairwise(groups)]
+
+
+def plain(name: str) -> str:
+    """A name from a file, for a label in which plotly would take `<b>` for a tag."""
+    return html.escape(name)

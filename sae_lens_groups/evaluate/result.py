@@ -1,0 +1,112 @@
+"""What an evaluation found: a row per layer, and what is told of the whole suite."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+from sae_lens_groups.evaluate.bootstrap import Difference
+from sae_lens_groups.evaluate.circuits import FaithfulnessReport
+from sae_lens_groups.evaluate.cost import TrainingCost
+from sae_lens_groups.evaluate.features import FeatureLayers
+from sae_lens_groups.evaluate.matching import FeatureMatch
+from sae_lens_groups.evaluate.tokens import EvaluatedTokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineScores:
+    """Another SAE at the same layer, on the same tokens."""
+
+    name: str
+    """What the baseline is called, such as the last part of its folder's path."""
+    metrics: Mapping[str, float]
+    dead_features: float
+    differences: Mapping[str, Difference]
+    """Per metric, the suite's minus the baseline's."""
+    match: FeatureMatch | None
+    """None where one of the two has no feature that fires."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerScores:
+    """How well one layer's SAE does: a row of `evaluation.csv`."""
+
+    layer: int
+    hook_name: str
+    group: str
+    scaling_factor: float | None
+    metrics: Mapping[str, float]
+    """SAELens's metrics by their names: explained_variance, ce_loss_score, l0, ..."""
+    dead_features: float
+    """Part of the features that fire on none of the evaluated tokens at this layer."""
+    baseline: BaselineScores | None = None
+    """None without a baseline, or where it has no SAE for this layer."""
+
+    def to_row(self) -> dict[str, Any]:
+        """The row by column name."""
+        row = {
+            "layer": self.layer,
+            "hook_name": self.hook_name,
+            "group": self.group,
+            "scaling_factor": self.scaling_factor,
+            **self.metrics,
+            "dead_features": self.dead_features,
+        }
+        return row if self.baseline is None else row | self._baseline_row(self.baseline)
+
+    def _baseline_row(self, baseline: BaselineScores) -> dict[str, Any]:
+        row: dict[str, Any] = {"baseline": baseline.name}
+        for name, value in baseline.metrics.items():
+            difference = baseline.differences[name]
+            row[f"{name}_baseline"] = value
+            row[f"{name}_diff"] = difference.value
+            row[f"{name}_diff_low"] = difference.low
+            row[f"{name}_diff_high"] = difference.high
+        row["dead_features_baseline"] = baseline.dead_features
+        row["dead_features_diff"] = self.dead_features - baseline.dead_features
+        if baseline.match is not None:
+            row["mmcs"] = baseline.match.mmcs
+            row["mmcs_of_baseline"] = baseline.match.mmcs_of_baseline
+            row["missed_features"] = baseline.match.missed_features
+            row["missed_firings"] = baseline.match.missed_firings
+        return row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What is told of the suite and its baseline as a whole."""
+
+    name: str
+    """The baseline's, such as the last part of its folder's path."""
+    n_layers: int
+    """Layers that both have."""
+    mean_differences: Mapping[str, Difference]
+    """Per metric, the mean over those layers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteEvaluation(Sequence[LayerScores]):
+    """A row of scores per layer, lowest first, and what they were measured on."""
+
+    scores: tuple[LayerScores, ...]
+    tokens: EvaluatedTokens
+    dataset_name: str
+    features: tuple[FeatureLayers, ...]
+    """A group each."""
+    costs: tuple[TrainingCost, ...] = ()
+    """Of the suite and, if it says how it was trained, of the baseline."""
+    comparison: Comparison | None = None
+    faithfulness: FaithfulnessReport | None = None
+
+    @overload
+    def __getitem__(self, index: int) -> LayerScores: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[LayerScores, ...]: ...
+    def __getitem__(self, index: int | slice) -> LayerScores | tuple[LayerScores, ...]:
+        return self.scores[index]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def mean(self, name: str) -> float:
+        """The mean of a metric over all layers."""
+        return sum(score.metrics[name] for score in self.scores) / len(self.scores)

@@ -1,0 +1,126 @@
+"""One sweep over the tokens for all layers of all suites: 1 + 2 L passes instead of 3 L and more.
+
+Each pass that has a reconstruction in the place of an activation is one, each ablation another, and
+two suites share the ablations.
+
+Shapes: S sequences of a batch, T positions, D = d_in, F = d_sae, L layers.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from sae_lens import SAE
+from tqdm.auto import tqdm
+from transformer_lens import HookedRootModule
+
+from sae_lens_groups.activations.hooks import Site, taking_flat_heads
+from sae_lens_groups.evaluate.metrics import SequenceSums
+from sae_lens_groups.evaluate.shared_pass import LMEffect, SharedPass
+
+
+class LayerResults:
+    """What one SAE did on all tokens."""
+
+    n_firings_F: torch.Tensor
+    """Tokens on which each feature fires."""
+    n_prompts_F: torch.Tensor
+    """Prompts in which it does."""
+
+    def __init__(self, d_sae: int) -> None:
+        self.n_firings_F = torch.zeros(d_sae, dtype=torch.long)
+        self.n_prompts_F = torch.zeros(d_sae, dtype=torch.long)
+        self._batches: list[SequenceSums] = []
+
+    def add(self, sums: SequenceSums, fires_STF: torch.Tensor) -> None:
+        """Adds an LM batch."""
+        self._batches.append(sums)
+        self.n_firings_F += fires_STF.sum((0, 1)).cpu()
+        self.n_prompts_F += fires_STF.any(1).sum(0).cpu()
+
+    @property
+    def sums(self) -> SequenceSums:
+        """Of all sequences."""
+        return SequenceSums.joined(self._batches)
+
+
+@torch.no_grad()
+def sweep(
+    model: HookedRootModule,
+    batches: Sequence[torch.Tensor],
+    suites: Sequence[Mapping[str, SAE[Any]]],
+    excluded_tokens: Sequence[int] = (),
+    model_kwargs: Mapping[str, Any] | None = None,
+) -> list[dict[str, LayerResults]]:
+    """For each suite, what its SAE does at each hook, all on the same tokens.
+
+    Args:
+        model: the language model, with hooks at all layers.
+        batches: LM batches of tokens, (S, T).
+        suites: by hook name, SAEs that take the activations as they are.
+        excluded_tokens: ids of tokens whose activations stay as they are, and which do not count.
+        model_kwargs: of the model's forward pass, as in SAELens's config.
+    """
+    hook_names = list(dict.fromkeys(name for suite in suites for name in suite))
+    results = [
+        {name: LayerResults(sae.cfg.d_sae) for name, sae in suite.items()} for suite in suites
+    ]
+    excluded = torch.tensor(list(excluded_tokens), dtype=torch.long)
+    n_steps = len(batches) * len(hook_names)
+    with tqdm(total=n_steps, desc="Evaluating layers", unit="layer", leave=False) as bar:
+        for tokens_ST in batches:
+            kept_ST = ~torch.isin(tokens_ST, excluded.to(tokens_ST.device))
+            shared = SharedPass(model, tokens_ST, hook_names, model_kwargs or {})
+            for name in hook_names:
+                saes = [suite.get(name) for suite in suites]
+                found = [of_suite.get(name) for of_suite in results]
+                _evaluate_layer(name, zip(saes, found), shared, kept_ST)
+                bar.update()
+    return results
+
+
+def _evaluate_layer(
+    hook_name: str,
+    contenders: Iterator[tuple[SAE[Any] | None, LayerResults | None]],
+    shared: SharedPass,
+    kept_ST: torch.Tensor,
+) -> None:
+    """All SAEs of one hook on one batch."""
+    ablated: dict[Site, LMEffect] = {}
+    for sae, results in contenders:
+        if sae is None or results is None:
+            continue
+        site = Site(hook_name, sae.cfg.metadata.hook_head_index)
+        if site not in ablated:
+            ablated[site] = shared.ablating(site)
+        _evaluate(sae, site, shared, ablated[site], kept_ST, results)
+
+
+def _evaluate(
+    sae: SAE[Any],
+    site: Site,
+    shared: SharedPass,
+    ablated: LMEffect,
+    kept_ST: torch.Tensor,
+    results: LayerResults,
+) -> None:
+    """One SAE on one batch."""
+    x_STD = site.rows(shared.captured[site.hook_name])
+    with taking_flat_heads(sae):
+        features_STF = sae.encode(x_STD.to(sae.device))
+        x_hat_STD = sae.decode(features_STF).to(x_STD.device)
+    is_replaced = kept_ST.to(x_STD.device)[..., None]
+    replaced_STD = torch.where(is_replaced, x_hat_STD.to(x_STD.dtype), x_STD)
+    reconstructed = shared.replacing(site, replaced_STD)
+    features_STF = features_STF.to_dense() if features_STF.is_sparse else features_STF
+    kept_ST = kept_ST.to(features_STF.device)
+    fires_STF = (features_STF != 0) & kept_ST[..., None]
+    lm_effect = {
+        "ce_loss_with_sae": reconstructed.losses,
+        "ce_loss_without_sae": shared.clean_losses,
+        "ce_loss_with_ablation": ablated.losses,
+        "kl_div_with_sae": reconstructed.divergences,
+        "kl_div_with_ablation": ablated.divergences,
+    }
+    per_token = {"l0": fires_STF.sum(-1), "l1": features_STF.abs().sum(-1), **lm_effect}
+    results.add(SequenceSums.of_batch(x_STD, x_hat_STD, kept_ST, per_token), fires_STF)

@@ -1,0 +1,125 @@
+"""Writes what an evaluation found beside the suite: CSV for people, SAELens's JSON for tools."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sae_lens.evals import get_eval_everything_config, process_results
+
+from sae_lens_groups import files
+from sae_lens_groups.evaluate.circuits.report import ROW_COLUMNS
+from sae_lens_groups.evaluate.metrics import SECTIONS
+from sae_lens_groups.evaluate.result import LayerScores, SuiteEvaluation
+from sae_lens_groups.evaluate.sweep import LayerResults
+from sae_lens_groups.suite import SAESuite
+
+_MISSED_COLUMNS = (
+    "layer",
+    "hook_name",
+    "baseline_feature",
+    "frequency",
+    "largest_cosine",
+    "nearest_feature",
+)
+
+
+def write_evaluation(
+    suite: SAESuite, evaluation: SuiteEvaluation, results: Mapping[str, LayerResults]
+) -> None:
+    """Writes `evaluation.csv` and the folder `evaluation` into the suite's folder.
+
+    Each replaces what an earlier evaluation left there.
+    """
+    assert suite.path is not None
+    saelens_results = [
+        _saelens_result(suite, evaluation, scores, results[scores.hook_name])
+        for scores in evaluation
+    ]
+    with files.replaced_folder(suite.path / files.EVALUATION_FOLDER) as details:
+        process_results(saelens_results, str(details))
+        files.write_text(details / files.FEATURE_LAYERS, files.csv_text(_feature_rows(evaluation)))
+        if evaluation.comparison is not None:
+            files.write_text(
+                details / files.MISSED_FEATURES,
+                files.csv_text(_missed_rows(evaluation), _MISSED_COLUMNS),
+            )
+        if evaluation.faithfulness is not None:
+            rows = evaluation.faithfulness.to_rows()
+            files.write_text(details / files.FAITHFULNESS, files.csv_text(rows, ROW_COLUMNS))
+    files.write_text(suite.path / files.EVALUATION, scores_to_csv(evaluation))
+
+
+def scores_to_csv(scores: Iterable[LayerScores]) -> str:
+    """The text of `evaluation.csv`: one row per layer."""
+    return files.csv_text([score.to_row() for score in scores])
+
+
+def _saelens_result(
+    suite: SAESuite, evaluation: SuiteEvaluation, scores: LayerScores, results: LayerResults
+) -> dict[str, Any]:
+    """One layer's entry in the form that SAELens's `process_results` takes."""
+    assert suite.path is not None
+    tokens = evaluation.tokens
+    n_batches = len(tokens.batches)
+    config = get_eval_everything_config(len(tokens.batches[0]), n_batches, n_batches)
+    n_read = tokens.n_prompts * tokens.context_size
+    sections = {
+        section: {name: scores.metrics[name] for name in names}
+        for section, names in SECTIONS.items()
+    }
+    counts = {
+        "total_tokens_eval_reconstruction": n_read,
+        "total_tokens_eval_sparsity_variance": n_read,
+    }
+    suite_name = suite.path.resolve().name
+    # It becomes a part of file names.
+    facts = {"context_size": tokens.context_size, "dataset": evaluation.dataset_name[:80]}
+    # SAELens has NaN for a feature without a firing and writes -1.
+    heuristic = [
+        firings / prompts if prompts else math.nan
+        for firings, prompts in zip(results.n_firings_F.tolist(), results.n_prompts_F.tolist())
+    ]
+    return {
+        "unique_id": f"{suite_name}-{scores.hook_name}",
+        "sae_set": suite_name,
+        "sae_id": scores.hook_name,
+        "eval_cfg": facts | vars(config),
+        "metrics": {**sections, "token_stats": counts},
+        "feature_metrics": {
+            "feature_density": (results.n_firings_F / tokens.n_tokens).tolist(),
+            "consistent_activation_heuristic": heuristic,
+        },
+        "sae_cfg": suite[scores.hook_name].cfg.to_dict(),
+    }
+
+
+def _feature_rows(evaluation: SuiteEvaluation) -> Iterable[dict[str, Any]]:
+    """A row per feature of every group: how often it fires on each layer."""
+    for features in evaluation.features:
+        frequency_LF = features.n_firings_LF / features.n_tokens
+        for feature, entropy in enumerate(features.entropy_F):
+            frequencies = zip(features.group.layers, frequency_LF[:, feature])
+            yield {
+                "group": features.group.name,
+                "feature": feature,
+                "entropy": "" if math.isnan(entropy) else f"{entropy:.4f}",
+                **{f"layer_{layer}": f"{value:.3e}" for layer, value in frequencies},
+            }
+
+
+def _missed_rows(evaluation: SuiteEvaluation) -> Iterable[dict[str, Any]]:
+    """A row per feature of the baseline that the suite has nothing like, the most frequent first."""
+    n_tokens = evaluation.tokens.n_tokens
+    for scores in evaluation:
+        if scores.baseline is None or (match := scores.baseline.match) is None:
+            continue
+        order = match.n_firings_G.argsort(descending=True, stable=True)
+        for n in order[match.is_missed_G[order]].tolist():
+            yield {
+                "layer": scores.layer,
+                "hook_name": scores.hook_name,
+                "baseline_feature": match.features_G[n].item(),
+                "frequency": f"{match.n_firings_G[n].item() / n_tokens:.3e}",
+                "largest_cosine": f"{match.cosine_G[n].item():.4f}",
+                "nearest_feature": match.nearest_G[n].item(),
+            }

@@ -1,1 +1,0 @@
-"""What `evaluate_suite` measures, one idea per module."""

@@ -1,0 +1,34 @@
+"""Files on disk, whoever wrote them: named, written whole, read with care."""
+
+from sae_lens_groups.files.checksums import Checksums, checksums_text, write_checksums
+from sae_lens_groups.files.folder import CheckedFolder, lies_inside, suite_around
+from sae_lens_groups.files.names import *  # noqa: F403  # the whole table of names
+from sae_lens_groups.files.reading import (
+    MISREAD,
+    UNREADABLE,
+    exists,
+    expanded,
+    parse_json,
+    positive,
+    positive_or_none,
+    require_kinds,
+    require_numbers,
+    require_texts,
+)
+from sae_lens_groups.files.tensors import (
+    Shape,
+    load_numbers,
+    require_size,
+    require_tensors,
+)
+from sae_lens_groups.files.writing import (
+    csv_text,
+    finish_folder,
+    free_folder,
+    new_folder,
+    only_writer,
+    partial_name,
+    replaced_folder,
+    require_free,
+    write_text,
+)

@@ -1,0 +1,131 @@
+"""Sizes and hashes of a folder's files, so that damage is found before anything is read."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from sae_lens_groups.errors import quoted
+from sae_lens_groups.files.names import CHECKSUMS
+from sae_lens_groups.files.reading import MISREAD
+from sae_lens_groups.files.writing import write_text
+
+_FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a file was when it was written."""
+
+    size: int
+    sha256: str
+
+
+class Checksums:
+    """What `checksums.json` says of the files beside it and in the folders inside.
+
+    Raises:
+        ValueError: the file is missing, damaged, of a newer format, or names a file outside.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            content = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+            self._entries = _entries(content)
+        except FileNotFoundError:
+            raise ValueError(f"{CHECKSUMS} is missing") from None
+        except (*MISREAD, OSError) as error:
+            raise ValueError(f"{CHECKSUMS} is damaged: {quoted(error)}") from error
+
+    @property
+    def names(self) -> set[str]:
+        """The files that were there, as paths relative to the folder, with slashes."""
+        return set(self._entries)
+
+    def entry(self, name: str) -> Entry | None:
+        """What is said of a file; None where it is not named."""
+        return self._entries.get(name)
+
+    def damage(self, names: Iterable[str] | None = None) -> str | None:
+        """What is wrong with the first damaged file, or None; looks at all where none are named."""
+        for name in sorted(self.names if names is None else names):
+            if found := self._damage_of(name):
+                return found
+        return None
+
+    def _damage_of(self, name: str) -> str | None:
+        if name not in self._entries:
+            return f"{name} is not in {CHECKSUMS}"
+        path, entry = self.folder / name, self._entries[name]
+        if not path.is_file():
+            return f"{name} is missing"
+        size = path.stat().st_size
+        if size != entry.size:
+            return f"{name} is {size:,} bytes long in place of {entry.size:,}"
+        if _sha256(path) != entry.sha256:
+            return f"{name} was altered after it was written"
+        return None
+
+
+def write_checksums(folder: Path, is_covered: Callable[[str], bool] = lambda _: True) -> None:
+    """Writes `checksums.json` over the files in a folder and the folders inside.
+
+    Args:
+        is_covered: says of a path in the folder whether that file is one that never changes.
+    """
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    covered = {name: folder / name for name in names if is_covered(name)}
+    write_text(folder / CHECKSUMS, checksums_text(covered))
+
+
+def checksums_text(contents: Mapping[str, Path | str], known: Checksums | None = None) -> str:
+    """The text of `checksums.json` over these files: path -> where it lies, or what it says.
+
+    Args:
+        known: checksums of the same files, found to be right, which saves reading them once more;
+            a text replaces what they say.
+    """
+    entries = {
+        name: _entry(content, None if known is None else known.entry(name))
+        for name, content in sorted(contents.items())
+        if name != CHECKSUMS
+    }
+    described = {name: {"size": e.size, "sha256": e.sha256} for name, e in entries.items()}
+    content = {"format_version": _FORMAT_VERSION, "files": described}
+    return json.dumps(content, indent=2) + "\n"
+
+
+def _entry(content: Path | str, known: Entry | None) -> Entry:
+    if isinstance(content, Path):
+        return known or Entry(content.stat().st_size, _sha256(content))
+    encoded = content.encode("utf-8")
+    return Entry(len(encoded), hashlib.sha256(encoded).hexdigest())
+
+
+def _entries(content: Mapping[str, Any]) -> dict[str, Entry]:
+    version = content["format_version"]
+    if version != _FORMAT_VERSION:
+        raise ValueError(
+            f"format_version {version!r}, and this version of sae-lens-groups reads "
+            f"{_FORMAT_VERSION}; upgrade sae-lens-groups"
+        )
+    outside = [name for name in content["files"] if not _is_inside(name)]
+    if outside:
+        raise ValueError(f"it names a file outside of the folder, {outside[0]!r}")
+    return {
+        name: Entry(int(entry["size"]), str(entry["sha256"]))
+        for name, entry in content["files"].items()
+    }
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and not {"\\", "\0"} & {*name}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

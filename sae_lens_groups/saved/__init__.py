@@ -1,0 +1,1 @@
+"""Trained SAEs as they lie on disk and on the Hub."""

@@ -1,0 +1,139 @@
+"""The columns of cached activations, as SAELens and the `datasets` library know them.
+
+Each row of the table is a prompt. SAELens trains from any column that is named after a hook.
+
+Shapes: P prompts, N = P * rows of a prompt, D = d_in.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Array2D, Features, Sequence, Value
+
+from sae_lens_groups.config import GroupSAERunnerConfig
+from sae_lens_groups.files.reading import positive, require_kinds
+from sae_lens_groups.layers import LayerGroup
+
+TOKEN_IDS = "token_ids"
+DATASET_ROWS_READ = "dataset_rows_read"
+"""Rows of the dataset that had been read, from its first on, once the prompt was made."""
+NOT_DRAWN = -1
+"""The position where a token was left out, so that every prompt has as many rows."""
+
+_KINDS = {
+    "row_columns": list,
+    "position_columns": list,
+    "tokens_per_prompt": int,
+    "rows_per_prompt": int,
+    "d_in": int,
+    "dtype": str,
+}
+
+
+def position_column(group: LayerGroup) -> str:
+    """Where the layer of each drawn row stands, as its position in the group."""
+    return f"{group.name}.position"
+
+
+@dataclass(frozen=True)
+class CacheLayout:
+    """Which columns there are, and how large they are."""
+
+    row_columns: tuple[str, ...]
+    """Columns of activations: one per hook, or one per group where rows were drawn."""
+    position_columns: tuple[str, ...]
+    tokens_per_prompt: int
+    rows_per_prompt: int
+    """In each column of activations."""
+    d_in: int
+    dtype: str
+    """Of the activations on disk: float32 or float16."""
+
+    @classmethod
+    def of_layers(
+        cls, cfg: GroupSAERunnerConfig[Any], groups: tuple[LayerGroup, ...], dtype: str
+    ) -> "CacheLayout":
+        """Every token's activations at every layer of the groups."""
+        names, n_tokens = cfg.hook_template.hook_names(groups), cfg.rows_per_prompt
+        return cls(tuple(names), (), n_tokens, n_tokens, int(cfg.sae.d_in), dtype)
+
+    @classmethod
+    def of_draws(
+        cls, cfg: GroupSAERunnerConfig[Any], groups: tuple[LayerGroup, ...], dtype: str
+    ) -> "CacheLayout":
+        """The rows that training draws, with their layers."""
+        n_tokens = cfg.rows_per_prompt
+        return cls(
+            tuple(group.name for group in groups),
+            tuple(map(position_column, groups)),
+            n_tokens,
+            n_tokens * cfg.layers_per_token,
+            int(cfg.sae.d_in),
+            dtype,
+        )
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "CacheLayout":
+        """Reads what `dataclasses.asdict` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is something else.
+        """
+        require_kinds(data, _KINDS)
+        for name in ("tokens_per_prompt", "rows_per_prompt", "d_in"):
+            positive(data, name)
+        columns = {name: tuple(data[name]) for name in ("row_columns", "position_columns")}
+        if any(not isinstance(name, str) for names in columns.values() for name in names):
+            raise TypeError("a column's name is no text")
+        return cls(**{**{name: data[name] for name in _KINDS}, **columns})
+
+    @property
+    def features(self) -> Features:
+        """The columns in the terms of the `datasets` library."""
+        acts = Array2D((self.rows_per_prompt, self.d_in), self.dtype)
+        positions = Sequence(Value("int16"), length=self.rows_per_prompt)
+        return Features(
+            {
+                **dict.fromkeys(self.row_columns, acts),
+                **dict.fromkeys(self.position_columns, positions),
+                TOKEN_IDS: Sequence(Value("int32"), length=self.tokens_per_prompt),
+                DATASET_ROWS_READ: Value("int64"),
+            }
+        )
+
+    @property
+    def bytes_per_prompt(self) -> int:
+        """What a prompt takes on disk."""
+        # Arrow keeps a 4-byte offset beside every row, and one beside every prompt.
+        row = self.d_in * np.dtype(self.dtype).itemsize + 4
+        acts = len(self.row_columns) * (self.rows_per_prompt * row + 4)
+        positions = len(self.position_columns) * self.rows_per_prompt * 2
+        return acts + positions + 4 * self.tokens_per_prompt + 8
+
+    def encode(self, columns: Mapping[str, torch.Tensor]) -> pa.RecordBatch:
+        """Some prompts as a piece of the table: (N, D) and (N,) of each column, (P,) of the last.
+
+        The arrays share the tensors' memory: `datasets` itself would go through every number.
+        """
+        schema = self.features.arrow_schema
+        arrays = [self._array(columns[field.name], field) for field in schema]
+        return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+    def _array(self, values: torch.Tensor, field: pa.Field) -> pa.Array:
+        flat = pa.array(values.reshape(-1).numpy())
+        if field.name in self.row_columns:
+            rows = pa.ListArray.from_arrays(_offsets(len(flat), self.d_in), flat)
+            prompts = pa.ListArray.from_arrays(_offsets(len(rows), self.rows_per_prompt), rows)
+            return pa.ExtensionArray.from_storage(field.type, prompts)
+        if field.name == DATASET_ROWS_READ:
+            return flat
+        n = self.tokens_per_prompt if field.name == TOKEN_IDS else self.rows_per_prompt
+        return pa.FixedSizeListArray.from_arrays(flat, n).cast(field.type)
+
+
+def _offsets(n_values: int, length: int) -> pa.Array:
+    return pa.array(np.arange(0, n_values + 1, length, dtype=np.int32))

@@ -1,0 +1,153 @@
+"""The rows that a cache holds of each prompt."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sae_lens_groups.activations.store import GroupActivationsStore
+from sae_lens_groups.config import GroupSAERunnerConfig
+from sae_lens_groups.errors import CacheError
+from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.train.cache.demand import TrainingDemand
+from sae_lens_groups.train.cache.layout import (
+    DATASET_ROWS_READ,
+    NOT_DRAWN,
+    TOKEN_IDS,
+    CacheLayout,
+    position_column,
+)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some prompts of a cache."""
+
+    columns: dict[str, torch.Tensor]
+    """As `CacheLayout.encode` takes them."""
+    n_tokens: int
+    activations_dtype: str
+    """The language model's own."""
+
+
+def pieces(
+    store: GroupActivationsStore,
+    cfg: GroupSAERunnerConfig[Any],
+    layout: CacheLayout,
+) -> Iterator[Piece]:
+    """LM batches until a training run would have all it reads; no batch of the dataset twice,
+    unless rows are drawn from it.
+
+    Raises:
+        NonFiniteActivationsError: a layer's activations hold NaN or infinity.
+        CacheError: they are too large for the layout's dtype.
+        DatasetError: the dataset does not fill the run's shuffle buffer.
+    """
+    demand = TrainingDemand(cfg)
+    # Training draws anew each time the dataset starts over; all rows are the same each time.
+    batches = store.token_batches() if layout.position_columns else _one_epoch(store)
+    while not demand.is_met and (batch_tokens := next(batches, None)) is not None:
+        yield _piece(store, cfg, layout, batch_tokens)
+        demand.add(len(store.kept_positions(batch_tokens)) * cfg.layers_per_token)
+
+
+def _one_epoch(store: GroupActivationsStore) -> Iterator[torch.Tensor]:
+    n_tokens = 0
+    while True:
+        try:
+            batch_tokens = store.next_tokens(raise_at_epoch_end=True)
+        except StopIteration:
+            break
+        n_tokens += store.trained_tokens(batch_tokens).numel()
+        yield batch_tokens
+    store.require_filled_buffer(n_tokens)
+
+
+def _piece(
+    store: GroupActivationsStore,
+    cfg: GroupSAERunnerConfig[Any],
+    layout: CacheLayout,
+    batch_tokens: torch.Tensor,
+) -> Piece:
+    if layout.position_columns:
+        columns = _drawn(store, cfg, batch_tokens)
+    else:
+        columns = _captured(store, batch_tokens)
+    dtype = columns[layout.row_columns[0]].dtype
+    for name in layout.row_columns:
+        columns[name] = _stored(columns[name], layout.dtype, name)
+    token_ids_PT = store.trained_tokens(batch_tokens)
+    columns[TOKEN_IDS] = token_ids_PT.cpu().int()
+    columns[DATASET_ROWS_READ] = torch.full((len(token_ids_PT),), store.n_dataset_processed)
+    return Piece(columns, token_ids_PT.numel(), str(dtype).removeprefix("torch."))
+
+
+def _captured(store: GroupActivationsStore, batch_tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+    """(N, D) of every layer."""
+    layers = store.captured_layers(batch_tokens)
+    store.require_finite({name: acts_ND.isfinite().all() for name, acts_ND in layers.items()})
+    return layers
+
+
+def _drawn(
+    store: GroupActivationsStore, cfg: GroupSAERunnerConfig[Any], batch_tokens: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """(N, D) of every group, and (N,) the positions of their layers."""
+    rows = DrawnRows(
+        store.groups,
+        store.kept_positions(batch_tokens).cpu(),
+        n_tokens=store.trained_tokens(batch_tokens).numel(),
+        layers_per_token=cfg.layers_per_token,
+    )
+    store.write_drawn(batch_tokens, rows)
+    return rows.columns
+
+
+def _stored(rows_ND: torch.Tensor, dtype: str, column: str) -> torch.Tensor:
+    stored_ND = rows_ND.to("cpu", getattr(torch, dtype))
+    if dtype != "float32" and not stored_ND.isfinite().all():
+        raise CacheError(
+            f"the activations of {column} reach {rows_ND.abs().max():,.0f}, which is beyond "
+            f"{dtype}; set cache_dtype to float32"
+        )
+    return stored_ND
+
+
+class DrawnRows:
+    """Takes what a store draws, as its shuffle buffer would.
+
+    Tokens that are left out have rows too, of zeros, so that every prompt has as many.
+    """
+
+    def __init__(
+        self,
+        groups: tuple[LayerGroup, ...],
+        kept_B: torch.Tensor,
+        n_tokens: int,
+        layers_per_token: int,
+    ) -> None:
+        self._groups = {group.name: group for group in groups}
+        self._n_rows = n_tokens * layers_per_token
+        self._slots = (
+            kept_B[:, None] * layers_per_token + torch.arange(layers_per_token)
+        ).flatten()
+        self.columns: dict[str, torch.Tensor] = {}
+        """(N, D) by group, and (N,) the positions of their layers."""
+        for group in groups:
+            positions = torch.full((self._n_rows,), NOT_DRAWN, dtype=torch.int16)
+            self.columns[position_column(group)] = positions
+
+    def reserve(self, n_rows: int) -> torch.Tensor:
+        """Where the rows of the tokens that are kept belong."""
+        assert n_rows == len(self._slots)
+        return self._slots
+
+    def write(self, group: str, slot_N: torch.Tensor, rows_ND: torch.Tensor, position: int) -> None:
+        """Takes rows of one of a group's layers."""
+        if group not in self.columns:
+            self.columns[group] = torch.zeros(
+                self._n_rows, rows_ND.shape[1], dtype=rows_ND.dtype, device="cpu"
+            )
+        self.columns[group][slot_N] = rows_ND.cpu()
+        self.columns[position_column(self._groups[group])][slot_N] = position

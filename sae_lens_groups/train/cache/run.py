@@ -1,0 +1,182 @@
+"""Caches activations: one pass of the language model, which training then need not repeat."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from sae_lens.config import HfDataset
+from tqdm.auto import tqdm
+from transformer_lens import HookedRootModule
+
+from sae_lens_groups import files
+from sae_lens_groups.activations.dataset import as_stream, open_dataset, require_usable_rows
+from sae_lens_groups.activations.model import (
+    compile_if_asked,
+    d_vocab,
+    groups_before_loading,
+    load_hooked_model,
+    n_layers_of,
+    require_hooks,
+)
+from sae_lens_groups.activations.store import GroupActivationsStore
+from sae_lens_groups.config import GroupSAERunnerConfig, require_one_of
+from sae_lens_groups.errors import CacheError, ConfigError
+from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.train.cache.demand import n_lm_batches
+from sae_lens_groups.train.cache.layout import CacheLayout
+from sae_lens_groups.train.cache.manifest import ALL, CACHE_DTYPES, CACHE_ROWS, CacheManifest
+from sae_lens_groups.train.cache.rows import pieces
+from sae_lens_groups.train.cache.shards import ShardWriter
+from sae_lens_groups.train.prepare import choose_groups
+
+_SETTING = "cached_activations_path"
+
+
+def cache_activations(
+    cfg: GroupSAERunnerConfig[Any],
+    *,
+    cache_rows: str = ALL,
+    cache_dtype: str = "float32",
+    override_dataset: HfDataset | None = None,
+    override_model: HookedRootModule | None = None,
+) -> Path:
+    """Writes the activations that training with this config reads to `cached_activations_path`.
+
+    Training reads them back with `use_cached_activations=True`, and SAELens itself can train from
+    any layer of them. As many tokens are cached as the shuffle buffer, the norm estimate and
+    `training_tokens` take, or as the dataset has.
+
+    Args:
+        cfg: the config of the training runs; what is the SAE's own plays no part.
+        cache_rows: `all` keeps every token's activations at every layer of the groups, for any
+            groups of these layers and any seed. `drawn` keeps the rows that training draws, as many
+            for a group as for a layer, for runs with these groups, `seed`, `layers_per_token` and
+            `exclude_special_tokens`.
+        cache_dtype: `float32`, exact for every model, or `float16`, half as large.
+        override_dataset: reads this dataset instead of `cfg.dataset_path`.
+        override_model: uses this model instead of loading `cfg.model_name`.
+
+    Returns:
+        The folder, which appears once it is complete.
+
+    Raises:
+        GroupSAEError: a mistake in the config, found before the model is loaded where possible.
+    """
+    caching = CacheRun(cfg, cache_rows, cache_dtype, override_dataset, override_model)
+    caching.run()
+    return caching.folder
+
+
+class CacheRun:
+    """`cache_activations` in two steps, between which the size is known."""
+
+    groups: tuple[LayerGroup, ...]
+    layout: CacheLayout
+
+    def __init__(
+        self,
+        cfg: GroupSAERunnerConfig[Any],
+        cache_rows: str = ALL,
+        cache_dtype: str = "float32",
+        override_dataset: HfDataset | None = None,
+        override_model: HookedRootModule | None = None,
+    ) -> None:
+        require_one_of("cache_rows", cache_rows, CACHE_ROWS)
+        require_one_of("cache_dtype", cache_dtype, CACHE_DTYPES)
+        self.cfg = cfg
+        self.cache_rows = cache_rows
+        self.cache_dtype = cache_dtype
+        self.folder = _free_folder(cfg)
+        self.n_prompts = n_lm_batches(cfg) * cfg.store_batch_size_prompts
+        dataset = open_dataset(cfg) if override_dataset is None else as_stream(override_dataset)
+        groups = None if override_model is not None else groups_before_loading(cfg)
+        if groups is not None:
+            self._plan(groups)
+        self.model = override_model or load_hooked_model(cfg, groups)
+        require_usable_rows(
+            cfg.dataset_path if override_dataset is None else None,
+            dataset,
+            getattr(self.model, "tokenizer", None),
+            d_vocab(self.model),
+        )
+        self._dataset = dataset
+        self._plan(self._choose_groups())
+        require_hooks(self.model, cfg.hook_template, self.groups)
+        compile_if_asked(cfg, self.model)
+
+    @property
+    def n_tokens(self) -> int:
+        """Some more are read where special tokens are left out, fewer where the dataset ends."""
+        return self.n_prompts * self.layout.tokens_per_prompt
+
+    @property
+    def n_bytes(self) -> int:
+        """What these tokens take on disk."""
+        return self.n_prompts * self.layout.bytes_per_prompt
+
+    def run(self) -> CacheManifest:
+        """Writes the folder, and returns what it says of itself."""
+        # A store of its own, which starts at the dataset's first row.
+        store = GroupActivationsStore.from_group_config(
+            self.model, self.cfg, self.groups, self._dataset
+        )
+        with files.new_folder(self.folder, _SETTING) as partial:
+            writer = ShardWriter(partial, self.layout.features)
+            activations_dtype = ""
+            with writer, self._bar() as bar:
+                for piece in pieces(store, self.cfg, self.layout):
+                    writer.write(self.layout.encode(piece.columns))
+                    activations_dtype = piece.activations_dtype
+                    bar.update(piece.n_tokens)
+            manifest = self._manifest(writer.n_prompts, activations_dtype, store)
+            manifest.save(partial)
+        return manifest
+
+    def _choose_groups(self) -> tuple[LayerGroup, ...]:
+        if self.cfg.measures_distances and self.cache_rows == ALL:  # whatever they will be
+            return (LayerGroup(0, n_layers_of(self.model, self.cfg.hook_template) - 1),)
+        return choose_groups(self.cfg, self.model, self._dataset)[0]
+
+    def _plan(self, groups: tuple[LayerGroup, ...]) -> None:
+        """Decides on the columns, which have to fit on the disk."""
+        layout_of = CacheLayout.of_layers if self.cache_rows == ALL else CacheLayout.of_draws
+        self.groups, self.layout = groups, layout_of(self.cfg, groups, self.cache_dtype)
+        parent = next(path for path in self.folder.resolve().parents if path.exists())
+        n_free = shutil.disk_usage(parent).free
+        if self.n_bytes > n_free:
+            raise CacheError(
+                f"{_SETTING} {str(self.folder)!r} would take {self.n_bytes / 1e9:,.1f} GB for "
+                f"{self.n_tokens:,} tokens, and its disk has {n_free / 1e9:,.1f} GB left; lower "
+                "training_tokens or name fewer layers in layer_groups, or set cache_rows to drawn "
+                "or cache_dtype to float16"
+            )
+
+    def _bar(self) -> Any:
+        return tqdm(
+            total=self.n_tokens,
+            desc=f"Caching {self.n_bytes / 1e9:,.1f} GB of activations",
+            unit="tok",
+            unit_scale=True,
+            leave=False,
+        )
+
+    def _manifest(
+        self, n_prompts: int, activations_dtype: str, store: GroupActivationsStore
+    ) -> CacheManifest:
+        return CacheManifest.of_config(
+            self.cfg,
+            self.groups,
+            self.cache_rows,
+            self.layout,
+            activations_dtype=activations_dtype,
+            n_prompts=n_prompts,
+            dataset_rows_read=store.n_dataset_processed,
+        )
+
+
+def _free_folder(cfg: GroupSAERunnerConfig[Any]) -> Path:
+    if cfg.cached_activations_path is None:
+        raise ConfigError(f"{_SETTING} is not given; name the folder to write")
+    folder = files.expanded(cfg.cached_activations_path)
+    files.require_free(folder, _SETTING)
+    return folder

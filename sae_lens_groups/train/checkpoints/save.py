@@ -1,0 +1,95 @@
+"""Saves a run's checkpoints when they are due, and removes those that are not kept."""
+
+import warnings
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from safetensors import SafetensorError
+from sae_lens_groups.train.checkpoints import folder as run_folder
+from sae_lens_groups.train.checkpoints.schedule import CheckpointSchedule
+from sae_lens_groups.config import parse_every
+from sae_lens_groups.config import GroupSAERunnerConfig
+from sae_lens_groups.files.writing import only_writer
+from sae_lens_groups.train.group_trainer import GroupTrainer
+
+
+# What torch and safetensors raise where a file cannot be written.
+UNWRITABLE = (OSError, SafetensorError, RuntimeError)
+
+
+class RunCheckpoints:
+    """The checkpoints of one run, whose folder no other run writes to for the block.
+
+    Args:
+        cfg: says where they go, when they are due, and how many are kept.
+        trainer: what they are of.
+    """
+
+    def __init__(self, cfg: GroupSAERunnerConfig[Any], trainer: GroupTrainer) -> None:
+        self._trainer = trainer
+        self._keep = cfg.keep_checkpoints
+        self._folder = None if cfg.checkpoint_path is None else Path(cfg.checkpoint_path)
+        every = None if cfg.checkpoint_every is None else parse_every(cfg.checkpoint_every)
+        self._schedule = CheckpointSchedule(
+            trainer.take_thresholds(), every, trainer.n_training_samples
+        )
+        self._lock = ExitStack()
+        self._is_locked = False
+
+    def __enter__(self) -> Self:
+        if self._folder is not None and self._folder.exists():  # of the run that is resumed
+            self._hold(self._folder)
+            run_folder.remove_partial(self._folder)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._lock.close()
+
+    def _hold(self, folder: Path) -> None:
+        if not self._is_locked:
+            self._lock.enter_context(only_writer(folder, "checkpoint_path"))
+            self._is_locked = True
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is a whole training step to save."""
+        return self._trainer.n_training_steps > 0
+
+    def save_if_due(self) -> None:
+        """Saves one where it is due. A disk that is full costs the checkpoint, and not the run."""
+        if not self._schedule.is_due(self._trainer.n_training_samples):
+            return
+        try:
+            self.save()
+        except UNWRITABLE as error:
+            warnings.warn(
+                f"no checkpoint after {self._trainer.n_training_samples:,} tokens, training goes "
+                f"on: {error}; {self.last_one()}",
+                stacklevel=2,
+            )
+
+    def save(self) -> Path | None:
+        """Saves one now and returns its folder; None where the config names no place for it."""
+        self._trainer.require_finite()  # what is on disk can always be gone on from
+        name = str(self._trainer.n_training_samples)
+        if self._folder is not None:
+            self._hold(self._folder)
+        self._trainer.save_checkpoint(name)
+        if self._folder is None:
+            return None
+        if self._keep is not None:
+            run_folder.remove_old(self._folder, self._keep)
+        return self._folder / name
+
+    def last_one(self) -> str:
+        """Where the newest checkpoint lies, for a message."""
+        saved = [] if self._folder is None else run_folder.checkpoints_in(self._folder)
+        if not saved:
+            return "there is no checkpoint yet (checkpoint_every asks for them)"
+        return f"the last checkpoint is {saved[-1]}"

@@ -1,0 +1,50 @@
+"""When checkpoints are due."""
+
+from sae_lens_groups.config import Every
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from sae_lens_groups.errors import ConfigError
+
+
+class CheckpointSchedule:
+    """Says after which training steps a checkpoint is due.
+
+    Args:
+        thresholds: training tokens per SAE, ascending; one is due behind each.
+        every: how far apart further ones are; none where it is None.
+        n_tokens: the training tokens that the run starts with.
+        clock: seconds that never go backwards.
+    """
+
+    def __init__(
+        self,
+        thresholds: Sequence[int],
+        every: Every | None,
+        n_tokens: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._thresholds = [threshold for threshold in thresholds if threshold >= n_tokens]
+        self._every = every or Every()
+        self._clock = clock
+        self._mark(n_tokens)
+
+    def is_due(self, n_tokens: int) -> bool:
+        """Whether a checkpoint is due now, after so many training tokens; the next one is later."""
+        is_past = bool(self._thresholds) and n_tokens > self._thresholds[0]
+        if is_past:
+            self._thresholds.pop(0)
+        if not (is_past or self._is_late(n_tokens)):
+            return False
+        self._mark(n_tokens)
+        return True
+
+    def _is_late(self, n_tokens: int) -> bool:
+        seconds, tokens = self._every.seconds, self._every.tokens
+        if seconds is not None:
+            return self._clock() >= self._last_time + seconds
+        return tokens is not None and n_tokens // tokens > self._last_tokens // tokens
+
+    def _mark(self, n_tokens: int) -> None:
+        self._last_time, self._last_tokens = self._clock(), n_tokens

@@ -1,0 +1,223 @@
+"""Scores of the SAEs while they train, and before and after a transfer."""
+
+import contextlib
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from sae_lens import SAE, ActivationsStore, TrainingSAE
+from sae_lens.config import HfDataset
+from sae_lens.evals import EvalConfig, run_evals
+from sae_lens.training.activation_scaler import ActivationScaler
+from sae_lens.util import extract_stop_at_layer_from_tlens_hook_name
+from transformer_lens import HookedRootModule
+
+from sae_lens_groups.activations.batches import TrainingBatches
+from sae_lens_groups.activations.dataset import as_stream
+from sae_lens_groups.activations.store import GroupActivationsStore
+from sae_lens_groups.config import GroupSAERunnerConfig
+from sae_lens_groups.layers import HookTemplate, LayerGroup
+from sae_lens_groups.saved.transfer_report import Scores
+from sae_lens_groups.scaling.fold import layer_sae
+from sae_lens_groups.train.trainer import GroupSAETrainer
+
+
+def layer_eval_config(n_batches: int, batch_size_prompts: int | None = None) -> EvalConfig:
+    """SAELens's reconstruction, sparsity and variance metrics, from `n_batches` LM batches each."""
+    return EvalConfig(
+        batch_size_prompts=batch_size_prompts,
+        n_eval_reconstruction_batches=n_batches,
+        n_eval_sparsity_variance_batches=n_batches,
+        compute_ce_loss=True,
+        compute_l2_norms=True,
+        compute_sparsity_metrics=True,
+        compute_variance_metrics=True,
+    )
+
+
+class ReplayedTokens:
+    """Stands in for an activation store in `run_evals` and gives every layer the same tokens."""
+
+    def __init__(self, store: ActivationsStore) -> None:
+        self.store = store
+        self.store_batch_size_prompts = store.store_batch_size_prompts
+        self.context_size = store.context_size
+        self._batches: list[torch.Tensor] = []
+        self._position = 0
+
+    def evaluate(
+        self,
+        sae: SAE[Any],
+        model: HookedRootModule,
+        scaler: ActivationScaler,
+        config: EvalConfig,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """`run_evals` of one SAE, from the first of these tokens."""
+        self._position = 0
+        store = cast("ActivationsStore", self)
+        metrics, _ = run_evals(sae, store, model, scaler, config, **kwargs)
+        return metrics
+
+    def get_batch_tokens(self, batch_size: int | None = None) -> torch.Tensor:
+        """The next LM batch, read from the store the first time round."""
+        if self._position == len(self._batches):
+            self._batches.append(self.store.get_batch_tokens(batch_size))
+        self._position += 1
+        return self._batches[self._position - 1]
+
+    def reset_input_dataset(self) -> None:
+        """SAELens calls this between its two groups of metrics; ours go on to fresh tokens."""
+
+
+def metrics_by_name(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """What `run_evals` returns without its sections and token counts."""
+    return {
+        name: value
+        for section, values in metrics.items()
+        if section != "token_stats"
+        for name, value in values.items()
+    }
+
+
+@dataclass
+class GroupEvaluator:
+    """SAELens's in-training evals, once per layer with the layer's own scaling.
+
+    `MultiSAETrainer` calls it where it calls its own evaluator.
+    """
+
+    model: HookedRootModule
+    store: ActivationsStore
+    trainers: Mapping[str, GroupSAETrainer]
+    template: HookTemplate
+    eval_batch_size_prompts: int | None
+    n_eval_batches: int
+    model_kwargs: Mapping[str, Any]
+
+    def __call__(
+        self,
+        saes: dict[str, TrainingSAE[Any]],
+        data_provider: Any,
+        activation_scalers: dict[str, ActivationScaler],  # noqa: ARG002  # ours are per layer
+        hook_names: dict[str, str],  # noqa: ARG002  # these are the groups' names
+    ) -> dict[str, Any]:
+        """Log entries `<group>/layer_<n>/<section>` of SAELens's metrics."""
+        config = layer_eval_config(self.n_eval_batches, self.eval_batch_size_prompts)
+        excluded = self.store.exclude_special_tokens
+        logs: dict[str, Any] = {}
+        is_ours = isinstance(data_provider, TrainingBatches)
+        with data_provider.paused() if is_ours else contextlib.nullcontext():
+            tokens = ReplayedTokens(self.store)
+            for name, sae in saes.items():
+                trainer = self.trainers[name]
+                for layer, scaler in zip(trainer.group.layers, trainer.scaling.scalers):
+                    with _standing_for(sae, self.template.hook_name(layer)):
+                        metrics = tokens.evaluate(
+                            sae,
+                            self.model,
+                            scaler,
+                            config,
+                            exclude_special_tokens=False if excluded is None else excluded.tolist(),
+                            model_kwargs=self.model_kwargs,
+                        )
+                    logs.update({f"{name}/layer_{layer}/{key}": v for key, v in metrics.items()})
+        return logs
+
+
+@contextlib.contextmanager
+def _standing_for(sae: TrainingSAE[Any], hook_name: str) -> Iterator[None]:
+    """Lets `run_evals`, which asks the SAE for its hook, evaluate a group's SAE at one layer."""
+    own = sae.cfg.metadata.hook_name
+    sae.cfg.metadata.hook_name = hook_name
+    try:
+        yield
+    finally:
+        sae.cfg.metadata.hook_name = own
+
+
+# Few, because a run that starts from trained SAEs may be short; they are scored twice.
+_N_TOKENS = 4_000
+
+
+class SuiteScores:
+    """Scores every layer on the same tokens, the dataset's first, whenever it is asked.
+
+    SAELens's metrics of reconstruction and sparsity. The language model runs over the tokens once
+    each time; how its loss changes is not measured, which would take passes for every layer.
+    """
+
+    def __init__(
+        self,
+        cfg: GroupSAERunnerConfig[Any],
+        model: HookedRootModule,
+        dataset: HfDataset,
+        groups: tuple[LayerGroup, ...],
+    ) -> None:
+        self._template = cfg.hook_template
+        store = GroupActivationsStore.from_group_config(model, cfg, groups, as_stream(dataset))
+        self._tokens = ReplayedTokens(store)
+        self._model, self._hook_names = model, self._template.hook_names(groups)
+        excluded = store.exclude_special_tokens
+        self._excluded = False if excluded is None else excluded.tolist()
+        self._model_kwargs = cfg.model_kwargs
+        n_prompts = math.ceil(_N_TOKENS / cfg.context_size)  # run_evals reads whole prompts
+        batch_size_prompts = min(n_prompts, cfg.store_batch_size_prompts)
+        self._config = EvalConfig(
+            compute_l2_norms=True,
+            compute_sparsity_metrics=True,
+            compute_variance_metrics=True,
+            batch_size_prompts=batch_size_prompts,
+            n_eval_sparsity_variance_batches=math.ceil(n_prompts / batch_size_prompts),
+        )
+
+    def of(self, trainers: Iterable[GroupSAETrainer]) -> Scores:
+        """The scores of these groups' layers, each by the SAE that it would now be exported as."""
+        captures = _OnePass(self._model, self._hook_names)
+        with torch.random.fork_rng():  # SAELens draws weights for every SAE that it builds
+            return {
+                layer: self._of_layer(trainer, layer, scaler, captures)
+                for trainer in trainers
+                for layer, scaler in trainer.scaling.of_layer.items()
+            }
+
+    def _of_layer(
+        self,
+        trainer: GroupSAETrainer,
+        layer: int,
+        scaler: ActivationScaler,
+        captures: "_OnePass",
+    ) -> dict[str, float]:
+        hook_name = self._template.hook_name(layer)
+        metrics = self._tokens.evaluate(
+            layer_sae(trainer.sae, scaler, {"hook_name": hook_name}),
+            captures,
+            ActivationScaler(),
+            self._config,
+            exclude_special_tokens=self._excluded,
+            model_kwargs=self._model_kwargs,
+        )
+        return metrics_by_name(metrics)
+
+
+class _OnePass(HookedRootModule):
+    """Stands in for the model in `run_evals`: captures all layers of a batch when it is first
+    asked for one of them."""
+
+    def __init__(self, model: HookedRootModule, hook_names: list[str]) -> None:
+        super().__init__()
+        self._model = [model]  # in a list, so that it is no part of this module
+        self._hook_names = hook_names
+        self._captured: dict[int, dict[str, torch.Tensor]] = {}
+
+    def run_with_cache(self, tokens: torch.Tensor, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Like the model's own, but what comes first is None: nobody has asked for outputs."""
+        key = id(tokens)  # they are kept, and given again, by ReplayedTokens
+        if key not in self._captured:
+            last = extract_stop_at_layer_from_tlens_hook_name(self._hook_names[-1])
+            kwargs |= {"names_filter": self._hook_names, "stop_at_layer": last}
+            _, cache = self._model[0].run_with_cache(tokens, **kwargs)
+            self._captured[key] = {name: cache[name] for name in self._hook_names}
+        return None, self._captured[key]

@@ -1,0 +1,214 @@
+"""Trains the SAEs of all groups in step."""
+
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from sae_lens.config import SAETrainerConfig
+from sae_lens.saes.sae import TrainingSAE, TrainStepOutput
+from sae_lens.training.multi_sae_trainer import MultiSAEEvaluatorProtocol, MultiSAETrainer
+from sae_lens.training.sae_trainer import SaveCheckpointFn
+from sae_lens.training.types import MultiHookDataProvider
+from tqdm.auto import tqdm
+from typing_extensions import override
+
+from sae_lens_groups import files
+from sae_lens_groups.activations.shuffle_buffer import GroupBatch
+from sae_lens_groups.errors import NonFiniteActivationsError
+from sae_lens_groups.files.checksums import write_checksums
+from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.saved.training_curves import TrainingCurves, points_from_csv, points_to_csv
+from sae_lens_groups.scaling.alignments import Alignment
+from sae_lens_groups.scaling.estimate import GroupScalingEstimate
+from sae_lens_groups.scaling.group_scaling import ESTIMATED_MODES
+from sae_lens_groups.scaling.moments import LayerPair, PairMoments
+from sae_lens_groups.train.checkpoints.folder import CheckpointFacts, remove
+from sae_lens_groups.train.checkpoints.step_state import load_step_state
+from sae_lens_groups.train.fast_step import AUTO, Scratch
+from sae_lens_groups.train.trainer import GroupSAETrainer
+
+_STEPS_BETWEEN_CHECKS = 32
+# A checkpoint is compared with others by so many points of the training curves.
+_N_LAST_POINTS = 5
+
+
+class GroupTrainer(MultiSAETrainer):
+    """SAELens's multi-SAE trainer with one `GroupSAETrainer` per group."""
+
+    group_trainers: dict[str, GroupSAETrainer]
+    """By group name; `trainers` is the same, as SAELens's trainers."""
+
+    def __init__(
+        self,
+        cfg: SAETrainerConfig,
+        saes: Mapping[str, TrainingSAE[Any]],
+        groups: tuple[LayerGroup, ...],
+        data_provider: Iterator[dict[str, GroupBatch]],
+        evaluator: MultiSAEEvaluatorProtocol | None = None,
+        save_checkpoint_fn: SaveCheckpointFn | None = None,
+        fast_step: str = AUTO,
+        compile_sae: bool = False,
+    ) -> None:
+        names = {group.name: group.name for group in groups}
+        # SAELens's trainer passes on what the provider gives, to `GroupSAETrainer.step`.
+        provider = cast("MultiHookDataProvider", data_provider)
+        super().__init__(cfg, dict(saes), names, provider, evaluator, save_checkpoint_fn)
+        per_sae_cfg = next(iter(self.trainers.values())).cfg
+        scratch = Scratch()
+        self.group_trainers = {
+            group.name: GroupSAETrainer(
+                per_sae_cfg, self.saes[group.name], group, fast_step, compile_sae, scratch
+            )
+            for group in groups
+        }
+        self.trainers = dict(self.group_trainers)
+        self.after_step: Callable[[], None] = lambda: None
+        """Called after every whole step; what it raises ends training."""
+        self._progress = ProgressBar(cfg.total_training_samples, len(groups))
+        self.curves = TrainingCurves(cfg.total_training_samples)
+
+    def estimate_scaling(self, mode: str, batches: Iterator[dict[str, GroupBatch]]) -> None:
+        """Fits each layer's scaler on the next `n_batches_for_norm_estimate` of these batches.
+
+        Does nothing for a mode that needs no estimate.
+        """
+        if mode not in ESTIMATED_MODES:
+            return
+        estimates = {
+            name: GroupScalingEstimate(trainer.group, mode, trainer.sae.cfg.d_in)
+            for name, trainer in self.group_trainers.items()
+        }
+        n_batches = range(self.cfg.n_batches_for_norm_estimate)
+        for _ in tqdm(n_batches, desc="Estimating each layer's norm", leave=False):
+            batch = next(batches)
+            for name, trainer in self.group_trainers.items():
+                estimates[name].add(*trainer.unpack(batch[name]))
+        for name, trainer in self.group_trainers.items():
+            trainer.scaling = estimates[name].scaling()
+
+    @override
+    def fit(self) -> dict[str, TrainingSAE[Any]]:
+        """Trains every group to the end.
+
+        Raises:
+            NonFiniteActivationsError: names the layer and the step, which was not done.
+            DivergedError: names the group and the step.
+        """
+        try:
+            return super().fit()
+        except NonFiniteActivationsError as error:
+            raise NonFiniteActivationsError(
+                f"before training step {self.n_training_steps}: {error}"
+            ) from None
+
+    def require_finite(self, *, with_weights: bool = True) -> None:
+        """Refuses to go on where a group's loss or weights are NaN or infinite.
+
+        Raises:
+            DivergedError: names the group, its layers and the step.
+        """
+        for trainer in self.group_trainers.values():
+            trainer.require_finite(with_weights=with_weights)
+
+    def take_thresholds(self) -> list[int]:
+        """The tokens behind which SAELens would save a checkpoint; from now on it saves none.
+
+        It would in the middle of a step, when not everything has counted it yet.
+        """
+        thresholds, self.checkpoint_thresholds = self.checkpoint_thresholds, []
+        return thresholds
+
+    def align(self, alignment: Alignment, moments: Mapping[LayerPair, PairMoments]) -> None:
+        """Maps every layer to its group's middle layer from here on, after its scaling."""
+        for trainer in self.group_trainers.values():
+            trainer.scaling = trainer.scaling.aligned(alignment, moments)
+
+    @override
+    def save_checkpoint(self, checkpoint_name: str, wandb_aliases: list[str] | None = None) -> None:
+        """Writes a checkpoint that is either complete or absent."""
+        if self.cfg.checkpoint_path is None:
+            super().save_checkpoint(checkpoint_name, wandb_aliases)
+            return
+        base = Path(self.cfg.checkpoint_path)
+        partial = base / files.partial_name(checkpoint_name)
+        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+        try:
+            super().save_checkpoint(partial.name, wandb_aliases)
+            files.write_text(partial / files.CURVES, points_to_csv(self.curves.points))
+            files.write_text(partial / files.CHECKPOINT, self._facts().to_json())
+            write_checksums(partial)
+            if (base / checkpoint_name).exists():  # of an interrupted run that was resumed
+                remove(base / checkpoint_name)
+            files.finish_folder(partial, base / checkpoint_name)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)  # a full disk has its space again
+            raise
+
+    def _facts(self) -> CheckpointFacts:
+        last = self.curves.points[-_N_LAST_POINTS * len(self.trainers) :]
+        return CheckpointFacts(
+            training_tokens=self.n_training_samples,
+            explained_variance=statistics.fmean(point.explained_variance for point in last),
+        )
+
+    @override
+    def load_checkpoint(self, path: str | Path) -> None:
+        super().load_checkpoint(path)
+        for name, trainer in self.group_trainers.items():
+            load_step_state(Path(path) / name, trainer.sae, trainer.sparse_step)
+        points = points_from_csv((Path(path) / files.CURVES).read_text(encoding="utf-8"))
+        own = [point for point in points if point.group in self.group_trainers]
+        self.curves = TrainingCurves(self.cfg.total_training_samples, own)
+
+    @override
+    def _estimate_scaling_factors(self) -> None:
+        """Nothing: SAELens's own estimate would give all layers of a group one factor."""
+
+    @override
+    def _update_pbar(
+        self,
+        step_outputs: dict[str, TrainStepOutput],
+        pbar: tqdm,  # type: ignore[type-arg]
+        update_interval: int = 100,  # ours goes by time, not by steps
+    ) -> None:
+        self._progress.show(pbar, self.n_training_samples, step_outputs)
+        self.curves.add(self.n_training_samples, step_outputs)
+        # Asking a GPU waits for it, so it is done only now and then.
+        if self.cfg.device == "cpu" or self.n_training_steps % _STEPS_BETWEEN_CHECKS == 0:
+            self.require_finite(with_weights=False)
+        self.after_step()
+
+
+class ProgressBar:
+    """Tokens, rate, time left and the mean loss, on the bar that SAELens's trainer opens."""
+
+    def __init__(self, total_tokens: int, n_saes: int) -> None:
+        self.total_tokens = total_tokens
+        self.n_saes = n_saes
+        self._next_refresh = 0.0
+        self._is_set_up = False
+
+    def show(self, pbar: Any, n_tokens: int, step_outputs: Mapping[str, TrainStepOutput]) -> None:
+        """Moves the bar to `n_tokens`; reads the losses only when the bar is redrawn."""
+        if not self._is_set_up:
+            self._set_up(pbar, n_tokens, next(iter(step_outputs.values())))
+        pbar.n = min(n_tokens, self.total_tokens)
+        now = time.monotonic()
+        if now < self._next_refresh and n_tokens < self.total_tokens:
+            return
+        # Reading a loss waits for the device, so it is done a few times a second at most.
+        self._next_refresh = now + 0.5
+        losses = [output.loss.item() for output in step_outputs.values()]
+        pbar.set_postfix_str(f"loss {sum(losses) / len(losses):.4g}", refresh=False)
+        pbar.refresh()
+
+    def _set_up(self, pbar: Any, n_tokens: int, output: TrainStepOutput) -> None:
+        pbar.unit, pbar.unit_scale = "tok", True
+        pbar.initial = n_tokens - len(output.sae_in)  # a resumed run's rate counts its own tokens
+        pbar.set_description_str(
+            f"Training {self.n_saes} SAE{'s' if self.n_saes > 1 else ''}", refresh=False
+        )
+        self._is_set_up = True

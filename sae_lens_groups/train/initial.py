@@ -1,0 +1,132 @@
+"""The SAEs that training starts from: one per group, fresh, loaded, or passed in."""
+
+import copy
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from sae_lens import TrainingSAE
+from sae_lens.registry import get_sae_training_class
+
+from sae_lens_groups.config import GroupSAERunnerConfig
+from sae_lens_groups.errors import ConfigError
+from sae_lens_groups.files.reading import UNREADABLE
+from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.saved.manifest import group_metadata
+from sae_lens_groups.saved.sae import SavedSAE
+from sae_lens_groups.scaling.fold import require_foldable
+from sae_lens_groups.scaling.group_scaling import ESTIMATED_MODES
+
+# What SAELens records of a run in each SAE's metadata.
+_RECORDED_SETTINGS = (
+    "dataset_path",
+    "model_name",
+    "model_class_name",
+    "hook_head_index",
+    "context_size",
+    "seqpos_slice",
+    "prepend_bos",
+    "exclude_special_tokens",
+    "sequence_separator_token",
+    "disable_concat_sequences",
+)
+
+
+def require_usable_start(cfg: GroupSAERunnerConfig[Any]) -> None:
+    """Refuses a `from_pretrained_path` that does not fit, before the model is loaded."""
+    if cfg.from_pretrained_path is not None:
+        _pretrained(cfg)
+
+
+def initial_saes(
+    cfg: GroupSAERunnerConfig[Any],
+    groups: Iterable[LayerGroup],
+    override_saes: Mapping[str, TrainingSAE[Any]] | None,
+) -> dict[str, TrainingSAE[Any]]:
+    """Group name -> SAE to train, on the config's device, made in the order of the groups.
+
+    Raises:
+        ConfigError: `override_saes` or `from_pretrained_path` do not fit the groups.
+    """
+    groups = list(groups)
+    names = [group.name for group in groups]
+    if override_saes is not None and set(override_saes) != set(names):
+        raise ConfigError(
+            f"override_saes has the keys {', '.join(sorted(override_saes))}; "
+            f"it needs one SAE for each of {', '.join(names)}"
+        )
+    for name, sae in (override_saes or {}).items():
+        _require_fit(sae, cfg, f"override_saes[{name!r}]")
+    saes = {
+        group.name: override_saes[group.name] if override_saes else _initial_sae(cfg)
+        for group in groups
+    }
+    for group in groups:
+        _prepare(saes[group.name], cfg, group)
+    return saes
+
+
+def _initial_sae(cfg: GroupSAERunnerConfig[Any]) -> TrainingSAE[Any]:
+    if cfg.from_pretrained_path is not None:
+        return _pretrained(cfg)
+    return fresh_sae(cfg)
+
+
+def fresh_sae(cfg: GroupSAERunnerConfig[Any]) -> TrainingSAE[Any]:
+    """An SAE of the config's architecture with initial weights from torch's global generator."""
+    sae_class, config_class = get_sae_training_class(cfg.sae.architecture())
+    return sae_class(config_class.from_dict(cfg.sae.to_dict()))
+
+
+def _pretrained(cfg: GroupSAERunnerConfig[Any]) -> TrainingSAE[Any]:
+    path = cfg.from_pretrained_path
+    assert path is not None
+    try:
+        sae = SavedSAE.at(Path(path)).load(cfg.device)
+    except UNREADABLE as error:
+        raise ConfigError(
+            f"from_pretrained_path {path!r} holds no SAE in training form: {error}; name a folder "
+            "that SAELens's checkpoints or a suite's groups/ hold"
+        ) from error
+    if not isinstance(sae, TrainingSAE):
+        raise ConfigError(
+            f"from_pretrained_path {path!r} holds an SAE in inference form, which cannot be "
+            "trained further; name one in training form, as in checkpoints or a suite's groups/"
+        )
+    _require_fit(sae, cfg, "the SAE at from_pretrained_path")
+    return sae
+
+
+def _require_fit(sae: TrainingSAE[Any], cfg: GroupSAERunnerConfig[Any], which: str) -> None:
+    wanted = cfg.sae
+    compared = {
+        "architecture": (sae.cfg.architecture(), wanted.architecture()),
+        "d_in": (sae.cfg.d_in, wanted.d_in),
+        "d_sae": (sae.cfg.d_sae, wanted.d_sae),
+    }
+    modes = (sae.cfg.normalize_activations, wanted.normalize_activations)
+    if not (modes[0] == "none" and modes[1] in ESTIMATED_MODES):  # a group's SAE on scaled rows
+        compared["normalize_activations"] = modes
+    for name, (found, asked) in compared.items():
+        if found != asked:
+            raise ConfigError(
+                f"{which} has {name}={found!r}, and the config asks for {asked!r}; make them equal"
+            )
+
+
+@torch.no_grad()
+def _prepare(sae: TrainingSAE[Any], cfg: GroupSAERunnerConfig[Any], group: LayerGroup) -> None:
+    """Moves an SAE to its device and records in it what it is trained for."""
+    sae.cfg = copy.deepcopy(sae.cfg)  # an SAE passed in may share it with `cfg.sae`
+    sae.to(cfg.device)
+    require_foldable(sae, cfg.sae.normalize_activations)
+    if cfg.sae.normalize_activations in ESTIMATED_MODES:
+        # The trainer scales every row by its layer before the SAE sees it.
+        sae.cfg.normalize_activations = "none"
+    metadata = sae.cfg.metadata
+    metadata.hook_name = cfg.hook_template.hook_name(group.middle)
+    metadata.model_from_pretrained_kwargs = cfg.model_from_pretrained_kwargs or {}
+    for name in _RECORDED_SETTINGS:
+        metadata[name] = getattr(cfg, name)
+    metadata.sae_lens_groups = group_metadata(group)

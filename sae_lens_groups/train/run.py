@@ -1,0 +1,403 @@
+"""Trains one SAE per group of layers from one shared pass of the language model."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import wandb
+from sae_lens import TrainingSAE
+from sae_lens.config import HfDataset
+from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
+from transformer_lens import HookedRootModule
+
+from sae_lens_groups import files
+from sae_lens_groups.activations.batches import BatchStream, TrainingBatches
+from sae_lens_groups.activations.dataset import as_stream, open_dataset, require_usable_rows
+from sae_lens_groups.activations.model import (
+    compile_if_asked,
+    d_vocab,
+    groups_before_loading,
+    load_hooked_model,
+    require_hooks,
+)
+from sae_lens_groups.activations.pair_moments import moments_of_pairs, pairs_with_middle_layers
+from sae_lens_groups.activations.store import GroupActivationsStore
+from sae_lens_groups.config import GroupSAERunnerConfig
+from sae_lens_groups.errors import (
+    ConfigError,
+    DivergedError,
+    GroupSAEError,
+    NonFiniteActivationsError,
+    OutputFolderError,
+    TrainingInterrupted,
+)
+from sae_lens_groups.files.writing import only_writer
+from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.plan.group_plan import GroupPlan
+from sae_lens_groups.plugins import alignments
+from sae_lens_groups.saved.transfer_report import TransferReport
+from sae_lens_groups.scaling.alignments import NONE
+from sae_lens_groups.scaling.moments import LayerPair, PairMoments
+from sae_lens_groups.suite import SAESuite
+from sae_lens_groups.train.cache.manifest import require_usable_cache
+from sae_lens_groups.train.cache.read import CachedActivationsStore
+from sae_lens_groups.train.checkpoints.checkpoint import (
+    readable,
+    require_held,
+    require_resumable,
+    rescale_learning_rate,
+    save_runner_files,
+    saved_lr,
+    saved_transfer,
+    warn_of_other_settings,
+    with_newest_checkpoint,
+)
+from sae_lens_groups.train.checkpoints.save import UNWRITABLE, RunCheckpoints
+from sae_lens_groups.train.evals import GroupEvaluator, SuiteScores
+from sae_lens_groups.train.export import export_suite
+from sae_lens_groups.train.group_trainer import GroupTrainer
+from sae_lens_groups.train.initial import initial_saes, require_usable_start
+from sae_lens_groups.train.prepare import choose_groups, planned_transfer
+from sae_lens_groups.train.stop import StoppableIterator, StopRequest
+from sae_lens_groups.train.trainer import GroupSAETrainer
+from sae_lens_groups.transfer.check import usable_source
+from sae_lens_groups.transfer.keep import rows_read_with_source, with_kept_layers
+
+
+class GroupSAETrainingRunner:
+    """Trains a suite: `GroupSAETrainingRunner(cfg).run()` returns a `SAESuite`.
+
+    Args:
+        cfg: a SAELens config with `layer_groups`.
+        override_dataset: trains on this dataset instead of `cfg.dataset_path`.
+        override_model: uses this model instead of loading `cfg.model_name`.
+        override_saes: starts from these SAEs, by group name such as `layers_0-3`.
+
+    Raises:
+        GroupSAEError: a mistake in the config, found before the model is loaded where possible.
+    """
+
+    cfg: GroupSAERunnerConfig[Any]
+    model: HookedRootModule
+    groups: tuple[LayerGroup, ...]
+    plan: GroupPlan | None
+    """What the groups were chosen from; None where they were named, or follow a rule."""
+    saes: dict[str, TrainingSAE[Any]]
+    activations_store: GroupActivationsStore
+    _transfer_report: TransferReport | None = None
+
+    def __init__(
+        self,
+        cfg: GroupSAERunnerConfig[Any],
+        override_dataset: HfDataset | None = None,
+        override_model: HookedRootModule | None = None,
+        override_saes: Mapping[str, TrainingSAE[Any]] | None = None,
+    ) -> None:
+        cfg = self.cfg = with_newest_checkpoint(cfg)
+        if cfg.output_path is not None:
+            files.require_free(cfg.output_path)
+            with only_writer(cfg.output_path):
+                pass  # before the work that comes first; `run` holds it
+        self._is_dataset_given = override_dataset is not None
+        dataset = open_dataset(cfg) if override_dataset is None else as_stream(override_dataset)
+        groups = None if override_model is not None else groups_before_loading(cfg)
+        if cfg.resume_from_checkpoint is not None:
+            require_resumable(cfg.resume_from_checkpoint, cfg, groups)
+        require_usable_cache(cfg, groups)
+        require_usable_start(cfg)
+        if cfg.init_from is not None and override_saes is not None:
+            raise ConfigError(
+                "init_from and override_saes both say what SAEs start from; leave one out"
+            )
+        source = usable_source(cfg)
+        transfer = planned_transfer(cfg, source, groups)
+
+        loaded = groups if transfer is None else transfer.loaded_groups
+        self.model = override_model or load_hooked_model(cfg, loaded)
+        require_usable_rows(
+            cfg.dataset_path if override_dataset is None else None,
+            dataset,
+            getattr(self.model, "tokenizer", None),
+            d_vocab(self.model),
+        )
+        self._dataset = dataset
+        self.groups, self.plan = choose_groups(cfg, self.model, dataset)
+        self._transfer = planned_transfer(cfg, source, self.groups)
+        hooked = self.groups if self._transfer is None else self._transfer.hooked_groups
+        require_hooks(self.model, cfg.hook_template, hooked)
+        if cfg.resume_from_checkpoint is not None and groups is None:
+            require_held(cfg.resume_from_checkpoint, self.groups)
+
+        require_usable_cache(cfg, self.groups)
+
+        compile_if_asked(cfg, self.model)
+        store = CachedActivationsStore if cfg.use_cached_activations else GroupActivationsStore
+        self.activations_store = store.from_group_config(self.model, cfg, self.groups, dataset)
+        # The global generator decides initial weights here and the shuffling in `run`. It is
+        # seeded apart from whatever else the process draws, and carried over between the two.
+        with torch.random.fork_rng():
+            torch.manual_seed(cfg.seed)
+            self.saes = initial_saes(cfg, self.groups, override_saes)
+            self._rng_state = torch.get_rng_state()
+        if cfg.resume_from_checkpoint is not None:
+            warn_of_other_settings(cfg.resume_from_checkpoint, cfg)
+
+    def run(self) -> SAESuite:
+        """Trains every group, writes the suite to `cfg.output_path`, and returns it.
+
+        Raises:
+            TrainingInterrupted: after SIGINT or SIGTERM, with the progress saved in
+                `cfg.checkpoint_path`.
+            NonFiniteActivationsError: the language model gave NaN or infinity; with the progress
+                saved there too.
+            DivergedError: the loss of a group did.
+            OutputFolderError: another run is writing to `cfg.output_path`.
+        """
+        with only_writer(self.cfg.output_path):
+            return self._run()
+
+    def _run(self) -> SAESuite:
+        if self.cfg.logger.log_to_wandb:
+            self._start_wandb()
+        self._stop = StopRequest()
+        with self._stop.listening(), self._trained() as (trainer, checkpoints):
+            suite = self._saved_suite(trainer, checkpoints)
+        self._stop.deliver_again()  # it came too late to stop training, so the suite is whole
+        if self.cfg.logger.log_to_wandb:
+            self._finish_wandb(trainer, suite)
+        return suite
+
+    def _saved_suite(self, trainer: GroupTrainer, checkpoints: RunCheckpoints) -> SAESuite:
+        """The suite, written where the config asks for it. Nothing that goes wrong here loses it."""
+        trainers = list(trainer.group_trainers.values())
+        trained = export_suite(
+            self.cfg,
+            trainers,
+            self.plan,
+            self._finished_report(trainers),
+            dataset_rows_read=self._dataset_rows_read(),
+            training_curves=trainer.curves.points,
+        )
+        if self.cfg.init_keep_layers:
+            assert self._transfer is not None
+            try:
+                return self._written(with_kept_layers(trained, self._transfer.source), checkpoints)
+            except (GroupSAEError, OSError) as error:
+                warnings.warn(f"the layers of init_from are not kept: {error}", stacklevel=2)
+        return self._written(trained, checkpoints)
+
+    def _dataset_rows_read(self) -> int | None:
+        if self._is_dataset_given:  # it may not be the one that the config names
+            return None
+        source = None if self._transfer is None else self._transfer.source
+        n_rows = self.activations_store.n_dataset_processed
+        try:
+            return rows_read_with_source(n_rows, self.cfg.dataset_path, source)
+        except (GroupSAEError, OSError) as error:
+            warnings.warn(f"the rows that init_from read are not known: {error}", stacklevel=2)
+            return None
+
+    def _written(self, suite: SAESuite, checkpoints: RunCheckpoints) -> SAESuite:
+        if self.cfg.output_path is None:
+            return suite
+        # Taken while we trained? A finished suite is not to be lost to that.
+        folder = files.free_folder(self.cfg.output_path)
+        try:
+            suite.save(folder)
+        except UNWRITABLE as error:
+            raise OutputFolderError(
+                f"the suite could not be written to {str(folder)!r}: {error}; "
+                f"{self._saved_state(checkpoints)}, from which resume_from_checkpoint writes it"
+            ) from error
+        return suite
+
+    def _finished_report(self, trainers: list[GroupSAETrainer]) -> TransferReport | None:
+        if self._transfer_report is None:
+            return None
+        try:
+            return self._transfer_report.finished(self._scores().of(trainers))
+        except Exception as error:  # of the language model, the dataset or the Hub
+            warnings.warn(f"the trained SAEs could not be scored: {error}", stacklevel=2)
+            return self._transfer_report
+
+    # --- training ---
+
+    @contextlib.contextmanager
+    def _trained(self) -> Iterator[tuple[GroupTrainer, RunCheckpoints]]:
+        """Trains, and holds what a last checkpoint needs until the suite is written."""
+        with torch.random.fork_rng():
+            torch.set_rng_state(self._rng_state)
+            # Before the batches, whose prefetching thread uses the model too.
+            moments = self._layer_moments()
+            batches = self._batches()
+            try:
+                trainer = self._trainer(batches)
+                if self.cfg.resume_from_checkpoint is None:
+                    self._prepare(trainer, batches, moments)
+                else:
+                    self._go_on(trainer, self.cfg.resume_from_checkpoint)
+                self._compile_saes_if_asked()
+                with RunCheckpoints(self.cfg, trainer) as checkpoints:
+                    self._fit(trainer, checkpoints)
+                    batches.close()  # its thread uses the language model
+                    yield trainer, checkpoints
+            finally:
+                batches.close()
+
+    def _batches(self) -> TrainingBatches:
+        """The training batches, behind those that a checkpoint's run has had."""
+        stream = BatchStream(self.activations_store, self._rng_state)
+        resumed_from = self.cfg.resume_from_checkpoint
+        if resumed_from is not None:
+            with readable(resumed_from):
+                stream.load(Path(resumed_from))
+        return TrainingBatches(stream, int(self.cfg.prefetch_llm_batches))
+
+    def _layer_moments(self) -> dict[LayerPair, PairMoments]:
+        """How layers relate to one another, where an alignment is fitted and no checkpoint has it."""
+        if self.cfg.resume_from_checkpoint is not None:
+            return {}
+        pairs = set() if self._transfer is None else self._transfer.pairs
+        if self.cfg.layer_alignment != NONE:
+            pairs |= pairs_with_middle_layers(self.groups)
+        return moments_of_pairs(self.cfg, self.model, self._dataset, pairs)
+
+    def _trainer(self, batches: TrainingBatches) -> GroupTrainer:
+        cfg = self.cfg
+        trainer = GroupTrainer(
+            cfg=cfg.to_sae_trainer_config(),
+            saes=self.saes,
+            groups=self.groups,
+            data_provider=batches,
+            save_checkpoint_fn=partial(self._add_runner_files, batches),
+            fast_step=cfg.fast_step,
+            compile_sae=cfg.compile_sae,
+        )
+        trainer.evaluator = GroupEvaluator(
+            model=self.model,
+            store=self.activations_store,
+            trainers=trainer.group_trainers,
+            template=cfg.hook_template,
+            eval_batch_size_prompts=cfg.eval_batch_size_prompts,
+            n_eval_batches=cfg.n_eval_batches,
+            model_kwargs=cfg.model_kwargs,
+        )
+        return trainer
+
+    def _fit(self, trainer: GroupTrainer, checkpoints: RunCheckpoints) -> None:
+        def after_step() -> None:
+            self._stop.raise_if_requested()
+            checkpoints.save_if_due()
+
+        trainer.after_step = after_step
+        try:
+            trainer.fit()
+            trainer.require_finite()
+        except TrainingInterrupted as interruption:
+            raise self._saved(checkpoints, interruption) from None
+        except NonFiniteActivationsError as error:
+            raise NonFiniteActivationsError(f"{error}; {self._saved_state(checkpoints)}") from None
+        except DivergedError as error:
+            raise DivergedError(f"{error}; {checkpoints.last_one()}") from None
+
+    def _prepare(
+        self,
+        trainer: GroupTrainer,
+        batches: TrainingBatches,
+        moments: dict[LayerPair, PairMoments],
+    ) -> None:
+        """All that comes before the first step: scaling, alignment, and where the SAEs start."""
+        mode = self.cfg.sae.normalize_activations
+        trainer.estimate_scaling(mode, StoppableIterator(batches, self._stop))
+        if self.cfg.layer_alignment != NONE:
+            trainer.align(alignments()[self.cfg.layer_alignment], moments)
+        if self._transfer is None:
+            return
+        scalings = {name: one.scaling for name, one in trainer.group_trainers.items()}
+        self._transfer.apply(self.saes, scalings, moments)
+        with batches.paused():
+            zero_shot = self._scores().of(trainer.group_trainers.values())
+        self._transfer_report = self._transfer.report(zero_shot)
+
+    def _go_on(self, trainer: GroupTrainer, checkpoint: str) -> None:
+        """Takes over all that a checkpoint holds, and this run's own learning rate."""
+        with readable(checkpoint):
+            trainer.load_checkpoint(checkpoint)
+            lr = saved_lr(checkpoint)
+        if self.cfg.lr != lr:
+            for one in trainer.group_trainers.values():
+                rescale_learning_rate(one.optimizer, one.lr_scheduler, self.cfg.lr / lr)
+        self._transfer_report = saved_transfer(checkpoint, self.cfg)
+
+    def _scores(self) -> SuiteScores:
+        return SuiteScores(self.cfg, self.model, self._dataset, self.groups)
+
+    def _saved(
+        self, checkpoints: RunCheckpoints, interruption: TrainingInterrupted
+    ) -> TrainingInterrupted:
+        """Saves the progress of an interrupted run; returns the exception that says where."""
+        if self.cfg.checkpoint_path is None:
+            return interruption
+        number = interruption.signal_number
+        try:
+            return TrainingInterrupted(number, checkpoints.save())
+        except UNWRITABLE as error:
+            return TrainingInterrupted(number, unsaved=f"{error}; {checkpoints.last_one()}")
+
+    def _saved_state(self, checkpoints: RunCheckpoints) -> str:
+        """Saves the state that the run is in, which is whole; returns where, for a message."""
+        if self.cfg.checkpoint_path is None or not checkpoints.has_begun:
+            return "nothing was saved, because checkpoint_path is None or no step was complete"
+        try:
+            return f"the state before is saved in {checkpoints.save()}"
+        except UNWRITABLE as error:
+            return f"the state before could not be saved: {error}; {checkpoints.last_one()}"
+
+    def _compile_saes_if_asked(self) -> None:
+        if not self.cfg.compile_sae:
+            return
+        backend = "aot_eager" if self.cfg.device == "mps" else "inductor"
+        for sae in self.saes.values():
+            sae.training_forward_pass = torch.compile(  # type: ignore[method-assign]
+                sae.training_forward_pass, mode=self.cfg.sae_compilation_mode, backend=backend
+            )
+
+    def _add_runner_files(self, batches: TrainingBatches, checkpoint_path: Path | None) -> None:
+        if checkpoint_path is not None:
+            save_runner_files(
+                checkpoint_path,
+                self.cfg,
+                batches,
+                self.plan,
+                self._transfer_report,
+            )
+
+    # --- W&B ---
+
+    def _start_wandb(self) -> None:
+        log = self.cfg.logger
+        wandb.init(
+            project=log.wandb_project,
+            entity=log.wandb_entity,
+            config=self.cfg.to_dict(),
+            name=log.run_name,
+            id=log.wandb_id,
+        )
+
+    def _finish_wandb(self, trainer: GroupTrainer, suite: SAESuite) -> None:
+        """Uploads each group's SAE as SAELens uploads a finished SAE, and ends the W&B run."""
+        if suite.path is not None:
+            groups_folder = suite.path / files.GROUPS
+            for name, group_trainer in trainer.group_trainers.items():
+                self.cfg.logger.log(
+                    group_trainer,
+                    groups_folder / name / SAE_WEIGHTS_FILENAME,
+                    groups_folder / name / SAE_CFG_FILENAME,
+                    sparsity_path=None,
+                    wandb_aliases=["final_model"],
+                )
+        wandb.finish()

@@ -1,0 +1,180 @@
+"""Trains one group's SAE."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from sae_lens.config import SAETrainerConfig
+from sae_lens.saes.sae import TrainingSAE, TrainStepOutput
+from sae_lens.training.sae_trainer import SAETrainer
+from safetensors.torch import load_file, save_file
+from typing_extensions import override
+
+from sae_lens_groups import files
+from sae_lens_groups.activations.shuffle_buffer import GroupBatch
+from sae_lens_groups.errors import DivergedError
+from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.scaling.group_scaling import GroupScaling
+from sae_lens_groups.scaling.stored import load_layer_scalers, save_layer_scalers
+from sae_lens_groups.train.checkpoints.step_state import save_step_state
+from sae_lens_groups.train.fast_step import AUTO, NEVER, Scratch, SparseStep, choose_step
+from sae_lens_groups.train.statistics import LayerStatistics, layer_metrics
+
+
+class GroupSAETrainer(SAETrainer[TrainingSAE[Any], Any]):
+    """Trains one group's SAE: scales each row by its layer, and keeps statistics per layer.
+
+    Args:
+        cfg: SAELens's config of one SAE's trainer.
+        sae: the group's SAE.
+        group: whose rows the batches hold.
+        fast_step: `auto`, `always` or `never`. Never trains with SAELens's own step and optimiser,
+            bit for bit.
+        compile_sae: whether SAELens's forward pass of the SAE is compiled.
+        scratch: memory that the trainers of all groups share.
+    """
+
+    def __init__(
+        self,
+        cfg: SAETrainerConfig,
+        sae: TrainingSAE[Any],
+        group: LayerGroup,
+        fast_step: str = AUTO,
+        compile_sae: bool = False,
+        scratch: Scratch | None = None,
+    ) -> None:
+        super().__init__(cfg, sae, data_provider=iter(()))
+        self.group = group
+        self.scaling = GroupScaling.identity(group)
+        self.statistics = LayerStatistics(len(group), sae.cfg.d_sae, cfg.device)
+        self.sparse_step = choose_step(
+            sae,
+            fast_step,
+            dead_feature_window=cfg.dead_feature_window,
+            scratch=scratch or Scratch(),
+            autocast=cfg.autocast,
+            compile_sae=compile_sae,
+        )
+        self._is_optimizer_fused = fast_step != NEVER
+        self._fuse_optimizer()
+        if self._is_optimizer_fused:
+            # A fused optimiser walks through weights and gradients as they lie in memory.
+            for parameter in sae.parameters():
+                parameter.data = parameter.data.contiguous()
+        self.loss_health = LossHealth(cfg.device)
+        self._position_B = torch.empty(0)  # layer positions of the batch last trained on
+
+    def _fuse_optimizer(self) -> None:
+        """SAELens's Adam in one pass over the memory; its results differ by rounding."""
+        for group in self.optimizer.param_groups:
+            group["fused"] = self._is_optimizer_fused
+        # Where each kind keeps its count of steps, which matters after loading a checkpoint.
+        device = self.sae.device if self._is_optimizer_fused else "cpu"
+        for state in self.optimizer.state.values():
+            state["step"] = state["step"].to(device)
+
+    @override
+    def step(self, batch: GroupBatch) -> TrainStepOutput:  # type: ignore[override]
+        """One training step on raw rows."""
+        rows_BD, self._position_B = self.unpack(batch)
+        rows_BD = self.scaling.scale(rows_BD, self._position_B)
+        if self.sparse_step is not None:
+            output = self._sparse_step(self.sparse_step, rows_BD)
+        else:
+            output = super().step(rows_BD)
+            self.statistics.add(output.feature_acts, self._position_B)
+        self.loss_health.add(output.loss, self.n_training_steps)
+        return output
+
+    def _sparse_step(self, sparse_step: SparseStep, rows_BD: torch.Tensor) -> TrainStepOutput:
+        """A training step that touches nothing that is not active, and waits for no device."""
+        self.sae.train()
+        self.n_training_samples += len(rows_BD)
+        output, active = sparse_step(rows_BD, self.n_forward_passes_since_fired)
+        n_fired_F = self.statistics.add_active(active, self._position_B)
+        self.act_freq_scores += n_fired_F
+        self.n_forward_passes_since_fired += 1
+        self.n_forward_passes_since_fired.masked_fill_(n_fired_F > 0, 0)
+        self.n_frac_active_samples += len(rows_BD)
+        torch.nn.utils.clip_grad_norm_(self.sae.parameters(), 1.0)  # as SAELens clips
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.lr_scheduler.step()
+        return output
+
+    def unpack(self, batch: GroupBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """A batch on the SAE's device: rows (B, d_in), at least float32, and positions (B,)."""
+        rows_BD, position_B = batch.to(self.sae.device)
+        return rows_BD.to(torch.promote_types(rows_BD.dtype, torch.float32)), position_B
+
+    @override
+    def maybe_reset_sparsity(self) -> dict[str, Any]:
+        log_dict = super().maybe_reset_sparsity()
+        if log_dict:
+            self.statistics.reset_window()
+        return log_dict
+
+    @override
+    @torch.no_grad()
+    def build_train_step_log_dict(
+        self, output: TrainStepOutput, n_training_samples: int
+    ) -> dict[str, Any]:
+        """SAELens's log entries of the group, and for each layer `<entry>/layer_<n>`."""
+        log_dict = super().build_train_step_log_dict(output, n_training_samples)
+        n_dead_L = self.statistics.n_dead_L(self.cfg.dead_feature_window)
+        for position, layer in enumerate(self.group.layers):
+            entries = layer_metrics(output, self._position_B, position)
+            entries["sparsity/dead_features"] = n_dead_L[position]
+            log_dict.update({f"{name}/layer_{layer}": value for name, value in entries.items()})
+        return log_dict
+
+    @override
+    def save_trainer_state(self, checkpoint_path: Path) -> None:
+        super().save_trainer_state(checkpoint_path)
+        save_file(self.statistics.state_dict(), checkpoint_path / files.LAYER_STATISTICS)
+        save_layer_scalers(checkpoint_path, self.scaling.of_layer)
+        save_step_state(checkpoint_path, self.sae, self.sparse_step)
+
+    @override
+    def load_trainer_state(self, checkpoint_path: Path | str) -> None:
+        super().load_trainer_state(checkpoint_path)
+        self.statistics.load_state_dict(load_file(Path(checkpoint_path) / files.LAYER_STATISTICS))
+        scalers = load_layer_scalers(Path(checkpoint_path), self.group.layers)
+        self.scaling = GroupScaling(self.group, list(scalers.values()))
+        self._fuse_optimizer()  # the checkpoint may come from a run with another fast_step
+
+    def require_finite(self, *, with_weights: bool) -> None:
+        """Refuses to go on from a loss, or with weights, that are NaN or infinite.
+
+        Raises:
+            DivergedError: names the group, its layers and the step.
+        """
+        step = self.loss_health.first_bad_step()
+        if step is not None:
+            what = f"its loss is since training step {step}"
+        elif with_weights and not all(w.isfinite().all() for w in self.sae.parameters()):
+            what = "its weights are"
+        else:
+            return
+        layers = ", ".join(map(str, self.group.layers))
+        raise DivergedError(
+            f"group {self.group.name} (layers {layers}) diverged: {what} NaN or infinite; lower "
+            "lr, or check the activations of these layers"
+        )
+
+
+class LossHealth:
+    """Remembers the first training step of a group whose loss was not finite."""
+
+    def __init__(self, device: torch.device | str) -> None:
+        self._first_bad = torch.tensor(-1, device=device)
+
+    def add(self, loss: torch.Tensor, step: int) -> None:
+        """Looks at a step's loss, on the device that it is on."""
+        is_first_bad = ~loss.detach().isfinite() & (self._first_bad < 0)
+        self._first_bad.masked_fill_(is_first_bad, step)
+
+    def first_bad_step(self) -> int | None:
+        """Which it was, from 0; None where all losses were finite. Waits for the device."""
+        step = int(self._first_bad)
+        return None if step < 0 else step

@@ -1,0 +1,1 @@
+"""Starting SAEs from trained ones (init_from)."""

@@ -1,0 +1,78 @@
+"""Opens a run's `init_from` and refuses, before the model is loaded, what cannot be used."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from sae_lens_groups.config import GroupSAERunnerConfig
+from sae_lens_groups.errors import ConfigError, InitSourceError
+from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.saved.open import InitSource, open_source
+from sae_lens_groups.scaling.group_scaling import MEAN_NORM
+from sae_lens_groups.transfer.keep import require_keepable
+from sae_lens_groups.transfer.take import ENCODER
+from sae_lens_groups.transfer.training_form import require_convertible
+
+
+def usable_source(cfg: GroupSAERunnerConfig[Any]) -> InitSource | None:
+    """The source that `init_from` names, checked; None where nothing is to start from it.
+
+    Raises:
+        InitSourceError: there is no such source, or its SAEs cannot become those of the run.
+        ConfigError: its layers are to be kept, and cannot be.
+    """
+    is_resumed = cfg.resume_from_checkpoint is not None
+    if cfg.init_from is None or (is_resumed and not cfg.init_keep_layers):
+        return None
+    source = open_source(cfg.init_from, whole=cfg.init_keep_layers)
+    if source.hook_template != cfg.hook_template:
+        raise InitSourceError(
+            f"init_from {cfg.init_from!r} is for {source.hook_template}, and this run trains on "
+            f"{cfg.hook_template}; name an SAE of the same hook"
+        )
+    _compare_models(cfg, source)
+    for group in source.groups:
+        _require_fit(cfg, source, group)
+    if cfg.init_keep_layers:
+        require_keepable(source, cfg.layer_alignment)
+    return source
+
+
+def _compare_models(cfg: GroupSAERunnerConfig[Any], source: InitSource) -> None:
+    if source.model_name is None:
+        return
+    # A local model may lie elsewhere by now.
+    found, asked = (Path(name).name for name in (source.model_name, cfg.model_name))
+    if found == asked:
+        return
+    if cfg.init_keep_layers:
+        raise ConfigError(
+            f"init_keep_layers would put SAEs of the model {found!r} beside those of {asked!r}; "
+            "leave it out"
+        )
+    warnings.warn(
+        f"init_from {cfg.init_from!r} was trained on the model {found!r}, and this run trains on "
+        f"{asked!r}",
+        stacklevel=3,
+    )
+
+
+def _require_fit(cfg: GroupSAERunnerConfig[Any], source: InitSource, group: LayerGroup) -> None:
+    which = f"the SAE of init_from {cfg.init_from!r}"
+    sae = source.sae(group)
+    head = sae.cfg.metadata.hook_head_index if "hook_head_index" in sae.cfg.metadata else None
+    if head != cfg.hook_head_index:
+        raise InitSourceError(
+            f"{which} has hook_head_index={head!r}, and the config asks for "
+            f"{cfg.hook_head_index!r}; make them equal"
+        )
+    require_convertible(sae, cfg.sae, which)
+    if source.scaler(group.first) is None and cfg.sae.normalize_activations != MEAN_NORM:
+        raise InitSourceError(
+            f"{which} takes activations scaled to a mean norm of sqrt(d_in), by a factor that it "
+            "does not hold; set normalize_activations to expected_average_only_in"
+        )
+    if cfg.init_parameters == ENCODER and "W_enc" not in sae.state_dict():
+        raise InitSourceError(
+            f"{which} has no encoder of its own; set init_parameters to all or decoder"
+        )
