@@ -8,9 +8,10 @@ import torch
 from sae_lens.util import extract_stop_at_layer_from_tlens_hook_name
 from transformer_lens import HookedRootModule
 
+from sae_lens_groups.activations.flops import flops_of
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.evaluate.baseline import Baseline
-from sae_lens_groups.train.cost import flops_of, flops_of_sae_step
+from sae_lens_groups.train.cost import flops_of_sae_step
 
 # Of a run that counts a step of its SAE and does not train: nothing is read for it.
 _NOT_NEEDED: dict[str, Any] = {

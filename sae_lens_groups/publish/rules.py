@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from huggingface_hub import get_token
 
-from sae_lens_groups.publish.local_paths import roots
+from sae_lens_groups.files.places import roots
 
 DATA = "data"
 """JSON and CSV, in which a value stands alone."""

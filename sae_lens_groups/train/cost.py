@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from sae_lens.config import HfDataset
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformer_lens import HookedRootModule
 
+from sae_lens_groups.activations.flops import flops_of
 from sae_lens_groups.activations.shuffle_buffer import GroupBatch
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.layers import LayerGroup
@@ -19,7 +19,6 @@ from sae_lens_groups.scaling.fold import without_model_kwargs_advice
 from sae_lens_groups.train.initial import fresh_sae
 from sae_lens_groups.train.trainer import GroupSAETrainer
 
-_aten = torch.ops.aten
 _ROWS_TO_COUNT = 8
 _STEPS_TO_TIME = 5
 
@@ -85,39 +84,6 @@ def _sae_step(cfg: GroupSAERunnerConfig[Any], n_rows: int) -> Callable[[], Any]:
 
 def _let_go(_hook_name: str, _acts: torch.Tensor) -> None:
     """Takes a layer's activations, for the cost of computing them."""
-
-
-def flops_of(work: Callable[[], Any]) -> int:
-    """FLOPs of some work: matrix products, attention, and sums over active latents."""
-    with FlopCounterMode(display=False, custom_mapping=_UNKNOWN_TO_TORCH) as counter:
-        work()
-    return counter.get_total_flops()
-
-
-def _attention_flops(
-    query_shape: torch.Size, key_shape: torch.Size, value_shape: torch.Size, *_: Any, **__: Any
-) -> int:
-    return sdpa_flop_count(query_shape, key_shape, value_shape)
-
-
-def _bag_flops(weight_shape: torch.Size, index_shape: torch.Size, *_: Any, **__: Any) -> int:
-    """Of every latent a row of D numbers, times its weight and added."""
-    return 2 * index_shape[0] * weight_shape[1]
-
-
-def _bag_gradient_flops(
-    _grad_shape: torch.Size, weight_shape: torch.Size, index_shape: torch.Size, *_: Any, **__: Any
-) -> int:
-    return 2 * index_shape[0] * weight_shape[1]
-
-
-# torch counts attention on GPUs alone, and sums over active latents nowhere.
-_UNKNOWN_TO_TORCH = {
-    _aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-    _aten._embedding_bag: _bag_flops,
-    _aten._embedding_bag_forward_only: _bag_flops,
-    _aten._embedding_bag_per_sample_weights_backward: _bag_gradient_flops,
-}
 
 
 def _timed(work: Callable[[], Any], device: str | None) -> float:
