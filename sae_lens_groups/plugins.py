@@ -29,7 +29,7 @@ class Registration:
     """The hook it came through, such as `register_partitions`."""
     name: str
     plugin: str
-    """The plugin's name: its entry point, or its module for our own."""
+    """The plugin's name: its entry point; `sae_lens_groups` for our own."""
 
 
 @cache
@@ -77,6 +77,7 @@ def _collect(hook: str) -> tuple[dict[str, Any], list[Registration]]:
     manager = plugin_manager()
     for implementation in getattr(manager.hook, hook).get_hookimpls():
         plugin = manager.get_name(implementation.plugin) or implementation.plugin_name
+        plugin = PROJECT_NAME if plugin in DEFAULT_PLUGINS else plugin
         implementation.function(register=_registrar(hook, plugin, found, entries))
     return found, list(entries.values())
 

@@ -21,8 +21,8 @@ OPEN = """
 import json, sys
 import sae_lens_groups
 from sae_lens_groups.errors import InitSourceError
-from sae_lens_groups.locate import training_tokens_of
-from sae_lens_groups.source import open_source
+from sae_lens_groups.saved.open import training_tokens_of
+from sae_lens_groups.saved.open import open_source
 answers = []
 for init_from in sys.argv[1:]:
     try:

@@ -650,8 +650,8 @@ def test_a_repository_of_saes_becomes_a_suite(
         assert not list((tmp_path / "home").rglob("optimizer.bin"))
         found = process.python(
             """
-from sae_lens_groups.baseline import open_baseline
-from sae_lens_groups.source import open_source
+from sae_lens_groups.evaluate.baseline import open_baseline
+from sae_lens_groups.saved.open import open_source
 baseline, source = open_baseline(repo_id), open_source(repo_id)
 answer = [baseline.name, list(baseline.saes), [str(group) for group in source.groups],
           list(source.sae(source.groups[2]).W_dec.shape)]
