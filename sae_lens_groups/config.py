@@ -5,7 +5,7 @@ import math
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from numbers import Integral, Real
 from pathlib import Path
@@ -43,6 +43,10 @@ _INIT_DIRECTIONS = ("nearest", "forward", "backward")
 _INIT_PARAMETERS = ("all", "encoder", "decoder")
 _LR_SCHEDULERS = ("constant", "cosineannealing", "cosineannealingwarmrestarts")
 
+# Whether cached activations depend on a flag: train/cache/identity.py reads it. Every flag says so.
+NOT_IN_CACHE = {"cached": "neither"}
+IN_CACHED_DRAWS = {"cached": "draws"}
+
 T_TRAINING_SAE_CONFIG = TypeVar("T_TRAINING_SAE_CONFIG", bound=TrainingSAEConfig)
 
 
@@ -78,21 +82,21 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
     # SAELens's default is to run code that comes with a dataset.
     dataset_trust_remote_code: bool = False
 
-    layer_groups: str
-    amad_threshold: float = 0.2
-    plan_tokens: int = 200_000
-    layers_per_token: int = 1
-    fast_step: str = FASTEST
-    layer_alignment: str = NONE
-    init_from: str | None = None
-    init_direction: str = "nearest"
-    init_parameters: str = "all"
-    init_alignment: str = "scale"
-    init_keep_layers: bool = False
-    token_fraction: float | None = None
+    layer_groups: str = field(metadata=NOT_IN_CACHE)
+    amad_threshold: float = field(default=0.2, metadata=NOT_IN_CACHE)
+    plan_tokens: int = field(default=200_000, metadata=NOT_IN_CACHE)
+    layers_per_token: int = field(default=1, metadata=IN_CACHED_DRAWS)
+    fast_step: str = field(default=FASTEST, metadata=NOT_IN_CACHE)
+    layer_alignment: str = field(default=NONE, metadata=NOT_IN_CACHE)
+    init_from: str | None = field(default=None, metadata=NOT_IN_CACHE)
+    init_direction: str = field(default="nearest", metadata=NOT_IN_CACHE)
+    init_parameters: str = field(default="all", metadata=NOT_IN_CACHE)
+    init_alignment: str = field(default="scale", metadata=NOT_IN_CACHE)
+    init_keep_layers: bool = field(default=False, metadata=NOT_IN_CACHE)
+    token_fraction: float | None = field(default=None, metadata=NOT_IN_CACHE)
 
-    checkpoint_every: str | None = None
-    keep_checkpoints: int | None = None
+    checkpoint_every: str | None = field(default=None, metadata=NOT_IN_CACHE)
+    keep_checkpoints: int | None = field(default=None, metadata=NOT_IN_CACHE)
 
     def __post_init__(self) -> None:
         if isinstance(self.checkpoint_every, int):
@@ -517,7 +521,7 @@ def require_field_values(config: Any, section: str = "") -> None:
         ConfigError: says which field, what it was given, and what it takes.
     """
     kinds = get_type_hints(type(config))
-    for name in (field.name for field in fields(config)):
+    for name in (f.name for f in fields(config)):
         if name in _CHECKED_ELSEWHERE:
             continue
         given = getattr(config, name)

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections import namedtuple
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,12 @@ from sae_lens import (
 from safetensors.torch import load_file
 from transformer_lens import HookedTransformer
 
-from sae_lens_groups import GroupSAETrainingRunner, SAESuite, cache_activations
+from sae_lens_groups import (
+    GroupSAERunnerConfig,
+    GroupSAETrainingRunner,
+    SAESuite,
+    cache_activations,
+)
 from sae_lens_groups.cli import main
 from sae_lens_groups.errors import (
     CacheError,
@@ -32,6 +38,7 @@ from sae_lens_groups.errors import (
     TrainingInterrupted,
     UnknownNameError,
 )
+from sae_lens_groups.train.cache import identity
 from sae_lens_groups.train.cache.layout import CacheLayout
 from sae_lens_groups.train.cache.manifest import CacheManifest
 from sae_lens_groups.train.cache.read import CachedActivations
@@ -292,7 +299,14 @@ def test_rows_are_read_without_a_copy() -> None:
 
 
 def test_many_files_are_one_dataset(tmp_path: Path) -> None:
-    layout = CacheLayout(("a",), (), 4, 4, D_IN, "float32")
+    layout = CacheLayout(
+        row_columns=("a",),
+        position_columns=(),
+        tokens_per_prompt=4,
+        rows_per_prompt=4,
+        d_in=D_IN,
+        dtype="float32",
+    )
     rows_ND = torch.randn(10 * 4, D_IN)
     with ShardWriter(tmp_path, layout.features, shard_bytes=500) as shards:
         for first in range(0, 10, 2):
@@ -519,11 +533,11 @@ def _newer_format() -> None:
         (_cut_short, "'cache' is damaged: "),
         (
             _broken_manifest,
-            "cannot be read: KeyError('format_version'); write the activations again",
+            "cannot be read: format_version is missing; write the activations again",
         ),
         (
             _newer_format,
-            "written by a newer sae-lens-groups: its format is 2, and this one reads 1",
+            "format_version is 2, and this version of sae-lens-groups reads up to 1; upgrade",
         ),
     ],
 )
@@ -598,3 +612,29 @@ def test_a_missing_cache_shows_before_the_model_is_loaded(
     args += ["--model_name", "./no-model", "--dataset_path", str(text_folder)]
     assert main(["train", *args, "--cached_activations_path", "nowhere"]) == 2
     assert "cached_activations_path 'nowhere' does not exist" in capsys.readouterr().err
+
+
+# --- which settings a cache depends on ---
+
+
+def test_every_setting_says_whether_a_cache_depends_on_it() -> None:
+    """Those of SAELens in lists in `identity.py`, ours by their field's metadata."""
+    assert identity.undecided() == ()
+    decided = (*identity.IN_ROWS, *identity.IN_DRAWS, *identity.IN_NEITHER)
+    assert len(decided) == len(set(decided))
+    inherited = {field.name for field in fields(LanguageModelSAERunnerConfig)}
+    for flag in fields(GroupSAERunnerConfig):
+        assert (flag.metadata.get("cached") in ("rows", "draws", "neither")) == (
+            flag.name not in inherited
+        )
+
+
+def test_a_setting_that_nobody_has_decided_on_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one of a later SAELens would be: a cache that says nothing of it was made by default."""
+    write_cache()
+    undecided = tuple(name for name in identity.IN_NEITHER if name != "n_eval_batches")
+    monkeypatch.setattr(identity, "IN_NEITHER", undecided)
+    default = group_config(**CACHED).n_eval_batches
+    CacheManifest.load("cache").require_fit(group_config(**CACHED), None)
+    with pytest.raises(CacheError, match=rf"n_eval_batches={default}, and this run asks for 3;"):
+        CacheManifest.load("cache").require_fit(group_config(**CACHED, n_eval_batches=3), None)

@@ -53,12 +53,16 @@ def test_damage_is_named(folder: Path) -> None:
     ("text", "message"),
     [
         (None, "checksums.json is missing"),
-        ("{", "checksums.json is damaged: JSONDecodeError"),
-        ("[]", "checksums.json is damaged: TypeError"),
-        ('{"format_version": 2, "files": {}}', "this version of sae-lens-groups reads 1; upgrade"),
+        ("{", "checksums.json is damaged: it is no JSON ("),
+        ("[]", "checksums.json is damaged: it is [], which should be an object"),
+        (
+            '{"format_version": 2, "files": {}}',
+            "this version of sae-lens-groups reads up to 1; upgrade sae-lens-groups",
+        ),
+        ('{"files": {}}', "checksums.json is damaged: format_version is missing"),
         ('{"format_version": 1, "files": {"../x": {}}}', "outside of the folder, '../x'"),
         ('{"format_version": 1, "files": {"/etc/passwd": {}}}', "outside of the folder"),
-        ('{"format_version": 1, "files": {"a": []}}', "checksums.json is damaged"),
+        ('{"format_version": 1, "files": {"a": []}}', "damaged: files.a is [], which should"),
     ],
 )
 def test_damaged_checksums_say_so(folder: Path, text: str | None, message: str) -> None:

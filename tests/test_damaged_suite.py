@@ -601,7 +601,7 @@ def test_checksums_of_nonsense_are_refused(folder: Path, text: str) -> None:
 
 def test_checksums_of_a_newer_format_ask_for_an_upgrade(folder: Path) -> None:
     rewrite(folder, "checksums.json", lambda content: content.update(format_version=2))
-    with pytest.raises(SuiteError, match=r"format_version 2.*upgrade sae-lens-groups"):
+    with pytest.raises(SuiteError, match=r"format_version is 2.*upgrade sae-lens-groups"):
         SAESuite.load(folder)
 
 
@@ -755,7 +755,7 @@ def test_a_newer_manifest_asks_for_an_upgrade(folder: Path, version: int) -> Non
     write_checksums(folder, is_covered)
     with pytest.raises(SuiteError) as caught:
         SAESuite.load(folder)
-    assert f"suite.json has format_version {version}" in str(caught.value)
+    assert f"suite.json cannot be read: format_version is {version}," in str(caught.value)
     assert str(caught.value).endswith("reads up to 1; upgrade sae-lens-groups")
 
 

@@ -234,7 +234,9 @@ def test_a_folder_without_suite_json_is_no_suite(tmp_path: Path) -> None:
 
 def test_a_newer_format_asks_for_an_upgrade(folder: Path) -> None:
     edit(folder, lambda manifest: manifest.update(format_version=2))
-    with pytest.raises(SuiteError, match=r"has format_version 2.*upgrade sae-lens-groups"):
+    with pytest.raises(
+        SuiteError, match=r"suite\.json.* format_version is 2.*upgrade sae-lens-groups"
+    ):
         SAESuite.load(folder)
 
 

@@ -6,14 +6,15 @@ from sae_lens_groups.files.names import *  # noqa: F403  # the whole table of na
 from sae_lens_groups.files.reading import (
     MISREAD,
     UNREADABLE,
+    Entries,
+    FileEntries,
+    Positive,
     exists,
     expanded,
     parse_json,
-    positive,
-    positive_or_none,
+    read_entries,
+    refusing,
     require_kinds,
-    require_numbers,
-    require_texts,
 )
 from sae_lens_groups.files.tensors import (
     Shape,

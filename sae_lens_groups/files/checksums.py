@@ -2,25 +2,37 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+
+from pydantic import field_validator
 
 from sae_lens_groups.errors import quoted
 from sae_lens_groups.files.names import CHECKSUMS
-from sae_lens_groups.files.reading import MISREAD
+from sae_lens_groups.files.reading import Entries, FileEntries, read_entries, refusing
 from sae_lens_groups.files.writing import write_text
 
-_FORMAT_VERSION = 1
 
-
-@dataclass(frozen=True)
-class Entry:
+class Entry(Entries):
     """What a file was when it was written."""
 
     size: int
     sha256: str
+
+
+class _Content(FileEntries):
+    files: dict[str, Entry]
+
+    @field_validator("files", mode="before")
+    @classmethod
+    def _require_inside(cls, files: object) -> object:
+        outside = (
+            [name for name in files if not _is_inside(name)] if isinstance(files, dict) else []
+        )
+        if outside:
+            raise ValueError(f"it names a file outside of the folder, {quoted(outside[0])}")
+        return files
 
 
 class Checksums:
@@ -32,13 +44,11 @@ class Checksums:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        try:
-            content = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
-            self._entries = _entries(content)
-        except FileNotFoundError:
-            raise ValueError(f"{CHECKSUMS} is missing") from None
-        except (*MISREAD, OSError) as error:
-            raise ValueError(f"{CHECKSUMS} is damaged: {quoted(error)}") from error
+        path = folder / CHECKSUMS
+        if not os.path.lexists(path):
+            raise ValueError(f"{CHECKSUMS} is missing")
+        with refusing(ValueError, f"{CHECKSUMS} is damaged"):
+            self._entries = read_entries(_Content, path.read_text(encoding="utf-8")).files
 
     @property
     def names(self) -> set[str]:
@@ -93,32 +103,15 @@ def checksums_text(contents: Mapping[str, Path | str], known: Checksums | None =
         for name, content in sorted(contents.items())
         if name != CHECKSUMS
     }
-    described = {name: {"size": e.size, "sha256": e.sha256} for name, e in entries.items()}
-    content = {"format_version": _FORMAT_VERSION, "files": described}
-    return json.dumps(content, indent=2) + "\n"
+    content = _Content(format_version=_Content.newest_format, files=entries)
+    return json.dumps(content.model_dump(), indent=2) + "\n"
 
 
 def _entry(content: Path | str, known: Entry | None) -> Entry:
     if isinstance(content, Path):
-        return known or Entry(content.stat().st_size, _sha256(content))
+        return known or Entry(size=content.stat().st_size, sha256=_sha256(content))
     encoded = content.encode("utf-8")
-    return Entry(len(encoded), hashlib.sha256(encoded).hexdigest())
-
-
-def _entries(content: Mapping[str, Any]) -> dict[str, Entry]:
-    version = content["format_version"]
-    if version != _FORMAT_VERSION:
-        raise ValueError(
-            f"format_version {version!r}, and this version of sae-lens-groups reads "
-            f"{_FORMAT_VERSION}; upgrade sae-lens-groups"
-        )
-    outside = [name for name in content["files"] if not _is_inside(name)]
-    if outside:
-        raise ValueError(f"it names a file outside of the folder, {outside[0]!r}")
-    return {
-        name: Entry(int(entry["size"]), str(entry["sha256"]))
-        for name, entry in content["files"].items()
-    }
+    return Entry(size=len(encoded), sha256=hashlib.sha256(encoded).hexdigest())
 
 
 def _is_inside(name: str) -> bool:

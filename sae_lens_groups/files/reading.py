@@ -4,14 +4,29 @@ import contextlib
 import json
 import math
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Any
+from typing import Annotated, Any, ClassVar, TypeVar
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 from safetensors import SafetensorError
 
 from sae_lens_groups.errors import quoted
+
+# What reading content of another shape than expected may raise.
+MISREAD = (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    RuntimeError,
+    SafetensorError,
+    pickle.UnpicklingError,
+)
 
 
 def expanded(path: Path | str) -> Path:
@@ -38,11 +53,9 @@ def parse_json(text: str) -> Any:
     try:
         return json.loads(text)
     except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-
-
-# What reading content of another shape than expected may raise.
-MISREAD = (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+        raise ValueError("it is no JSON that can be read (nested too deeply)") from error
+    except ValueError as error:
+        raise ValueError(f"it is no JSON ({error})") from error
 
 
 def require_kinds(data: Mapping[str, Any], kinds: Mapping[str, type | UnionType]) -> None:
@@ -60,56 +73,91 @@ def require_kinds(data: Mapping[str, Any], kinds: Mapping[str, type | UnionType]
             raise TypeError(f"{name} is {quoted(value)}")
 
 
-def require_texts(data: Mapping[str, Any]) -> dict[str, str]:
-    """The entries, all of them text.
+class Entries(BaseModel):
+    """Entries of a JSON file, each of the kind that it declares. Others, of later versions, are
+    left alone.
+    """
+
+    # Some entries begin with `model_`, which older versions of pydantic would warn of.
+    model_config = ConfigDict(strict=True, frozen=True, protected_namespaces=())
+
+
+class FileEntries(Entries):
+    """The entries of a file that says in which format it is."""
+
+    newest_format: ClassVar[int] = 1
+    """What this version writes. It reads this and all that came before."""
+    format_version: int
+
+    @field_validator("format_version", mode="before")
+    @classmethod
+    def _require_known(cls, version: object) -> object:
+        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+            raise PydanticCustomError("format", "which no version of sae-lens-groups writes")
+        if version > cls.newest_format:
+            raise PydanticCustomError(
+                _NEWER,
+                "and this version of sae-lens-groups reads up to {newest}; upgrade sae-lens-groups",
+                {"newest": cls.newest_format},
+            )
+        return version
+
+
+_NEWER = "newer_format"
+
+Positive = Annotated[float, Field(gt=0, lt=math.inf)]
+ENTRIES = TypeVar("ENTRIES", bound=Entries)
+
+
+def read_entries(kind: type[ENTRIES], content: object) -> ENTRIES:
+    """The entries of a JSON file, from its text or from what that says.
 
     Raises:
-        TypeError: one is not.
+        ValueError: the text is no JSON, or an entry is missing or of another kind; `refusing` says
+            which.
     """
-    require_kinds(data, {})
-    require_kinds(data, dict.fromkeys(data, str))
-    return dict(data)
+    return kind.model_validate(parse_json(content) if isinstance(content, str) else content)
 
 
-def require_numbers(data: Mapping[str, Any]) -> dict[str, float]:
-    """The entries, all of them numbers.
+@contextlib.contextmanager
+def refusing(refused: type[ValueError], what: str, to_do: str = "") -> Iterator[None]:
+    """Turns whatever misreading a file raises in the block into one error.
 
-    Raises:
-        TypeError: one is not.
+    It says what is wrong with which entry, and what it holds.
+
+    Args:
+        refused: the error to raise.
+        what: begins its message: the file, and that it cannot be read.
+        to_do: ends it, unless the file is of a newer version of this package.
     """
-    require_kinds(data, {})
-    require_kinds(data, dict.fromkeys(data, int | float))
-    return dict(data)
+    end = f"; {to_do}" if to_do else ""
+    try:
+        yield
+    except ValidationError as error:
+        # A newer format explains all else that is amiss.
+        fault = min(error.errors(), key=lambda fault: fault["type"] != _NEWER)
+        end = "" if fault["type"] == _NEWER else end
+        raise refused(f"{what}: {_said(fault)}{end}") from error
+    except (OSError, *MISREAD) as error:
+        said = error if isinstance(error, OSError | ValueError) else quoted(error)
+        raise refused(f"{what}: {said}{end}") from error
 
 
-def positive_or_none(data: Mapping[str, Any], name: str) -> float | None:
-    """A positive number among the entries, or None where it is null.
-
-    Raises:
-        KeyError, TypeError, ValueError: it is missing, or something else.
-    """
-    return None if data[name] is None else positive(data, name)
-
-
-def positive(data: Mapping[str, Any], name: str) -> float:
-    """A positive number among the entries.
-
-    Raises:
-        KeyError, TypeError, ValueError: it is missing, or something else.
-    """
-    require_kinds(data, {name: int | float})
-    if not 0 < data[name] < math.inf:
-        raise ValueError(f"{name} is {quoted(data[name])}")
-    return float(data[name])
+def _said(fault: ErrorDetails) -> str:
+    entry = _entry(fault["loc"]) or "it"
+    if fault["type"] == "missing":
+        return f"{entry} is missing"
+    if fault["type"] == "model_type":
+        return f"{entry} is {quoted(fault['input'])}, which should be an object with named entries"
+    if fault["type"] == "value_error":  # of a check of ours, which quotes what it was given
+        return f"{entry}: {fault.get('ctx', {})['error']}"
+    what = fault["msg"].replace("Input should", "which should")
+    return f"{entry} is {quoted(fault['input'])}, {what}"
 
 
-UNREADABLE = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    TypeError,
-    RuntimeError,
-    SafetensorError,
-    pickle.UnpicklingError,
-)
+def _entry(place: tuple[int | str, ...]) -> str:
+    """Where an entry stands, such as `groups[0].layers` or `layers['blocks.0.x'].layer`."""
+    return "".join(
+        f".{key}" if isinstance(key, str) and key.isidentifier() else f"[{quoted(key)}]"
+        for key in place
+    ).removeprefix(".")

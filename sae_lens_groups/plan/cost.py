@@ -1,10 +1,17 @@
 """What a suite costs: one pass of the language model, and a training step per SAE and token."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sae_lens_groups.files.reading import positive
+from sae_lens_groups import files
+
+
+class CostEntries(files.Entries):
+    """The entry `flops` or `seconds` of `plan.json`, as far as it is read."""
+
+    unit: str
+    lm_forward: files.Positive
+    sae_step: files.Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +59,11 @@ class SuiteCost:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], n_layers: int) -> "SuiteCost":
+    def from_entries(cls, saved: CostEntries, n_layers: int) -> "SuiteCost":
         """Reads what `to_dict` wrote."""
         return cls(
-            unit="seconds" if data["unit"].startswith("seconds") else "FLOPs",
-            lm_forward=positive(data, "lm_forward"),
-            sae_step=positive(data, "sae_step"),
+            unit="seconds" if saved.unit.startswith("seconds") else "FLOPs",
+            lm_forward=saved.lm_forward,
+            sae_step=saved.sae_step,
             n_layers=n_layers,
         )

@@ -1,6 +1,5 @@
 """`LayerDistances`: how far apart the layers of a model are, with the error of every entry."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,19 +73,6 @@ class LayerDistances:
             "distances": self.matrix.tolist(),
             "standard_errors": self.standard_errors.tolist(),
         }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "LayerDistances":
-        """Reads what `to_dict` wrote."""
-        return cls(
-            metric=data["metric"],
-            matrix=np.array(data["distances"], dtype=np.float64),
-            standard_errors=np.array(data["standard_errors"], dtype=np.float64),
-            n_tokens=data["n_tokens"],
-            model_name=data["model_name"],
-            hook_template=HookTemplate.from_text(data["hook_template"]),
-            hook_head_index=data["hook_head_index"],
-        )
 
 
 def _require_distance_matrix(values: np.ndarray, name: str) -> None:

@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import ConfigDict, field_validator
 
 from sae_lens_groups import files
 from sae_lens_groups._version import __version__
-from sae_lens_groups.errors import LayerGroupsError, PlanError, quoted
-from sae_lens_groups.files.reading import MISREAD, require_kinds, require_texts
+from sae_lens_groups.errors import PlanError
 from sae_lens_groups.layers import (
     HookTemplate,
     LayerGroup,
@@ -18,25 +21,50 @@ from sae_lens_groups.layers import (
     parse_ranges,
     require_within,
 )
-from sae_lens_groups.plan.cost import SuiteCost
+from sae_lens_groups.plan.cost import CostEntries, SuiteCost
 from sae_lens_groups.plan.distances import LayerDistances
 from sae_lens_groups.plan.level import PlanLevel
 
-FORMAT_VERSION = 1
-_NAME_ONE = "name the plan.json that `sae-lens-groups plan` wrote"
-_KINDS = {
-    "model_name": str,
-    "hook_template": str,
-    "hook_head_index": int | None,
-    "metric": str,
-    "n_tokens": int,
-    "partition": str,
-    "groups": list,
-    "hierarchy": list,
-    "chosen": dict,
-    "versions": dict,
-}
-_KINDS_OF_CHOSEN = {"chosen_by": str, "stability": int | float | None}
+
+class _Group(files.Entries):
+    layers: list[int]
+
+
+class _Level(files.Entries):
+    groups: str
+
+
+class _Chosen(files.Entries):
+    model_config = ConfigDict(extra="allow")  # the figures, which are worked out anew
+    chosen_by: str
+    stability: float | None
+
+
+class PlanEntries(files.FileEntries):
+    """The entries of `plan.json`, as far as they are read."""
+
+    groups: list[_Group]
+    chosen: _Chosen
+    partition: str
+    last_layer: Literal["alone", "grouped"]
+    flops: CostEntries | None
+    seconds: CostEntries | None
+    hierarchy: list[_Level]
+    model_name: str
+    hook_template: str
+    hook_head_index: int | None
+    metric: str
+    n_tokens: int
+    distances: list[list[float]]
+    standard_errors: list[list[float]]
+    versions: dict[str, str]
+
+    @field_validator("distances", "standard_errors")
+    @classmethod
+    def _require_rows_alike(cls, rows: list[list[float]]) -> list[list[float]]:
+        if len(set(map(len, rows))) > 1:
+            raise ValueError("its rows differ in length")
+        return rows
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,7 +135,7 @@ class GroupPlan:
     def to_dict(self) -> dict[str, Any]:
         """The content of `plan.json`."""
         return {
-            "format_version": FORMAT_VERSION,
+            "format_version": PlanEntries.newest_format,
             "groups": [self.hook_template.group_to_dict(group) for group in self.groups],
             "chosen": {
                 "chosen_by": self.chosen_by,
@@ -148,14 +176,10 @@ class GroupPlan:
             PlanError: there is no plan, or it is broken or of a newer format.
         """
         path = Path(path)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:  # the latter for what is no path or no text
-            raise PlanError(f"plan {str(path)!r} cannot be read: {error}; {_NAME_ONE}") from error
-        try:
-            return cls.from_json(text)
-        except PlanError as error:
-            raise PlanError(f"plan {str(path)!r}: {error}") from error
+        with _refusing(f"plan {str(path)!r}"):
+            return cls.from_entries(
+                files.read_entries(PlanEntries, path.read_text(encoding="utf-8"))
+            )
 
     @classmethod
     def from_json(cls, text: str) -> "GroupPlan":
@@ -164,11 +188,8 @@ class GroupPlan:
         Raises:
             PlanError: the text is no plan, or is of a newer format.
         """
-        try:
-            data = files.parse_json(text)
-        except ValueError as error:
-            raise PlanError(f"it is no JSON file ({error}); {_NAME_ONE}") from error
-        return cls.from_dict(data)
+        with _refusing("the plan"):
+            return cls.from_entries(files.read_entries(PlanEntries, text))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "GroupPlan":
@@ -177,35 +198,21 @@ class GroupPlan:
         Raises:
             PlanError: an entry is missing, or the groups overlap or reach beyond the model.
         """
-        try:
-            version = data["format_version"]
-        except (KeyError, TypeError) as error:
-            raise PlanError(f"it is no plan ({quoted(error)}); {_NAME_ONE}") from error
-        if version != FORMAT_VERSION:
-            raise PlanError(
-                f"it has format_version {quoted(version)}, and this version of sae-lens-groups reads "
-                f"{FORMAT_VERSION}; upgrade sae-lens-groups"
-            )
-        try:
-            return cls._from_dict(data)
-        except LayerGroupsError as error:
-            raise PlanError(f"its groups cannot be used: {error}") from error
-        except PlanError:
-            raise
-        except MISREAD as error:
-            raise PlanError(f"it is broken: {quoted(error)}; make it again") from error
+        with _refusing("the plan"):
+            return cls.from_entries(files.read_entries(PlanEntries, data))
 
     @classmethod
-    def _from_dict(cls, data: Mapping[str, Any]) -> "GroupPlan":
-        require_kinds(data, _KINDS)
-        require_kinds(data["chosen"], _KINDS_OF_CHOSEN)
-        if data["last_layer"] not in ("alone", "grouped"):
-            raise ValueError(f"last_layer is {quoted(data['last_layer'])}")
-        last_alone = data["last_layer"] == "alone"
-        distances = LayerDistances.from_dict(data)
+    def from_entries(cls, saved: PlanEntries) -> "GroupPlan":
+        """The plan of a `plan.json`, or of such an entry.
+
+        Raises:
+            LayerGroupsError, HookNameError, PlanError, ValueError: they make no plan.
+        """
+        distances = _distances(saved)
+        last_alone = saved.last_layer == "alone"
         flops, seconds = (
-            None if data[name] is None else SuiteCost.from_dict(data[name], distances.n_layers)
-            for name in ("flops", "seconds")
+            None if cost is None else SuiteCost.from_entries(cost, distances.n_layers)
+            for cost in (saved.flops, saved.seconds)
         )
 
         def level(groups: tuple[LayerGroup, ...]) -> PlanLevel:
@@ -214,22 +221,37 @@ class GroupPlan:
 
         plan = cls(
             distances=distances,
-            partition=data["partition"],
+            partition=saved.partition,
             last_alone=last_alone,
-            hierarchy=tuple(level(parse_ranges(entry["groups"])) for entry in data["hierarchy"]),
-            chosen=level(
-                disjoint(LayerGroup.from_layers(group["layers"]) for group in data["groups"])
-            ),
-            chosen_by=data["chosen"]["chosen_by"],
-            stability=data["chosen"]["stability"],
+            hierarchy=tuple(level(parse_ranges(entry.groups)) for entry in saved.hierarchy),
+            chosen=level(disjoint(LayerGroup.from_layers(group.layers) for group in saved.groups)),
+            chosen_by=saved.chosen.chosen_by,
+            stability=saved.chosen.stability,
             flops=flops,
             seconds=seconds,
-            versions=require_texts(data["versions"]),
+            versions=saved.versions,
         )
-        was_edited = plan._chosen_figures().items() - data["chosen"].items()
-        if was_edited:
+        figures = saved.chosen.model_dump()
+        if any(figures.get(name) != value for name, value in plan._chosen_figures().items()):
             return replace(plan, chosen_by="edited by hand", stability=None)
         return plan
+
+
+def _refusing(plan: str) -> AbstractContextManager[None]:
+    to_do = "correct it, or name the plan.json that `sae-lens-groups plan` wrote"
+    return files.refusing(PlanError, f"{plan} cannot be read", to_do)
+
+
+def _distances(saved: PlanEntries) -> LayerDistances:
+    return LayerDistances(
+        metric=saved.metric,
+        matrix=np.array(saved.distances, dtype=np.float64),
+        standard_errors=np.array(saved.standard_errors, dtype=np.float64),
+        n_tokens=saved.n_tokens,
+        model_name=saved.model_name,
+        hook_template=HookTemplate.from_text(saved.hook_template),
+        hook_head_index=saved.hook_head_index,
+    )
 
 
 def _readable_json(data: Mapping[str, Any]) -> str:

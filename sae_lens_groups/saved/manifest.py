@@ -6,37 +6,39 @@ from dataclasses import dataclass
 from typing import Any
 
 from sae_lens_groups import files
-from sae_lens_groups.errors import SuiteError, UnknownLayerError, quoted
+from sae_lens_groups.errors import SuiteError, UnknownLayerError
 from sae_lens_groups.files.folder import CheckedFolder
 from sae_lens_groups.files.names import BESIDE_THE_LAYERS, OF_A_GROUP, OF_A_LAYER, is_of_evaluation
-from sae_lens_groups.files.reading import MISREAD, positive_or_none, require_kinds, require_texts
 from sae_lens_groups.layers import HookTemplate, LayerGroup, disjoint, format_layer_groups
-from sae_lens_groups.plan.group_plan import GroupPlan
-from sae_lens_groups.saved.transfer_report import TransferReport
+from sae_lens_groups.plan.group_plan import GroupPlan, PlanEntries
+from sae_lens_groups.saved.transfer_report import TransferEntries, TransferReport
 from sae_lens_groups.scaling.alignments import NONE
 
-FORMAT_VERSION = 1
-"""What this version writes. It reads this and all that came before."""
 
-_TO_DO = "copy or download the suite anew"
-_KINDS = {
-    "model_name": str,
-    "hook_template": str,
-    "groups": list,
-    "layers": dict,
-    "versions": dict,
-}
-_OPTIONAL = {
-    "layer_alignment": NONE,
-    "is_model_local": False,
-    "dataset_rows_read": None,
-    "sae_step_flops": None,
-}
-_KINDS_OF_OPTIONAL = {
-    "layer_alignment": str,
-    "is_model_local": bool,
-    "dataset_rows_read": int | None,
-}
+class _Group(files.Entries):
+    name: str
+    layers: list[int]
+    hook_names: list[str]
+
+
+class _Layer(files.Entries):
+    layer: int
+    group: str
+    scaling_factor: files.Positive | None
+
+
+class _SuiteEntries(files.FileEntries):
+    model_name: str
+    hook_template: str
+    groups: list[_Group]
+    layers: dict[str, _Layer]
+    versions: dict[str, str]
+    layer_alignment: str = NONE
+    plan: PlanEntries | None = None
+    is_model_local: bool = False
+    transfer: TransferEntries | None = None
+    dataset_rows_read: int | None = None
+    sae_step_flops: files.Positive | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +122,18 @@ class SuiteManifest:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `suite.json`."""
+        optional = {
+            "layer_alignment": None if self.layer_alignment == NONE else self.layer_alignment,
+            "plan": None if self.plan is None else self.plan.to_dict(),
+            "is_model_local": self.is_model_local or None,
+            "transfer": (
+                None if self.transfer is None else self.transfer.to_dict(self.hook_template)
+            ),
+            "dataset_rows_read": self.dataset_rows_read,
+            "sae_step_flops": self.sae_step_flops,
+        }
         return {
-            "format_version": FORMAT_VERSION,
+            "format_version": _SuiteEntries.newest_format,
             "model_name": self.model_name,
             "hook_template": str(self.hook_template),
             "groups": [self.hook_template.group_to_dict(group) for group in self.groups],
@@ -134,22 +146,8 @@ class SuiteManifest:
                 for layer in self.layers
             },
             "versions": dict(self.versions),
-            **({} if self.layer_alignment == NONE else {"layer_alignment": self.layer_alignment}),
-            **({} if self.plan is None else {"plan": self.plan.to_dict()}),
-            **({"is_model_local": True} if self.is_model_local else {}),
-            **self._transfer_entry(),
-            **(
-                {}
-                if self.dataset_rows_read is None
-                else {"dataset_rows_read": self.dataset_rows_read}
-            ),
-            **({} if self.sae_step_flops is None else {"sae_step_flops": self.sae_step_flops}),
+            **{name: value for name, value in optional.items() if value is not None},
         }
-
-    def _transfer_entry(self) -> dict[str, Any]:
-        if self.transfer is None:
-            return {}
-        return {"transfer": self.transfer.to_dict(self.hook_template)}
 
     def to_json(self) -> str:
         """The text of `suite.json`."""
@@ -162,69 +160,41 @@ class SuiteManifest:
         Raises:
             SuiteError: the text is no such file, contradicts itself, or is of a newer format.
         """
-        try:
-            data = files.parse_json(text)
-            version = data["format_version"]
-        except MISREAD as error:
-            raise SuiteError(f"suite.json cannot be read: {quoted(error)}; {_TO_DO}") from error
-        _require_readable(version)
-        try:
-            manifest = cls._from_dict(data)
-            # Only the entries this version writes: a later one may add some without breaking it.
-            # A plan's figures are worked out anew, and may come out otherwise in another version.
-            # What the SAEs started from contradicts nothing.
-            agrees = all(
-                data.get(name) == value
-                for name, value in manifest.to_dict().items()
-                if name not in ("format_version", "plan", "transfer")
-            )
-        except SuiteError:
-            raise
-        except MISREAD as error:
-            raise SuiteError(f"suite.json is broken: {quoted(error)}; {_TO_DO}") from error
-        if not agrees:
-            raise SuiteError(
-                f"suite.json contradicts itself: its groups and its layers disagree; {_TO_DO}"
-            )
+        to_do = "copy or download the suite anew"
+        with files.refusing(SuiteError, f"{files.SUITE} cannot be read", to_do):
+            saved = files.read_entries(_SuiteEntries, text)
+            manifest = cls._from_entries(saved)
+            if not manifest._agrees_with(saved):
+                raise ValueError("it contradicts itself: its groups and its layers disagree")
         return manifest
 
     @classmethod
-    def _from_dict(cls, data: Mapping[str, Any]) -> "SuiteManifest":
-        require_kinds(data, _KINDS)
-        require_kinds({**_OPTIONAL, **data}, _KINDS_OF_OPTIONAL)
-        template = HookTemplate.from_text(data["hook_template"])
+    def _from_entries(cls, saved: _SuiteEntries) -> "SuiteManifest":
+        template = HookTemplate.from_text(saved.hook_template)
+        groups = disjoint(LayerGroup.from_layers(group.layers) for group in saved.groups)
         return cls(
-            groups=disjoint(LayerGroup.from_layers(group["layers"]) for group in data["groups"]),
+            groups=groups,
             hook_template=template,
-            scaling_factors={
-                entry["layer"]: positive_or_none(entry, "scaling_factor")
-                for entry in data["layers"].values()
-            },
-            model_name=data["model_name"],
-            versions=require_texts(data["versions"]),
-            layer_alignment=data.get("layer_alignment", NONE),
-            plan=GroupPlan.from_dict(data["plan"]) if "plan" in data else None,
+            scaling_factors={entry.layer: entry.scaling_factor for entry in saved.layers.values()},
+            model_name=saved.model_name,
+            versions=saved.versions,
+            layer_alignment=saved.layer_alignment,
+            plan=None if saved.plan is None else GroupPlan.from_entries(saved.plan),
             transfer=(
-                TransferReport.from_dict(data["transfer"], template) if "transfer" in data else None
+                None
+                if saved.transfer is None
+                else TransferReport.from_entries(saved.transfer, template)
             ),
-            is_model_local=data.get("is_model_local", False),
-            dataset_rows_read=data.get("dataset_rows_read"),
-            sae_step_flops=positive_or_none({**_OPTIONAL, **data}, "sae_step_flops"),
+            is_model_local=saved.is_model_local,
+            dataset_rows_read=saved.dataset_rows_read,
+            sae_step_flops=saved.sae_step_flops,
         )
 
-
-def _require_readable(version: object) -> None:
-    """Refuses a format that is newer than this version, or that no version wrote."""
-    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise SuiteError(
-            f"suite.json has format_version {quoted(version)}, which no version of "
-            f"sae-lens-groups writes; {_TO_DO}"
-        )
-    if version > FORMAT_VERSION:
-        raise SuiteError(
-            f"suite.json has format_version {quoted(version)}, and this version of "
-            f"sae-lens-groups reads up to {FORMAT_VERSION}; upgrade sae-lens-groups"
-        )
+    def _agrees_with(self, saved: _SuiteEntries) -> bool:
+        if sorted(self.scaling_factors) != self.layers:
+            return False
+        written, found = self.to_dict(), saved.model_dump(include={"groups", "layers"})
+        return all(written[name] == value for name, value in found.items())
 
 
 def group_metadata(group: LayerGroup) -> dict[str, Any]:

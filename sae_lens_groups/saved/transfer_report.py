@@ -4,18 +4,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sae_lens_groups.files.reading import require_kinds, require_numbers
+from sae_lens_groups import files
+from sae_lens_groups.errors import quoted
 from sae_lens_groups.layers import HookTemplate
 
-_KINDS = {
-    "init_from": str,
-    "init_direction": str,
-    "init_parameters": str,
-    "init_alignment": str,
-    "layers": dict,
-}
 Scores = Mapping[int, Mapping[str, float]]
 """Layer -> SAELens's metrics by their names."""
+
+
+class _Layer(files.Entries):
+    source_hook_name: str
+    zero_shot: dict[str, float]
+    final: dict[str, float]
+
+
+class TransferEntries(files.Entries):
+    """The entry `transfer` of `suite.json`, and a checkpoint's `transfer.json`."""
+
+    init_from: str
+    init_direction: str
+    init_parameters: str
+    init_alignment: str
+    layers: dict[str, _Layer]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,32 +73,33 @@ class TransferReport:
         """Reads what `to_dict` writes.
 
         Raises:
-            KeyError, TypeError, ValueError: it is something else.
+            ValueError: it is something else.
         """
-        require_kinds(data, _KINDS)
-        layers = {_layer(template, name): entry for name, entry in data["layers"].items()}
+        return cls.from_entries(files.read_entries(TransferEntries, data), template)
+
+    @classmethod
+    def from_entries(cls, saved: TransferEntries, template: HookTemplate) -> "TransferReport":
+        """The report of these entries.
+
+        Raises:
+            ValueError: they name a hook that the template has not.
+        """
+        layers = {_layer(template, name): entry for name, entry in saved.layers.items()}
         return cls(
-            init_from=data["init_from"],
-            init_direction=data["init_direction"],
-            init_parameters=data["init_parameters"],
-            init_alignment=data["init_alignment"],
+            init_from=saved.init_from,
+            init_direction=saved.init_direction,
+            init_parameters=saved.init_parameters,
+            init_alignment=saved.init_alignment,
             source_layers={
-                layer: _layer(template, entry["source_hook_name"])
-                for layer, entry in layers.items()
+                layer: _layer(template, entry.source_hook_name) for layer, entry in layers.items()
             },
-            zero_shot={
-                layer: require_numbers(entry["zero_shot"]) for layer, entry in layers.items()
-            },
-            final={
-                layer: require_numbers(entry["final"])
-                for layer, entry in layers.items()
-                if entry["final"]
-            },
+            zero_shot={layer: entry.zero_shot for layer, entry in layers.items()},
+            final={layer: entry.final for layer, entry in layers.items() if entry.final},
         )
 
 
 def _layer(template: HookTemplate, hook_name: str) -> int:
     layer = template.layer_of(hook_name)
     if layer is None:
-        raise ValueError(f"{hook_name!r} is no hook of {template}")
+        raise ValueError(f"{quoted(hook_name)} is no hook of {template}")
     return layer

@@ -6,12 +6,17 @@ from pathlib import Path, PurePosixPath
 from sae_lens.training.activation_scaler import ActivationScaler
 
 from sae_lens_groups import files
-from sae_lens_groups.errors import quoted
+from sae_lens_groups.errors import SuiteError
 from sae_lens_groups.files.folder import CheckedFolder
-from sae_lens_groups.files.reading import MISREAD, positive_or_none
 from sae_lens_groups.files.tensors import Shape, load_numbers
 from sae_lens_groups.scaling.group_scaling import whitening_of
 from sae_lens_groups.scaling.layer_scaler import LayerMap, LayerScaler
+
+_TO_DO = "copy or download the suite anew"
+
+
+class _Scaling(files.Entries):
+    scaling_factor: files.Positive | None
 
 
 def load_scaler(suite: CheckedFolder, name: str, d_in: int) -> ActivationScaler:
@@ -26,14 +31,8 @@ def load_scaler(suite: CheckedFolder, name: str, d_in: int) -> ActivationScaler:
         SuiteError: a file is missing, damaged, or for another width.
     """
     data = suite.json(name)
-    try:
-        factor = positive_or_none(data, "scaling_factor")
-    except MISREAD as error:
-        given = quoted(data.get("scaling_factor"))
-        raise suite.unusable(
-            f"{name} has scaling_factor {given}, which has to be a positive number or null; "
-            "copy or download the suite anew"
-        ) from error
+    with files.refusing(SuiteError, f"{str(suite.path / name)!r} cannot be used", _TO_DO):
+        factor = files.read_entries(_Scaling, data).scaling_factor
     whitening = PurePosixPath(name).with_name(files.WHITENING).as_posix()
     # Files of before SAELens had whitening do not say that they have none.
     if not data.get("has_whitening", suite.has(whitening)):

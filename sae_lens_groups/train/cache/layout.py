@@ -6,16 +6,16 @@ Shapes: P prompts, N = P * rows of a prompt, D = d_in.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import torch
 from datasets import Array2D, Features, Sequence, Value
+from pydantic import Field, PositiveInt
 
+from sae_lens_groups import files
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.files.reading import positive, require_kinds
 from sae_lens_groups.layers import LayerGroup
 
 TOKEN_IDS = "token_ids"
@@ -24,14 +24,9 @@ DATASET_ROWS_READ = "dataset_rows_read"
 NOT_DRAWN = -1
 """The position where a token was left out, so that every prompt has as many rows."""
 
-_KINDS = {
-    "row_columns": list,
-    "position_columns": list,
-    "tokens_per_prompt": int,
-    "rows_per_prompt": int,
-    "d_in": int,
-    "dtype": str,
-}
+CacheDtype = Literal["float32", "float16"]
+"""What both Array2D and torch know; bfloat16 fits into either, into float16 up to 65,504."""
+_Columns = Annotated[tuple[str, ...], Field(strict=False)]  # which JSON has as a list
 
 
 def position_column(group: LayerGroup) -> str:
@@ -39,57 +34,46 @@ def position_column(group: LayerGroup) -> str:
     return f"{group.name}.position"
 
 
-@dataclass(frozen=True)
-class CacheLayout:
+class CacheLayout(files.Entries):
     """Which columns there are, and how large they are."""
 
-    row_columns: tuple[str, ...]
+    row_columns: _Columns
     """Columns of activations: one per hook, or one per group where rows were drawn."""
-    position_columns: tuple[str, ...]
-    tokens_per_prompt: int
-    rows_per_prompt: int
+    position_columns: _Columns
+    tokens_per_prompt: PositiveInt
+    rows_per_prompt: PositiveInt
     """In each column of activations."""
-    d_in: int
-    dtype: str
-    """Of the activations on disk: float32 or float16."""
+    d_in: PositiveInt
+    dtype: CacheDtype
+    """Of the activations on disk."""
 
     @classmethod
     def of_layers(
-        cls, cfg: GroupSAERunnerConfig[Any], groups: tuple[LayerGroup, ...], dtype: str
+        cls, cfg: GroupSAERunnerConfig[Any], groups: tuple[LayerGroup, ...], dtype: CacheDtype
     ) -> "CacheLayout":
         """Every token's activations at every layer of the groups."""
-        names, n_tokens = cfg.hook_template.hook_names(groups), cfg.rows_per_prompt
-        return cls(tuple(names), (), n_tokens, n_tokens, int(cfg.sae.d_in), dtype)
-
-    @classmethod
-    def of_draws(
-        cls, cfg: GroupSAERunnerConfig[Any], groups: tuple[LayerGroup, ...], dtype: str
-    ) -> "CacheLayout":
-        """The rows that training draws, with their layers."""
-        n_tokens = cfg.rows_per_prompt
         return cls(
-            tuple(group.name for group in groups),
-            tuple(map(position_column, groups)),
-            n_tokens,
-            n_tokens * cfg.layers_per_token,
-            int(cfg.sae.d_in),
-            dtype,
+            row_columns=tuple(cfg.hook_template.hook_names(groups)),
+            position_columns=(),
+            tokens_per_prompt=cfg.rows_per_prompt,
+            rows_per_prompt=cfg.rows_per_prompt,
+            d_in=int(cfg.sae.d_in),
+            dtype=dtype,
         )
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "CacheLayout":
-        """Reads what `dataclasses.asdict` gave.
-
-        Raises:
-            KeyError, TypeError, ValueError: it is something else.
-        """
-        require_kinds(data, _KINDS)
-        for name in ("tokens_per_prompt", "rows_per_prompt", "d_in"):
-            positive(data, name)
-        columns = {name: tuple(data[name]) for name in ("row_columns", "position_columns")}
-        if any(not isinstance(name, str) for names in columns.values() for name in names):
-            raise TypeError("a column's name is no text")
-        return cls(**{**{name: data[name] for name in _KINDS}, **columns})
+    def of_draws(
+        cls, cfg: GroupSAERunnerConfig[Any], groups: tuple[LayerGroup, ...], dtype: CacheDtype
+    ) -> "CacheLayout":
+        """The rows that training draws, with their layers."""
+        return cls(
+            row_columns=tuple(group.name for group in groups),
+            position_columns=tuple(map(position_column, groups)),
+            tokens_per_prompt=cfg.rows_per_prompt,
+            rows_per_prompt=cfg.rows_per_prompt * cfg.layers_per_token,
+            d_in=int(cfg.sae.d_in),
+            dtype=dtype,
+        )
 
     @property
     def features(self) -> Features:

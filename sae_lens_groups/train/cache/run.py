@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sae_lens.config import HfDataset
 from tqdm.auto import tqdm
@@ -23,8 +23,14 @@ from sae_lens_groups.config import GroupSAERunnerConfig, require_one_of
 from sae_lens_groups.errors import CacheError, ConfigError
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.train.cache.demand import n_lm_batches
-from sae_lens_groups.train.cache.layout import CacheLayout
-from sae_lens_groups.train.cache.manifest import ALL, CACHE_DTYPES, CACHE_ROWS, CacheManifest
+from sae_lens_groups.train.cache.layout import CacheDtype, CacheLayout
+from sae_lens_groups.train.cache.manifest import (
+    ALL,
+    CACHE_DTYPES,
+    CACHE_ROWS,
+    CacheManifest,
+    CacheRows,
+)
 from sae_lens_groups.train.cache.rows import pieces
 from sae_lens_groups.train.cache.shards import ShardWriter
 from sae_lens_groups.train.prepare import choose_groups
@@ -84,8 +90,8 @@ class CacheRun:
         require_one_of("cache_rows", cache_rows, CACHE_ROWS)
         require_one_of("cache_dtype", cache_dtype, CACHE_DTYPES)
         self.cfg = cfg
-        self.cache_rows = cache_rows
-        self.cache_dtype = cache_dtype
+        self.cache_rows: CacheRows = cast("CacheRows", cache_rows)
+        self.cache_dtype: CacheDtype = cast("CacheDtype", cache_dtype)
         self.folder = _free_folder(cfg)
         self.n_prompts = n_lm_batches(cfg) * cfg.store_batch_size_prompts
         dataset = open_dataset(cfg) if override_dataset is None else as_stream(override_dataset)

@@ -4,17 +4,13 @@ import json
 import shutil
 import warnings
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 from pathlib import Path
+
 from sae_lens_groups import files
-from sae_lens_groups.files.checksums import Checksums
 from sae_lens_groups.errors import CheckpointError
-from sae_lens_groups.files.reading import MISREAD
-from sae_lens_groups.errors import quoted
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckpointFacts:
+class CheckpointFacts(files.Entries):
     """The content of `checkpoint.json`."""
 
     training_tokens: int
@@ -24,7 +20,7 @@ class CheckpointFacts:
 
     def to_json(self) -> str:
         """The text of the file."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        return json.dumps(self.model_dump(), indent=2) + "\n"
 
     @classmethod
     def read(cls, checkpoint: Path) -> "CheckpointFacts":
@@ -34,14 +30,8 @@ class CheckpointFacts:
             CheckpointError: the file is missing or damaged.
         """
         path = checkpoint / files.CHECKPOINT
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            return cls(
-                training_tokens=int(content["training_tokens"]),
-                explained_variance=float(content["explained_variance"]),
-            )
-        except (OSError, *MISREAD) as error:
-            raise CheckpointError(f"{str(path)!r} cannot be read: {quoted(error)}") from error
+        with files.refusing(CheckpointError, f"{str(path)!r} cannot be read"):
+            return files.read_entries(cls, path.read_text(encoding="utf-8"))
 
 
 def checkpoints_in(run_folder: Path) -> list[Path]:
@@ -67,7 +57,7 @@ def damage_of(checkpoint: Path, names: Iterable[str] | None = None) -> str | Non
     Looks at all files where none are named.
     """
     try:
-        return Checksums(checkpoint).damage(names)
+        return files.Checksums(checkpoint).damage(names)
     except ValueError as error:
         return str(error)
 
