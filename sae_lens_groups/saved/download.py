@@ -19,14 +19,8 @@ from sae_lens_groups.saved.manifest import SuiteManifest, read_manifest
 from sae_lens_groups.saved.others import imported_manifest
 from sae_lens_groups.saved.sae import find_saes
 
-# The card is there in every repository of SAEs, so the client finds something to fetch.
-FACTS = (files.SUITE, files.CHECKSUMS, files.RUNNER_CFG, files.CARD)
-_OF_THE_WHOLE = (
-    f"{files.GROUPS}/*",
-    files.EVALUATION,
-    f"{files.EVALUATION_FOLDER}/*",
-    files.REPORT,
-)
+FACTS = files.fetched_with("facts")
+_OF_THE_WHOLE = (*files.fetched_with("groups"), *files.fetched_with("whole"))
 
 
 def download_suite(repo: HubRepo, layers: Collection[int] | None) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 from sae_lens_groups import files
 from sae_lens_groups.errors import SuiteError, UnknownLayerError
 from sae_lens_groups.files.folder import CheckedFolder
-from sae_lens_groups.files.names import BESIDE_THE_LAYERS, OF_A_GROUP, OF_A_LAYER, is_of_evaluation
+from sae_lens_groups.files.names import find_file
 from sae_lens_groups.layers import HookTemplate, LayerGroup, disjoint, format_layer_groups
 from sae_lens_groups.plan.group_plan import GroupPlan, PlanEntries
 from sae_lens_groups.saved.transfer_report import TransferEntries, TransferReport
@@ -218,13 +218,6 @@ def read_manifest(folder: CheckedFolder) -> SuiteManifest:
 
 def is_of_suite(path: str, manifest: SuiteManifest) -> bool:
     """Whether a file is one that a suite of these layers and groups has, rather than anybody's."""
-    folder, _, name = path.partition("/")
-    if not name:
-        return path in (files.SUITE, files.CHECKSUMS, *BESIDE_THE_LAYERS)
-    if folder == files.EVALUATION_FOLDER:
-        return is_of_evaluation(name, manifest.hook_names)
-    if folder == files.GROUPS:
-        group, _, name = name.partition("/")
-        names = [group.name for group in manifest.groups]
-        return group in names and OF_A_GROUP.fullmatch(name) is not None
-    return folder in manifest.hook_names and name in OF_A_LAYER
+    groups = [group.name for group in manifest.groups]
+    found = find_file(path, "suite", hook_name=manifest.hook_names, group=groups)
+    return found is not None and path != files.CARD  # which is merged with what others wrote there
