@@ -10,13 +10,14 @@ from sae_lens import SAE, TrainingSAE
 from sae_lens.training.activation_scaler import ActivationScaler
 
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.layers import HookTemplate, LayerGroup
 from sae_lens_groups.plan.group_plan import GroupPlan
 from sae_lens_groups.saved.manifest import SuiteManifest, group_metadata
 from sae_lens_groups.saved.training_curves import TrainingPoint
 from sae_lens_groups.saved.transfer_report import TransferReport
 from sae_lens_groups.scaling.fold import layer_sae
 from sae_lens_groups.suite import SAESuite
+from sae_lens_groups.train.cost import flops_of_sae_step
 from sae_lens_groups.train.trainer import GroupSAETrainer
 
 
@@ -29,6 +30,18 @@ class _TrainedLayer:
     scaler: ActivationScaler
     log_sparsity_F: torch.Tensor
     results: dict[str, Any]
+
+    def sae(self, layer: int, template: HookTemplate) -> SAE[Any]:
+        """The plain SAE of the layer."""
+        metadata = {
+            "hook_name": template.hook_name(layer),
+            "sae_lens_groups": {
+                **group_metadata(self.group),
+                "layer": layer,
+                "scaling_factor": self.scaler.scaling_factor,
+            },
+        }
+        return layer_sae(self.group_sae, self.scaler, metadata | self.results)
 
 
 def export_suite(
@@ -52,29 +65,24 @@ def export_suite(
         plan=plan,
         transfer=transfer,
         dataset_rows_read=dataset_rows_read,
+        sae_step_flops=_sae_step_flops(cfg),
     )
-
-    def build_layer(layer: int) -> SAE[Any]:
-        part = layers[layer]
-        metadata = {
-            "hook_name": cfg.hook_template.hook_name(layer),
-            "sae_lens_groups": {
-                **group_metadata(part.group),
-                "layer": layer,
-                "scaling_factor": part.scaler.scaling_factor,
-            },
-        }
-        return layer_sae(part.group_sae, part.scaler, metadata | part.results)
-
     return SAESuite(
         manifest,
-        build_layer=build_layer,
+        build_layer=lambda layer: layers[layer].sae(layer, cfg.hook_template),
         build_group=group_saes.__getitem__,
         build_scaler=lambda layer: layers[layer].scaler,
         build_sparsity=lambda layer: layers[layer].log_sparsity_F,
         runner_cfg=cfg.to_dict(),
         training_curves=training_curves,
     )
+
+
+def _sae_step_flops(cfg: GroupSAERunnerConfig[Any]) -> float | None:
+    try:
+        return flops_of_sae_step(cfg)
+    except (RuntimeError, MemoryError):  # no room for another SAE, which is to cost no suite
+        return None
 
 
 def _trained_layers(trainer: GroupSAETrainer) -> list[tuple[int, _TrainedLayer]]:

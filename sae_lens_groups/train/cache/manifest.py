@@ -226,19 +226,6 @@ class CacheManifest:
             )
 
 
-def require_usable_cache(
-    cfg: GroupSAERunnerConfig[Any], groups: tuple[LayerGroup, ...] | None
-) -> None:
-    """Refuses cached activations that a run asks for and cannot use.
-
-    Raises:
-        CacheError: says what is missing or differs.
-    """
-    if cfg.use_cached_activations:
-        assert cfg.cached_activations_path is not None  # the config asks for it
-        CacheManifest.load(cfg.cached_activations_path).require_fit(cfg, groups)
-
-
 def _settings(cfg: GroupSAERunnerConfig[Any], names: tuple[str, ...]) -> dict[str, Any]:
     """Settings as JSON gives them back."""
     values = {name: getattr(cfg, name) for name in names}

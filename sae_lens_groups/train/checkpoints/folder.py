@@ -6,11 +6,11 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
 from sae_lens_groups import files
+from sae_lens_groups.errors import CheckpointError, quoted
 from sae_lens_groups.files.checksums import Checksums
-from sae_lens_groups.errors import CheckpointError
 from sae_lens_groups.files.reading import MISREAD
-from sae_lens_groups.errors import quoted
 
 
 @dataclass(frozen=True, kw_only=True)

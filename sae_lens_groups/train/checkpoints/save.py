@@ -1,18 +1,25 @@
 """Saves a run's checkpoints when they are due, and removes those that are not kept."""
 
+import json
 import warnings
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
 from safetensors import SafetensorError
+
+from sae_lens_groups import files
+from sae_lens_groups.activations.batches import TrainingBatches
+from sae_lens_groups.config import GroupSAERunnerConfig
+from sae_lens_groups.errors import TrainingInterrupted
+from sae_lens_groups.field_values import parse_every
+from sae_lens_groups.files.writing import only_writer
+from sae_lens_groups.plan.group_plan import GroupPlan
+from sae_lens_groups.saved.transfer_report import TransferReport
 from sae_lens_groups.train.checkpoints import folder as run_folder
 from sae_lens_groups.train.checkpoints.schedule import CheckpointSchedule
-from sae_lens_groups.config import parse_every
-from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.files.writing import only_writer
 from sae_lens_groups.train.group_trainer import GroupTrainer
-
 
 # What torch and safetensors raise where a file cannot be written.
 UNWRITABLE = (OSError, SafetensorError, RuntimeError)
@@ -56,11 +63,6 @@ class RunCheckpoints:
             self._lock.enter_context(only_writer(folder, "checkpoint_path"))
             self._is_locked = True
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether there is a whole training step to save."""
-        return self._trainer.n_training_steps > 0
-
     def save_if_due(self) -> None:
         """Saves one where it is due. A disk that is full costs the checkpoint, and not the run."""
         if not self._schedule.is_due(self._trainer.n_training_samples):
@@ -93,3 +95,39 @@ class RunCheckpoints:
         if not saved:
             return "there is no checkpoint yet (checkpoint_every asks for them)"
         return f"the last checkpoint is {saved[-1]}"
+
+    def saved(self, interruption: TrainingInterrupted) -> TrainingInterrupted:
+        """Saves the progress of an interrupted run; returns the exception that says where."""
+        if self._folder is None:
+            return interruption
+        number = interruption.signal_number
+        try:
+            return TrainingInterrupted(number, self.save())
+        except UNWRITABLE as error:
+            return TrainingInterrupted(number, unsaved=f"{error}; {self.last_one()}")
+
+    def saved_state(self) -> str:
+        """Saves the state that the run is in, which is whole; returns where, for a message."""
+        if self._folder is None or self._trainer.n_training_steps == 0:
+            return "nothing was saved, because checkpoint_path is None or no step was complete"
+        try:
+            return f"the state before is saved in {self.save()}"
+        except UNWRITABLE as error:
+            return f"the state before could not be saved: {error}; {self.last_one()}"
+
+
+def save_runner_files(
+    checkpoint: Path,
+    cfg: GroupSAERunnerConfig[Any],
+    batches: TrainingBatches,
+    plan: GroupPlan | None,
+    transfer: TransferReport | None,
+) -> None:
+    """Adds which batches come next, the plan, what the SAEs started from, and the config."""
+    batches.save(checkpoint)
+    if plan is not None:
+        plan.save(checkpoint / files.PLAN)
+    if transfer is not None:
+        report = transfer.to_dict(cfg.hook_template)
+        files.write_text(checkpoint / files.TRANSFER, json.dumps(report, indent=2) + "\n")
+    files.write_text(checkpoint / files.RUNNER_CFG, json.dumps(cfg.to_dict(), indent=2) + "\n")
