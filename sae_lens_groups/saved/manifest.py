@@ -36,7 +36,6 @@ _KINDS_OF_OPTIONAL = {
     "layer_alignment": str,
     "is_model_local": bool,
     "dataset_rows_read": int | None,
-    "sae_step_flops": int | float | None,
 }
 
 
@@ -62,7 +61,7 @@ class SuiteManifest:
     dataset_rows_read: int | None = None
     """Rows of the dataset that training read, from its first on; None where it is not known."""
     sae_step_flops: float | None = None
-    """FLOPs per token of a training step of one group's SAE; None where they are not known."""
+    """FLOPs per token of a training step of one group's SAE; None where they were not counted."""
 
     @property
     def layers(self) -> list[int]:
@@ -210,7 +209,7 @@ class SuiteManifest:
             ),
             is_model_local=data.get("is_model_local", False),
             dataset_rows_read=data.get("dataset_rows_read"),
-            sae_step_flops=data.get("sae_step_flops"),
+            sae_step_flops=positive_or_none({**_OPTIONAL, **data}, "sae_step_flops"),
         )
 
 
