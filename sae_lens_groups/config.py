@@ -60,7 +60,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         token_fraction (float | None): Trains on this fraction of the tokens that the SAEs of `init_from` were trained on, in place of `training_tokens`.
 
     Raises:
-        GroupSAEError: `layer_groups` cannot be read, `hook_name` has no layer number, or a setting cannot be used with groups.
+        GroupSAEError: `hook_name` has no layer number, or a setting has no meaning. What settings name (a rule, a plan, a checkpoint) is looked up when a run begins.
     """
 
     # SAELens's default is to run code that comes with a dataset.
@@ -123,10 +123,8 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
 
     def _require_field_values(self) -> None:
         if not isinstance(self.sae, TrainingSAEConfig):
-            raise ConfigError(
-                f"sae is {quoted(self.sae)}; it takes a config that trains, such as "
-                "TopKTrainingSAEConfig"
-            )
+            takes = "it takes a config that trains, such as TopKTrainingSAEConfig"
+            raise ConfigError(f"sae is {quoted(self.sae)}; {takes}")
         require_field_values(self)
         require_field_values(self.sae, "sae.")
         require_field_values(self.logger, "logger.")
@@ -246,10 +244,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
             raise ConfigError(
                 f"from_sae_lens takes a LanguageModelSAERunnerConfig of SAELens, not {quoted(cfg)}"
             )
-        names = [field.name for field in fields(cls)]
-        for name in flags:
-            if name not in names:
-                raise UnknownNameError(_unknown_flag(name, names))
+        _require_known(flags, [field.name for field in fields(cls)])
         values = {field.name: getattr(cfg, field.name) for field in fields(cfg) if field.init}
         if "layer_groups" not in {**values, **flags}:
             raise ConfigError('layer_groups is not given; name the groups, such as "0-3,4-7"')
@@ -276,7 +271,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         values["seqpos_slice"] = tuple(values.get("seqpos_slice") or (None,))
         # Another version of SAELens may have saved what this one does not know.
         of_logger = {field.name for field in fields(LoggingConfig)}
-        logger = {name: value for name, value in values["logger"].items() if name in of_logger}
+        logger = {name: values["logger"][name] for name in of_logger & values["logger"].keys()}
         values["logger"] = logger
         if "checkpoint_path" not in flags:
             saved_path = values.get("checkpoint_path")
@@ -307,14 +302,13 @@ def _require_saved_form(values: Mapping[str, Any]) -> None:
         ) from error
 
 
-def _unknown_flag(name: str, names: list[str]) -> str:
-    similar = get_close_matches(name, names, n=3)
-    meant = (
-        f"did you mean {' or '.join(similar)}?"
-        if similar
-        else "its fields are those of SAELens's config and of GroupSAERunnerConfig"
-    )
-    return f"the config has no field {name!r}; {meant}"
+def _require_known(flags: Mapping[str, Any], names: list[str]) -> None:
+    for name in flags:
+        if name not in names:
+            similar = " or ".join(get_close_matches(name, names, n=3))
+            of_fields = "its fields are those of SAELens's config and of GroupSAERunnerConfig"
+            meant = f"did you mean {similar}?" if similar else of_fields
+            raise UnknownNameError(f"the config has no field {name!r}; {meant}")
 
 
 # SAELens appends the W&B id, or eight hexadecimal digits (in 6.44, eight letters and digits).

@@ -18,32 +18,16 @@ from sae_lens_groups.errors import ConfigError, UnknownNameError, quoted
 _CHECKED_ELSEWHERE = frozenset(
     {"sae", "dtype", "device", "llm_device", "act_store_device", "normalize_activations"}
 )
-_LOWEST = {
-    "context_size": 1,
-    "train_batch_size_tokens": 1,
-    "store_batch_size_prompts": 1,
-    "n_batches_in_buffer": 1,
-    "eval_batch_size_prompts": 1,
-    "feature_sampling_window": 1,
-    "n_restart_cycles": 1,
-    "lr": 0,
-    "lr_end": 0,
-    "lr_warm_up_steps": 0,
-    "lr_decay_steps": 0,
-    "adam_beta1": 0,
-    "adam_beta2": 0,
-    "keep_checkpoints": 1,
-    "seed": 0,  # numpy's generators take no negative one
-    "d_in": 1,
-    "d_sae": 1,
-    "wandb_log_frequency": 1,
-    "eval_every_n_wandb_logs": 1,
-}
-_BELOW = {
-    "context_size": 100_000_000,  # SAELens lists the positions
-    "adam_beta1": 1,
-    "adam_beta2": 1,
-}
+_AT_LEAST_1 = (
+    "context_size train_batch_size_tokens store_batch_size_prompts n_batches_in_buffer d_in d_sae "
+    "eval_batch_size_prompts feature_sampling_window n_restart_cycles keep_checkpoints "
+    "wandb_log_frequency eval_every_n_wandb_logs"
+)
+# Of the seed because numpy's generators take no negative one.
+_AT_LEAST_0 = "lr lr_end lr_warm_up_steps lr_decay_steps adam_beta1 adam_beta2 seed"
+_LOWEST = {**dict.fromkeys(_AT_LEAST_1.split(), 1), **dict.fromkeys(_AT_LEAST_0.split(), 0)}
+# SAELens lists the positions of a context.
+_BELOW = {"context_size": 100_000_000, "adam_beta1": 1, "adam_beta2": 1}
 # What torch takes for a seed; every other whole number is far smaller.
 _WHOLE_NUMBERS = range(-(2**63), 2**64)
 _NAMES = {
@@ -82,13 +66,12 @@ def require_field_values(config: Any, section: str = "") -> None:
 
 
 def _require_range(section: str, name: str, value: Any) -> None:
-    lowest, below = _LOWEST.get(name), _BELOW.get(name)
-    if value is None or (lowest is None and below is None):
+    if value is None or name not in _LOWEST:
         return
-    if lowest is not None and value < lowest:
-        raise ConfigError(f"{section}{name} is {value}; it has to be at least {lowest}")
-    if below is not None and value >= below:
-        raise ConfigError(f"{section}{name} is {value}; it has to be below {below:,}")
+    if value < _LOWEST[name]:
+        raise ConfigError(f"{section}{name} is {value}; it has to be at least {_LOWEST[name]}")
+    if name in _BELOW and value >= _BELOW[name]:
+        raise ConfigError(f"{section}{name} is {value}; it has to be below {_BELOW[name]:,}")
 
 
 def _as_declared(value: Any, kinds: Iterable[Any]) -> Any:

@@ -4,7 +4,7 @@ groups that have to be measured in it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from datasets import IterableDataset
 from sae_lens import TrainingSAE
@@ -219,8 +219,8 @@ class PreparedRun:
 
     settled: SettledConfig
     dataset: IterableDataset
-    is_dataset_given: bool
-    """Whether it may be another than the config names."""
+    dataset_path: str | None
+    """Where it was opened; None for one that was passed in."""
     groups: tuple[LayerGroup, ...] | None
     """None where they are known only once the model is loaded."""
     cache: CacheManifest | None
@@ -239,16 +239,6 @@ class PreparedRun:
     def loaded_groups(self) -> tuple[LayerGroup, ...] | None:
         """Whose layers the model is loaded with hooks at; None for all layers."""
         return self.groups if self.transfer is None else self.transfer.loaded_groups
-
-
-class ChosenGroups(NamedTuple):
-    """The groups that a run trains."""
-
-    groups: tuple[LayerGroup, ...]
-    plan: GroupPlan | None
-    """What they were chosen from; None where they were named, or follow a rule."""
-    transfer: Transfer | None
-    """Where each of them starts from; None from scratch."""
 
 
 def prepare(
@@ -282,7 +272,7 @@ def prepare(
     return PreparedRun(
         settled=settled,
         dataset=dataset,
-        is_dataset_given=override_dataset is not None,
+        dataset_path=cfg.dataset_path if override_dataset is None else None,
         groups=groups,
         cache=cache,
         source=source,
@@ -290,14 +280,19 @@ def prepare(
     )
 
 
-def complete(run: PreparedRun, model: HookedRootModule) -> ChosenGroups:
-    """Chooses the groups in the loaded model, and checks what depends on those not known before.
+def complete(
+    run: PreparedRun, model: HookedRootModule
+) -> tuple[tuple[LayerGroup, ...], GroupPlan | None, Transfer | None]:
+    """The groups of the loaded model, with their plan, and where each of them starts from.
+
+    Checks what depends on groups that were not known before.
 
     Raises:
         GroupSAEError: the model, the dataset and the config do not fit together.
     """
     cfg, checkpoint = run.cfg, run.settled.checkpoint
-    require_model_reads(cfg, model, run.dataset, is_dataset_given=run.is_dataset_given)
+    tokenizer = getattr(model, "tokenizer", None)
+    require_usable_rows(run.dataset_path, run.dataset, tokenizer, d_vocab(model))
     groups, plan = run.settled.choose_groups(model, run.dataset)
     are_known = groups == run.groups
     transfer = run.transfer if are_known else _transfer(cfg, run.source, groups)
@@ -307,23 +302,7 @@ def complete(run: PreparedRun, model: HookedRootModule) -> ChosenGroups:
         checkpoint.require_groups(groups)
     if run.cache is not None and not are_known:
         run.cache.require_fit(cfg, groups)
-    return ChosenGroups(groups, plan, transfer)
-
-
-def require_model_reads(
-    cfg: GroupSAERunnerConfig[Any],
-    model: HookedRootModule,
-    dataset: IterableDataset,
-    *,
-    is_dataset_given: bool,
-) -> None:
-    """Refuses a dataset whose rows this model cannot read.
-
-    Raises:
-        DatasetError: says what is wrong with them.
-    """
-    path = None if is_dataset_given else cfg.dataset_path
-    require_usable_rows(path, dataset, getattr(model, "tokenizer", None), d_vocab(model))
+    return groups, plan, transfer
 
 
 def _usable_cache(

@@ -43,7 +43,7 @@ from sae_lens_groups.train.export import export_suite
 from sae_lens_groups.train.group_trainer import GroupTrainer
 from sae_lens_groups.train.initial import initial_saes
 from sae_lens_groups.train.prepare import complete, prepare
-from sae_lens_groups.train.stop import StoppableIterator, StopRequest
+from sae_lens_groups.train.stop import StopRequest
 from sae_lens_groups.train.trainer import GroupSAETrainer
 from sae_lens_groups.transfer.keep import rows_read_with_source, with_kept_layers
 
@@ -80,7 +80,7 @@ class GroupSAETrainingRunner:
         prepared = prepare(cfg, override_dataset, override_model, override_saes)
         cfg = self.cfg = prepared.cfg
         self._checkpoint = prepared.settled.checkpoint
-        self._dataset, self._is_dataset_given = prepared.dataset, prepared.is_dataset_given
+        self._dataset, self._dataset_path = prepared.dataset, prepared.dataset_path
         self.model = override_model or load_hooked_model(cfg, prepared.loaded_groups)
         self.groups, self.plan, self._transfer = complete(prepared, self.model)
         compile_if_asked(cfg, self.model)
@@ -142,12 +142,12 @@ class GroupSAETrainingRunner:
         return self._written(trained, checkpoints)
 
     def _dataset_rows_read(self) -> int | None:
-        if self._is_dataset_given:  # it may not be the one that the config names
+        if self._dataset_path is None:  # it may not be the one that the config names
             return None
         source = None if self._transfer is None else self._transfer.source
         n_rows = self.activations_store.n_dataset_processed
         try:
-            return rows_read_with_source(n_rows, self.cfg.dataset_path, source)
+            return rows_read_with_source(n_rows, self._dataset_path, source)
         except (GroupSAEError, OSError) as error:
             warnings.warn(f"the rows that init_from read are not known: {error}", stacklevel=2)
             return None
@@ -192,7 +192,7 @@ class GroupSAETrainingRunner:
                 else:
                     self._go_on(trainer, self._checkpoint)
                 self._compile_saes_if_asked()
-                with RunCheckpoints(self.cfg, trainer) as checkpoints:
+                with contextlib.closing(RunCheckpoints(self.cfg, trainer)) as checkpoints:
                     self._fit(trainer, checkpoints)
                     batches.close()  # its thread uses the language model
                     yield trainer, checkpoints
@@ -227,15 +227,8 @@ class GroupSAETrainingRunner:
             fast_step=cfg.fast_step,
             compile_sae=cfg.compile_sae,
         )
-        trainer.evaluator = GroupEvaluator(
-            model=self.model,
-            store=self.activations_store,
-            trainers=trainer.group_trainers,
-            template=cfg.hook_template,
-            eval_batch_size_prompts=cfg.eval_batch_size_prompts,
-            n_eval_batches=cfg.n_eval_batches,
-            model_kwargs=cfg.model_kwargs,
-        )
+        groups = trainer.group_trainers
+        trainer.evaluator = GroupEvaluator(cfg, self.model, self.activations_store, groups)
         return trainer
 
     def _fit(self, trainer: GroupTrainer, checkpoints: RunCheckpoints) -> None:
@@ -262,7 +255,7 @@ class GroupSAETrainingRunner:
     ) -> None:
         """All that comes before the first step: scaling, alignment, and where the SAEs start."""
         mode = self.cfg.sae.normalize_activations
-        trainer.estimate_scaling(mode, StoppableIterator(batches, self._stop))
+        trainer.estimate_scaling(mode, self._stop.passing(batches))
         if self.cfg.layer_alignment != NONE:
             trainer.align(alignments()[self.cfg.layer_alignment], moments)
         if self._transfer is None:

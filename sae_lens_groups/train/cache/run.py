@@ -9,9 +9,10 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups import files
-from sae_lens_groups.activations.dataset import as_stream, open_dataset
+from sae_lens_groups.activations.dataset import as_stream, open_dataset, require_usable_rows
 from sae_lens_groups.activations.model import (
     compile_if_asked,
+    d_vocab,
     load_hooked_model,
     n_layers_of,
     require_hooks,
@@ -26,7 +27,7 @@ from sae_lens_groups.train.cache.layout import CacheLayout
 from sae_lens_groups.train.cache.manifest import ALL, CACHE_DTYPES, CACHE_ROWS, CacheManifest
 from sae_lens_groups.train.cache.rows import pieces
 from sae_lens_groups.train.cache.shards import ShardWriter
-from sae_lens_groups.train.prepare import require_model_reads, settle
+from sae_lens_groups.train.prepare import settle
 
 _SETTING = "cached_activations_path"
 
@@ -93,8 +94,9 @@ class CacheRun:
         if groups is not None:
             self._plan(groups)
         self.model = override_model or load_hooked_model(cfg, groups)
-        is_given = override_dataset is not None
-        require_model_reads(cfg, self.model, dataset, is_dataset_given=is_given)
+        path = cfg.dataset_path if override_dataset is None else None
+        tokenizer = getattr(self.model, "tokenizer", None)
+        require_usable_rows(path, dataset, tokenizer, d_vocab(self.model))
         self._dataset = dataset
         if settled.measures_distances and cache_rows == ALL:  # whatever they will be
             groups = (LayerGroup(0, n_layers_of(self.model, cfg.hook_template) - 1),)
@@ -128,7 +130,15 @@ class CacheRun:
                     writer.write(self.layout.encode(piece.columns))
                     activations_dtype = piece.activations_dtype
                     bar.update(piece.n_tokens)
-            manifest = self._manifest(writer.n_prompts, activations_dtype, store)
+            manifest = CacheManifest.of_config(
+                self.cfg,
+                self.groups,
+                self.cache_rows,
+                self.layout,
+                activations_dtype=activations_dtype,
+                n_prompts=writer.n_prompts,
+                dataset_rows_read=store.n_dataset_processed,
+            )
             manifest.save(partial)
         return manifest
 
@@ -153,19 +163,6 @@ class CacheRun:
             unit="tok",
             unit_scale=True,
             leave=False,
-        )
-
-    def _manifest(
-        self, n_prompts: int, activations_dtype: str, store: GroupActivationsStore
-    ) -> CacheManifest:
-        return CacheManifest.of_config(
-            self.cfg,
-            self.groups,
-            self.cache_rows,
-            self.layout,
-            activations_dtype=activations_dtype,
-            n_prompts=n_prompts,
-            dataset_rows_read=store.n_dataset_processed,
         )
 
 

@@ -122,16 +122,6 @@ class Checkpoint:
         same_groups = self.settings.get("layer_groups") == cfg.layer_groups
         return same_groups and _facts(self.settings) == _facts(cfg.to_dict())
 
-    def require_whole(self) -> None:
-        """Refuses it where a file is damaged or missing.
-
-        Raises:
-            CheckpointError: names the file, and the checkpoint before it.
-        """
-        if not self.is_whole:
-            require_whole(self.path)
-            self.is_whole = True
-
     def require_resumable(
         self, cfg: GroupSAERunnerConfig[Any], groups: tuple[LayerGroup, ...] | None
     ) -> None:
@@ -154,7 +144,8 @@ class Checkpoint:
                 f"checkpoint {str(self.path)!r} has no {files.CHECKSUMS}: it is incomplete, or of "
                 "sae-lens-groups before 0.7.0, which has to finish it"
             )
-        self.require_whole()
+        if not self.is_whole:
+            require_whole(self.path)
         self._require_equal(_facts(self.settings), _facts(cfg.to_dict()))
         if groups is not None:
             self.require_groups(groups)
@@ -235,7 +226,8 @@ def resumed(
 def _newest(cfg: GroupSAERunnerConfig[Any]) -> Checkpoint | None:
     assert cfg.checkpoint_path is not None  # the config refuses `auto` without it
     checkpoint_at = cache(Checkpoint)
-    folders = _run_folders(Path(cfg.checkpoint_path))
+    beside = Path(cfg.checkpoint_path).parent  # the runs that were given the same checkpoint_path
+    folders = [folder for folder in beside.glob("*") if checkpoints_in(folder)]
     runs = [folder for folder in folders if _is_same(folder, cfg, checkpoint_at)]
     if len(runs) > 1:
         raise CheckpointError(
@@ -248,13 +240,6 @@ def _newest(cfg: GroupSAERunnerConfig[Any]) -> Checkpoint | None:
     newest = checkpoint_at(path)
     newest.is_whole = True
     return newest
-
-
-def _run_folders(own: Path) -> list[Path]:
-    """The folders of the runs that share a `checkpoint_path` with this one, which have checkpoints."""
-    if not own.parent.is_dir():
-        return []
-    return [folder for folder in own.parent.iterdir() if checkpoints_in(folder)]
 
 
 def _is_same(

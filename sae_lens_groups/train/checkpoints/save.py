@@ -4,8 +4,7 @@ import json
 import warnings
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -26,7 +25,7 @@ UNWRITABLE = (OSError, SafetensorError, RuntimeError)
 
 
 class RunCheckpoints:
-    """The checkpoints of one run, whose folder no other run writes to for the block.
+    """The checkpoints of one run, whose folder no other run writes to until it is closed.
 
     Args:
         cfg: says where they go, when they are due, and how many are kept.
@@ -43,19 +42,12 @@ class RunCheckpoints:
         )
         self._lock = ExitStack()
         self._is_locked = False
-
-    def __enter__(self) -> Self:
         if self._folder is not None and self._folder.exists():  # of the run that is resumed
             self._hold(self._folder)
             run_folder.remove_partial(self._folder)
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Lets other runs write to the folder."""
         self._lock.close()
 
     def _hold(self, folder: Path) -> None:
