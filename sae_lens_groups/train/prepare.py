@@ -43,7 +43,7 @@ from sae_lens_groups.train.cache.manifest import CacheManifest
 from sae_lens_groups.train.checkpoints.checkpoint import Checkpoint, resumed
 from sae_lens_groups.train.cost import count_flops
 from sae_lens_groups.train.fast_step import ALWAYS, why_not
-from sae_lens_groups.train.initial import require_usable_start
+from sae_lens_groups.train.initial import pretrained_sae
 from sae_lens_groups.transfer.check import usable_source
 from sae_lens_groups.transfer.keep import kept_groups
 from sae_lens_groups.transfer.start import Transfer
@@ -263,7 +263,7 @@ def prepare(
     if settled.checkpoint is not None:
         settled.checkpoint.require_resumable(cfg, groups)
     cache = _usable_cache(cfg, groups)
-    require_usable_start(cfg)
+    pretrained_sae(cfg)  # refuses one that does not fit; each group gets its own later
     if cfg.init_from is not None and override_saes is not None:
         raise ConfigError(
             "init_from and override_saes both say what SAEs start from; leave one out"
