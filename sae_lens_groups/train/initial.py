@@ -53,10 +53,15 @@ def initial_saes(
     given = override_saes or {}
     for name, sae in given.items():
         _require_fit(sae, cfg, f"override_saes[{name!r}]")
-    saes = {name: given.get(name) or pretrained_sae(cfg) or fresh_sae(cfg) for name in names}
+    saes = {name: given[name] if name in given else _initial_sae(cfg) for name in names}
     for group in groups:
         _prepare(saes[group.name], cfg, group)
     return saes
+
+
+def _initial_sae(cfg: GroupSAERunnerConfig[Any]) -> TrainingSAE[Any]:
+    sae = pretrained_sae(cfg)
+    return fresh_sae(cfg) if sae is None else sae
 
 
 def fresh_sae(cfg: GroupSAERunnerConfig[Any]) -> TrainingSAE[Any]:
