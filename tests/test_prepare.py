@@ -17,7 +17,7 @@ from sae_lens_groups import GroupSAETrainingRunner, SAESuite
 from sae_lens_groups.config import FAST_STEPS, INIT_DIRECTIONS, INIT_PARAMETERS
 from sae_lens_groups.errors import GroupSAEError
 from sae_lens_groups.plan import choose
-from sae_lens_groups.train import export, prepare
+from sae_lens_groups.train import prepare
 from sae_lens_groups.train.cache.manifest import CacheManifest
 from sae_lens_groups.train.cache.run import cache_activations
 from sae_lens_groups.train.cost import flops_of_sae_step
@@ -165,7 +165,7 @@ def test_a_suite_says_what_a_step_of_its_saes_costs(
     def no_room(_: Any) -> float:
         raise torch.OutOfMemoryError("another SAE")
 
-    monkeypatch.setattr(export, "flops_of_sae_step", no_room)
+    monkeypatch.setattr("sae_lens_groups.train.run.flops_of_sae_step", no_room)
     again = GroupSAETrainingRunner(group_config(), tokens, model).run()
     assert again.manifest.sae_step_flops is None
     assert torch.equal(again.layer(0).W_dec, suite.layer(0).W_dec)

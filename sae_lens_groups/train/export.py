@@ -17,7 +17,6 @@ from sae_lens_groups.saved.training_curves import TrainingPoint
 from sae_lens_groups.saved.transfer_report import TransferReport
 from sae_lens_groups.scaling.fold import layer_sae
 from sae_lens_groups.suite import SAESuite
-from sae_lens_groups.train.cost import flops_of_sae_step
 from sae_lens_groups.train.trainer import GroupSAETrainer
 
 
@@ -51,6 +50,7 @@ def export_suite(
     transfer: TransferReport | None = None,
     dataset_rows_read: int | None = None,
     training_curves: tuple[TrainingPoint, ...] = (),
+    sae_step_flops: float | None = None,
 ) -> SAESuite:
     """The suite of these trained groups; a layer's SAE is built when it is asked for."""
     layers = {layer: part for trainer in trainers for layer, part in _trained_layers(trainer)}
@@ -65,7 +65,7 @@ def export_suite(
         plan=plan,
         transfer=transfer,
         dataset_rows_read=dataset_rows_read,
-        sae_step_flops=_sae_step_flops(cfg),
+        sae_step_flops=sae_step_flops,
     )
     return SAESuite(
         manifest,
@@ -76,13 +76,6 @@ def export_suite(
         runner_cfg=cfg.to_dict(),
         training_curves=training_curves,
     )
-
-
-def _sae_step_flops(cfg: GroupSAERunnerConfig[Any]) -> float | None:
-    try:
-        return flops_of_sae_step(cfg)
-    except (RuntimeError, MemoryError):  # no room for another SAE, which is to cost no suite
-        return None
 
 
 def _trained_layers(trainer: GroupSAETrainer) -> list[tuple[int, _TrainedLayer]]:

@@ -38,6 +38,7 @@ from sae_lens_groups.suite import SAESuite
 from sae_lens_groups.train.cache.read import CachedActivationsStore
 from sae_lens_groups.train.checkpoints.checkpoint import Checkpoint, rescale_learning_rate
 from sae_lens_groups.train.checkpoints.save import UNWRITABLE, RunCheckpoints, save_runner_files
+from sae_lens_groups.train.cost import flops_of_sae_step
 from sae_lens_groups.train.evals import GroupEvaluator, SuiteScores
 from sae_lens_groups.train.export import export_suite
 from sae_lens_groups.train.group_trainer import GroupTrainer
@@ -88,6 +89,8 @@ class GroupSAETrainingRunner:
         self.activations_store = store.from_group_config(
             self.model, cfg, self.groups, self._dataset
         )
+        # Before the run's own SAEs, whose training takes more memory than this.
+        self._sae_step_flops = _flops_if_counted(cfg)
         # The global generator decides initial weights here and the shuffling in `run`. It is
         # seeded apart from whatever else the process draws, and carried over between the two.
         with torch.random.fork_rng():
@@ -132,6 +135,7 @@ class GroupSAETrainingRunner:
             self._finished_report(trainers),
             dataset_rows_read=self._dataset_rows_read(),
             training_curves=trainer.curves.points,
+            sae_step_flops=self._sae_step_flops,
         )
         if self.cfg.init_keep_layers:
             assert self._transfer is not None
@@ -318,3 +322,10 @@ class GroupSAETrainingRunner:
                     wandb_aliases=["final_model"],
                 )
         wandb.finish()
+
+
+def _flops_if_counted(cfg: GroupSAERunnerConfig[Any]) -> float | None:
+    try:
+        return flops_of_sae_step(cfg)
+    except RuntimeError:  # of torch, on some device or another: no reason not to train
+        return None
