@@ -134,6 +134,11 @@ def require_one_of(field: str, name: str, known: Collection[str]) -> None:
 
 
 def require_device(name: str, device: str | None) -> None:
+    """Refuses a device that torch cannot use here.
+
+    Raises:
+        ConfigError: says why.
+    """
     if device in (None, "with_model"):
         return
     try:
