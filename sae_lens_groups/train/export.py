@@ -10,7 +10,7 @@ from sae_lens import SAE, TrainingSAE
 from sae_lens.training.activation_scaler import ActivationScaler
 
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.layers import HookTemplate, LayerGroup
+from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.plan.group_plan import GroupPlan
 from sae_lens_groups.saved.manifest import SuiteManifest, group_metadata
 from sae_lens_groups.saved.training_curves import TrainingPoint
@@ -29,18 +29,6 @@ class _TrainedLayer:
     scaler: ActivationScaler
     log_sparsity_F: torch.Tensor
     results: dict[str, Any]
-
-    def sae(self, layer: int, template: HookTemplate) -> SAE[Any]:
-        """The plain SAE of the layer."""
-        metadata = {
-            "hook_name": template.hook_name(layer),
-            "sae_lens_groups": {
-                **group_metadata(self.group),
-                "layer": layer,
-                "scaling_factor": self.scaler.scaling_factor,
-            },
-        }
-        return layer_sae(self.group_sae, self.scaler, metadata | self.results)
 
 
 def export_suite(
@@ -67,9 +55,22 @@ def export_suite(
         dataset_rows_read=dataset_rows_read,
         sae_step_flops=sae_step_flops,
     )
+
+    def build_layer(layer: int) -> SAE[Any]:
+        part = layers[layer]
+        metadata = {
+            "hook_name": cfg.hook_template.hook_name(layer),
+            "sae_lens_groups": {
+                **group_metadata(part.group),
+                "layer": layer,
+                "scaling_factor": part.scaler.scaling_factor,
+            },
+        }
+        return layer_sae(part.group_sae, part.scaler, metadata | part.results)
+
     return SAESuite(
         manifest,
-        build_layer=lambda layer: layers[layer].sae(layer, cfg.hook_template),
+        build_layer=build_layer,
         build_group=group_saes.__getitem__,
         build_scaler=lambda layer: layers[layer].scaler,
         build_sparsity=lambda layer: layers[layer].log_sparsity_F,
