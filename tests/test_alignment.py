@@ -29,6 +29,7 @@ from sae_lens_groups.scaling.estimate import WhiteningEstimate
 from sae_lens_groups.scaling.group_scaling import MEAN_NORM, WHITENING, GroupScaling
 from sae_lens_groups.scaling.layer_scaler import LayerMap, LayerScaler
 from sae_lens_groups.scaling.moments import PairMoments
+from sae_lens_groups.train.prepare import settle
 
 from .conftest import (
     ARCHITECTURES,
@@ -309,7 +310,7 @@ def test_another_packages_alignment_is_used(model: HookedTransformer, tokens: Da
 )
 def test_what_cannot_be_aligned_is_refused_at_once(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(GroupSAEError) as caught:
-        group_config("0-2", **changes)
+        settle(group_config("0-2", **changes))
     assert message in str(caught.value)
 
 

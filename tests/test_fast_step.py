@@ -19,6 +19,7 @@ from sae_lens_groups.errors import ConfigError, UnknownNameError
 from sae_lens_groups.train.fast_step import ALWAYS, AUTO, NEVER, Scratch, choose_step, why_not
 from sae_lens_groups.train.fast_step.largest import largest_of_all, largest_per_row
 from sae_lens_groups.train.group_trainer import GroupTrainer
+from sae_lens_groups.train.prepare import settle
 from sae_lens_groups.train.trainer import GroupSAETrainer
 
 from .conftest import ARCHITECTURES, group_config, sae_config
@@ -294,12 +295,12 @@ class TestChoice:
     )
     def test_always_says_why_it_cannot(self, changes: dict[str, Any], reason: str) -> None:
         with pytest.raises(ConfigError) as caught:
-            group_config(fast_step="always", **changes)
+            settle(group_config(fast_step="always", **changes))
         assert str(caught.value).startswith(f"fast_step is always, but {reason}")
         assert str(caught.value).endswith(
             "set fast_step to auto, which is SAELens's own step there"
         )
-        group_config(fast_step="auto", **changes)
+        settle(group_config(fast_step="auto", **changes))
 
     def test_an_unknown_mode_lists_the_known_ones(self) -> None:
         with pytest.raises(UnknownNameError) as caught:

@@ -3,6 +3,7 @@
 import json
 import math
 import traceback
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from sae_lens import LanguageModelSAERunnerConfig, LoggingConfig, StandardSAECon
 
 from sae_lens_groups import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError, GroupSAEError, UnknownNameError
+from sae_lens_groups.train.prepare import SettledConfig, settle
 
 from .conftest import ARCHITECTURES, sae_config, settings
 from .fuzzing import fuzzed, junk, message_of, numbers, scalars, texts
@@ -110,10 +112,10 @@ SAE_FIELDS: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
-def tried(make: Any) -> GroupSAERunnerConfig[Any] | None:
-    """The config that `make` makes; None where it is refused with a message."""
+def tried(make: Callable[[], GroupSAERunnerConfig[Any]]) -> SettledConfig | None:
+    """The config that `make` makes, settled; None where it is refused with a message."""
     try:
-        return make()
+        return settle(make())
     except GroupSAEError as error:
         message_of(error)
         return None
@@ -123,19 +125,19 @@ def tried(make: Any) -> GroupSAERunnerConfig[Any] | None:
         return None
 
 
-def require_usable(cfg: GroupSAERunnerConfig[Any]) -> None:
+def require_usable(settled: SettledConfig) -> None:
     """What the runner relies on without another look."""
+    cfg = settled.cfg
     assert cfg.training_tokens >= cfg.train_batch_size_tokens >= 1
     assert cfg.n_batches_in_buffer * cfg.rows_per_prompt >= cfg.train_batch_size_tokens
     assert math.isfinite(cfg.lr)
-    assert isinstance(cfg.measures_distances, bool)
+    assert isinstance(settled.measures_distances, bool)
     assert cfg.hook_template.layer_of(cfg.hook_template.hook_name(2)) == 2
     assert isinstance(cfg.to_dict(), dict)
-    if not cfg.measures_distances:
-        try:
-            assert cfg.resolve_groups(4)
-        except GroupSAEError as error:
-            message_of(error)
+    try:
+        assert settled.measures_distances or settled.groups_of(4)
+    except GroupSAEError as error:
+        message_of(error)
 
 
 @pytest.fixture
@@ -151,9 +153,9 @@ def _things_to_find(tmp_path: Path) -> None:
 def test_any_flags_over_a_saelens_config_are_usable_or_refused(given_flags: dict[str, Any]) -> None:
     theirs = LanguageModelSAERunnerConfig(**settings(checkpoint_path="checkpoints"))
     flags = {"layer_groups": "0-2,3", **given_flags}
-    cfg = tried(lambda: GroupSAERunnerConfig.from_sae_lens(theirs, **flags))
-    if cfg is not None:
-        require_usable(cfg)
+    settled = tried(lambda: GroupSAERunnerConfig.from_sae_lens(theirs, **flags))
+    if settled is not None:
+        require_usable(settled)
 
 
 @pytest.mark.usefixtures("_things_to_find")
@@ -171,9 +173,9 @@ def test_any_settings_are_usable_or_refused(
         if hasattr(sae, name):
             setattr(sae, name, value)
     chosen = {**settings(layer_groups="even:2", sae=sae, init_from="folder"), **given_settings}
-    cfg = tried(lambda: GroupSAERunnerConfig(**chosen))
-    if cfg is not None:
-        require_usable(cfg)
+    settled = tried(lambda: GroupSAERunnerConfig(**chosen))
+    if settled is not None:
+        require_usable(settled)
 
 
 # --- what the fuzzing found ---

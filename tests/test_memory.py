@@ -7,6 +7,7 @@ from torch._subclasses import FakeTensor
 
 from sae_lens_groups.activations.batches import BatchStream
 from sae_lens_groups.activations.store import GroupActivationsStore
+from sae_lens_groups.train.prepare import settle
 
 from .conftest import CONTEXT_SIZE, D_IN, group_config, make_model, make_tokens
 
@@ -32,7 +33,8 @@ def buffer_bytes(layer_groups: str, n_batches: int = 6) -> int:
     """Most bytes that the stream of batches holds between two of them."""
     model = make_model(n_layers=16)
     cfg = group_config(layer_groups, n_batches_in_buffer=64, store_batch_size_prompts=8)
-    groups = cfg.resolve_groups(16)
+    groups = settle(cfg).groups_of(16)
+    assert groups is not None
     store = GroupActivationsStore.from_group_config(model, cfg, groups, make_tokens())
     store.get_batch_tokens()  # whatever reading the dataset keeps is not the buffer's
     before = live_tensor_bytes()

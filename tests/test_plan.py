@@ -32,6 +32,7 @@ from sae_lens_groups.plan.even import even
 from sae_lens_groups.plan.rule import Partition
 from sae_lens_groups.plugins import plugin_manager
 from sae_lens_groups.train.cost import count_flops, time_steps
+from sae_lens_groups.train.prepare import settle
 
 from .conftest import (
     ARCHITECTURES,
@@ -507,18 +508,18 @@ def test_a_plan_for_something_else_is_refused(
 def test_a_plan_for_another_head_is_refused(plan: GroupPlan, tmp_path: Path) -> None:
     cfg = group_config(str(plan.save(tmp_path / "plan.json")), hook_head_index=1)
     with pytest.raises(PlanError, match="made for the hook_head_index None, and this run has 1"):
-        cfg.resolve_groups(4)
+        settle(cfg).groups_of(4)
 
 
 def test_a_folder_that_holds_a_plan_will_do(plan: GroupPlan, tmp_path: Path) -> None:
     plan.save(tmp_path / "my_plan" / "plan.json")
-    assert group_config(str(tmp_path / "my_plan")).resolve_groups(4) == plan.groups
+    assert settle(group_config(str(tmp_path / "my_plan"))).groups_of(4) == plan.groups
 
 
 def test_a_plan_for_a_model_of_another_depth_is_refused(plan: GroupPlan, tmp_path: Path) -> None:
     cfg = group_config(str(plan.save(tmp_path / "plan.json")))
     with pytest.raises(PlanError, match="made for the number of layers 4, and this run has 12"):
-        cfg.resolve_groups(12)
+        settle(cfg).groups_of(12)
 
 
 # --- training from a plan ---

@@ -10,6 +10,7 @@ from sae_lens_groups.cli import main
 from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.plan.rule import Partition, PartitionRequest
 from sae_lens_groups.plugins import partitions, plugin_manager, registrations
+from sae_lens_groups.train.prepare import settle
 
 from .conftest import group_config
 
@@ -58,7 +59,7 @@ def test_our_own_choices_are_registered_through_the_hooks() -> None:
 @pytest.mark.usefixtures("halves")
 def test_another_packages_partition_works_as_layer_groups() -> None:
     cfg = group_config("halves")
-    assert cfg.resolve_groups(4) == (LayerGroup(0, 1), LayerGroup(2, 3))
+    assert settle(cfg).groups_of(4) == (LayerGroup(0, 1), LayerGroup(2, 3))
 
 
 def test_a_plugin_is_gone_once_it_is_unregistered() -> None:

@@ -22,6 +22,7 @@ from sae_lens_groups.files.folder import CheckedFolder
 from sae_lens_groups.publish.public_files import public_files
 from sae_lens_groups.publish.scan import require_nothing_private
 from sae_lens_groups.saved.manifest import SuiteManifest, read_manifest
+from sae_lens_groups.train.prepare import settle
 
 from .conftest import group_config, make_model, make_tokens, sae_config
 from .test_evaluate_command import QUICK, train
@@ -402,7 +403,7 @@ def test_the_published_settings_train_the_same_groups(folder: Path) -> None:
     assert found["layer_groups"] == "0-2,3"
     assert found["logger"]["run_name"] == "topk-48-groups-0-2,3-LR-0.003-Tokens-9e+02"
     cfg = GroupSAERunnerConfig.from_saved(found)
-    assert cfg.resolve_groups(4) == read_manifest(CheckedFolder(folder)).groups
+    assert settle(cfg).groups_of(4) == read_manifest(CheckedFolder(folder)).groups
     assert Path(str(cfg.checkpoint_path)).parent.name == "ckpt"
 
 

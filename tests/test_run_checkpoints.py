@@ -20,7 +20,6 @@ from safetensors.torch import load_file, save_file
 from transformer_lens import HookedTransformer
 
 from sae_lens_groups import GroupSAETrainingRunner, SAESuite
-from sae_lens_groups.config import Every, parse_every
 from sae_lens_groups.errors import (
     CheckpointError,
     ConfigError,
@@ -30,6 +29,7 @@ from sae_lens_groups.errors import (
     OutputFolderError,
     TrainingInterrupted,
 )
+from sae_lens_groups.field_values import Every, parse_every
 from sae_lens_groups.files.checksums import write_checksums
 from sae_lens_groups.files.writing import only_writer
 from sae_lens_groups.train.checkpoints.folder import checkpoints_in, damage_of

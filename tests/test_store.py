@@ -15,6 +15,7 @@ from sae_lens_groups.activations.draw import draw_positions
 from sae_lens_groups.activations.shuffle_buffer import GroupBatch, ShuffleBuffer
 from sae_lens_groups.activations.store import GroupActivationsStore
 from sae_lens_groups.errors import ConfigError, DatasetError, NonFiniteActivationsError
+from sae_lens_groups.train.prepare import settle
 
 from .conftest import (
     CONTEXT_SIZE,
@@ -31,7 +32,8 @@ def make_store(
     model: HookedTransformer, dataset: Dataset, layer_groups: str = "0-2,3", **changes: Any
 ) -> GroupActivationsStore:
     cfg = group_config(layer_groups, **changes)
-    groups = cfg.resolve_groups(len(model.blocks))
+    groups = settle(cfg).groups_of(len(model.blocks))
+    assert groups is not None
     return GroupActivationsStore.from_group_config(model, cfg, groups, dataset)
 
 

@@ -27,6 +27,7 @@ from sae_lens_groups.scaling.group_scaling import MEAN_NORM, WHITENING
 from sae_lens_groups.scaling.layer_scaler import LayerScaler
 from sae_lens_groups.scaling.moments import PairMoments
 from sae_lens_groups.train.initial import fresh_sae
+from sae_lens_groups.train.prepare import settle
 from sae_lens_groups.transfer.start import DIRECTIONS
 from sae_lens_groups.transfer.take import take_parameters
 
@@ -545,9 +546,11 @@ def test_a_fraction_of_the_sources_tokens(
     train(growing, tokens, "0-1,2", output_path=str(tmp_path / "s"), **flags)
     for init_from in ("s", "s/blocks.1.hook_resid_post", "s/groups/layers_0-1"):
         cfg = group_config("each", init_from=str(tmp_path / init_from), token_fraction=0.2)
-        assert cfg.training_tokens == 320
+        assert settle(cfg).cfg.training_tokens == 320
     cfg = group_config("each", init_from=str(tmp_path / "s"), token_fraction=0.2)
-    assert GroupSAERunnerConfig.from_saved(cfg.to_dict()).training_tokens == 320
+    again = GroupSAERunnerConfig.from_saved(settle(cfg).cfg.to_dict())
+    assert settle(again).cfg.training_tokens == 320
+    assert str(again.logger.run_name).endswith("-Tokens-3.200e+02")
 
 
 # --- mistakes ---
@@ -705,7 +708,7 @@ def test_mistakes_are_found_before_the_model_is_loaded(
     message: str,
 ) -> None:
     monkeypatch.setattr("sae_lens_groups.train.run.load_hooked_model", None)
-    monkeypatch.setattr("sae_lens_groups.activations.model.n_layers_before_loading", lambda _: 4)
+    monkeypatch.setattr("sae_lens_groups.train.prepare.n_layers_before_loading", lambda _: 4)
     if (
         init_from is not None and (sources / init_from.split("/")[0]).exists()
     ) or init_from == "gone":
@@ -895,7 +898,7 @@ def test_a_resumed_fraction_keeps_its_length_and_its_source(
     (checkpoint,) = (path.parent for path in tmp_path.glob("c/*/*/transfer.json"))
     (tmp_path / "s").rename(tmp_path / "gone")
     resumed = group_config("0,2", resume_from_checkpoint=str(checkpoint), **flags)
-    assert resumed.training_tokens == 480
+    assert settle(resumed).cfg.training_tokens == 480
     saved = json.loads((checkpoint / "runner_cfg.json").read_text())
     assert GroupSAERunnerConfig.from_saved(saved, training_tokens=640).training_tokens == 640
     again = GroupSAERunnerConfig.from_saved(

@@ -16,21 +16,6 @@ from sae_lens_groups.layers import HookTemplate, LayerGroup
 CAN_CHOOSE_HOOKS = "hook_names" in inspect.signature(load_model).parameters
 
 
-def groups_before_loading(cfg: GroupSAERunnerConfig[Any]) -> tuple[LayerGroup, ...] | None:
-    """The groups, read from the model's configuration alone; None where they have to be measured,
-    or where the configuration does not tell.
-
-    So that a group beyond the model is refused before gigabytes of weights are loaded.
-    """
-    n_layers = n_layers_before_loading(cfg)
-    if n_layers is None:
-        return None
-    if cfg.measures_distances:
-        cfg.require_enough_layers(n_layers)
-        return None
-    return cfg.resolve_groups(n_layers)
-
-
 def n_layers_before_loading(cfg: GroupSAERunnerConfig[Any]) -> int | None:
     """The number of layers that have the hook, from the model's configuration alone.
 

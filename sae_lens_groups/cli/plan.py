@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from sae_lens_groups.plan.measure import find_metric, measure_layer_distances
 from sae_lens_groups.plan.page import save_plan_folder
 from sae_lens_groups.plan.text import plan_text
 from sae_lens_groups.train.cost import count_flops, time_steps
+from sae_lens_groups.train.prepare import settle
 
 # Features per dimension of the SAEs that a plan without --d_sae reckons with, as in the paper.
 _EXPANSION = 16
@@ -33,6 +35,8 @@ def plan(args: Sequence[str]) -> int:
     """Measures, plans, prints, and writes `plan.json`, `plan.html` and `plan.png`."""
     own, rest = _parser().parse_known_args(list(args))
     flags = parse_flags("plan", rest, _DEFAULTS, d_sae=_ANY_D_SAE)
+    with as_mistakes():
+        flags = replace(flags, cfg=settle(flags.cfg).cfg)
     asked_for = flags.cfg.output_path if "output_path" in flags.given else None
     folder = Path(asked_for or "plan")
     files.require_free(folder)
@@ -58,7 +62,7 @@ def _plan(flags: ParsedFlags, own: argparse.Namespace) -> GroupPlan:
         "last_layer": own.last_layer,
     }
     dataset = open_dataset(cfg)
-    require_plannable(cfg.layer_groups, n_layers=n_layers_before_loading(cfg), **choice)
+    rule = require_plannable(cfg.layer_groups, n_layers=n_layers_before_loading(cfg), **choice)
     model = load_hooked_model(cfg, None)
     tokenizer = getattr(model, "tokenizer", None)
     require_usable_rows(cfg.dataset_path, dataset, tokenizer, d_vocab(model))
@@ -68,7 +72,7 @@ def _plan(flags: ParsedFlags, own: argparse.Namespace) -> GroupPlan:
     distances = measure_layer_distances(
         cfg, metric=own.metric, override_dataset=dataset, override_model=model
     )
-    return plan_groups(distances, cfg.layer_groups, flops=flops, seconds=seconds, **choice)
+    return plan_groups(distances, rule, flops=flops, seconds=seconds, **choice)
 
 
 def _complete(flags: ParsedFlags, model: Any) -> None:

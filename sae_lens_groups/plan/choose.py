@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from sae_lens_groups.errors import ConfigError, LayerGroupsError, PlanError
+from sae_lens_groups.field_values import require_threshold
 from sae_lens_groups.layers import require_within
 from sae_lens_groups.plan.cost import SuiteCost
 from sae_lens_groups.plan.distances import LayerDistances
@@ -28,7 +29,7 @@ DEFAULT_PARTITION = "linkage"
 
 def plan_groups(
     distances: LayerDistances,
-    layer_groups: str = AUTO,
+    layer_groups: str | PartitionRule = AUTO,
     *,
     amad_threshold: float = 0.2,
     max_cost: float | None = None,
@@ -103,7 +104,7 @@ def plan_groups(
 
 
 def require_plannable(
-    layer_groups: str,
+    layer_groups: str | PartitionRule,
     *,
     amad_threshold: float = 0.2,
     max_cost: float | None = None,
@@ -124,7 +125,8 @@ def require_plannable(
             f"max_cost is {max_cost}; it is the part of what an SAE per layer costs, so it lies "
             "above 0 and is at most 1"
         )
-    rule = parse_layer_groups(layer_groups)
+    read = isinstance(layer_groups, PartitionRule)
+    rule = layer_groups if read else parse_layer_groups(layer_groups)
     if isinstance(rule, PlanFile):
         raise LayerGroupsError(
             f"layer_groups {layer_groups!r} is a finished plan; train with it, or name a rule such "
@@ -146,19 +148,6 @@ def require_plannable(
     n_split = None if n_layers is None else n_layers_to_split(partition, n_layers, last_layer)
     require_usable(rule, partition, n_split)
     return rule
-
-
-def require_threshold(amad_threshold: float) -> None:
-    """Refuses a threshold that no plan can mean.
-
-    Raises:
-        ConfigError: it is not above 0 and at most 0.5.
-    """
-    if not 0 < amad_threshold <= 0.5:
-        raise ConfigError(
-            f"amad_threshold is {amad_threshold}; it lies above 0 (one SAE per layer) and is at "
-            "most 0.5 (layers at a right angle); the paper's is 0.2"
-        )
 
 
 def _choice(

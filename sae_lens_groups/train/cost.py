@@ -46,8 +46,12 @@ def count_flops(
 
 
 def flops_of_sae_step(cfg: GroupSAERunnerConfig[Any]) -> float:
-    """FLOPs per token of a training step of one SAE of this config."""
-    return flops_of(_sae_step(cfg, _ROWS_TO_COUNT)) / _ROWS_TO_COUNT
+    """FLOPs per token of a training step of one SAE of this config.
+
+    Leaves the random generators as they are.
+    """
+    with torch.random.fork_rng():
+        return flops_of(_sae_step(cfg, _ROWS_TO_COUNT)) / _ROWS_TO_COUNT
 
 
 def time_steps(

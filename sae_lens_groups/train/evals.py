@@ -18,7 +18,7 @@ from sae_lens_groups.activations.batches import TrainingBatches
 from sae_lens_groups.activations.dataset import as_stream
 from sae_lens_groups.activations.store import GroupActivationsStore
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.layers import HookTemplate, LayerGroup
+from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.saved.transfer_report import Scores
 from sae_lens_groups.scaling.fold import layer_sae
 from sae_lens_groups.train.trainer import GroupSAETrainer
@@ -89,13 +89,10 @@ class GroupEvaluator:
     `MultiSAETrainer` calls it where it calls its own evaluator.
     """
 
+    cfg: GroupSAERunnerConfig[Any]
     model: HookedRootModule
     store: ActivationsStore
     trainers: Mapping[str, GroupSAETrainer]
-    template: HookTemplate
-    eval_batch_size_prompts: int | None
-    n_eval_batches: int
-    model_kwargs: Mapping[str, Any]
 
     def __call__(
         self,
@@ -105,7 +102,8 @@ class GroupEvaluator:
         hook_names: dict[str, str],  # noqa: ARG002  # these are the groups' names
     ) -> dict[str, Any]:
         """Log entries `<group>/layer_<n>/<section>` of SAELens's metrics."""
-        config = layer_eval_config(self.n_eval_batches, self.eval_batch_size_prompts)
+        cfg = self.cfg
+        config = layer_eval_config(cfg.n_eval_batches, cfg.eval_batch_size_prompts)
         excluded = self.store.exclude_special_tokens
         logs: dict[str, Any] = {}
         is_ours = isinstance(data_provider, TrainingBatches)
@@ -114,14 +112,14 @@ class GroupEvaluator:
             for name, sae in saes.items():
                 trainer = self.trainers[name]
                 for layer, scaler in zip(trainer.group.layers, trainer.scaling.scalers):
-                    with _standing_for(sae, self.template.hook_name(layer)):
+                    with _standing_for(sae, cfg.hook_template.hook_name(layer)):
                         metrics = tokens.evaluate(
                             sae,
                             self.model,
                             scaler,
                             config,
                             exclude_special_tokens=False if excluded is None else excluded.tolist(),
-                            model_kwargs=self.model_kwargs,
+                            model_kwargs=cfg.model_kwargs,
                         )
                     logs.update({f"{name}/layer_{layer}/{key}": v for key, v in metrics.items()})
         return logs

@@ -38,6 +38,7 @@ def export_suite(
     transfer: TransferReport | None = None,
     dataset_rows_read: int | None = None,
     training_curves: tuple[TrainingPoint, ...] = (),
+    sae_step_flops: float | None = None,
 ) -> SAESuite:
     """The suite of these trained groups; a layer's SAE is built when it is asked for."""
     layers = {layer: part for trainer in trainers for layer, part in _trained_layers(trainer)}
@@ -52,6 +53,7 @@ def export_suite(
         plan=plan,
         transfer=transfer,
         dataset_rows_read=dataset_rows_read,
+        sae_step_flops=sae_step_flops,
     )
 
     def build_layer(layer: int) -> SAE[Any]:

@@ -33,12 +33,6 @@ _RECORDED_SETTINGS = (
 )
 
 
-def require_usable_start(cfg: GroupSAERunnerConfig[Any]) -> None:
-    """Refuses a `from_pretrained_path` that does not fit, before the model is loaded."""
-    if cfg.from_pretrained_path is not None:
-        _pretrained(cfg)
-
-
 def initial_saes(
     cfg: GroupSAERunnerConfig[Any],
     groups: Iterable[LayerGroup],
@@ -56,21 +50,18 @@ def initial_saes(
             f"override_saes has the keys {', '.join(sorted(override_saes))}; "
             f"it needs one SAE for each of {', '.join(names)}"
         )
-    for name, sae in (override_saes or {}).items():
+    given = override_saes or {}
+    for name, sae in given.items():
         _require_fit(sae, cfg, f"override_saes[{name!r}]")
-    saes = {
-        group.name: override_saes[group.name] if override_saes else _initial_sae(cfg)
-        for group in groups
-    }
+    saes = {name: given[name] if name in given else _initial_sae(cfg) for name in names}
     for group in groups:
         _prepare(saes[group.name], cfg, group)
     return saes
 
 
 def _initial_sae(cfg: GroupSAERunnerConfig[Any]) -> TrainingSAE[Any]:
-    if cfg.from_pretrained_path is not None:
-        return _pretrained(cfg)
-    return fresh_sae(cfg)
+    sae = pretrained_sae(cfg)
+    return fresh_sae(cfg) if sae is None else sae
 
 
 def fresh_sae(cfg: GroupSAERunnerConfig[Any]) -> TrainingSAE[Any]:
@@ -79,9 +70,15 @@ def fresh_sae(cfg: GroupSAERunnerConfig[Any]) -> TrainingSAE[Any]:
     return sae_class(config_class.from_dict(cfg.sae.to_dict()))
 
 
-def _pretrained(cfg: GroupSAERunnerConfig[Any]) -> TrainingSAE[Any]:
+def pretrained_sae(cfg: GroupSAERunnerConfig[Any]) -> TrainingSAE[Any] | None:
+    """The SAE at `from_pretrained_path`; None where none is named.
+
+    Raises:
+        ConfigError: there is none, or one that does not fit.
+    """
     path = cfg.from_pretrained_path
-    assert path is not None
+    if path is None:
+        return None
     try:
         sae = SavedSAE.at(Path(path)).load(cfg.device)
     except UNREADABLE as error:

@@ -1,62 +1,326 @@
-"""What the flags of a run name, found and checked before the model is loaded."""
+"""What a run's settings name, found and checked once: before the language model is loaded, but for
+groups that have to be measured in it.
+"""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from datasets import IterableDataset
+from sae_lens import TrainingSAE
 from sae_lens.config import HfDataset
 from transformer_lens import HookedRootModule
 
+from sae_lens_groups import files
+from sae_lens_groups.activations.dataset import as_stream, open_dataset, require_usable_rows
 from sae_lens_groups.activations.model import (
+    d_vocab,
+    n_layers_before_loading,
     n_layers_of,
+    require_hooks,
 )
 from sae_lens_groups.config import GroupSAERunnerConfig
+from sae_lens_groups.errors import ConfigError
+from sae_lens_groups.field_values import require_one_of
+from sae_lens_groups.files.writing import only_writer
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.plan.choose import plan_groups
+from sae_lens_groups.plan.choose import plan_groups, require_plannable
 from sae_lens_groups.plan.group_plan import GroupPlan
 from sae_lens_groups.plan.measure import measure_layer_distances
-from sae_lens_groups.saved.open import InitSource
-from sae_lens_groups.train.checkpoints.checkpoint import (
-    saved_plan,
+from sae_lens_groups.plan.rule import (
+    PartitionRule,
+    PlanFile,
+    find_partition,
+    parse_layer_groups,
+    require_usable,
+    resolve,
 )
+from sae_lens_groups.plugins import alignments, partitions
+from sae_lens_groups.saved.open import InitSource, training_tokens_of
+from sae_lens_groups.scaling.alignments import NONE, Alignment
+from sae_lens_groups.scaling.group_scaling import ESTIMATED_MODES
+from sae_lens_groups.train.cache.manifest import CacheManifest
+from sae_lens_groups.train.checkpoints.checkpoint import Checkpoint, resumed
 from sae_lens_groups.train.cost import count_flops
+from sae_lens_groups.train.fast_step import ALWAYS, why_not
+from sae_lens_groups.train.initial import pretrained_sae
+from sae_lens_groups.transfer.check import usable_source
 from sae_lens_groups.transfer.keep import kept_groups
 from sae_lens_groups.transfer.start import Transfer
 
+_SPARSITY_WARM_UPS = ("l1_warm_up_steps", "l0_warm_up_steps")
 
-def choose_groups(
-    cfg: GroupSAERunnerConfig[Any], model: HookedRootModule, dataset: HfDataset
-) -> tuple[tuple[LayerGroup, ...], GroupPlan | None]:
-    """The groups to train, and the plan they come from; None where they are named or follow a rule.
 
-    Measures distances only where `layer_groups` asks for it and no checkpoint has the plan. Leaves
-    the dataset and all random generators as they are.
-    """
-    n_layers = n_layers_of(model, cfg.hook_template)
-    plan = cfg.plan_from_file(n_layers)
-    if plan is not None:
+@dataclass(frozen=True, kw_only=True)
+class SettledConfig:
+    """A config, and what its settings mean that name something."""
+
+    cfg: GroupSAERunnerConfig[Any]
+    """With the checkpoint that `auto` means, and the tokens that `token_fraction` means."""
+    rule: PartitionRule | GroupPlan
+    """What `layer_groups` means."""
+    checkpoint: Checkpoint | None
+    """The one to go on from."""
+    _groups_of: dict[int, tuple[LayerGroup, ...] | None] = field(
+        default_factory=dict, init=False, repr=False
+    )
+
+    @property
+    def measures_distances(self) -> bool:
+        """Whether the groups depend on distances, which take the loaded model to measure."""
+        return isinstance(self.rule, PartitionRule) and partitions()[self.rule.name].needs_distances
+
+    def groups_of(self, n_layers: int) -> tuple[LayerGroup, ...] | None:
+        """The groups of a model of `n_layers` layers, lowest first; None for measured ones.
+
+        Raises:
+            LayerGroupsError: the model has too few layers for them.
+            PlanError: the plan that `layer_groups` names was made for another model or hook.
+        """
+        if n_layers not in self._groups_of:
+            self._groups_of[n_layers] = self._resolved(n_layers)
+        return self._groups_of[n_layers]
+
+    def _resolved(self, n_layers: int) -> tuple[LayerGroup, ...] | None:
+        cfg, rule = self.cfg, self.rule
+        if isinstance(rule, GroupPlan):
+            rule.require_fit(cfg.model_name, cfg.hook_template, cfg.hook_head_index, n_layers)
+            return rule.groups
+        if self.measures_distances:
+            require_plannable(rule, amad_threshold=cfg.amad_threshold, n_layers=n_layers)
+            return None
+        return resolve(rule, n_layers, partitions())
+
+    def groups_before_loading(self) -> tuple[LayerGroup, ...] | None:
+        """The groups, read from the model's configuration alone; None where they have to be
+        measured, or where the configuration does not tell.
+
+        So that a group beyond the model is refused before gigabytes of weights are loaded.
+        """
+        n_layers = n_layers_before_loading(self.cfg)
+        return None if n_layers is None else self.groups_of(n_layers)
+
+    def choose_groups(
+        self, model: HookedRootModule, dataset: HfDataset
+    ) -> tuple[tuple[LayerGroup, ...], GroupPlan | None]:
+        """The groups to train, and the plan they come from; None where they are named or follow a
+        rule.
+
+        Measures distances only where `layer_groups` asks for it and no checkpoint has the plan.
+        Leaves the dataset and all random generators as they are.
+        """
+        cfg, rule = self.cfg, self.rule
+        groups = self.groups_of(n_layers_of(model, cfg.hook_template))
+        if groups is not None:
+            return groups, rule if isinstance(rule, GroupPlan) else None
+        plan = None if self.checkpoint is None else self.checkpoint.plan(cfg)
+        if plan is None:
+            assert isinstance(rule, PartitionRule)
+            flops = count_flops(cfg, model, dataset)  # first: what is too large for memory shows
+            distances = measure_layer_distances(cfg, override_model=model, override_dataset=dataset)
+            plan = plan_groups(distances, rule, amad_threshold=cfg.amad_threshold, flops=flops)
         return plan.groups, plan
-    if not cfg.measures_distances:
-        return cfg.resolve_groups(n_layers), None
-    cfg.require_enough_layers(n_layers)
-    resumed_from = cfg.resume_from_checkpoint
-    plan = None if resumed_from is None else saved_plan(resumed_from, cfg)
-    plan = plan or _measured_plan(cfg, model, dataset)
-    return plan.groups, plan
 
 
-def _measured_plan(
-    cfg: GroupSAERunnerConfig[Any], model: HookedRootModule, dataset: HfDataset
-) -> GroupPlan:
-    flops = count_flops(cfg, model, dataset)  # first: what does not fit into memory shows at once
-    distances = measure_layer_distances(cfg, override_model=model, override_dataset=dataset)
-    return plan_groups(distances, cfg.layer_groups, amad_threshold=cfg.amad_threshold, flops=flops)
+def settle(cfg: GroupSAERunnerConfig[Any]) -> SettledConfig:
+    """Looks up what a config names: rules and alignments, a plan, a checkpoint, a source's tokens.
+
+    Raises:
+        GroupSAEError: there is no such thing, or it cannot be used with the other settings.
+    """
+    rule = _read_layer_groups(cfg.layer_groups)
+    _require_usable_step(cfg)
+    layer_alignment = _find_alignment(cfg, "layer_alignment")
+    if layer_alignment is not None:
+        _require_foldable(cfg, "layer_alignment", layer_alignment, "orthogonal or none")
+    init_alignment = _find_alignment(cfg, "init_alignment")
+    cfg, checkpoint = resumed(cfg)
+    if cfg.token_fraction is not None:
+        tokens = None if checkpoint is None else checkpoint.training_tokens
+        cfg = cfg.with_training_tokens(tokens or _tokens_of_fraction(cfg, cfg.token_fraction))
+        _require_schedule_that_fits(cfg)
+    if cfg.init_from is not None and init_alignment is not None and not init_alignment.only_norms:
+        _require_foldable(cfg, "init_alignment", init_alignment, "scale, orthogonal or none")
+    return SettledConfig(cfg=cfg, rule=rule, checkpoint=checkpoint)
 
 
-def planned_transfer(
+def _read_layer_groups(layer_groups: str) -> PartitionRule | GroupPlan:
+    rule = parse_layer_groups(layer_groups)
+    if isinstance(rule, PlanFile):
+        return GroupPlan.load(rule.path)
+    require_usable(rule, find_partition(rule.name, partitions()))
+    return rule
+
+
+def _require_usable_step(cfg: GroupSAERunnerConfig[Any]) -> None:
+    reason = why_not(cfg.sae, cfg.autocast, cfg.compile_sae)
+    if cfg.fast_step == ALWAYS and reason is not None:
+        raise ConfigError(
+            f"fast_step is always, but {reason}; set fast_step to auto, which is SAELens's own "
+            "step there"
+        )
+
+
+def _find_alignment(cfg: GroupSAERunnerConfig[Any], setting: str) -> Alignment | None:
+    """The registered alignment; None for `none`."""
+    known = {NONE: None, **alignments()}
+    name = getattr(cfg, setting)
+    require_one_of(setting, name, known)
+    return known[name]
+
+
+def _require_foldable(
+    cfg: GroupSAERunnerConfig[Any], setting: str, alignment: Alignment, for_tied: str
+) -> None:
+    name, mode = getattr(cfg, setting), cfg.sae.normalize_activations
+    if mode not in ("none", *ESTIMATED_MODES):
+        raise ConfigError(
+            f"{setting} {name!r} cannot be folded into an SAE with normalize_activations={mode!r}, "
+            "which works on each row by itself; use none or expected_average_only_in"
+        )
+    if cfg.sae.architecture() == "matching_pursuit" and not alignment.keeps_lengths:
+        raise ConfigError(
+            f"{setting} {name!r} cannot be folded into matching_pursuit, whose encoder is its "
+            f"decoder; use {for_tied}"
+        )
+
+
+def _tokens_of_fraction(cfg: GroupSAERunnerConfig[Any], fraction: float) -> int:
+    assert cfg.init_from is not None  # the config refuses a fraction without it
+    found = training_tokens_of(cfg.init_from)
+    if found is None:
+        raise ConfigError(
+            f"init_from {cfg.init_from!r} does not say how many tokens it was trained on, so "
+            "token_fraction cannot be used; give training_tokens"
+        )
+    if fraction * found >= 2**63:
+        raise ConfigError(
+            f"token_fraction is {fraction}, of {found:,} tokens; give a number such as 0.2"
+        )
+    return round(fraction * found)
+
+
+def _require_schedule_that_fits(cfg: GroupSAERunnerConfig[Any]) -> None:
+    """Catches the schedule of a long run that was taken over for a fraction of it."""
+    n_steps = cfg.total_training_steps
+    needed = {"lr_warm_up_steps and lr_decay_steps": cfg.lr_warm_up_steps + cfg.lr_decay_steps}
+    needed |= {name: getattr(cfg.sae, name, 0) for name in _SPARSITY_WARM_UPS}
+    for name, n in needed.items():
+        if n > n_steps:
+            raise ConfigError(
+                f"token_fraction leaves {n_steps} training steps, and {name} take {n}; lower what "
+                "is in the way"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedRun:
+    """All that a run needs but the language model, found and checked."""
+
+    settled: SettledConfig
+    dataset: IterableDataset
+    dataset_path: str | None
+    """Where it was opened; None for one that was passed in."""
+    groups: tuple[LayerGroup, ...] | None
+    """None where they are known only once the model is loaded."""
+    cache: CacheManifest | None
+    """Of the cached activations to train from."""
+    source: InitSource | None
+    """What `init_from` names."""
+    transfer: Transfer | None
+    """Where each group starts from; None without a source, or before the groups are known."""
+
+    @property
+    def cfg(self) -> GroupSAERunnerConfig[Any]:
+        """The settled config."""
+        return self.settled.cfg
+
+    @property
+    def loaded_groups(self) -> tuple[LayerGroup, ...] | None:
+        """Whose layers the model is loaded with hooks at; None for all layers."""
+        return self.groups if self.transfer is None else self.transfer.loaded_groups
+
+
+def prepare(
+    cfg: GroupSAERunnerConfig[Any],
+    override_dataset: HfDataset | None = None,
+    override_model: HookedRootModule | None = None,
+    override_saes: Mapping[str, TrainingSAE[Any]] | None = None,
+) -> PreparedRun:
+    """Finds and checks all that `GroupSAETrainingRunner` needs before it loads the model.
+
+    Raises:
+        GroupSAEError: a mistake in the config.
+    """
+    settled = settle(cfg)
+    cfg = settled.cfg
+    if cfg.output_path is not None:
+        files.require_free(cfg.output_path)
+        with only_writer(cfg.output_path):
+            pass  # before the work that comes first; `run` holds it
+    dataset = open_dataset(cfg) if override_dataset is None else as_stream(override_dataset)
+    groups = None if override_model is not None else settled.groups_before_loading()
+    if settled.checkpoint is not None:
+        settled.checkpoint.require_resumable(cfg, groups)
+    cache = _usable_cache(cfg, groups)
+    pretrained_sae(cfg)  # refuses one that does not fit; each group gets its own later
+    if cfg.init_from is not None and override_saes is not None:
+        raise ConfigError(
+            "init_from and override_saes both say what SAEs start from; leave one out"
+        )
+    source = usable_source(cfg)
+    return PreparedRun(
+        settled=settled,
+        dataset=dataset,
+        dataset_path=cfg.dataset_path if override_dataset is None else None,
+        groups=groups,
+        cache=cache,
+        source=source,
+        transfer=_transfer(cfg, source, groups),
+    )
+
+
+def complete(
+    run: PreparedRun, model: HookedRootModule
+) -> tuple[tuple[LayerGroup, ...], GroupPlan | None, Transfer | None]:
+    """The groups of the loaded model, with their plan, and where each of them starts from.
+
+    Checks what depends on groups that were not known before.
+
+    Raises:
+        GroupSAEError: the model, the dataset and the config do not fit together.
+    """
+    cfg, checkpoint = run.cfg, run.settled.checkpoint
+    tokenizer = getattr(model, "tokenizer", None)
+    require_usable_rows(run.dataset_path, run.dataset, tokenizer, d_vocab(model))
+    groups, plan = run.settled.choose_groups(model, run.dataset)
+    are_known = groups == run.groups
+    transfer = run.transfer if are_known else _transfer(cfg, run.source, groups)
+    hooked = groups if transfer is None else transfer.hooked_groups
+    require_hooks(model, cfg.hook_template, hooked)
+    if checkpoint is not None and not are_known:
+        checkpoint.require_groups(groups)
+    if run.cache is not None and not are_known:
+        run.cache.require_fit(cfg, groups)
+    return groups, plan, transfer
+
+
+def _usable_cache(
+    cfg: GroupSAERunnerConfig[Any], groups: tuple[LayerGroup, ...] | None
+) -> CacheManifest | None:
+    if not cfg.use_cached_activations:
+        return None
+    assert cfg.cached_activations_path is not None  # the config asks for it
+    cache = CacheManifest.load(cfg.cached_activations_path)
+    cache.require_fit(cfg, groups)
+    return cache
+
+
+def _transfer(
     cfg: GroupSAERunnerConfig[Any],
     source: InitSource | None,
     groups: tuple[LayerGroup, ...] | None,
 ) -> Transfer | None:
-    """Where each group starts from, checked; None without a source, or before groups are known."""
     if source is None or groups is None:
         return None
     if cfg.init_keep_layers:

@@ -16,19 +16,11 @@ from transformer_lens import HookedRootModule
 
 from sae_lens_groups import files
 from sae_lens_groups.activations.batches import BatchStream, TrainingBatches
-from sae_lens_groups.activations.dataset import as_stream, open_dataset, require_usable_rows
-from sae_lens_groups.activations.model import (
-    compile_if_asked,
-    d_vocab,
-    groups_before_loading,
-    load_hooked_model,
-    require_hooks,
-)
+from sae_lens_groups.activations.model import compile_if_asked, load_hooked_model
 from sae_lens_groups.activations.pair_moments import moments_of_pairs, pairs_with_middle_layers
 from sae_lens_groups.activations.store import GroupActivationsStore
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import (
-    ConfigError,
     DivergedError,
     GroupSAEError,
     NonFiniteActivationsError,
@@ -43,28 +35,17 @@ from sae_lens_groups.saved.transfer_report import TransferReport
 from sae_lens_groups.scaling.alignments import NONE
 from sae_lens_groups.scaling.moments import LayerPair, PairMoments
 from sae_lens_groups.suite import SAESuite
-from sae_lens_groups.train.cache.manifest import require_usable_cache
 from sae_lens_groups.train.cache.read import CachedActivationsStore
-from sae_lens_groups.train.checkpoints.checkpoint import (
-    readable,
-    require_held,
-    require_resumable,
-    rescale_learning_rate,
-    save_runner_files,
-    saved_lr,
-    saved_transfer,
-    warn_of_other_settings,
-    with_newest_checkpoint,
-)
-from sae_lens_groups.train.checkpoints.save import UNWRITABLE, RunCheckpoints
+from sae_lens_groups.train.checkpoints.checkpoint import Checkpoint, rescale_learning_rate
+from sae_lens_groups.train.checkpoints.save import UNWRITABLE, RunCheckpoints, save_runner_files
+from sae_lens_groups.train.cost import flops_of_sae_step
 from sae_lens_groups.train.evals import GroupEvaluator, SuiteScores
 from sae_lens_groups.train.export import export_suite
 from sae_lens_groups.train.group_trainer import GroupTrainer
-from sae_lens_groups.train.initial import initial_saes, require_usable_start
-from sae_lens_groups.train.prepare import choose_groups, planned_transfer
-from sae_lens_groups.train.stop import StoppableIterator, StopRequest
+from sae_lens_groups.train.initial import initial_saes
+from sae_lens_groups.train.prepare import complete, prepare
+from sae_lens_groups.train.stop import StopRequest
 from sae_lens_groups.train.trainer import GroupSAETrainer
-from sae_lens_groups.transfer.check import usable_source
 from sae_lens_groups.transfer.keep import rows_read_with_source, with_kept_layers
 
 
@@ -97,54 +78,27 @@ class GroupSAETrainingRunner:
         override_model: HookedRootModule | None = None,
         override_saes: Mapping[str, TrainingSAE[Any]] | None = None,
     ) -> None:
-        cfg = self.cfg = with_newest_checkpoint(cfg)
-        if cfg.output_path is not None:
-            files.require_free(cfg.output_path)
-            with only_writer(cfg.output_path):
-                pass  # before the work that comes first; `run` holds it
-        self._is_dataset_given = override_dataset is not None
-        dataset = open_dataset(cfg) if override_dataset is None else as_stream(override_dataset)
-        groups = None if override_model is not None else groups_before_loading(cfg)
-        if cfg.resume_from_checkpoint is not None:
-            require_resumable(cfg.resume_from_checkpoint, cfg, groups)
-        require_usable_cache(cfg, groups)
-        require_usable_start(cfg)
-        if cfg.init_from is not None and override_saes is not None:
-            raise ConfigError(
-                "init_from and override_saes both say what SAEs start from; leave one out"
-            )
-        source = usable_source(cfg)
-        transfer = planned_transfer(cfg, source, groups)
-
-        loaded = groups if transfer is None else transfer.loaded_groups
-        self.model = override_model or load_hooked_model(cfg, loaded)
-        require_usable_rows(
-            cfg.dataset_path if override_dataset is None else None,
-            dataset,
-            getattr(self.model, "tokenizer", None),
-            d_vocab(self.model),
-        )
-        self._dataset = dataset
-        self.groups, self.plan = choose_groups(cfg, self.model, dataset)
-        self._transfer = planned_transfer(cfg, source, self.groups)
-        hooked = self.groups if self._transfer is None else self._transfer.hooked_groups
-        require_hooks(self.model, cfg.hook_template, hooked)
-        if cfg.resume_from_checkpoint is not None and groups is None:
-            require_held(cfg.resume_from_checkpoint, self.groups)
-
-        require_usable_cache(cfg, self.groups)
-
+        prepared = prepare(cfg, override_dataset, override_model, override_saes)
+        cfg = self.cfg = prepared.cfg
+        self._checkpoint = prepared.settled.checkpoint
+        self._dataset, self._dataset_path = prepared.dataset, prepared.dataset_path
+        self.model = override_model or load_hooked_model(cfg, prepared.loaded_groups)
+        self.groups, self.plan, self._transfer = complete(prepared, self.model)
         compile_if_asked(cfg, self.model)
         store = CachedActivationsStore if cfg.use_cached_activations else GroupActivationsStore
-        self.activations_store = store.from_group_config(self.model, cfg, self.groups, dataset)
+        self.activations_store = store.from_group_config(
+            self.model, cfg, self.groups, self._dataset
+        )
+        # Before the run's own SAEs, whose training takes more memory than this.
+        self._sae_step_flops = _flops_if_counted(cfg)
         # The global generator decides initial weights here and the shuffling in `run`. It is
         # seeded apart from whatever else the process draws, and carried over between the two.
         with torch.random.fork_rng():
             torch.manual_seed(cfg.seed)
             self.saes = initial_saes(cfg, self.groups, override_saes)
             self._rng_state = torch.get_rng_state()
-        if cfg.resume_from_checkpoint is not None:
-            warn_of_other_settings(cfg.resume_from_checkpoint, cfg)
+        if self._checkpoint is not None:
+            self._checkpoint.warn_of_other_settings(cfg)
 
     def run(self) -> SAESuite:
         """Trains every group, writes the suite to `cfg.output_path`, and returns it.
@@ -181,6 +135,7 @@ class GroupSAETrainingRunner:
             self._finished_report(trainers),
             dataset_rows_read=self._dataset_rows_read(),
             training_curves=trainer.curves.points,
+            sae_step_flops=self._sae_step_flops,
         )
         if self.cfg.init_keep_layers:
             assert self._transfer is not None
@@ -191,12 +146,12 @@ class GroupSAETrainingRunner:
         return self._written(trained, checkpoints)
 
     def _dataset_rows_read(self) -> int | None:
-        if self._is_dataset_given:  # it may not be the one that the config names
+        if self._dataset_path is None:  # it may not be the one that the config names
             return None
         source = None if self._transfer is None else self._transfer.source
         n_rows = self.activations_store.n_dataset_processed
         try:
-            return rows_read_with_source(n_rows, self.cfg.dataset_path, source)
+            return rows_read_with_source(n_rows, self._dataset_path, source)
         except (GroupSAEError, OSError) as error:
             warnings.warn(f"the rows that init_from read are not known: {error}", stacklevel=2)
             return None
@@ -211,7 +166,7 @@ class GroupSAETrainingRunner:
         except UNWRITABLE as error:
             raise OutputFolderError(
                 f"the suite could not be written to {str(folder)!r}: {error}; "
-                f"{self._saved_state(checkpoints)}, from which resume_from_checkpoint writes it"
+                f"{checkpoints.saved_state()}, from which resume_from_checkpoint writes it"
             ) from error
         return suite
 
@@ -236,12 +191,12 @@ class GroupSAETrainingRunner:
             batches = self._batches()
             try:
                 trainer = self._trainer(batches)
-                if self.cfg.resume_from_checkpoint is None:
+                if self._checkpoint is None:
                     self._prepare(trainer, batches, moments)
                 else:
-                    self._go_on(trainer, self.cfg.resume_from_checkpoint)
+                    self._go_on(trainer, self._checkpoint)
                 self._compile_saes_if_asked()
-                with RunCheckpoints(self.cfg, trainer) as checkpoints:
+                with contextlib.closing(RunCheckpoints(self.cfg, trainer)) as checkpoints:
                     self._fit(trainer, checkpoints)
                     batches.close()  # its thread uses the language model
                     yield trainer, checkpoints
@@ -251,15 +206,14 @@ class GroupSAETrainingRunner:
     def _batches(self) -> TrainingBatches:
         """The training batches, behind those that a checkpoint's run has had."""
         stream = BatchStream(self.activations_store, self._rng_state)
-        resumed_from = self.cfg.resume_from_checkpoint
-        if resumed_from is not None:
-            with readable(resumed_from):
-                stream.load(Path(resumed_from))
+        if self._checkpoint is not None:
+            with self._checkpoint.readable():
+                stream.load(self._checkpoint.path)
         return TrainingBatches(stream, int(self.cfg.prefetch_llm_batches))
 
     def _layer_moments(self) -> dict[LayerPair, PairMoments]:
         """How layers relate to one another, where an alignment is fitted and no checkpoint has it."""
-        if self.cfg.resume_from_checkpoint is not None:
+        if self._checkpoint is not None:
             return {}
         pairs = set() if self._transfer is None else self._transfer.pairs
         if self.cfg.layer_alignment != NONE:
@@ -277,15 +231,8 @@ class GroupSAETrainingRunner:
             fast_step=cfg.fast_step,
             compile_sae=cfg.compile_sae,
         )
-        trainer.evaluator = GroupEvaluator(
-            model=self.model,
-            store=self.activations_store,
-            trainers=trainer.group_trainers,
-            template=cfg.hook_template,
-            eval_batch_size_prompts=cfg.eval_batch_size_prompts,
-            n_eval_batches=cfg.n_eval_batches,
-            model_kwargs=cfg.model_kwargs,
-        )
+        groups = trainer.group_trainers
+        trainer.evaluator = GroupEvaluator(cfg, self.model, self.activations_store, groups)
         return trainer
 
     def _fit(self, trainer: GroupTrainer, checkpoints: RunCheckpoints) -> None:
@@ -298,9 +245,9 @@ class GroupSAETrainingRunner:
             trainer.fit()
             trainer.require_finite()
         except TrainingInterrupted as interruption:
-            raise self._saved(checkpoints, interruption) from None
+            raise checkpoints.saved(interruption) from None
         except NonFiniteActivationsError as error:
-            raise NonFiniteActivationsError(f"{error}; {self._saved_state(checkpoints)}") from None
+            raise NonFiniteActivationsError(f"{error}; {checkpoints.saved_state()}") from None
         except DivergedError as error:
             raise DivergedError(f"{error}; {checkpoints.last_one()}") from None
 
@@ -312,7 +259,7 @@ class GroupSAETrainingRunner:
     ) -> None:
         """All that comes before the first step: scaling, alignment, and where the SAEs start."""
         mode = self.cfg.sae.normalize_activations
-        trainer.estimate_scaling(mode, StoppableIterator(batches, self._stop))
+        trainer.estimate_scaling(mode, self._stop.passing(batches))
         if self.cfg.layer_alignment != NONE:
             trainer.align(alignments()[self.cfg.layer_alignment], moments)
         if self._transfer is None:
@@ -323,39 +270,18 @@ class GroupSAETrainingRunner:
             zero_shot = self._scores().of(trainer.group_trainers.values())
         self._transfer_report = self._transfer.report(zero_shot)
 
-    def _go_on(self, trainer: GroupTrainer, checkpoint: str) -> None:
+    def _go_on(self, trainer: GroupTrainer, checkpoint: Checkpoint) -> None:
         """Takes over all that a checkpoint holds, and this run's own learning rate."""
-        with readable(checkpoint):
-            trainer.load_checkpoint(checkpoint)
-            lr = saved_lr(checkpoint)
+        with checkpoint.readable():
+            trainer.load_checkpoint(checkpoint.path)
+            lr = checkpoint.lr
         if self.cfg.lr != lr:
             for one in trainer.group_trainers.values():
                 rescale_learning_rate(one.optimizer, one.lr_scheduler, self.cfg.lr / lr)
-        self._transfer_report = saved_transfer(checkpoint, self.cfg)
+        self._transfer_report = checkpoint.transfer(self.cfg.hook_template)
 
     def _scores(self) -> SuiteScores:
         return SuiteScores(self.cfg, self.model, self._dataset, self.groups)
-
-    def _saved(
-        self, checkpoints: RunCheckpoints, interruption: TrainingInterrupted
-    ) -> TrainingInterrupted:
-        """Saves the progress of an interrupted run; returns the exception that says where."""
-        if self.cfg.checkpoint_path is None:
-            return interruption
-        number = interruption.signal_number
-        try:
-            return TrainingInterrupted(number, checkpoints.save())
-        except UNWRITABLE as error:
-            return TrainingInterrupted(number, unsaved=f"{error}; {checkpoints.last_one()}")
-
-    def _saved_state(self, checkpoints: RunCheckpoints) -> str:
-        """Saves the state that the run is in, which is whole; returns where, for a message."""
-        if self.cfg.checkpoint_path is None or not checkpoints.has_begun:
-            return "nothing was saved, because checkpoint_path is None or no step was complete"
-        try:
-            return f"the state before is saved in {checkpoints.save()}"
-        except UNWRITABLE as error:
-            return f"the state before could not be saved: {error}; {checkpoints.last_one()}"
 
     def _compile_saes_if_asked(self) -> None:
         if not self.cfg.compile_sae:
@@ -368,13 +294,8 @@ class GroupSAETrainingRunner:
 
     def _add_runner_files(self, batches: TrainingBatches, checkpoint_path: Path | None) -> None:
         if checkpoint_path is not None:
-            save_runner_files(
-                checkpoint_path,
-                self.cfg,
-                batches,
-                self.plan,
-                self._transfer_report,
-            )
+            report = self._transfer_report
+            save_runner_files(checkpoint_path, self.cfg, batches, self.plan, report)
 
     # --- W&B ---
 
@@ -401,3 +322,10 @@ class GroupSAETrainingRunner:
                     wandb_aliases=["final_model"],
                 )
         wandb.finish()
+
+
+def _flops_if_counted(cfg: GroupSAERunnerConfig[Any]) -> float | None:
+    try:
+        return flops_of_sae_step(cfg)
+    except RuntimeError:  # of torch, on some device or another: no reason not to train
+        return None

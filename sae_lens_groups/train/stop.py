@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import TypeVar
 
@@ -51,14 +51,8 @@ class StopRequest:
         if self.signal_number is not None:
             raise TrainingInterrupted(self.signal_number)
 
-
-class StoppableIterator(Iterator[T]):
-    """Passes on a source's items until a stop is requested: for what comes before training."""
-
-    def __init__(self, source: Iterator[T], request: StopRequest) -> None:
-        self.source = source
-        self.request = request
-
-    def __next__(self) -> T:
-        self.request.raise_if_requested()
-        return next(self.source)
+    def passing(self, source: Iterable[T]) -> Iterator[T]:
+        """A source's items until a stop is requested: for what comes before training."""
+        for item in source:
+            self.raise_if_requested()
+            yield item

@@ -36,6 +36,7 @@ def measure(n_layers: int) -> dict[str, float]:
     from sae_lens_groups import GroupSAERunnerConfig
     from sae_lens_groups.activations.batches import BatchStream
     from sae_lens_groups.activations.store import GroupActivationsStore
+    from sae_lens_groups.train.prepare import settle
     from tests.test_memory import live_tensor_bytes
 
     torch.set_num_threads(1)
@@ -63,7 +64,8 @@ def measure(n_layers: int) -> dict[str, float]:
         verbose=False,
     )
     dataset = Dataset.from_dict({"tokens": torch.randint(0, 1000, (600, CONTEXT_SIZE)).numpy()})
-    groups = cfg.resolve_groups(max(N_LAYERS))
+    groups = settle(cfg).groups_of(max(N_LAYERS))
+    assert groups is not None
     store = GroupActivationsStore.from_group_config(model, cfg, groups, dataset)
     before = live_tensor_bytes()
     batches = BatchStream(store)

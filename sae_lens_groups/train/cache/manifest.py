@@ -172,19 +172,6 @@ class CacheManifest(files.FileEntries):
             )
 
 
-def require_usable_cache(
-    cfg: GroupSAERunnerConfig[Any], groups: tuple[LayerGroup, ...] | None
-) -> None:
-    """Refuses cached activations that a run asks for and cannot use.
-
-    Raises:
-        CacheError: says what is missing or differs.
-    """
-    if cfg.use_cached_activations:
-        assert cfg.cached_activations_path is not None  # the config asks for it
-        CacheManifest.load(cfg.cached_activations_path).require_fit(cfg, groups)
-
-
 def _not_a_cache(folder: Path) -> str:
     how = "name a folder that `sae-lens-groups cache` wrote"
     if not folder.exists():

@@ -13,14 +13,14 @@ from sae_lens_groups.activations.dataset import as_stream, open_dataset, require
 from sae_lens_groups.activations.model import (
     compile_if_asked,
     d_vocab,
-    groups_before_loading,
     load_hooked_model,
     n_layers_of,
     require_hooks,
 )
 from sae_lens_groups.activations.store import GroupActivationsStore
-from sae_lens_groups.config import GroupSAERunnerConfig, require_one_of
+from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import CacheError, ConfigError
+from sae_lens_groups.field_values import require_one_of
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.train.cache.demand import n_lm_batches
 from sae_lens_groups.train.cache.layout import CacheDtype, CacheLayout
@@ -33,7 +33,7 @@ from sae_lens_groups.train.cache.manifest import (
 )
 from sae_lens_groups.train.cache.rows import pieces
 from sae_lens_groups.train.cache.shards import ShardWriter
-from sae_lens_groups.train.prepare import choose_groups
+from sae_lens_groups.train.prepare import settle
 
 _SETTING = "cached_activations_path"
 
@@ -89,24 +89,26 @@ class CacheRun:
     ) -> None:
         require_one_of("cache_rows", cache_rows, CACHE_ROWS)
         require_one_of("cache_dtype", cache_dtype, CACHE_DTYPES)
-        self.cfg = cfg
+        settled = settle(cfg)
+        cfg = self.cfg = settled.cfg
         self.cache_rows: CacheRows = cast("CacheRows", cache_rows)
         self.cache_dtype: CacheDtype = cast("CacheDtype", cache_dtype)
         self.folder = _free_folder(cfg)
         self.n_prompts = n_lm_batches(cfg) * cfg.store_batch_size_prompts
         dataset = open_dataset(cfg) if override_dataset is None else as_stream(override_dataset)
-        groups = None if override_model is not None else groups_before_loading(cfg)
+        groups = None if override_model is not None else settled.groups_before_loading()
         if groups is not None:
             self._plan(groups)
         self.model = override_model or load_hooked_model(cfg, groups)
-        require_usable_rows(
-            cfg.dataset_path if override_dataset is None else None,
-            dataset,
-            getattr(self.model, "tokenizer", None),
-            d_vocab(self.model),
-        )
+        path = cfg.dataset_path if override_dataset is None else None
+        tokenizer = getattr(self.model, "tokenizer", None)
+        require_usable_rows(path, dataset, tokenizer, d_vocab(self.model))
         self._dataset = dataset
-        self._plan(self._choose_groups())
+        if settled.measures_distances and cache_rows == ALL:  # whatever they will be
+            groups = (LayerGroup(0, n_layers_of(self.model, cfg.hook_template) - 1),)
+        else:
+            groups, _ = settled.choose_groups(self.model, dataset)
+        self._plan(groups)
         require_hooks(self.model, cfg.hook_template, self.groups)
         compile_if_asked(cfg, self.model)
 
@@ -134,14 +136,17 @@ class CacheRun:
                     writer.write(self.layout.encode(piece.columns))
                     activations_dtype = piece.activations_dtype
                     bar.update(piece.n_tokens)
-            manifest = self._manifest(writer.n_prompts, activations_dtype, store)
+            manifest = CacheManifest.of_config(
+                self.cfg,
+                self.groups,
+                self.cache_rows,
+                self.layout,
+                activations_dtype=activations_dtype,
+                n_prompts=writer.n_prompts,
+                dataset_rows_read=store.n_dataset_processed,
+            )
             manifest.save(partial)
         return manifest
-
-    def _choose_groups(self) -> tuple[LayerGroup, ...]:
-        if self.cfg.measures_distances and self.cache_rows == ALL:  # whatever they will be
-            return (LayerGroup(0, n_layers_of(self.model, self.cfg.hook_template) - 1),)
-        return choose_groups(self.cfg, self.model, self._dataset)[0]
 
     def _plan(self, groups: tuple[LayerGroup, ...]) -> None:
         """Decides on the columns, which have to fit on the disk."""
@@ -164,19 +169,6 @@ class CacheRun:
             unit="tok",
             unit_scale=True,
             leave=False,
-        )
-
-    def _manifest(
-        self, n_prompts: int, activations_dtype: str, store: GroupActivationsStore
-    ) -> CacheManifest:
-        return CacheManifest.of_config(
-            self.cfg,
-            self.groups,
-            self.cache_rows,
-            self.layout,
-            activations_dtype=activations_dtype,
-            n_prompts=n_prompts,
-            dataset_rows_read=store.n_dataset_processed,
         )
 
 

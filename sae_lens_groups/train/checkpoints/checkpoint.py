@@ -4,21 +4,27 @@ import contextlib
 import copy
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
-from sae_lens_groups import files
-from sae_lens_groups.scaling.alignments import NONE
-from sae_lens_groups.activations.batches import TrainingBatches
-from sae_lens_groups.config import AUTO, GroupSAERunnerConfig
-from sae_lens_groups.errors import CheckpointError
-from sae_lens_groups.layers import HookTemplate, LayerGroup
-from sae_lens_groups.plan.group_plan import GroupPlan
-from sae_lens_groups.train.checkpoints.folder import checkpoints_in, damage_of, newest_whole, require_whole
-from sae_lens_groups.saved.transfer_report import TransferReport
-from sae_lens_groups.files.reading import UNREADABLE
+
 from torch.optim import Optimizer
 
+from sae_lens_groups import files
+from sae_lens_groups.config import AUTO, GroupSAERunnerConfig
+from sae_lens_groups.errors import CheckpointError
+from sae_lens_groups.files.reading import MISREAD, UNREADABLE
+from sae_lens_groups.layers import HookTemplate, LayerGroup
+from sae_lens_groups.plan.group_plan import GroupPlan
+from sae_lens_groups.saved.transfer_report import TransferReport
+from sae_lens_groups.scaling.alignments import NONE
+from sae_lens_groups.train.checkpoints.folder import (
+    checkpoints_in,
+    damage_of,
+    newest_whole,
+    require_whole,
+)
 
 # What the weights in a checkpoint were made for.
 _FIXED_SAE_FIELDS = ("architecture", "d_in", "d_sae", "normalize_activations")
@@ -44,175 +50,208 @@ _FREE_FIELDS = {
 _PLAN_FIELDS = ("layer_groups", "amad_threshold", "plan_tokens")
 
 
-def save_runner_files(
-    checkpoint: Path,
-    cfg: GroupSAERunnerConfig[Any],
-    batches: TrainingBatches,
-    plan: GroupPlan | None,
-    transfer: TransferReport | None,
-) -> None:
-    """Adds which batches come next, the plan, what the SAEs started from, and the config."""
-    batches.save(checkpoint)
-    if plan is not None:
-        plan.save(checkpoint / files.PLAN)
-    if transfer is not None:
-        report = transfer.to_dict(cfg.hook_template)
-        files.write_text(checkpoint / files.TRANSFER, json.dumps(report, indent=2) + "\n")
-    files.write_text(checkpoint / files.RUNNER_CFG, json.dumps(cfg.to_dict(), indent=2) + "\n")
-
-
-def require_resumable(
-    checkpoint: Path | str, cfg: GroupSAERunnerConfig[Any], groups: tuple[LayerGroup, ...] | None
-) -> None:
-    """Refuses a checkpoint that is incomplete or of another run.
+class Checkpoint:
+    """A checkpoint, each of whose files is read once, when it is first asked for.
 
     Args:
-        checkpoint: the folder to resume from.
-        cfg: the config of the run that wants to resume.
-        groups: its groups; None where the model has to be loaded first to know them.
-
-    Raises:
-        CheckpointError: says which file is missing, or which setting differs.
+        path: its folder.
     """
-    checkpoint = Path(checkpoint)
-    if not (checkpoint / files.RUNNER_CFG).is_file():
-        raise CheckpointError(
-            f"resume_from_checkpoint {str(checkpoint)!r} is no checkpoint of a grouped run: it has "
-            f"no {files.RUNNER_CFG}; name a folder such as checkpoints/<run id>/<tokens>"
-        )
-    if not (checkpoint / files.CHECKSUMS).exists():
-        raise CheckpointError(
-            f"checkpoint {str(checkpoint)!r} has no {files.CHECKSUMS}: it is incomplete, or of "
-            "sae-lens-groups before 0.7.0, which has to finish it"
-        )
-    require_whole(checkpoint)
-    saved = _read_json(checkpoint / files.RUNNER_CFG)
-    _require_equal(checkpoint, _facts(saved), _facts(cfg.to_dict()))
-    if groups is not None:
-        require_held(checkpoint, groups)
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.is_whole = False
+        """Whether its files are known to be as they were written."""
+
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        """The config of the run that made it.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
+        return _read_json(self.path / files.RUNNER_CFG)
+
+    @cached_property
+    def group_names(self) -> frozenset[str]:
+        """The groups whose SAEs it holds."""
+        found = self.path.glob(f"*/{files.LAYER_STATISTICS}")
+        return frozenset(path.parent.name for path in found)
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the run that made it."""
+        return float(self.settings["lr"])
+
+    @property
+    def training_tokens(self) -> int | None:
+        """How many tokens that run was to train on; None where it does not say."""
+        try:
+            n_tokens = int(self.settings["training_tokens"])
+        except (CheckpointError, *MISREAD):
+            return None
+        return n_tokens if 0 < n_tokens < 2**63 else None
+
+    def plan(self, cfg: GroupSAERunnerConfig[Any]) -> GroupPlan | None:
+        """The plan of the run that made it, if it had one.
+
+        Raises:
+            CheckpointError: the plan is damaged, or the run of `cfg` asks for another.
+        """
+        path = self.path / files.PLAN
+        if not path.exists():
+            return None
+        wanted = cfg.to_dict()
+        self._require_equal(self.settings, {name: wanted[name] for name in _PLAN_FIELDS})
+        with self.readable():
+            return GroupPlan.load(path)
+
+    def transfer(self, template: HookTemplate) -> TransferReport | None:
+        """What its run's SAEs started from; None where they were trained from scratch.
+
+        Raises:
+            CheckpointError: the report is damaged.
+        """
+        path = self.path / files.TRANSFER
+        if not path.exists():
+            return None
+        with self.readable():
+            return TransferReport.from_dict(_read_json(path), template)
+
+    def is_of(self, cfg: GroupSAERunnerConfig[Any]) -> bool:
+        """Whether it is for the same model, hook, groups and kind of SAE."""
+        same_groups = self.settings.get("layer_groups") == cfg.layer_groups
+        return same_groups and _facts(self.settings) == _facts(cfg.to_dict())
+
+    def require_resumable(
+        self, cfg: GroupSAERunnerConfig[Any], groups: tuple[LayerGroup, ...] | None
+    ) -> None:
+        """Refuses a checkpoint that is incomplete or of another run.
+
+        Args:
+            cfg: the config of the run that wants to resume.
+            groups: its groups; None where the model has to be loaded first to know them.
+
+        Raises:
+            CheckpointError: says which file is missing, or which setting differs.
+        """
+        if not (self.path / files.RUNNER_CFG).is_file():
+            raise CheckpointError(
+                f"resume_from_checkpoint {str(self.path)!r} is no checkpoint of a grouped run: it "
+                f"has no {files.RUNNER_CFG}; name a folder such as checkpoints/<run id>/<tokens>"
+            )
+        if not (self.path / files.CHECKSUMS).exists():
+            raise CheckpointError(
+                f"checkpoint {str(self.path)!r} has no {files.CHECKSUMS}: it is incomplete, or of "
+                "sae-lens-groups before 0.7.0, which has to finish it"
+            )
+        if not self.is_whole:
+            require_whole(self.path)
+        self._require_equal(_facts(self.settings), _facts(cfg.to_dict()))
+        if groups is not None:
+            self.require_groups(groups)
+
+    def require_groups(self, groups: tuple[LayerGroup, ...]) -> None:
+        """Refuses a checkpoint that lacks one of these groups.
+
+        Raises:
+            CheckpointError: says which it has.
+        """
+        if not {group.name for group in groups} <= self.group_names:
+            raise CheckpointError(
+                f"checkpoint {str(self.path)!r} holds "
+                f"{', '.join(sorted(self.group_names)) or 'no groups'}, and this run asks for "
+                f"{', '.join(group.name for group in groups)}; resume with the first run's "
+                "layer_groups, or some of its groups"
+            )
+
+    def warn_of_other_settings(self, cfg: GroupSAERunnerConfig[Any]) -> None:
+        """Says where a run goes on with other settings than it began with: it is another run then."""
+        saved, wanted = self.settings, json.loads(json.dumps(cfg.to_dict()))
+        differing = [
+            f"{name} was {saved.get(name)!r} and is {wanted.get(name)!r}"
+            for name in sorted((saved.keys() | wanted.keys()) - _FREE_FIELDS)
+            if saved.get(name) != wanted.get(name)
+        ]
+        if differing:
+            warnings.warn(
+                f"the run goes on from {str(self.path)!r} with other settings than it began with, "
+                f"so it will not end as it would have: {'; '.join(differing)}",
+                stacklevel=2,
+            )
+
+    @contextlib.contextmanager
+    def readable(self) -> Iterator[None]:
+        """Names the checkpoint where a file in it turns out to be damaged."""
+        try:
+            yield
+        except UNREADABLE as error:
+            raise CheckpointError(
+                f"checkpoint {str(self.path)!r} is damaged and cannot be resumed: "
+                f"{type(error).__name__}: {error}; resume from the one before it"
+            ) from error
+
+    def _require_equal(self, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+        for name, value in wanted.items():
+            if saved.get(name) != value:
+                raise CheckpointError(
+                    f"checkpoint {str(self.path)!r} was made with {name}={saved.get(name)!r}, and "
+                    f"this run asks for {value!r}; resume with the config of the first run"
+                )
 
 
-def require_held(checkpoint: Path | str, groups: tuple[LayerGroup, ...]) -> None:
-    """Refuses a checkpoint that lacks one of these groups.
+def resumed(
+    cfg: GroupSAERunnerConfig[Any],
+) -> tuple[GroupSAERunnerConfig[Any], Checkpoint | None]:
+    """The checkpoint that a run goes on from, if any, and the config with it in place of `auto`.
 
-    Raises:
-        CheckpointError: says which it has.
-    """
-    checkpoint = Path(checkpoint)
-    if not {group.name for group in groups} <= _group_names(checkpoint):
-        raise CheckpointError(
-            f"checkpoint {str(checkpoint)!r} holds "
-            f"{', '.join(sorted(_group_names(checkpoint))) or 'no groups'}, and this run asks for "
-            f"{', '.join(group.name for group in groups)}; resume with the first run's "
-            "layer_groups, or some of its groups"
-        )
-
-
-def warn_of_other_settings(checkpoint: Path | str, cfg: GroupSAERunnerConfig[Any]) -> None:
-    """Says where a run goes on with other settings than it began with: it is another run then."""
-    saved = _read_json(Path(checkpoint) / files.RUNNER_CFG)
-    wanted = json.loads(json.dumps(cfg.to_dict()))
-    differing = [
-        f"{name} was {saved.get(name)!r} and is {wanted.get(name)!r}"
-        for name in sorted((saved.keys() | wanted.keys()) - _FREE_FIELDS)
-        if saved.get(name) != wanted.get(name)
-    ]
-    if differing:
-        warnings.warn(
-            f"the run goes on from {str(checkpoint)!r} with other settings than it began with, so "
-            f"it will not end as it would have: {'; '.join(differing)}",
-            stacklevel=2,
-        )
-
-
-def saved_lr(checkpoint: Path | str) -> float:
-    """The learning rate of the run that a checkpoint belongs to."""
-    return float(_read_json(Path(checkpoint) / files.RUNNER_CFG)["lr"])
-
-
-def with_newest_checkpoint(cfg: GroupSAERunnerConfig[Any]) -> GroupSAERunnerConfig[Any]:
-    """The config, where `resume_from_checkpoint` is `auto` with the newest checkpoint in its place.
-
-    The run goes on in the folder of the run that made it. It starts anew where there is none.
+    With `auto` it is the newest one, in the folder of the run that made it; none where there is no
+    such run.
 
     Raises:
         CheckpointError: several runs in `checkpoint_path` could be meant, or all checkpoints of the
             one that is meant are damaged.
     """
+    if cfg.resume_from_checkpoint is None:
+        return cfg, None
     if cfg.resume_from_checkpoint != AUTO:
-        return cfg
+        return cfg, Checkpoint(cfg.resume_from_checkpoint)
     cfg = copy.copy(cfg)
+    newest = _newest(cfg)
+    cfg.resume_from_checkpoint = None if newest is None else str(newest.path)
+    if newest is not None:
+        cfg.checkpoint_path = str(newest.path.parent)
+    return cfg, newest
+
+
+def _newest(cfg: GroupSAERunnerConfig[Any]) -> Checkpoint | None:
     assert cfg.checkpoint_path is not None  # the config refuses `auto` without it
-    runs = [folder for folder in _run_folders(Path(cfg.checkpoint_path)) if _is_same(folder, cfg)]
+    checkpoint_at = cache(Checkpoint)
+    beside = Path(cfg.checkpoint_path).parent  # the runs that were given the same checkpoint_path
+    folders = [folder for folder in beside.glob("*") if checkpoints_in(folder)]
+    runs = [folder for folder in folders if _is_same(folder, cfg, checkpoint_at)]
     if len(runs) > 1:
         raise CheckpointError(
             f"resume_from_checkpoint is auto, and {len(runs)} runs could be meant: "
             f"{', '.join(sorted(map(str, runs)))}; name a checkpoint of one, or remove the others"
         )
-    newest = newest_whole(runs[0]) if runs else None
-    cfg.resume_from_checkpoint = None if newest is None else str(newest)
-    if newest is not None:
-        cfg.checkpoint_path = str(newest.parent)
-    return cfg
+    path = newest_whole(runs[0]) if runs else None
+    if path is None:
+        return None
+    newest = checkpoint_at(path)
+    newest.is_whole = True
+    return newest
 
 
-def _run_folders(own: Path) -> list[Path]:
-    """The folders of the runs that share a `checkpoint_path` with this one, which have checkpoints."""
-    if not own.parent.is_dir():
-        return []
-    return [folder for folder in own.parent.iterdir() if checkpoints_in(folder)]
-
-
-def _is_same(run_folder: Path, cfg: GroupSAERunnerConfig[Any]) -> bool:
-    """Whether a run's checkpoints are for the same model, hook, groups and kind of SAE."""
-    for checkpoint in reversed(checkpoints_in(run_folder)):
-        if damage_of(checkpoint, [files.RUNNER_CFG]) is not None:
-            continue  # one of the others says
-        saved = _read_json(checkpoint / files.RUNNER_CFG)
-        wanted = cfg.to_dict()
-        same_groups = saved.get("layer_groups") == wanted["layer_groups"]
-        return same_groups and _facts(saved) == _facts(wanted)
+def _is_same(
+    run_folder: Path,
+    cfg: GroupSAERunnerConfig[Any],
+    checkpoint_at: Callable[[Path], Checkpoint],
+) -> bool:
+    """Whether a run's checkpoints are such that the run of `cfg` can go on from them."""
+    for path in reversed(checkpoints_in(run_folder)):
+        if damage_of(path, [files.RUNNER_CFG]) is None:  # otherwise one of the others says
+            return checkpoint_at(path).is_of(cfg)
     return True  # all are damaged, which is not to be passed over in silence
-
-
-def saved_plan(checkpoint: Path | str, cfg: GroupSAERunnerConfig[Any]) -> GroupPlan | None:
-    """The plan of the run that a checkpoint belongs to, if it had one.
-
-    Raises:
-        CheckpointError: the plan is damaged, or this run asks for another.
-    """
-    checkpoint = Path(checkpoint)
-    if not (checkpoint / files.PLAN).exists():
-        return None
-    saved, wanted = _read_json(checkpoint / files.RUNNER_CFG), cfg.to_dict()
-    _require_equal(checkpoint, saved, {name: wanted[name] for name in _PLAN_FIELDS})
-    with readable(checkpoint):
-        return GroupPlan.load(checkpoint / files.PLAN)
-
-
-def saved_transfer(checkpoint: Path | str, cfg: GroupSAERunnerConfig[Any]) -> TransferReport | None:
-    """What the SAEs of a checkpoint's run started from; None where they were trained from scratch.
-
-    Raises:
-        CheckpointError: the report is damaged.
-    """
-    path = Path(checkpoint) / files.TRANSFER
-    if not path.exists():
-        return None
-    with readable(checkpoint):
-        return TransferReport.from_dict(_read_json(path), cfg.hook_template)
-
-
-@contextlib.contextmanager
-def readable(checkpoint: Path | str) -> Iterator[None]:
-    """Names the checkpoint where a file in it turns out to be damaged."""
-    try:
-        yield
-    except UNREADABLE as error:
-        raise CheckpointError(
-            f"checkpoint {str(checkpoint)!r} is damaged and cannot be resumed: "
-            f"{type(error).__name__}: {error}; resume from the one before it"
-        ) from error
 
 
 def _facts(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -229,19 +268,6 @@ def _facts(settings: Mapping[str, Any]) -> dict[str, Any]:
         "init_from": Path(str(settings.get("init_from"))).name,
         **{name: sae.get(name) for name in _FIXED_SAE_FIELDS},
     }
-
-
-def _require_equal(checkpoint: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    for name, value in wanted.items():
-        if saved.get(name) != value:
-            raise CheckpointError(
-                f"checkpoint {str(checkpoint)!r} was made with {name}={saved.get(name)!r}, and "
-                f"this run asks for {value!r}; resume with the config of the first run"
-            )
-
-
-def _group_names(checkpoint: Path) -> set[str]:
-    return {path.parent.name for path in checkpoint.glob(f"*/{files.LAYER_STATISTICS}")}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

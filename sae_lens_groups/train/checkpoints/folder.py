@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sae_lens_groups import files
-from sae_lens_groups.errors import CheckpointError
+from sae_lens_groups.errors import CheckpointError, quoted
+from sae_lens_groups.files.checksums import Checksums
 
 
 class CheckpointFacts(files.Entries):

@@ -1,25 +1,31 @@
 """Saves a run's checkpoints when they are due, and removes those that are not kept."""
 
+import json
 import warnings
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
+
 from safetensors import SafetensorError
+
+from sae_lens_groups import files
+from sae_lens_groups.activations.batches import TrainingBatches
+from sae_lens_groups.config import GroupSAERunnerConfig
+from sae_lens_groups.errors import TrainingInterrupted
+from sae_lens_groups.field_values import parse_every
+from sae_lens_groups.files.writing import only_writer
+from sae_lens_groups.plan.group_plan import GroupPlan
+from sae_lens_groups.saved.transfer_report import TransferReport
 from sae_lens_groups.train.checkpoints import folder as run_folder
 from sae_lens_groups.train.checkpoints.schedule import CheckpointSchedule
-from sae_lens_groups.config import parse_every
-from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.files.writing import only_writer
 from sae_lens_groups.train.group_trainer import GroupTrainer
-
 
 # What torch and safetensors raise where a file cannot be written.
 UNWRITABLE = (OSError, SafetensorError, RuntimeError)
 
 
 class RunCheckpoints:
-    """The checkpoints of one run, whose folder no other run writes to for the block.
+    """The checkpoints of one run, whose folder no other run writes to until it is closed.
 
     Args:
         cfg: says where they go, when they are due, and how many are kept.
@@ -36,30 +42,18 @@ class RunCheckpoints:
         )
         self._lock = ExitStack()
         self._is_locked = False
-
-    def __enter__(self) -> Self:
         if self._folder is not None and self._folder.exists():  # of the run that is resumed
             self._hold(self._folder)
             run_folder.remove_partial(self._folder)
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Lets other runs write to the folder."""
         self._lock.close()
 
     def _hold(self, folder: Path) -> None:
         if not self._is_locked:
             self._lock.enter_context(only_writer(folder, "checkpoint_path"))
             self._is_locked = True
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether there is a whole training step to save."""
-        return self._trainer.n_training_steps > 0
 
     def save_if_due(self) -> None:
         """Saves one where it is due. A disk that is full costs the checkpoint, and not the run."""
@@ -93,3 +87,39 @@ class RunCheckpoints:
         if not saved:
             return "there is no checkpoint yet (checkpoint_every asks for them)"
         return f"the last checkpoint is {saved[-1]}"
+
+    def saved(self, interruption: TrainingInterrupted) -> TrainingInterrupted:
+        """Saves the progress of an interrupted run; returns the exception that says where."""
+        if self._folder is None:
+            return interruption
+        number = interruption.signal_number
+        try:
+            return TrainingInterrupted(number, self.save())
+        except UNWRITABLE as error:
+            return TrainingInterrupted(number, unsaved=f"{error}; {self.last_one()}")
+
+    def saved_state(self) -> str:
+        """Saves the state that the run is in, which is whole; returns where, for a message."""
+        if self._folder is None or self._trainer.n_training_steps == 0:
+            return "nothing was saved, because checkpoint_path is None or no step was complete"
+        try:
+            return f"the state before is saved in {self.save()}"
+        except UNWRITABLE as error:
+            return f"the state before could not be saved: {error}; {self.last_one()}"
+
+
+def save_runner_files(
+    checkpoint: Path,
+    cfg: GroupSAERunnerConfig[Any],
+    batches: TrainingBatches,
+    plan: GroupPlan | None,
+    transfer: TransferReport | None,
+) -> None:
+    """Adds which batches come next, the plan, what the SAEs started from, and the config."""
+    batches.save(checkpoint)
+    if plan is not None:
+        plan.save(checkpoint / files.PLAN)
+    if transfer is not None:
+        report = transfer.to_dict(cfg.hook_template)
+        files.write_text(checkpoint / files.TRANSFER, json.dumps(report, indent=2) + "\n")
+    files.write_text(checkpoint / files.RUNNER_CFG, json.dumps(cfg.to_dict(), indent=2) + "\n")

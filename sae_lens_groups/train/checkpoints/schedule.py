@@ -1,11 +1,9 @@
 """When checkpoints are due."""
 
-from sae_lens_groups.config import Every
-import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from sae_lens_groups.errors import ConfigError
+
+from sae_lens_groups.field_values import Every
 
 
 class CheckpointSchedule:
