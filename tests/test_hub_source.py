@@ -21,20 +21,20 @@ OPEN = """
 import json, sys
 import sae_lens_groups
 from sae_lens_groups.errors import InitSourceError
-from sae_lens_groups.saved.open import training_tokens_of
-from sae_lens_groups.saved.open import open_source
+from sae_lens_groups.saved.open import named_by, open_saes, training_tokens_of
 answers = []
 for init_from in sys.argv[1:]:
     try:
-        source = open_source(init_from)
+        with named_by("init_from", InitSourceError):
+            source = open_saes(init_from, groups_only=True)
     except InitSourceError as error:
         answers.append(str(error))
         continue
-    group = source.groups[0]
+    groups = source.manifest.groups
+    group = groups[0]
     scaling_factor = source.scaler(group.first).scaling_factor
-    norm = source.sae(group).W_dec.norm().item()
-    groups = [str(group) for group in source.groups]
-    answers.append([groups, training_tokens_of(init_from), scaling_factor, norm])
+    norm = source.group(group).W_dec.norm().item()
+    answers.append([[str(group) for group in groups], training_tokens_of(init_from), scaling_factor, norm])
 print(json.dumps(answers))
 """
 

@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -159,10 +159,34 @@ def suite_of(layer_groups: str, model_name: str = "org/model", **settings: Any) 
         **settings,
     )
 
-    def build(_: Any) -> Any:
+    return SAESuite(FreshSAEs(manifest))
+
+
+@dataclass
+class FreshSAEs:
+    """SAEs in memory that nobody trained."""
+
+    manifest: SuiteManifest
+    folder: None = None
+    has_groups: bool = True
+    has_scalers: bool = False
+    runner_cfg: None = None
+    training_curves: tuple[TrainingPoint, ...] = ()
+
+    def require_layers(self, layers: Any) -> list[int]:
+        return self.manifest.require_layers(layers)
+
+    def layer(self, layer: int, device: str = "cpu") -> Any:  # noqa: ARG002
         return TopKSAE(TopKSAEConfig(d_in=8, d_sae=D_SAE, k=4))
 
-    return SAESuite(manifest, build, build, None, lambda _: torch.zeros(D_SAE))
+    def group(self, group: LayerGroup, device: str = "cpu") -> Any:
+        return self.layer(group.first, device)
+
+    def scaler(self, layer: int) -> None:
+        pass
+
+    def log_sparsity(self, layer: int) -> torch.Tensor:  # noqa: ARG002
+        return torch.zeros(D_SAE)
 
 
 def random_evaluation(

@@ -1,7 +1,7 @@
 """Makes a suite of plain per-layer SAEs from trained groups."""
 
 import importlib.metadata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,9 +41,8 @@ def export_suite(
 ) -> SAESuite:
     """The suite of these trained groups; a layer's SAE is built when it is asked for."""
     layers = {layer: part for trainer in trainers for layer, part in _trained_layers(trainer)}
-    group_saes = {part.group: part.group_sae for part in layers.values()}
     manifest = SuiteManifest(
-        groups=tuple(group_saes),
+        groups=tuple(dict.fromkeys(part.group for part in layers.values())),
         hook_template=cfg.hook_template,
         scaling_factors={layer: part.scaler.scaling_factor for layer, part in layers.items()},
         model_name=cfg.model_name,
@@ -54,10 +53,30 @@ def export_suite(
         dataset_rows_read=dataset_rows_read,
     )
 
-    def build_layer(layer: int) -> SAE[Any]:
-        part = layers[layer]
+    return SAESuite(TrainedGroups(manifest, layers, cfg.to_dict(), training_curves))
+
+
+@dataclass(frozen=True)
+class TrainedGroups:
+    """A SAESource: trained groups in memory, whose layers' SAEs are made when they are asked for."""
+
+    manifest: SuiteManifest
+    trained: Mapping[int, _TrainedLayer]
+    runner_cfg: Mapping[str, Any]
+    training_curves: tuple[TrainingPoint, ...]
+    folder: None = None
+    has_groups: bool = True
+    has_scalers: bool = True
+
+    def require_layers(self, layers: Iterable[int] | None) -> list[int]:
+        """These of its layers; all where it is None."""
+        return self.manifest.require_layers(layers)
+
+    def layer(self, layer: int, device: str = "cpu") -> SAE[Any]:  # noqa: ARG002  # its group's
+        """A layer's plain SAE, on the device that its group was trained on."""
+        part = self.trained[layer]
         metadata = {
-            "hook_name": cfg.hook_template.hook_name(layer),
+            "hook_name": self.manifest.hook_template.hook_name(layer),
             "sae_lens_groups": {
                 **group_metadata(part.group),
                 "layer": layer,
@@ -66,15 +85,17 @@ def export_suite(
         }
         return layer_sae(part.group_sae, part.scaler, metadata | part.results)
 
-    return SAESuite(
-        manifest,
-        build_layer=build_layer,
-        build_group=group_saes.__getitem__,
-        build_scaler=lambda layer: layers[layer].scaler,
-        build_sparsity=lambda layer: layers[layer].log_sparsity_F,
-        runner_cfg=cfg.to_dict(),
-        training_curves=training_curves,
-    )
+    def group(self, group: LayerGroup, device: str = "cpu") -> SAE[Any]:  # noqa: ARG002
+        """A group's SAE, on the device that it was trained on."""
+        return self.trained[group.first].group_sae
+
+    def scaler(self, layer: int) -> ActivationScaler:
+        """What a layer's activations pass before its group's SAE."""
+        return self.trained[layer].scaler
+
+    def log_sparsity(self, layer: int) -> torch.Tensor:
+        """log10 of how often each feature fired on a layer. Shape (d_sae,)."""
+        return self.trained[layer].log_sparsity_F
 
 
 def _trained_layers(trainer: GroupSAETrainer) -> list[tuple[int, _TrainedLayer]]:

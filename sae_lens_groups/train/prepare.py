@@ -13,7 +13,7 @@ from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.plan.choose import plan_groups
 from sae_lens_groups.plan.group_plan import GroupPlan
 from sae_lens_groups.plan.measure import measure_layer_distances
-from sae_lens_groups.saved.open import InitSource
+from sae_lens_groups.saved.source import SAESource
 from sae_lens_groups.train.checkpoints.checkpoint import (
     saved_plan,
 )
@@ -53,12 +53,12 @@ def _measured_plan(
 
 def planned_transfer(
     cfg: GroupSAERunnerConfig[Any],
-    source: InitSource | None,
+    source: SAESource | None,
     groups: tuple[LayerGroup, ...] | None,
 ) -> Transfer | None:
     """Where each group starts from, checked; None without a source, or before groups are known."""
     if source is None or groups is None:
         return None
     if cfg.init_keep_layers:
-        kept_groups(groups, source.groups)  # refuses a part of a group
+        kept_groups(groups, source.manifest.groups)  # refuses a part of a group
     return Transfer(cfg, source, groups)
