@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from sae_lens_groups.evaluate.result import BaselineScores, Comparison, LayerSco
 from sae_lens_groups.evaluate.tokens import EvaluatedTokens
 from sae_lens_groups.layers import HookTemplate, LayerGroup, parse_ranges
 from sae_lens_groups.saved.manifest import SuiteManifest
+from sae_lens_groups.saved.source import SAESource
 from sae_lens_groups.saved.training_curves import TrainingPoint
 from sae_lens_groups.saved.transfer_report import TransferReport
 from tests.test_plan_command import synthetic_plan
@@ -162,28 +163,16 @@ def suite_of(layer_groups: str, model_name: str = "org/model", **settings: Any) 
     return SAESuite(FreshSAEs(manifest))
 
 
-@dataclass
-class FreshSAEs:
+class FreshSAEs(SAESource):
     """SAEs in memory that nobody trained."""
 
-    manifest: SuiteManifest
-    folder: None = None
-    has_groups: bool = True
-    has_scalers: bool = False
-    runner_cfg: None = None
-    training_curves: tuple[TrainingPoint, ...] = ()
+    has_groups = True
 
-    def require_layers(self, layers: Any) -> list[int]:
-        return self.manifest.require_layers(layers)
+    def __init__(self, manifest: SuiteManifest) -> None:
+        self.manifest = manifest
 
     def layer(self, layer: int, device: str = "cpu") -> Any:  # noqa: ARG002
         return TopKSAE(TopKSAEConfig(d_in=8, d_sae=D_SAE, k=4))
-
-    def group(self, group: LayerGroup, device: str = "cpu") -> Any:
-        return self.layer(group.first, device)
-
-    def scaler(self, layer: int) -> None:
-        pass
 
     def log_sparsity(self, layer: int) -> torch.Tensor:  # noqa: ARG002
         return torch.zeros(D_SAE)

@@ -8,6 +8,7 @@ import torch
 from sae_lens import SAE
 from sae_lens.constants import SAE_CFG_FILENAME
 from sae_lens.training.activation_scaler import ActivationScaler
+from typing_extensions import override
 
 from sae_lens_groups import files
 from sae_lens_groups.errors import HookNameError, HubError, SuiteError, first_line
@@ -15,7 +16,7 @@ from sae_lens_groups.files.folder import suite_around
 from sae_lens_groups.layers import HookTemplate, LayerGroup
 from sae_lens_groups.saved.manifest import SuiteManifest
 from sae_lens_groups.saved.sae import SavedSAE, for_scaled_rows, is_groups_own, unwritten_scaler
-from sae_lens_groups.saved.training_curves import TrainingPoint
+from sae_lens_groups.saved.source import SAESource
 from sae_lens_groups.scaling.fold import without_model_kwargs_advice
 from sae_lens_groups.scaling.group_scaling import ESTIMATED_MODES
 
@@ -23,20 +24,15 @@ UNKNOWN = "unknown"
 """What the manifest says where the SAEs do not name their model, or the version of SAELens."""
 
 
-class OtherSAEs:
-    """A SAESource: the SAEs in a folder that is no suite, and in the folders inside.
+class OtherSAEs(SAESource):
+    """The SAEs in a folder that is no suite, and in the folders inside.
 
-    One for each layer, used in the form that it is in; or a single one, which may be that of a
-    group in a suite or a checkpoint, with its layers' scaling beside it.
+    One for each layer, started from in the form that it is in; or a single one, which may be that
+    of a group in a suite or a checkpoint, with its layers' scaling beside it.
 
     Raises:
         SuiteError: there is none, one is damaged, or they cannot stand side by side.
     """
-
-    folder: Path | None = None
-    has_groups: bool = False
-    has_scalers: bool = False
-    training_curves: tuple[TrainingPoint, ...] = ()
 
     def __init__(self, folder: Path, name: str) -> None:
         self._saes = _found(folder, name)
@@ -47,48 +43,42 @@ class OtherSAEs:
         return next(sae for sae in self._saes if layer in _layers(sae.metadata))
 
     @property
+    @override
     def runner_cfg(self) -> Mapping[str, Any] | None:
-        """The settings of the run that trained the lowest layer's SAE."""
         sae = self.saved(self.manifest.layers[0])
         name = sae.file_name(files.RUNNER_CFG)
         return sae.suite.json(name) if sae.suite.has(name) else None
 
+    @override
     def require_layers(self, layers: Iterable[int] | None) -> list[int]:
-        """These of its layers; refuses SAEs for scaled activations without their scaling."""
         for sae in self._saes:
             sae.require_plain()
         return self.manifest.require_layers(layers)
 
+    @override
     def layer(self, layer: int, device: str = "cpu") -> SAE[Any]:
-        """A layer's SAE in inference form, with its scaling folded in."""
         return self.saved(layer).plain(device)
 
+    @override
     def group(self, group: LayerGroup, device: str = "cpu") -> SAE[Any]:
-        """The SAE in the form that it is in."""
         return self.saved(group.first).load(device)
 
+    @override
     def scaler(self, layer: int) -> ActivationScaler | None:
-        """From the raw activations of a layer to those that its SAE takes, if it is known."""
         return self.saved(layer).scaler(layer)
 
+    @override
     def log_sparsity(self, layer: int) -> torch.Tensor | None:
-        """log10 of how often each feature fires on a layer; None where it is not known."""
         return self.saved(layer).log_sparsity()
 
 
-class ReleasedSAE:
-    """A SAESource: an SAE by SAELens's names, `release:sae_id`, downloaded and loaded by it.
+class ReleasedSAE(SAESource):
+    """An SAE by SAELens's names, `release:sae_id`, downloaded and loaded by it.
 
     Raises:
         HubError: SAELens finds none.
         SuiteError: it does not say which layer it is for, or is a group's.
     """
-
-    folder: Path | None = None
-    has_groups: bool = False
-    has_scalers: bool = False
-    runner_cfg: Mapping[str, Any] | None = None
-    training_curves: tuple[TrainingPoint, ...] = ()
 
     def __init__(self, name: str, release: str, sae_id: str) -> None:
         try:
@@ -106,27 +96,19 @@ class ReleasedSAE:
         self._name = name
         self.manifest = _known(name, {sae_id: self._sae.cfg.metadata.to_dict()})
 
+    @override
     def require_layers(self, layers: Iterable[int] | None) -> list[int]:
-        """Its layer; refuses an SAE for scaled activations."""
         if self._sae.cfg.normalize_activations in ESTIMATED_MODES:
             raise for_scaled_rows(self._name)
         return self.manifest.require_layers(layers)
 
-    def layer(self, layer: int, device: str = "cpu") -> SAE[Any]:  # noqa: ARG002  # it has one
-        """The SAE."""
+    @override
+    def layer(self, layer: int, device: str = "cpu") -> SAE[Any]:
         return self._sae.to(device)
 
-    def group(self, group: LayerGroup, device: str = "cpu") -> SAE[Any]:
-        """The SAE."""
-        return self.layer(group.first, device)
-
-    def scaler(self, layer: int) -> ActivationScaler | None:  # noqa: ARG002
-        """From the raw activations of its layer to those that it takes, if it is known."""
+    @override
+    def scaler(self, layer: int) -> ActivationScaler | None:
         return unwritten_scaler(self._name, self._sae.cfg.normalize_activations)
-
-    def log_sparsity(self, layer: int) -> torch.Tensor | None:  # noqa: ARG002
-        """None, which SAELens does not give."""
-        return None
 
 
 def _known(name: str, saes: Mapping[str, Mapping[str, Any]]) -> SuiteManifest:

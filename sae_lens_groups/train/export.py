@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from sae_lens import SAE, TrainingSAE
 from sae_lens.training.activation_scaler import ActivationScaler
+from typing_extensions import override
 
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.layers import HookTemplate, LayerGroup
 from sae_lens_groups.plan.group_plan import GroupPlan
 from sae_lens_groups.saved.manifest import SuiteManifest, group_metadata
+from sae_lens_groups.saved.source import SAESource
 from sae_lens_groups.saved.training_curves import TrainingPoint
 from sae_lens_groups.saved.transfer_report import TransferReport
 from sae_lens_groups.scaling.fold import layer_sae
@@ -29,6 +31,18 @@ class _TrainedLayer:
     scaler: ActivationScaler
     log_sparsity_F: torch.Tensor
     results: dict[str, Any]
+
+    def sae(self, layer: int, template: HookTemplate) -> SAE[Any]:
+        """The plain SAE of the layer."""
+        metadata = {
+            "hook_name": template.hook_name(layer),
+            "sae_lens_groups": {
+                **group_metadata(self.group),
+                "layer": layer,
+                "scaling_factor": self.scaler.scaling_factor,
+            },
+        }
+        return layer_sae(self.group_sae, self.scaler, metadata | self.results)
 
 
 def export_suite(
@@ -53,49 +67,51 @@ def export_suite(
         dataset_rows_read=dataset_rows_read,
     )
 
-    return SAESuite(TrainedGroups(manifest, layers, cfg.to_dict(), training_curves))
+    return SAESuite(_TrainedGroups(manifest, layers, cfg.to_dict(), training_curves))
 
 
-@dataclass(frozen=True)
-class TrainedGroups:
-    """A SAESource: trained groups in memory, whose layers' SAEs are made when they are asked for."""
+class _TrainedGroups(SAESource):
+    """Trained groups on the device that they were trained on; a layer's SAE is made when asked for."""
 
-    manifest: SuiteManifest
-    trained: Mapping[int, _TrainedLayer]
-    runner_cfg: Mapping[str, Any]
-    training_curves: tuple[TrainingPoint, ...]
-    folder: None = None
-    has_groups: bool = True
-    has_scalers: bool = True
+    has_groups = has_scalers = True
 
-    def require_layers(self, layers: Iterable[int] | None) -> list[int]:
-        """These of its layers; all where it is None."""
-        return self.manifest.require_layers(layers)
+    def __init__(
+        self,
+        manifest: SuiteManifest,
+        layers: Mapping[int, _TrainedLayer],
+        runner_cfg: Mapping[str, Any],
+        training_curves: tuple[TrainingPoint, ...],
+    ) -> None:
+        self.manifest = manifest
+        self._layers = layers
+        self._runner_cfg = runner_cfg
+        self._training_curves = training_curves
 
-    def layer(self, layer: int, device: str = "cpu") -> SAE[Any]:  # noqa: ARG002  # its group's
-        """A layer's plain SAE, on the device that its group was trained on."""
-        part = self.trained[layer]
-        metadata = {
-            "hook_name": self.manifest.hook_template.hook_name(layer),
-            "sae_lens_groups": {
-                **group_metadata(part.group),
-                "layer": layer,
-                "scaling_factor": part.scaler.scaling_factor,
-            },
-        }
-        return layer_sae(part.group_sae, part.scaler, metadata | part.results)
+    @property
+    @override
+    def runner_cfg(self) -> Mapping[str, Any]:
+        return self._runner_cfg
 
-    def group(self, group: LayerGroup, device: str = "cpu") -> SAE[Any]:  # noqa: ARG002
-        """A group's SAE, on the device that it was trained on."""
-        return self.trained[group.first].group_sae
+    @property
+    @override
+    def training_curves(self) -> tuple[TrainingPoint, ...]:
+        return self._training_curves
 
+    @override
+    def layer(self, layer: int, device: str = "cpu") -> SAE[Any]:
+        return self._layers[layer].sae(layer, self.manifest.hook_template)
+
+    @override
+    def group(self, group: LayerGroup, device: str = "cpu") -> SAE[Any]:
+        return self._layers[group.first].group_sae
+
+    @override
     def scaler(self, layer: int) -> ActivationScaler:
-        """What a layer's activations pass before its group's SAE."""
-        return self.trained[layer].scaler
+        return self._layers[layer].scaler
 
+    @override
     def log_sparsity(self, layer: int) -> torch.Tensor:
-        """log10 of how often each feature fired on a layer. Shape (d_sae,)."""
-        return self.trained[layer].log_sparsity_F
+        return self._layers[layer].log_sparsity_F
 
 
 def _trained_layers(trainer: GroupSAETrainer) -> list[tuple[int, _TrainedLayer]]:

@@ -1,13 +1,13 @@
 """Puts the layers of two suites into one."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from sae_lens import SAE
 from sae_lens.training.activation_scaler import ActivationScaler
+from typing_extensions import override
 
 from sae_lens_groups import files
 from sae_lens_groups.activations.dataset import is_same_dataset
@@ -73,41 +73,44 @@ def require_keepable(cfg: GroupSAERunnerConfig[Any], source: SAESource) -> None:
         )
 
 
-class _FilledIn:
-    """A SAESource: all trained groups, and those of another suite that share no layer with them."""
+class _FilledIn(SAESource):
+    """All trained groups, and those of another suite that share no layer with them."""
 
-    folder: Path | None = None
-    has_groups: bool = True
-    has_scalers: bool = True
+    has_groups = has_scalers = True
 
     def __init__(self, trained: SAESource, other: SAESource) -> None:
+        self._trained = trained
         kept = kept_groups(trained.manifest.groups, other.manifest.groups)
         self._source_of = dict.fromkeys(trained.manifest.layers, trained)
         self._source_of |= {layer: other for group in kept for layer in group.layers}
         factors = {n: of.manifest.scaling_factors[n] for n, of in self._source_of.items()}
         groups = disjoint([*trained.manifest.groups, *kept])
         self.manifest = replace(trained.manifest, groups=groups, scaling_factors=factors)
-        self.runner_cfg = trained.runner_cfg
-        self.training_curves: tuple[TrainingPoint, ...] = trained.training_curves
 
-    def require_layers(self, layers: Iterable[int] | None) -> list[int]:
-        """These of its layers; all where it is None."""
-        return self.manifest.require_layers(layers)
+    @property
+    @override
+    def runner_cfg(self) -> Mapping[str, Any] | None:
+        return self._trained.runner_cfg
 
+    @property
+    @override
+    def training_curves(self) -> tuple[TrainingPoint, ...]:
+        return self._trained.training_curves
+
+    @override
     def layer(self, layer: int, device: str = "cpu") -> SAE[Any]:
-        """A layer's plain SAE."""
         return self._source_of[layer].layer(layer, device)
 
+    @override
     def group(self, group: LayerGroup, device: str = "cpu") -> SAE[Any]:
-        """A group's SAE in training form."""
         return self._source_of[group.first].group(group, device)
 
+    @override
     def scaler(self, layer: int) -> ActivationScaler | None:
-        """What a layer's activations pass before its group's SAE."""
         return self._source_of[layer].scaler(layer)
 
+    @override
     def log_sparsity(self, layer: int) -> torch.Tensor | None:
-        """log10 of how often each feature fires on a layer. Shape (d_sae,)."""
         return self._source_of[layer].log_sparsity(layer)
 
 
