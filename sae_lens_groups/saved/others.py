@@ -15,7 +15,13 @@ from sae_lens_groups.errors import HookNameError, HubError, SuiteError, first_li
 from sae_lens_groups.files.folder import suite_around
 from sae_lens_groups.layers import HookTemplate, LayerGroup
 from sae_lens_groups.saved.manifest import SuiteManifest
-from sae_lens_groups.saved.sae import SavedSAE, for_scaled_rows, is_groups_own, unwritten_scaler
+from sae_lens_groups.saved.sae import (
+    SavedSAE,
+    for_scaled_rows,
+    is_groups_own,
+    is_of_group,
+    unwritten_scaler,
+)
 from sae_lens_groups.saved.source import SAESource
 from sae_lens_groups.scaling.fold import without_model_kwargs_advice
 from sae_lens_groups.scaling.group_scaling import ESTIMATED_MODES
@@ -160,8 +166,8 @@ def _ours(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _layers(metadata: Mapping[str, Any]) -> list[int]:
     """The layer that an SAE is for; all of its layers if it is a group's own."""
-    facts, hook_name = _ours(metadata), str(metadata.get("hook_name"))
-    if "layer" not in facts and "layers" in facts:
+    hook_name, facts = str(metadata.get("hook_name")), _ours(metadata)
+    if is_of_group(facts):
         return facts["layers"]
     layer = HookTemplate.from_hook_name(hook_name).layer_of(hook_name)
     assert layer is not None

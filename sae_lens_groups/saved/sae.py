@@ -24,6 +24,7 @@ from sae_lens_groups.files.tensors import (
     require_size,
     require_tensors,
 )
+from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.scaling.fold import layer_sae, without_model_kwargs_advice
 from sae_lens_groups.scaling.group_scaling import ESTIMATED_MODES, MEAN_NORM, WHITENING
 from sae_lens_groups.scaling.stored import load_layer_scaler, load_scaler
@@ -93,7 +94,7 @@ class SavedSAE:
     @property
     def is_groups_own(self) -> bool:
         """Whether it is a group's, on scaled activations, rather than one layer's."""
-        return _is_groups(self.metadata.get("sae_lens_groups"))
+        return is_of_group(self.metadata.get("sae_lens_groups"))
 
     def scaler(self, layer: int) -> ActivationScaler | None:
         """From the raw activations of a layer to those that it takes.
@@ -216,14 +217,18 @@ def _require_usable_metadata(metadata: object) -> None:
             raise TypeError(
                 f"{name} in metadata is {value!r}, and has to be of type {kind.__name__}"
             )
+    facts = metadata.get("sae_lens_groups") or {}
+    if is_of_group(facts):
+        LayerGroup.from_layers(facts["layers"])
 
 
 def is_groups_own(sae: SAE[Any]) -> bool:
     """Whether an SAE is a group's, on scaled activations, rather than one layer's exported one."""
-    return _is_groups(sae.cfg.metadata.sae_lens_groups)
+    return is_of_group(sae.cfg.metadata.sae_lens_groups)
 
 
-def _is_groups(facts: Mapping[str, Any] | None) -> bool:
+def is_of_group(facts: Mapping[str, Any] | None) -> bool:
+    """Whether what an SAE says under `sae_lens_groups` is said by a group's own."""
     return facts is not None and "layers" in facts and "layer" not in facts
 
 

@@ -55,7 +55,7 @@ def _compare_models(cfg: GroupSAERunnerConfig[Any], of_source: str) -> None:
     warnings.warn(
         f"init_from {cfg.init_from!r} was trained on the model {found!r}, and this run trains on "
         f"{asked!r}",
-        stacklevel=4,
+        stacklevel=3,
     )
 
 

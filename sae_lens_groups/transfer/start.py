@@ -74,6 +74,7 @@ class Transfer:
         self.cfg = cfg
         self.source = source
         self.groups = tuple(groups)
+        self._held = source.manifest
         self.starts = tuple(self._start(group) for group in self.groups)
 
     @property
@@ -89,11 +90,7 @@ class Transfer:
     @property
     def loaded_groups(self) -> tuple[LayerGroup, ...]:
         """Those, and the layers that are kept: the run's model is what evaluates the whole suite."""
-        kept = (
-            kept_groups(self.groups, self.source.manifest.groups)
-            if self.cfg.init_keep_layers
-            else ()
-        )
+        kept = kept_groups(self.groups, self._held.groups) if self.cfg.init_keep_layers else ()
         return self._groups_and(
             {layer for group in (*self.hooked_groups, *kept) for layer in group.layers}
         )
@@ -131,7 +128,7 @@ class Transfer:
         for start in self.starts:
             target = scalings[start.group.name].of_layer[start.layer]
             with named_by("init_from", InitSourceError):
-                source = self.source.group(self.source.manifest.group_of(start.source_layer))
+                source = self.source.group(self._held.group_of(start.source_layer))
             take_parameters(
                 saes[start.group.name],
                 source,
@@ -140,10 +137,10 @@ class Transfer:
             )
 
     def _start(self, group: LayerGroup) -> Start:
-        layer = DIRECTIONS[self.cfg.init_direction](self.source.manifest.layers, group)
+        layer = DIRECTIONS[self.cfg.init_direction](self._held.layers, group)
         if layer is None:
             side = "below" if self.cfg.init_direction == "forward" else "above"
-            has = ", ".join(map(str, self.source.manifest.groups))
+            has = ", ".join(map(str, self._held.groups))
             raise InitSourceError(
                 f"init_direction is {self.cfg.init_direction!r}, and init_from "
                 f"{self.cfg.init_from!r} has no layer {side} group {group} (it has {has}); "
