@@ -77,8 +77,9 @@ def training_tokens_of(init_from: str) -> int | None:
         if (found / files.TRAINER_STATE).exists():
             return None  # a checkpoint of a run that was to go on
         # A single SAE lies in its run's folder or, in a suite, one or two levels below it.
-        above = (level for level in (found.parent, found.parent.parent) if _is_suite(level))
-        for folder in map(CheckedFolder, (found, *above)):
+        above = (found.parent, found.parent.parent)
+        suites = (folder for folder in above if (folder / files.SUITE).is_file())
+        for folder in map(CheckedFolder, (found, *suites)):
             if folder.has(files.RUNNER_CFG):
                 n_tokens = run_training_tokens(folder.file(files.RUNNER_CFG).parent)
                 if n_tokens is not None:
@@ -129,7 +130,3 @@ def _sought_on_the_hub(repo: HubRepo) -> Iterator[None]:
 def _in_folder(folder: Path, name: str) -> SAESource:
     suite = CheckedFolder(folder)
     return SavedSuite(suite) if suite.is_suite() else OtherSAEs(folder, name)
-
-
-def _is_suite(folder: Path) -> bool:
-    return (folder / files.SUITE).is_file()
