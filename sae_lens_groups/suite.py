@@ -1,26 +1,22 @@
 """A plain SAELens SAE for every layer, in memory or on disk."""
 
-import json
-import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from sae_lens import SAE, TrainingSAE
-from sae_lens.constants import SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME
 from sae_lens.training.activation_scaler import ActivationScaler
-from safetensors.torch import save_file
 
 from sae_lens_groups import files
 from sae_lens_groups.errors import SuiteError, UnknownLayerError
-from sae_lens_groups.files.checksums import write_checksums
-from sae_lens_groups.files.folder import lies_inside
-from sae_lens_groups.files.names import is_covered
 from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.saved.hub import HubRepo
 from sae_lens_groups.saved.manifest import SuiteManifest
-from sae_lens_groups.saved.training_curves import TrainingPoint, points_to_csv
-from sae_lens_groups.scaling.stored import save_layer_scalers
+from sae_lens_groups.saved.open import open_saes
+from sae_lens_groups.saved.source import SAESource
+from sae_lens_groups.saved.training_curves import TrainingPoint
+from sae_lens_groups.saved.write import write_suite
 
 if TYPE_CHECKING:
     from sae_lens_groups.publish import Published
@@ -43,29 +39,25 @@ class SAESuite(Mapping[str, SAE[Any]]):
     """The folder the suite was loaded from or saved to; None where it is not the user's own."""
     source_folder: Path | None
     """Where its files lie, in a folder of the user's or in the Hub's cache; None in memory."""
+    source: SAESource
+    """Where its SAEs come from."""
 
     def __init__(
         self,
-        manifest: SuiteManifest,
-        build_layer: Callable[[int], SAE[Any]],
-        build_group: Callable[[LayerGroup], TrainingSAE[Any]] | None,
-        build_scaler: Callable[[int], ActivationScaler] | None,
-        build_sparsity: Callable[[int], torch.Tensor | None],
-        layers: Sequence[int] | None = None,
-        runner_cfg: Mapping[str, Any] | None = None,
-        training_curves: tuple[TrainingPoint, ...] = (),
+        source: SAESource,
+        layers: Iterable[int] | None = None,
+        *,
+        device: str = "cpu",
         path: Path | None = None,
     ) -> None:
-        self.manifest = manifest
-        self.layers = tuple(manifest.layers if layers is None else layers)
-        self.training_curves = training_curves
-        self.runner_cfg = runner_cfg
+        self.source = source
+        self.manifest = source.manifest
+        self.layers = tuple(source.require_layers(layers))
+        self.training_curves = source.training_curves
+        self.runner_cfg = source.runner_cfg
         self.path = path
-        self.source_folder = path
-        self._build_layer = build_layer
-        self._build_group = build_group
-        self._build_scaler = build_scaler
-        self._build_sparsity = build_sparsity
+        self.source_folder = source.folder
+        self._device = device
         self._built: dict[int, SAE[Any]] = {}
 
     def __getitem__(self, hook_name: str) -> SAE[Any]:
@@ -96,33 +88,34 @@ class SAESuite(Mapping[str, SAE[Any]]):
         if layer not in self.layers:
             raise self._unknown(f"layer {layer}")
         if layer not in self._built:
-            self._built[layer] = self._build_layer(layer)
+            self._built[layer] = self.source.layer(layer, self._device)
         return self._built[layer]
 
     def group(self, group: LayerGroup) -> TrainingSAE[Any]:
         """A group's SAE in training form, which works on scaled activations."""
-        if self._build_group is None:
+        if not self.source.has_groups:
             raise SuiteError(
                 "this suite holds plain SAEs only: they were not trained in groups, and are not in "
                 "training form"
             )
-        return self._build_group(group)
+        return cast("TrainingSAE[Any]", self.source.group(group, self._device))
 
     def scaler(self, layer: int) -> ActivationScaler:
         """What a layer's activations pass before the group's SAE: its scaling, and its alignment.
 
         `suite.layer(n)` does what `scaler.unscale(group_sae(scaler.scale(x)))` does.
         """
-        if self._build_scaler is None:
+        scaler = self.source.scaler(layer) if self.source.has_scalers else None
+        if scaler is None:
             raise SuiteError(
                 f"this suite does not hold the scaling of layer {layer}, which the suites that "
                 "sae-lens-groups trains do since 0.3.0"
             )
-        return self._build_scaler(layer)
+        return scaler
 
     def log_sparsity(self, layer: int) -> torch.Tensor:
         """log10 firing frequency of each feature on this layer. Shape (d_sae,)."""
-        log_sparsity_F = self._build_sparsity(layer)
+        log_sparsity_F = self.source.log_sparsity(layer)
         if log_sparsity_F is None:
             raise SuiteError(f"this suite does not hold how often the features of {layer=} fire")
         return log_sparsity_F
@@ -138,16 +131,6 @@ class SAESuite(Mapping[str, SAE[Any]]):
                 f"this suite holds {len(self.layers)} of the {len(self.manifest.layers)} layers "
                 f"that it was trained for, too few for {doing}; load it without layers="
             )
-
-    def expected_files(self) -> list[Path]:
-        """The weights and statistics that a suite's folder holds, whether they are there or not."""
-        assert self.path is not None
-        folders = [self.path / name for name in self.manifest.hook_names]
-        groups = [self.path / files.GROUPS / group.name for group in self.manifest.groups]
-        return [
-            *(folder / SAE_WEIGHTS_FILENAME for folder in [*folders, *groups]),
-            *(folder / SPARSITY_FILENAME for folder in folders),
-        ]
 
     def _unknown(self, asked: str) -> UnknownLayerError:
         names = list(self)
@@ -182,35 +165,7 @@ class SAESuite(Mapping[str, SAE[Any]]):
     def save_copy(self, path: Path) -> None:
         """Writes what `save` writes, and leaves the suite where it is."""
         self.require_whole("a folder")
-        with files.new_folder(path) as folder:
-            for layer in self.layers:
-                self._save_layer(layer, folder / self.manifest.hook_template.hook_name(layer))
-            if self._build_group is not None:
-                for group in self.manifest.groups:
-                    self._build_group(group).save_model(folder / files.GROUPS / group.name)
-            if self._build_scaler is not None:
-                for group in self.manifest.groups:
-                    scalers = {layer: self._build_scaler(layer) for layer in group.layers}
-                    save_layer_scalers(folder / files.GROUPS / group.name, scalers)
-            # Of SAEs that were trained elsewhere, these are the settings of one layer's run.
-            if self.runner_cfg is not None and not self.manifest.is_imported:
-                files.write_text(
-                    folder / files.RUNNER_CFG, json.dumps(self.runner_cfg, indent=2) + "\n"
-                )
-            if self.training_curves:
-                files.write_text(folder / files.CURVES, points_to_csv(self.training_curves))
-            if self.source_folder is not None:
-                _copy_evaluation(self.source_folder, folder)
-            files.write_text(folder / files.SUITE, self.manifest.to_json())
-            write_checksums(folder, is_covered)
-
-    def _save_layer(self, layer: int, folder: Path) -> None:
-        # Not through self.layer: saving a large suite must not hold all of its SAEs.
-        sae = self._built[layer] if layer in self._built else self._build_layer(layer)
-        sae.save_model(folder)
-        log_sparsity_F = self._build_sparsity(layer)
-        if log_sparsity_F is not None:
-            save_file({"sparsity": log_sparsity_F}, folder / SPARSITY_FILENAME)
+        write_suite(self.source, path, changed=self._built, evaluated=self.source_folder)
 
     @classmethod
     def load(
@@ -227,9 +182,8 @@ class SAESuite(Mapping[str, SAE[Any]]):
             SuiteError: there is no suite, or it is broken or of a newer format.
             UnknownLayerError: it lacks one of the layers.
         """
-        from sae_lens_groups.saved.open import load_suite
-
-        return load_suite(Path(path), device, layers)
+        source = open_saes(Path(path))
+        return cls(source, layers, device=device, path=source.folder)
 
     @classmethod
     def from_pretrained(
@@ -254,15 +208,9 @@ class SAESuite(Mapping[str, SAE[Any]]):
             SuiteError: the repository holds no SAELens SAEs, or broken ones.
             UnknownLayerError: it lacks one of the layers.
         """
-        from sae_lens_groups.saved.download import download_suite
-        from sae_lens_groups.saved.hub import HubRepo
-        from sae_lens_groups.saved.open import load_suite
-
         layers = None if layers is None else list(layers)
-        folder = download_suite(HubRepo(repo_id, revision, token), layers)
-        suite = load_suite(folder, device, layers)
-        suite.path = None  # results do not belong in the Hub's cache
-        return suite
+        # Without a path: results do not belong in the Hub's cache.
+        return cls(open_saes(HubRepo(repo_id, revision, token), layers), layers, device=device)
 
     def push_to_hub(
         self,
@@ -313,14 +261,3 @@ class SAESuite(Mapping[str, SAE[Any]]):
             allow=allow,
         )
         return publish_suite(self, repo_id, options)
-
-
-def _copy_evaluation(old: Path, new: Path) -> None:
-    """What an evaluation left in a suite's folder, if there was one; nothing that links lead to."""
-    folder = old / files.EVALUATION_FOLDER
-    names = [files.EVALUATION, files.REPORT]
-    names += [path.relative_to(old).as_posix() for path in sorted(folder.rglob("*"))]
-    for name in names:
-        if (old / name).is_file() and lies_inside(old / name, old):
-            (new / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(old / name, new / name)

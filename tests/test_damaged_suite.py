@@ -21,7 +21,7 @@ from sae_lens_groups import GroupPlan, GroupSAETrainingRunner, SAESuite
 from sae_lens_groups.errors import GroupSAEError, InitSourceError, PlanError, SuiteError
 from sae_lens_groups.files.checksums import write_checksums
 from sae_lens_groups.files.names import is_covered
-from sae_lens_groups.saved.open import open_source
+from sae_lens_groups.saved.open import named_by, open_saes
 from sae_lens_groups.scaling.group_scaling import whitening_of
 from sae_lens_groups.scaling.layer_scaler import layer_map_of
 
@@ -312,8 +312,9 @@ def test_one_layer_is_checked_by_itself_and_once(
 
 
 def first_sae(init_from: str) -> SAE[Any]:
-    source = open_source(init_from)
-    return source.sae(source.groups[0])
+    with named_by("init_from", InitSourceError):
+        source = open_saes(init_from)
+        return source.group(source.manifest.groups[0])
 
 
 def test_a_damaged_source_is_refused(folder: Path) -> None:

@@ -21,20 +21,26 @@ OPEN = """
 import json, sys
 import sae_lens_groups
 from sae_lens_groups.errors import InitSourceError
-from sae_lens_groups.saved.open import training_tokens_of
-from sae_lens_groups.saved.open import open_source
+from sae_lens_groups.saved.open import named_by, open_saes, training_tokens_of
+from sae_lens_groups.evaluate.baseline import open_baseline
 answers = []
 for init_from in sys.argv[1:]:
+    if init_from.startswith("--baseline="):
+        baseline = open_baseline(init_from.removeprefix("--baseline="))
+        norms = {name: sae.W_dec.norm().item() for name, sae in baseline.saes.items()}
+        answers.append([baseline.name, norms])
+        continue
     try:
-        source = open_source(init_from)
+        with named_by("init_from", InitSourceError):
+            source = open_saes(init_from, groups_only=True)
     except InitSourceError as error:
         answers.append(str(error))
         continue
-    group = source.groups[0]
+    groups = source.manifest.groups
+    group = groups[0]
     scaling_factor = source.scaler(group.first).scaling_factor
-    norm = source.sae(group).W_dec.norm().item()
-    groups = [str(group) for group in source.groups]
-    answers.append([groups, training_tokens_of(init_from), scaling_factor, norm])
+    norm = source.group(group).W_dec.norm().item()
+    answers.append([[str(group) for group in groups], training_tokens_of(init_from), scaling_factor, norm])
 print(json.dumps(answers))
 """
 
@@ -92,6 +98,16 @@ def test_a_suite_and_its_saes_are_found_on_the_hub(hub_folder: Path, tmp_path: P
     # The suite's groups and the one layer that was asked for; no other layers.
     facts = ["checksums.json", "runner_cfg.json", "suite.json"]
     assert sorted(downloaded) == sorted([hook_name, "groups", *facts])
+
+
+def test_a_baseline_is_found_in_the_same_places(hub_folder: Path, tmp_path: Path) -> None:
+    place = "owner/suite:blocks.1.hook_resid_post"
+    of_suite, of_sae, of_source = opened(
+        hub_folder, tmp_path / "home", "--baseline=owner/suite", f"--baseline={place}", place
+    )
+    assert of_suite[0] == "owner/suite"
+    assert list(of_suite[1]) == [f"blocks.{layer}.hook_resid_post" for layer in range(3)]
+    assert of_sae == [place, {"blocks.1.hook_resid_post": of_source[3]}]
 
 
 def test_a_groups_own_sae_is_not_taken_without_its_scaling(

@@ -651,10 +651,11 @@ def test_a_repository_of_saes_becomes_a_suite(
         found = process.python(
             """
 from sae_lens_groups.evaluate.baseline import open_baseline
-from sae_lens_groups.saved.open import open_source
-baseline, source = open_baseline(repo_id), open_source(repo_id)
-answer = [baseline.name, list(baseline.saes), [str(group) for group in source.groups],
-          list(source.sae(source.groups[2]).W_dec.shape)]
+from sae_lens_groups.saved.open import open_saes
+baseline, source = open_baseline(repo_id), open_saes(repo_id, groups_only=True)
+groups = source.manifest.groups
+answer = [baseline.name, list(baseline.saes), [str(group) for group in groups],
+          list(source.group(groups[2]).W_dec.shape)]
 """,
             repo_id=others,
         )

@@ -35,6 +35,7 @@ from sae_lens_groups.evaluate.result import BaselineScores, Comparison, LayerSco
 from sae_lens_groups.evaluate.tokens import EvaluatedTokens
 from sae_lens_groups.layers import HookTemplate, LayerGroup, parse_ranges
 from sae_lens_groups.saved.manifest import SuiteManifest
+from sae_lens_groups.saved.source import SAESource
 from sae_lens_groups.saved.training_curves import TrainingPoint
 from sae_lens_groups.saved.transfer_report import TransferReport
 from tests.test_plan_command import synthetic_plan
@@ -159,10 +160,22 @@ def suite_of(layer_groups: str, model_name: str = "org/model", **settings: Any) 
         **settings,
     )
 
-    def build(_: Any) -> Any:
+    return SAESuite(FreshSAEs(manifest))
+
+
+class FreshSAEs(SAESource):
+    """SAEs in memory that nobody trained."""
+
+    has_groups = True
+
+    def __init__(self, manifest: SuiteManifest) -> None:
+        self.manifest = manifest
+
+    def layer(self, layer: int, device: str = "cpu") -> Any:  # noqa: ARG002
         return TopKSAE(TopKSAEConfig(d_in=8, d_sae=D_SAE, k=4))
 
-    return SAESuite(manifest, build, build, None, lambda _: torch.zeros(D_SAE))
+    def log_sparsity(self, layer: int) -> torch.Tensor:  # noqa: ARG002
+        return torch.zeros(D_SAE)
 
 
 def random_evaluation(

@@ -193,8 +193,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--baseline",
         metavar="SUITE_OR_SAELENS_FOLDER",
-        help="another suite, the folder of a SAELens SAE or one that holds several, or owner/repo on "
-        "the Hub: layers that both have are compared on the same tokens",
+        help="another suite, the folder of a SAELens SAE or one that holds several, or on the Hub "
+        "owner/repo or release:sae_id: layers that both have are compared on the same tokens",
     )
     parser.add_argument(
         "--dataset_path",

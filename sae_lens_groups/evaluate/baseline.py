@@ -8,8 +8,7 @@ from typing import Any
 from sae_lens import SAE
 
 from sae_lens_groups import files
-from sae_lens_groups.errors import HubError, SuiteError
-from sae_lens_groups.saved.hub import is_repo_id
+from sae_lens_groups.saved.open import named_by, open_saes
 from sae_lens_groups.suite import SAESuite
 
 
@@ -52,21 +51,13 @@ class Baseline:
 
 
 def open_baseline(place: str | Path, device: str = "cpu") -> Baseline:
-    """A suite, or SAEs that SAELens trained: a folder, or `owner/repo` on the Hub.
+    """A suite, or SAEs that SAELens trained, in any of the forms of `init_from`.
 
     Raises:
         SuiteError: there is none of these, or an SAE in it cannot be used.
-        HubError: the repository cannot be had.
+        HubError: they cannot be had.
     """
-    path = Path(place)
-    if not files.exists(path) and is_repo_id(str(place)):
-        try:
-            return Baseline.of(SAESuite.from_pretrained(str(place), device=device), str(place))
-        except HubError as error:
-            raise HubError(
-                f"baseline {str(place)!r} is no folder, and cannot be had from the Hub: {error}"
-            ) from error
-    try:
-        return Baseline.of(SAESuite.load(path, device), path.resolve().name)
-    except SuiteError as error:
-        raise SuiteError(f"baseline {error}") from error
+    folder = files.expanded(place)
+    name = folder.resolve().name if files.exists(folder) else str(place)
+    with named_by("baseline"):
+        return Baseline.of(SAESuite(open_saes(str(place)), device=device), name)

@@ -1,6 +1,7 @@
-"""SAEs in SAELens's folders: found, and read into the form in which a layer's SAE is used."""
+"""One SAE in a folder of SAELens's, read into the form in which a layer's SAE is used."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -23,10 +24,10 @@ from sae_lens_groups.files.tensors import (
     require_size,
     require_tensors,
 )
-from sae_lens_groups.saved.hub import is_repo_id
+from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.scaling.fold import layer_sae, without_model_kwargs_advice
-from sae_lens_groups.scaling.group_scaling import ESTIMATED_MODES
-from sae_lens_groups.scaling.stored import load_scaler
+from sae_lens_groups.scaling.group_scaling import ESTIMATED_MODES, MEAN_NORM, WHITENING
+from sae_lens_groups.scaling.stored import load_layer_scaler, load_scaler
 
 # What SAELens raises on settings of another form, beside what it does on damaged files.
 _UNUSABLE = (*UNREADABLE, AttributeError, OverflowError, AssertionError)
@@ -74,15 +75,11 @@ class SavedSAE:
         Raises:
             SuiteError: it is damaged, or no SAE's.
         """
-        try:
+        with self._readable():
             cfg = handle_config_defaulting(self.suite.json(self.file_name(SAE_CFG_FILENAME)))
             _require_usable_metadata(cfg["metadata"])
             self._require_usable_sizes(cfg)
             return cfg
-        except SuiteError:
-            raise
-        except _UNUSABLE as error:
-            raise self._unusable(SAE_CFG_FILENAME, error) from error
 
     @property
     def metadata(self) -> Mapping[str, Any]:
@@ -97,16 +94,25 @@ class SavedSAE:
     @property
     def is_groups_own(self) -> bool:
         """Whether it is a group's, on scaled activations, rather than one layer's."""
-        return _is_groups(self.metadata.get("sae_lens_groups"))
+        return is_of_group(self.metadata.get("sae_lens_groups"))
 
-    def scaler(self) -> ActivationScaler | None:
-        """What SAELens's checkpoints keep of the activations' scaling; None where it is not there.
+    def scaler(self, layer: int) -> ActivationScaler | None:
+        """From the raw activations of a layer to those that it takes.
+
+        None where only their mean norm is known, which is sqrt(d_in).
 
         Raises:
-            SuiteError: it is damaged.
+            SuiteError: it is missing or damaged.
         """
-        name = self.file_name(files.SCALER)
-        return load_scaler(self.suite, name, self.d_in) if self.suite.has(name) else None
+        if self.is_groups_own:
+            folder = self.file_name(files.layer_scaler_folder(layer))
+            if not self.suite.has(f"{folder}/{files.SCALER}"):
+                raise without_scaling(str(self.folder), layer)
+            return load_layer_scaler(self.suite, folder, self.d_in)
+        mode, name = self.cfg.get("normalize_activations"), self.file_name(files.SCALER)
+        if mode in ESTIMATED_MODES and self.suite.has(name):
+            return load_scaler(self.suite, name, self.d_in)
+        return unwritten_scaler(str(self.folder), mode)
 
     @property
     def d_in(self) -> int:
@@ -119,13 +125,14 @@ class SavedSAE:
         Raises:
             SuiteError: a file of it is missing, damaged, or does not fit the others.
         """
-        try:
-            with without_model_kwargs_advice():
-                return self._load(device)
-        except SuiteError:
-            raise
-        except _UNUSABLE as error:
-            raise self._unusable(SAE_CFG_FILENAME, error) from error
+        weights = self.suite.file(self.file_name(SAE_WEIGHTS_FILENAME))
+        with self._readable(), without_model_kwargs_advice():
+            wanted = _tensors_of(self.cfg, is_training_form=self.is_training_form)
+            require_tensors(weights, wanted, SAE_CFG_FILENAME)
+            sae_class = TrainingSAE if self.is_training_form else SAE
+            sae: SAE[Any] = sae_class.load_from_disk(self.folder, device=device)
+            require_numbers(weights, sae.state_dict())
+            return sae
 
     def log_sparsity(self) -> torch.Tensor | None:
         """log10 of how often each feature fires; None where that is not beside it. Shape (d_sae,).
@@ -139,43 +146,23 @@ class SavedSAE:
         wanted = {"sparsity": (self.cfg["d_sae"],)}
         return load_numbers(self.suite.file(name), wanted, SAE_CFG_FILENAME)["sparsity"]
 
-    def _load(self, device: str) -> SAE[Any]:
-        weights = self._sound_weights()
-        sae_class = TrainingSAE if self.is_training_form else SAE
-        sae: SAE[Any] = sae_class.load_from_disk(self.folder, device=device)
-        require_numbers(weights, sae.state_dict())
-        return sae
-
-    def _require_usable_sizes(self, cfg: Mapping[str, Any]) -> None:
-        file = self.suite.path / self.file_name(SAE_CFG_FILENAME)
-        require_size(file, d_in=cfg.get("d_in"), d_sae=cfg.get("d_sae"))
-        k = cfg.get("k")
-        if k is not None and not 0 < k <= cfg["d_sae"]:
-            raise self._unusable(SAE_CFG_FILENAME, f"k is {k!r} of {cfg['d_sae']:,} features")
-
-    def _sound_weights(self) -> Path:
-        """The file of the weights, with the names and shapes that `cfg.json` asks for.
-
-        Raises:
-            SuiteError: it is damaged, or holds others.
-        """
-        weights = self.suite.file(self.file_name(SAE_WEIGHTS_FILENAME))
-        wanted = _tensors_of(self.cfg, is_training_form=self.is_training_form)
-        require_tensors(weights, wanted, SAE_CFG_FILENAME)
-        return weights
-
     def plain(self, device: str) -> SAE[Any]:
         """The SAE in inference form, with its scaling folded in.
 
         Raises:
             SuiteError: its weights are damaged, or its scaling is not beside it.
         """
-        try:
-            return self._plain(device)
-        except SuiteError:
-            raise
-        except _UNUSABLE as error:
-            raise self._unusable(SAE_CFG_FILENAME, error) from error
+        self.require_plain()
+        trained = self.load(device)
+        if not isinstance(trained, TrainingSAE):
+            return trained
+        name = self.file_name(files.SCALER)
+        has_it = self.suite.has(name)
+        scaler = load_scaler(self.suite, name, self.d_in) if has_it else ActivationScaler()
+        with self._readable(), without_model_kwargs_advice():
+            sae = layer_sae(trained, scaler, {})
+        sae.cfg.normalize_activations = "none"  # it is folded in now
+        return sae
 
     def require_plain(self) -> None:
         """Refuses an SAE for scaled activations whose scaling is not beside it.
@@ -184,32 +171,29 @@ class SavedSAE:
             SuiteError: it is one.
         """
         is_scaled = self.cfg.get("normalize_activations") in ESTIMATED_MODES
-        if self.is_groups_own or (is_scaled and not self._has_scaling):
-            raise SuiteError(
-                f"{str(self.folder)!r} holds an SAE for scaled activations, without their scaling; "
-                "name a whole suite, or the folder that SAELens's runner wrote to output_path, "
-                "which has it folded in"
-            )
+        has_scaling = self.is_training_form and self.suite.has(self.file_name(files.SCALER))
+        if self.is_groups_own or (is_scaled and not has_scaling):
+            raise for_scaled_rows(str(self.folder))
 
-    @property
-    def _has_scaling(self) -> bool:
-        return self.is_training_form and self.suite.has(self.file_name(files.SCALER))
+    def _require_usable_sizes(self, cfg: Mapping[str, Any]) -> None:
+        file = self.folder / SAE_CFG_FILENAME
+        require_size(file, d_in=cfg.get("d_in"), d_sae=cfg.get("d_sae"))
+        k = cfg.get("k")
+        if k is not None and not 0 < k <= cfg["d_sae"]:
+            raise self._unusable(f"k is {k!r} of {cfg['d_sae']:,} features")
 
-    def _plain(self, device: str) -> SAE[Any]:
-        self.require_plain()
-        trained = self.load(device)
-        if not isinstance(trained, TrainingSAE):
-            return trained
-        scaler = self.scaler() or ActivationScaler()
-        with without_model_kwargs_advice():
-            sae = layer_sae(trained, scaler, {})
-        sae.cfg.normalize_activations = "none"  # it is folded in now
-        return sae
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except SuiteError:
+            raise
+        except _UNUSABLE as error:
+            raise self._unusable(repr(error)) from error
 
-    def _unusable(self, file: str, why: object) -> SuiteError:
-        reason = repr(why) if isinstance(why, Exception) else why
+    def _unusable(self, why: str) -> SuiteError:
         return SuiteError(
-            f"{str(self.folder)!r} does not hold a SAELens SAE: {file}: {reason}; "
+            f"{str(self.folder)!r} does not hold a SAELens SAE: {SAE_CFG_FILENAME}: {why}; "
             "copy or download it anew"
         )
 
@@ -233,67 +217,49 @@ def _require_usable_metadata(metadata: object) -> None:
             raise TypeError(
                 f"{name} in metadata is {value!r}, and has to be of type {kind.__name__}"
             )
+    facts = metadata.get("sae_lens_groups") or {}
+    if is_of_group(facts):
+        LayerGroup.from_layers(facts["layers"])
 
 
 def is_groups_own(sae: SAE[Any]) -> bool:
     """Whether an SAE is a group's, on scaled activations, rather than one layer's exported one."""
-    return _is_groups(sae.cfg.metadata.sae_lens_groups)
+    return is_of_group(sae.cfg.metadata.sae_lens_groups)
 
 
-def _is_groups(facts: Mapping[str, Any] | None) -> bool:
+def is_of_group(facts: Mapping[str, Any] | None) -> bool:
+    """Whether what an SAE says under `sae_lens_groups` is said by a group's own."""
     return facts is not None and "layers" in facts and "layer" not in facts
 
 
-def find_saes(folder: Path, name: str | None = None) -> dict[str, SavedSAE]:
-    """The SAEs in a folder and the folders inside, by the hook that each says it is for.
+def unwritten_scaler(place: str, mode: str | None) -> ActivationScaler | None:
+    """What an SAE's activations were scaled by, where no file beside it says so.
 
-    Args:
-        name: what the user calls the folder.
+    None where only their mean norm is known, which is sqrt(d_in).
 
     Raises:
-        SuiteError: there is none, one is damaged, or two are for the same hook.
+        SuiteError: it cannot be known.
     """
-    if name is None and not files.exists(folder):
-        hint = "; for one on the Hub, SAESuite.from_pretrained" if is_repo_id(str(folder)) else ""
+    if mode == WHITENING:
         raise SuiteError(
-            f"{str(folder)!r} does not exist; give the output_path of a training run{hint}"
+            f"{place!r} works on whitened activations, and the whitening is not beside it; "
+            "name one of SAELens's checkpoint folders, or the trained SAE, which has it folded in"
         )
-    name = name or str(folder)
-    saes = _sae_folders(folder)
-    if len(saes) > 1 and any(sae.is_groups_own for sae in saes):
-        raise SuiteError(
-            f"{name!r} has no {files.SUITE}, and holds SAEs of a suite's groups; name the "
-            "whole suite, or one of the SAEs in it: "
-            + ", ".join(_name_in(folder, sae) for sae in saes[:8])
-        )
-    found: dict[str, SavedSAE] = {}
-    for sae in saes:
-        hook_name = str(sae.metadata.get("hook_name"))
-        if hook_name in found:
-            raise SuiteError(
-                f"{name!r} holds two SAEs for {hook_name}, "
-                f"{_name_in(folder, found[hook_name])} and {_name_in(folder, sae)}; "
-                "name the folder of one"
-            )
-        found[hook_name] = sae
-    if not found:
-        raise SuiteError(
-            f"{name!r} is neither a suite nor a folder of SAELens SAEs: it has no "
-            f"{files.SUITE}, and no {SAE_CFG_FILENAME} in itself or in the folders inside; "
-            "give the output_path of a training run"
-        )
-    return found
+    return None if mode == MEAN_NORM else ActivationScaler()
 
 
-def _sae_folders(folder: Path) -> list[SavedSAE]:
-    suite, name = suite_around(folder)
-    own = SavedSAE(suite, name)
-    if suite.has(own.file_name(SAE_CFG_FILENAME)):
-        return [own]
-    inside = (path.parent.relative_to(folder) for path in folder.rglob(SAE_CFG_FILENAME))
-    visible = (path for path in inside if not any(part.startswith(".") for part in path.parts))
-    return [SavedSAE(suite, own.file_name(path.as_posix())) for path in sorted(visible)]
+def without_scaling(place: str, layer: int) -> SuiteError:
+    """The error that says that a group's SAE cannot be used without its layer's scaling."""
+    return SuiteError(
+        f"{place!r} lacks the scaling of layer {layer}, which lies beside a group's SAE since "
+        "sae-lens-groups 0.3.0; name the folder of one layer's SAE"
+    )
 
 
-def _name_in(folder: Path, sae: SavedSAE) -> str:
-    return sae.folder.absolute().relative_to(folder.absolute()).as_posix()
+def for_scaled_rows(place: str) -> SuiteError:
+    """The error that says that there can be no plain SAE."""
+    return SuiteError(
+        f"{place!r} holds an SAE for scaled activations, without their scaling; "
+        "name a whole suite, or the folder that SAELens's runner wrote to output_path, "
+        "which has it folded in"
+    )

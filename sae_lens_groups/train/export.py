@@ -1,18 +1,20 @@
 """Makes a suite of plain per-layer SAEs from trained groups."""
 
 import importlib.metadata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from sae_lens import SAE, TrainingSAE
 from sae_lens.training.activation_scaler import ActivationScaler
+from typing_extensions import override
 
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.layers import HookTemplate, LayerGroup
 from sae_lens_groups.plan.group_plan import GroupPlan
 from sae_lens_groups.saved.manifest import SuiteManifest, group_metadata
+from sae_lens_groups.saved.source import SAESource
 from sae_lens_groups.saved.training_curves import TrainingPoint
 from sae_lens_groups.saved.transfer_report import TransferReport
 from sae_lens_groups.scaling.fold import layer_sae
@@ -30,6 +32,18 @@ class _TrainedLayer:
     log_sparsity_F: torch.Tensor
     results: dict[str, Any]
 
+    def sae(self, layer: int, template: HookTemplate) -> SAE[Any]:
+        """The plain SAE of the layer."""
+        metadata = {
+            "hook_name": template.hook_name(layer),
+            "sae_lens_groups": {
+                **group_metadata(self.group),
+                "layer": layer,
+                "scaling_factor": self.scaler.scaling_factor,
+            },
+        }
+        return layer_sae(self.group_sae, self.scaler, metadata | self.results)
+
 
 def export_suite(
     cfg: GroupSAERunnerConfig[Any],
@@ -42,9 +56,8 @@ def export_suite(
 ) -> SAESuite:
     """The suite of these trained groups; a layer's SAE is built when it is asked for."""
     layers = {layer: part for trainer in trainers for layer, part in _trained_layers(trainer)}
-    group_saes = {part.group: part.group_sae for part in layers.values()}
     manifest = SuiteManifest(
-        groups=tuple(group_saes),
+        groups=tuple(dict.fromkeys(part.group for part in layers.values())),
         hook_template=cfg.hook_template,
         scaling_factors={layer: part.scaler.scaling_factor for layer, part in layers.items()},
         model_name=cfg.model_name,
@@ -56,27 +69,51 @@ def export_suite(
         sae_step_flops=sae_step_flops,
     )
 
-    def build_layer(layer: int) -> SAE[Any]:
-        part = layers[layer]
-        metadata = {
-            "hook_name": cfg.hook_template.hook_name(layer),
-            "sae_lens_groups": {
-                **group_metadata(part.group),
-                "layer": layer,
-                "scaling_factor": part.scaler.scaling_factor,
-            },
-        }
-        return layer_sae(part.group_sae, part.scaler, metadata | part.results)
+    return SAESuite(_TrainedGroups(manifest, layers, cfg.to_dict(), training_curves))
 
-    return SAESuite(
-        manifest,
-        build_layer=build_layer,
-        build_group=group_saes.__getitem__,
-        build_scaler=lambda layer: layers[layer].scaler,
-        build_sparsity=lambda layer: layers[layer].log_sparsity_F,
-        runner_cfg=cfg.to_dict(),
-        training_curves=training_curves,
-    )
+
+class _TrainedGroups(SAESource):
+    """Trained groups on the device that they were trained on; a layer's SAE is made when asked for."""
+
+    has_groups = has_scalers = True
+
+    def __init__(
+        self,
+        manifest: SuiteManifest,
+        layers: Mapping[int, _TrainedLayer],
+        runner_cfg: Mapping[str, Any],
+        training_curves: tuple[TrainingPoint, ...],
+    ) -> None:
+        self.manifest = manifest
+        self._layers = layers
+        self._runner_cfg = runner_cfg
+        self._training_curves = training_curves
+
+    @property
+    @override
+    def runner_cfg(self) -> Mapping[str, Any]:
+        return self._runner_cfg
+
+    @property
+    @override
+    def training_curves(self) -> tuple[TrainingPoint, ...]:
+        return self._training_curves
+
+    @override
+    def layer(self, layer: int, device: str = "cpu") -> SAE[Any]:
+        return self._layers[layer].sae(layer, self.manifest.hook_template)
+
+    @override
+    def group(self, group: LayerGroup, device: str = "cpu") -> SAE[Any]:
+        return self._layers[group.first].group_sae
+
+    @override
+    def scaler(self, layer: int) -> ActivationScaler:
+        return self._layers[layer].scaler
+
+    @override
+    def log_sparsity(self, layer: int) -> torch.Tensor:
+        return self._layers[layer].log_sparsity_F
 
 
 def _trained_layers(trainer: GroupSAETrainer) -> list[tuple[int, _TrainedLayer]]:

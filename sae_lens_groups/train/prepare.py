@@ -36,7 +36,8 @@ from sae_lens_groups.plan.rule import (
     resolve,
 )
 from sae_lens_groups.plugins import alignments, partitions
-from sae_lens_groups.saved.open import InitSource, training_tokens_of
+from sae_lens_groups.saved.open import training_tokens_of
+from sae_lens_groups.saved.source import SAESource
 from sae_lens_groups.scaling.alignments import NONE, Alignment
 from sae_lens_groups.scaling.group_scaling import ESTIMATED_MODES
 from sae_lens_groups.train.cache.manifest import CacheManifest
@@ -225,7 +226,7 @@ class PreparedRun:
     """None where they are known only once the model is loaded."""
     cache: CacheManifest | None
     """Of the cached activations to train from."""
-    source: InitSource | None
+    source: SAESource | None
     """What `init_from` names."""
     transfer: Transfer | None
     """Where each group starts from; None without a source, or before the groups are known."""
@@ -318,11 +319,11 @@ def _usable_cache(
 
 def _transfer(
     cfg: GroupSAERunnerConfig[Any],
-    source: InitSource | None,
+    source: SAESource | None,
     groups: tuple[LayerGroup, ...] | None,
 ) -> Transfer | None:
     if source is None or groups is None:
         return None
     if cfg.init_keep_layers:
-        kept_groups(groups, source.groups)  # refuses a part of a group
+        kept_groups(groups, source.manifest.groups)  # refuses a part of a group
     return Transfer(cfg, source, groups)

@@ -7,14 +7,16 @@ from typing import Any
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError, InitSourceError
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.saved.open import InitSource, open_source
+from sae_lens_groups.saved.open import named_by, open_saes
+from sae_lens_groups.saved.others import UNKNOWN
+from sae_lens_groups.saved.source import SAESource
 from sae_lens_groups.scaling.group_scaling import MEAN_NORM
 from sae_lens_groups.transfer.keep import require_keepable
 from sae_lens_groups.transfer.take import ENCODER
 from sae_lens_groups.transfer.training_form import require_convertible
 
 
-def usable_source(cfg: GroupSAERunnerConfig[Any]) -> InitSource | None:
+def usable_source(cfg: GroupSAERunnerConfig[Any]) -> SAESource | None:
     """The source that `init_from` names, checked; None where nothing is to start from it.
 
     Raises:
@@ -24,26 +26,26 @@ def usable_source(cfg: GroupSAERunnerConfig[Any]) -> InitSource | None:
     is_resumed = cfg.resume_from_checkpoint is not None
     if cfg.init_from is None or (is_resumed and not cfg.init_keep_layers):
         return None
-    source = open_source(cfg.init_from, whole=cfg.init_keep_layers)
-    if source.hook_template != cfg.hook_template:
-        raise InitSourceError(
-            f"init_from {cfg.init_from!r} is for {source.hook_template}, and this run trains on "
-            f"{cfg.hook_template}; name an SAE of the same hook"
-        )
-    _compare_models(cfg, source)
-    for group in source.groups:
-        _require_fit(cfg, source, group)
-    if cfg.init_keep_layers:
-        require_keepable(source, cfg.layer_alignment)
+    with named_by("init_from", InitSourceError):
+        source = open_saes(cfg.init_from, groups_only=not cfg.init_keep_layers)
+        template = source.manifest.hook_template
+        if template != cfg.hook_template:
+            raise InitSourceError(
+                f"init_from {cfg.init_from!r} is for {template}, and this run trains on "
+                f"{cfg.hook_template}; name an SAE of the same hook"
+            )
+        _compare_models(cfg, source.manifest.model_name)
+        for group in source.manifest.groups:
+            _require_fit(cfg, source, group)
+        if cfg.init_keep_layers:
+            require_keepable(cfg, source)
     return source
 
 
-def _compare_models(cfg: GroupSAERunnerConfig[Any], source: InitSource) -> None:
-    if source.model_name is None:
-        return
+def _compare_models(cfg: GroupSAERunnerConfig[Any], of_source: str) -> None:
     # A local model may lie elsewhere by now.
-    found, asked = (Path(name).name for name in (source.model_name, cfg.model_name))
-    if found == asked:
+    found, asked = (Path(name).name for name in (of_source, cfg.model_name))
+    if found in (asked, UNKNOWN):
         return
     if cfg.init_keep_layers:
         raise ConfigError(
@@ -57,9 +59,9 @@ def _compare_models(cfg: GroupSAERunnerConfig[Any], source: InitSource) -> None:
     )
 
 
-def _require_fit(cfg: GroupSAERunnerConfig[Any], source: InitSource, group: LayerGroup) -> None:
+def _require_fit(cfg: GroupSAERunnerConfig[Any], source: SAESource, group: LayerGroup) -> None:
     which = f"the SAE of init_from {cfg.init_from!r}"
-    sae = source.sae(group)
+    sae = source.group(group)
     head = sae.cfg.metadata.hook_head_index if "hook_head_index" in sae.cfg.metadata else None
     if head != cfg.hook_head_index:
         raise InitSourceError(

@@ -1,14 +1,21 @@
 """Puts the layers of two suites into one."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
+import torch
+from sae_lens import SAE
+from sae_lens.training.activation_scaler import ActivationScaler
+from typing_extensions import override
+
+from sae_lens_groups import files
 from sae_lens_groups.activations.dataset import is_same_dataset
+from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError
-from sae_lens_groups.files.folder import CheckedFolder
 from sae_lens_groups.layers import LayerGroup, disjoint
-from sae_lens_groups.saved.open import InitSource
-from sae_lens_groups.saved.suite import SavedSuite
+from sae_lens_groups.saved.source import SAESource
+from sae_lens_groups.saved.training_curves import TrainingPoint
 from sae_lens_groups.suite import SAESuite
 
 
@@ -34,71 +41,94 @@ def kept_groups(
     return tuple(kept)
 
 
-def require_keepable(source: InitSource, layer_alignment: str) -> None:
+def require_keepable(cfg: GroupSAERunnerConfig[Any], source: SAESource) -> None:
     """Refuses, before training, a source whose layers cannot stand in the run's suite.
 
     Raises:
         ConfigError: it is no suite, was aligned otherwise, or lacks files.
     """
-    if source.suite_folder is None:
+    manifest = source.manifest
+    if source.folder is None or manifest.is_imported:
         raise ConfigError(
-            f"init_keep_layers needs a suite, and init_from {source.name!r} is a single SAE; "
+            f"init_keep_layers needs a suite, and init_from {cfg.init_from!r} is a single SAE; "
             "leave init_keep_layers out"
         )
-    suite = SAESuite.load(source.suite_folder)
-    if suite.manifest.layer_alignment != layer_alignment:
+    source.require_layers(None)
+    if manifest.layer_alignment != cfg.layer_alignment:
         raise ConfigError(
-            f"init_keep_layers puts layers of layer_alignment {suite.manifest.layer_alignment!r} "
-            f"beside those of {layer_alignment!r}; use the layer_alignment of the suite in init_from"
+            f"init_keep_layers puts layers of layer_alignment {manifest.layer_alignment!r} "
+            f"beside those of {cfg.layer_alignment!r}; use the layer_alignment of the suite in "
+            "init_from"
         )
-    missing = [path for path in suite.expected_files() if not path.exists()]
+    names = [
+        *(f"{name}/{files.SAE_WEIGHTS}" for name in manifest.hook_names),
+        *(f"{files.GROUPS}/{group.name}/{files.SAE_WEIGHTS}" for group in manifest.groups),
+        *(f"{name}/{files.SPARSITY}" for name in manifest.hook_names),
+    ]
+    missing = [name for name in names if not (source.folder / name).exists()]
     if missing:
         raise ConfigError(
-            f"init_keep_layers cannot keep the layers of init_from {source.name!r}, which lacks "
-            f"{missing[0].relative_to(source.suite_folder)}; leave init_keep_layers out"
+            f"init_keep_layers cannot keep the layers of init_from {cfg.init_from!r}, which lacks "
+            f"{missing[0]}; leave init_keep_layers out"
         )
 
 
-def with_kept_layers(trained: SAESuite, source: InitSource) -> SAESuite:
-    """A suite of all trained groups, and of the source's that share no layer with them.
+class _FilledIn(SAESource):
+    """All trained groups, and those of another suite that share no layer with them."""
 
-    Raises:
-        SuiteError: the source is no suite any more.
-    """
-    assert source.suite_folder is not None
-    other = SAESuite.load(source.suite_folder)
-    kept = kept_groups(trained.manifest.groups, other.manifest.groups)
-    source_of = dict.fromkeys(trained.manifest.layers, trained)
-    source_of |= {layer: other for group in kept for layer in group.layers}
-    manifest = replace(
-        trained.manifest,
-        groups=disjoint([*trained.manifest.groups, *kept]),
-        scaling_factors={
-            layer: suite.manifest.scaling_factors[layer] for layer, suite in source_of.items()
-        },
-    )
-    return SAESuite(
-        manifest,
-        build_layer=lambda layer: source_of[layer].layer(layer),
-        build_group=lambda group: source_of[group.first].group(group),
-        build_scaler=lambda layer: source_of[layer].scaler(layer),
-        build_sparsity=lambda layer: source_of[layer].log_sparsity(layer),
-        runner_cfg=trained.runner_cfg,
-        training_curves=trained.training_curves,
-    )
+    has_groups = has_scalers = True
+
+    def __init__(self, trained: SAESource, other: SAESource) -> None:
+        self._trained = trained
+        kept = kept_groups(trained.manifest.groups, other.manifest.groups)
+        self._source_of = dict.fromkeys(trained.manifest.layers, trained)
+        self._source_of |= {layer: other for group in kept for layer in group.layers}
+        factors = {n: of.manifest.scaling_factors[n] for n, of in self._source_of.items()}
+        groups = disjoint([*trained.manifest.groups, *kept])
+        self.manifest = replace(trained.manifest, groups=groups, scaling_factors=factors)
+
+    @property
+    @override
+    def runner_cfg(self) -> Mapping[str, Any] | None:
+        return self._trained.runner_cfg
+
+    @property
+    @override
+    def training_curves(self) -> tuple[TrainingPoint, ...]:
+        return self._trained.training_curves
+
+    @override
+    def layer(self, layer: int, device: str = "cpu") -> SAE[Any]:
+        return self._source_of[layer].layer(layer, device)
+
+    @override
+    def group(self, group: LayerGroup, device: str = "cpu") -> SAE[Any]:
+        return self._source_of[group.first].group(group, device)
+
+    @override
+    def scaler(self, layer: int) -> ActivationScaler | None:
+        return self._source_of[layer].scaler(layer)
+
+    @override
+    def log_sparsity(self, layer: int) -> torch.Tensor | None:
+        return self._source_of[layer].log_sparsity(layer)
+
+
+def with_kept_layers(trained: SAESuite, source: SAESource) -> SAESuite:
+    """A suite of all trained groups, and of the source's that share no layer with them."""
+    return SAESuite(_FilledIn(trained.source, source))
 
 
 def rows_read_with_source(
-    rows_read: int, dataset_path: str, source: InitSource | None
+    rows_read: int, dataset_path: str, source: SAESource | None
 ) -> int | None:
-    """Rows of its dataset that a run or what it started from read.
+    """Rows of its dataset that a run or the suite that it started from read.
 
-    None where the source read of the same dataset and does not say how much.
+    None where the suite read of the same dataset and does not say how much.
     """
-    if source is None or source.suite_folder is None:
+    if source is None or source.folder is None:
         return rows_read
-    of_run = SavedSuite(CheckedFolder(source.suite_folder))
-    if not is_same_dataset((of_run.runner_cfg or {}).get("dataset_path"), dataset_path):
+    if not is_same_dataset((source.runner_cfg or {}).get("dataset_path"), dataset_path):
         return rows_read
-    of_source = of_run.manifest.dataset_rows_read
+    of_source = source.manifest.dataset_rows_read
     return None if of_source is None else max(rows_read, of_source)

@@ -16,7 +16,8 @@ from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import InitSourceError
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.plugins import alignments
-from sae_lens_groups.saved.open import InitSource
+from sae_lens_groups.saved.open import named_by
+from sae_lens_groups.saved.source import SAESource
 from sae_lens_groups.saved.transfer_report import Scores, TransferReport
 from sae_lens_groups.scaling.alignments import NONE, Alignment
 from sae_lens_groups.scaling.group_scaling import (
@@ -68,11 +69,12 @@ class Transfer:
     starts: tuple[Start, ...]
 
     def __init__(
-        self, cfg: GroupSAERunnerConfig[Any], source: InitSource, groups: Iterable[LayerGroup]
+        self, cfg: GroupSAERunnerConfig[Any], source: SAESource, groups: Iterable[LayerGroup]
     ) -> None:
         self.cfg = cfg
         self.source = source
         self.groups = tuple(groups)
+        self._held = source.manifest
         self.starts = tuple(self._start(group) for group in self.groups)
 
     @property
@@ -88,7 +90,7 @@ class Transfer:
     @property
     def loaded_groups(self) -> tuple[LayerGroup, ...]:
         """Those, and the layers that are kept: the run's model is what evaluates the whole suite."""
-        kept = kept_groups(self.groups, self.source.groups) if self.cfg.init_keep_layers else ()
+        kept = kept_groups(self.groups, self._held.groups) if self.cfg.init_keep_layers else ()
         return self._groups_and(
             {layer for group in (*self.hooked_groups, *kept) for layer in group.layers}
         )
@@ -100,7 +102,7 @@ class Transfer:
     def report(self, zero_shot: Scores) -> TransferReport:
         """What each layer started from, and its scores before any step."""
         return TransferReport(
-            init_from=self.source.name,
+            init_from=str(self.cfg.init_from),
             init_direction=self.cfg.init_direction,
             init_parameters=self.cfg.init_parameters,
             init_alignment=self.cfg.init_alignment,
@@ -125,24 +127,27 @@ class Transfer:
         """
         for start in self.starts:
             target = scalings[start.group.name].of_layer[start.layer]
+            with named_by("init_from", InitSourceError):
+                source = self.source.group(self._held.group_of(start.source_layer))
             take_parameters(
                 saes[start.group.name],
-                self.source.sae(self.source.group_of(start.source_layer)),
+                source,
                 self._scaler(start, target, moments.get(start.pair)),
                 which=self.cfg.init_parameters,
             )
 
     def _start(self, group: LayerGroup) -> Start:
-        layer = DIRECTIONS[self.cfg.init_direction](self.source.layers, group)
+        layer = DIRECTIONS[self.cfg.init_direction](self._held.layers, group)
         if layer is None:
             side = "below" if self.cfg.init_direction == "forward" else "above"
-            has = ", ".join(map(str, self.source.groups))
+            has = ", ".join(map(str, self._held.groups))
             raise InitSourceError(
                 f"init_direction is {self.cfg.init_direction!r}, and init_from "
-                f"{self.source.name!r} has no layer {side} group {group} (it has {has}); "
+                f"{self.cfg.init_from!r} has no layer {side} group {group} (it has {has}); "
                 "use nearest, or leave the group out of layer_groups"
             )
-        start = Start(group, layer, self.source.scaler(layer))
+        with named_by("init_from", InitSourceError):
+            start = Start(group, layer, self.source.scaler(layer))
         self._require_common_coordinates(start)
         return start
 

@@ -1,0 +1,75 @@
+"""What can be asked of trained SAEs, wherever they lie: in a folder, on the Hub, or in memory."""
+
+import abc
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from sae_lens import SAE
+from sae_lens.training.activation_scaler import ActivationScaler
+
+from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.saved.manifest import SuiteManifest
+from sae_lens_groups.saved.training_curves import TrainingPoint
+
+
+class SAESource(abc.ABC):
+    """Trained SAEs. Each is read when it is asked for, and checked before it is used.
+
+    By default they are plain SAEs of which nothing more is known. What cannot be read raises a
+    SuiteError, whose message begins with the place.
+    """
+
+    manifest: SuiteManifest
+    """The layers and groups; of SAEs that others trained, what is known of them."""
+    folder: Path | None = None
+    """Where the suite lies, if it is one that lies anywhere."""
+    has_groups: bool = False
+    """Whether the groups' SAEs are there in training form."""
+    has_scalers: bool = False
+    """Whether the scaling of the groups' layers is there."""
+
+    @property
+    def runner_cfg(self) -> Mapping[str, Any] | None:
+        """The settings of the run that trained them; None where they are not known."""
+        return None
+
+    @property
+    def training_curves(self) -> tuple[TrainingPoint, ...]:
+        """How training went; empty where it is not known."""
+        return ()
+
+    def require_layers(self, layers: Iterable[int] | None) -> list[int]:
+        """These of its layers, lowest first, each with a plain SAE; all where it is None.
+
+        Raises:
+            UnknownLayerError: it lacks one.
+            SuiteError: there can be no plain SAE of one.
+        """
+        return self.manifest.require_layers(layers)
+
+    @abc.abstractmethod
+    def layer(self, layer: int, device: str = "cpu") -> SAE[Any]:
+        """A layer's plain SAE, which takes the layer's activations as they are."""
+
+    def group(self, group: LayerGroup, device: str = "cpu") -> SAE[Any]:
+        """A group's SAE, which takes what the scalers of its layers give.
+
+        Where there are no groups, the SAE of the one layer, in training or inference form.
+        """
+        return self.layer(group.first, device)
+
+    def scaler(self, layer: int) -> ActivationScaler | None:  # noqa: ARG002  # by default, no scaling
+        """From the raw activations of a layer to those that its group's SAE takes.
+
+        None where only their mean norm is known, which is sqrt(d_in).
+        """
+        return ActivationScaler()
+
+    def log_sparsity(self, layer: int) -> torch.Tensor | None:  # noqa: ARG002
+        """log10 of how often each feature fires on a layer; None where it is not known.
+
+        Shape (d_sae,).
+        """
+        return None
