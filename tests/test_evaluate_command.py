@@ -93,7 +93,7 @@ def test_it_prints_the_table_and_writes_all_files(
     assert "of tokens: 8 prompts of 32 tokens" in shown
     assert f"Look at it: {suite_folder / 'report.html'}" in shown
     page = (suite_folder / "report.html").read_text(encoding="utf-8")
-    assert f"sae-lens-groups evaluate {suite_folder} --baseline {baseline}" in page
+    assert f"sae-lens-groups evaluate {suite_folder.name} --baseline {baseline.name}" in page
     results = json.loads((suite_folder / "evaluation" / "all_eval_results.json").read_text())
     assert [result["sae_id"] for result in results] == HOOK_NAMES
 
@@ -177,7 +177,7 @@ def test_a_baseline_that_may_have_seen_the_text_is_warned_of(
 def test_the_page_says_how_to_train_the_suite_again(suite_folder: Path) -> None:
     assert main(["evaluate", str(suite_folder), *QUICK]) == 0
     page = (suite_folder / "report.html").read_text(encoding="utf-8")
-    assert f"train --config_file {suite_folder / 'runner_cfg.json'}" in page
+    assert f"train --config_file {suite_folder.name}/runner_cfg.json" in page
 
 
 def test_other_text_is_read_from_its_start(suite_folder: Path, text_folder: Path) -> None:

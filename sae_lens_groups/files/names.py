@@ -14,6 +14,7 @@ EVALUATION_FOLDER = "evaluation"
 FEATURE_LAYERS = "feature_layers.csv"
 MISSED_FEATURES = "missed_features.csv"
 FAITHFULNESS = "faithfulness.csv"
+LAYER_TABLE = "layers.md"
 REPORT = "report.html"
 CARD = "README.md"
 CURVES = "training_curves.csv"
@@ -55,7 +56,7 @@ ALL_RESULTS = "all_eval_results"
 OF_A_LAYER = (SAE_CFG, SAE_WEIGHTS, SPARSITY)
 BESIDE_THE_LAYERS = (RUNNER_CFG, CURVES, EVALUATION, REPORT)
 _TABLES = (
-    *(FEATURE_LAYERS, MISSED_FEATURES, FAITHFULNESS),
+    *(FEATURE_LAYERS, MISSED_FEATURES, FAITHFULNESS, LAYER_TABLE),
     *(f"{ALL_RESULTS}.csv", f"{ALL_RESULTS}.json"),
 )
 

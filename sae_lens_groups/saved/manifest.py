@@ -26,7 +26,12 @@ _KINDS = {
     "layers": dict,
     "versions": dict,
 }
-_OPTIONAL = {"layer_alignment": NONE, "is_model_local": False, "dataset_rows_read": None}
+_OPTIONAL = {
+    "layer_alignment": NONE,
+    "is_model_local": False,
+    "dataset_rows_read": None,
+    "sae_step_flops": None,
+}
 _KINDS_OF_OPTIONAL = {
     "layer_alignment": str,
     "is_model_local": bool,
@@ -55,6 +60,8 @@ class SuiteManifest:
     """Whether `model_name` is what was left in public of a path: not the Hub's model of that name."""
     dataset_rows_read: int | None = None
     """Rows of the dataset that training read, from its first on; None where it is not known."""
+    sae_step_flops: float | None = None
+    """FLOPs per token of a training step of one group's SAE; None where they were not counted."""
 
     @property
     def layers(self) -> list[int]:
@@ -136,6 +143,7 @@ class SuiteManifest:
                 if self.dataset_rows_read is None
                 else {"dataset_rows_read": self.dataset_rows_read}
             ),
+            **({} if self.sae_step_flops is None else {"sae_step_flops": self.sae_step_flops}),
         }
 
     def _transfer_entry(self) -> dict[str, Any]:
@@ -201,6 +209,7 @@ class SuiteManifest:
             ),
             is_model_local=data.get("is_model_local", False),
             dataset_rows_read=data.get("dataset_rows_read"),
+            sae_step_flops=positive_or_none({**_OPTIONAL, **data}, "sae_step_flops"),
         )
 
 

@@ -1,9 +1,11 @@
 """The top of the page: what was trained, how good it is, and what it saves."""
 
-import html
+from markupsafe import escape
 
 from sae_lens_groups.evaluate.cost import TrainingCost
-from sae_lens_groups.evaluate.report.numbers import count, counted, flops, interval, score, signed
+from sae_lens_groups.evaluate.metrics import compared_in, shown_in
+from sae_lens_groups.evaluate.numbers import counted, flops, interval, signed
+from sae_lens_groups.evaluate.report.names import public
 from sae_lens_groups.evaluate.report.plots import gaps
 from sae_lens_groups.evaluate.result import Comparison, SuiteEvaluation
 from sae_lens_groups.layers import LayerGroup, format_layer_groups
@@ -23,7 +25,7 @@ def facts(suite: SAESuite, evaluation: SuiteEvaluation) -> str:
     return (
         f"{suite.manifest.hook_template}; {cfg.architecture()} SAEs of {cfg.d_sae:,} features for "
         f"activations of width {cfg.d_in:,}. Measured on {tokens.n_tokens:,} tokens of "
-        f"{evaluation.dataset_name} ({tokens.n_prompts:,} prompts of {tokens.context_size} tokens)."
+        f"{public(evaluation.dataset_name)} ({tokens.n_prompts:,} prompts of {tokens.context_size} tokens)."
     )
 
 
@@ -53,10 +55,8 @@ def _bar(groups: tuple[LayerGroup, ...]) -> str:
 
 def _figures(evaluation: SuiteEvaluation) -> str:
     figures = {
-        "explained variance": score(evaluation.mean("explained_variance")),
-        "CE-loss score": score(evaluation.mean("ce_loss_score")),
-        "KL-divergence score": score(evaluation.mean("kl_div_score")),
-        "features per token (L0)": count(evaluation.mean("l0")),
+        metric.label: metric.written(evaluation.mean(metric.name))
+        for metric in shown_in("headline")
     }
     found = [f"<div><b>{value}</b>{name}</div>" for name, value in figures.items()]
     found += [f"<div><b>{value}</b>{name}</div>" for name, value in _cost_figures(evaluation)]
@@ -73,15 +73,13 @@ def _saving(evaluation: SuiteEvaluation) -> str:
     comparison = evaluation.comparison
     if comparison is None:
         return ""
+    found = {of.label: comparison.mean_differences[of.name] for of in compared_in("headline")}
     differences = "; ".join(
-        f"{name} <b>{signed(found.value)}</b> {interval(found)}"
-        for name, found in (
-            ("explained variance", comparison.mean_differences["explained_variance"]),
-            ("CE-loss score", comparison.mean_differences["ce_loss_score"]),
-        )
+        f"{label} <b>{signed(of.value)}</b> {interval(of.low, of.high)}"
+        for label, of in found.items()
     )
     return (
-        f'<p id="saving">Against the baseline <b>{html.escape(comparison.name)}</b>, '
+        f'<p id="saving">Against the baseline <b>{escape(public(comparison.name))}</b>, '
         f"{_cost_sentence(evaluation.costs, comparison)}mean differences over "
         f"{counted(comparison.n_layers, 'layer')} with 95% intervals: {differences}.</p>"
     )

@@ -1,14 +1,15 @@
 """The sections on how the SAEs were trained."""
 
-import html
 import math
 from collections.abc import Sequence
 from importlib import metadata
 
 import plotly.graph_objects as go
+from markupsafe import escape
 
 from sae_lens_groups._version import __version__
-from sae_lens_groups.evaluate.report.numbers import score
+from sae_lens_groups.evaluate.numbers import score
+from sae_lens_groups.evaluate.report.names import public
 from sae_lens_groups.evaluate.report.plots import (
     BASELINE,
     FONT,
@@ -97,10 +98,10 @@ def _source(transfer: TransferReport) -> str:
     before = score(transfer.mean(transfer.zero_shot))
     after = f", {score(transfer.mean(transfer.final))} after training" if transfer.final else ""
     return (
-        f"From <code>{html.escape(transfer.init_from)}</code>: init_direction "
-        f"{html.escape(transfer.init_direction)}, init_parameters "
-        f"{html.escape(transfer.init_parameters)}, init_alignment "
-        f"{html.escape(transfer.init_alignment)}. Mean explained variance {before} at the "
+        f"From <code>{escape(public(transfer.init_from, is_place=True))}</code>: init_direction "
+        f"{escape(transfer.init_direction)}, init_parameters "
+        f"{escape(transfer.init_parameters)}, init_alignment "
+        f"{escape(transfer.init_alignment)}. Mean explained variance {before} at the "
         f"start{after}."
     )
 
@@ -152,7 +153,7 @@ def _installed_version(name: str) -> str:
 
 def reproduce(suite: SAESuite, commands: Sequence[str]) -> Section:
     """Commands, where they are known, and the versions of what trained and what evaluated."""
-    lines = html.escape("\n".join(commands))
+    lines = escape("\n".join(commands))
     shown = f"<pre><code>{lines}</code></pre>\n" if commands else ""
     rows = [
         [name, version, _installed_version(name)]
