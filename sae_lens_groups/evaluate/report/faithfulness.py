@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
-from markupsafe import escape
+from markupsafe import Markup, escape
 
 from sae_lens_groups.evaluate.circuits import FaithfulnessReport, LayerCurve, TaskResult
 from sae_lens_groups.evaluate.circuits.report import SUFFICIENT
@@ -43,10 +43,10 @@ def faithfulness(groups: Sequence[LayerGroup], report: FaithfulnessReport | None
     )
     measured = [result for result in report.tasks.values() if _layers([result])]
     left_out = [result.message for result in report.tasks.values() if result.message is not None]
-    parts = [terms(_TERMS)] if measured else []
+    parts: list[str] = [terms(_TERMS)] if measured else []
     parts += [_chooser(_layers(measured))] if measured else []
     parts += [_task(groups, result) for result in report.tasks.values() if result.solved]
-    parts += [f'<p class="message">{escape(message)}</p>' for message in left_out]
+    parts += [Markup('<p class="message">{}</p>').format(message) for message in left_out]
     return Section("faithfulness", "Faithfulness to what the model does", text, "\n".join(parts))
 
 
@@ -67,14 +67,16 @@ def _chooser(layers: list[int]) -> str:
 
 def _task(groups: Sequence[LayerGroup], result: TaskResult) -> str:
     accuracy = f"right on {percent(result.accuracy or 0.0)} of {result.n_pairs} prompts"
-    title = f'<h3 class="task">{escape(result.task)} <small>the model is {accuracy}</small></h3>'
+    title = Markup('<h3 class="task">{} <small>the model is {}</small></h3>').format(
+        result.task, accuracy
+    )
     curves = [curve for curve in result.curves if curve.points]
     if not curves:
         return title + hint(
             "The answer passes none of these hooks, so there is nothing to measure."
         )
     without = ", ".join(str(curve.layer) for curve in result.curves if not curve.points)
-    name = escape(result.task)
+    name = str(escape(result.task))
     panels = side_by_side(
         panel("Curves of the chosen layer", embedded(_curves(curves), f"curves_{name}")),
         panel(

@@ -1,5 +1,7 @@
 """The top of the page: what was trained, how good it is, and what it saves."""
 
+from typing import Any
+
 from markupsafe import escape
 
 from sae_lens_groups.evaluate.cost import TrainingCost
@@ -7,6 +9,7 @@ from sae_lens_groups.evaluate.metrics import compared_in, shown_in
 from sae_lens_groups.evaluate.numbers import counted, flops, interval, signed
 from sae_lens_groups.evaluate.report.names import public
 from sae_lens_groups.evaluate.report.plots import gaps
+from sae_lens_groups.evaluate.report.section import bar
 from sae_lens_groups.evaluate.result import Comparison, SuiteEvaluation
 from sae_lens_groups.layers import LayerGroup, format_layer_groups
 from sae_lens_groups.suite import SAESuite
@@ -33,7 +36,7 @@ def headline(suite: SAESuite, evaluation: SuiteEvaluation) -> str:
     """The groups as a bar of layers, the means of all layers, and what the saving costs."""
     groups = suite.manifest.groups
     parts = [
-        _bar(groups),
+        bar(_boxes(groups)),
         _figures(evaluation),
         _saving(evaluation),
         f"<p><code>--layer_groups {format_layer_groups(groups)}</code></p>",
@@ -41,16 +44,16 @@ def headline(suite: SAESuite, evaluation: SuiteEvaluation) -> str:
     return "\n".join(parts)
 
 
-def _bar(groups: tuple[LayerGroup, ...]) -> str:
-    boxes = [
-        f'<div class="group{" even" if n % 2 else ""}" style="flex-grow:{len(group)}" '
-        f'title="layers {group}"><span>{group}</span></div>'
+def _boxes(groups: tuple[LayerGroup, ...]) -> list[dict[str, Any]]:
+    """The groups and, without a name, the layers left out between them."""
+    boxes: list[dict[str, Any]] = [
+        {"group": str(group), "width": len(group), "is_even": bool(n % 2)}
         for n, group in enumerate(groups)
     ]
     for position, n_layers in reversed(list(enumerate(gaps(groups), start=1))):
         if n_layers:
-            boxes.insert(position, f'<div class="gap" style="flex-grow:{n_layers}"></div>')
-    return f'<div id="bar">{"".join(boxes)}</div>'
+            boxes.insert(position, {"group": None, "width": n_layers, "is_even": False})
+    return boxes
 
 
 def _figures(evaluation: SuiteEvaluation) -> str:

@@ -2,8 +2,8 @@
 
 from collections import Counter
 
-from sae_lens_groups.evaluate.report.layer_table import SCALING, layer_columns
-from sae_lens_groups.evaluate.report.section import Section, templates, terms
+from sae_lens_groups.evaluate.report.layer_table import SCALING, SCORES, layer_columns
+from sae_lens_groups.evaluate.report.section import Section, layer_scores, terms
 from sae_lens_groups.evaluate.result import SuiteEvaluation
 
 _JUDGED = (
@@ -18,11 +18,9 @@ def layers_section(evaluation: SuiteEvaluation) -> Section:
     found = layer_columns(evaluation, "page")
     columns = [of for of in found if of.name != "hook_name" and of.block != SCALING]
     judged = {} if evaluation.comparison is None else {"difference": _JUDGED}
-    scores = {of.title: of.meaning for of in columns if of.meaning and of.block == "this suite"}
+    scores = {of.title: of.meaning for of in columns if of.meaning and of.block == SCORES}
     others = {of.title: of.meaning for of in columns if of.meaning and of.title not in scores}
-    parts = templates.get_template("parts.html").module
-    blocks = Counter(of.block for of in columns)
-    table = parts.layers(columns, list(zip(*(of.cells for of in columns))), blocks)  # type: ignore[attr-defined]
+    table = layer_scores(columns, Counter(of.block for of in columns))
     return Section(
         "layer_scores",
         "Every layer",

@@ -44,7 +44,7 @@ def _table(columns: Sequence[Column]) -> str:
     heads = [_DIFFERENCE if of.block == DIFFERENCES else of.name for of in columns]
     rule = ["---" if of.name == "hook_name" else "--:" for of in columns]
     rows = zip(*([_cell(of, cell) for cell in of.cells] for of in columns), strict=True)
-    means = [f"**{text}**" if (text := _cell(of, of.mean)) else "" for of in columns]
+    means = [f"**{of.mean.text}**" if of.mean and of.mean.text else "" for of in columns]
     lines = [f"| {' | '.join(row)} |" for row in (heads, rule, *rows, means)]
     table = "\n".join(lines)
     n_layers = len(columns[0].cells)

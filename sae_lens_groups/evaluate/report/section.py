@@ -51,3 +51,13 @@ def terms(meanings: Mapping[str, str]) -> Markup:
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
     """A small table; the first column holds names, the others numbers."""
     return _parts.table(head, rows)
+
+
+def bar(boxes: Sequence[Mapping[str, Any]]) -> Markup:
+    """Groups as boxes as wide as they have layers, with gaps where layers were left out."""
+    return _parts.bar(boxes)
+
+
+def layer_scores(columns: Sequence[Any], blocks: Mapping[str, int]) -> Markup:
+    """The table of all layers, under headings that span blocks of columns."""
+    return _parts.layers(columns, list(zip(*(of.cells for of in columns))), blocks)
