@@ -93,9 +93,47 @@ def test_it_prints_the_table_and_writes_all_files(
     assert "of tokens: 8 prompts of 32 tokens" in shown
     assert f"Look at it: {suite_folder / 'report.html'}" in shown
     page = (suite_folder / "report.html").read_text(encoding="utf-8")
-    assert f"sae-lens-groups evaluate {suite_folder} --baseline {baseline}" in page
+    assert f"sae-lens-groups evaluate {suite_folder.name} --baseline {baseline.name}" in page
     results = json.loads((suite_folder / "evaluation" / "all_eval_results.json").read_text())
     assert [result["sae_id"] for result in results] == HOOK_NAMES
+
+
+def test_what_people_read_holds_no_local_path(
+    suite_folder: Path, tokens_folder: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(MODEL_FOLDER, tmp_path / "models" / "my_model"))
+    flags = ["--baseline", str(suite_folder.with_name("each")), f"--dataset_path={tokens_folder}"]
+    flags += ["--model_name", str(model), *QUICK]
+    assert main(["evaluate", str(suite_folder), *flags]) == 0
+    page = (suite_folder / "report.html").read_text(encoding="utf-8").partition("<body>")[2]
+    table = (suite_folder / "evaluation" / "layers.md").read_text(encoding="utf-8")
+    for text in (page, table):
+        for folder in (tmp_path, tokens_folder.parent, suite_folder.parent, MODEL_FOLDER.parent):
+            assert str(folder) not in text
+    assert "evaluate grouped --baseline each --dataset_path=tokens --model_name my_model" in page
+    assert "`each`" in table
+
+
+def test_the_table_for_the_card_has_the_scores_of_each_layer(suite_folder: Path) -> None:
+    assert main(["evaluate", str(suite_folder), *QUICK]) == 0
+    text = (suite_folder / "evaluation" / "layers.md").read_text(encoding="utf-8")
+    assert "measured on 8 prompts of 32 tokens of `tokens`." in text
+    head, _, *body = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in text.splitlines()
+        if line.startswith("| ")
+    ]
+    names = "layer hook_name group explained_variance ce_loss_score l0 dead_features mse"
+    assert head == [*names.split(), "scaling_factor"]
+    rows = list(csv.DictReader((suite_folder / "evaluation.csv").open(encoding="utf-8")))
+    for row, cells in zip(rows, body[:-1], strict=True):
+        assert cells[:3] == [row["layer"], f"`{row['hook_name']}`", row["group"][7:]]
+        assert cells[3] == f"{float(row['explained_variance']):.4f}"
+        assert cells[6] == f"{float(row['dead_features']):.1%}"
+    mean = sum(float(row["explained_variance"]) for row in rows) / len(rows)
+    assert body[-1][0] == "**mean**"
+    assert body[-1][3] == f"**{mean:.4f}**"
+    assert "- `l0`: Features active per token." in text
 
 
 def test_it_evaluates_the_rows_that_training_has_not_read(
@@ -177,7 +215,7 @@ def test_a_baseline_that_may_have_seen_the_text_is_warned_of(
 def test_the_page_says_how_to_train_the_suite_again(suite_folder: Path) -> None:
     assert main(["evaluate", str(suite_folder), *QUICK]) == 0
     page = (suite_folder / "report.html").read_text(encoding="utf-8")
-    assert f"train --config_file {suite_folder / 'runner_cfg.json'}" in page
+    assert f"train --config_file {suite_folder.name}/runner_cfg.json" in page
 
 
 def test_other_text_is_read_from_its_start(suite_folder: Path, text_folder: Path) -> None:

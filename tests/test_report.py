@@ -29,6 +29,7 @@ from sae_lens_groups.evaluate.cost import TrainingCost
 from sae_lens_groups.evaluate.features import FeatureLayers
 from sae_lens_groups.evaluate.matching import match_features
 from sae_lens_groups.evaluate.metrics import METRICS
+from sae_lens_groups.evaluate.report.markdown_table import layers_markdown
 from sae_lens_groups.evaluate.report.page import report_page
 from sae_lens_groups.evaluate.report.text import evaluation_text
 from sae_lens_groups.evaluate.result import BaselineScores, Comparison, LayerScores, SuiteEvaluation
@@ -331,6 +332,29 @@ def test_every_layer_has_a_line_of_at_most_100_columns(values: list[float], low:
     assert max(map(len, text.splitlines())) <= 100
     for n in range(len(values)):
         assert len(re.findall(rf"^ *{10 + n}  layers_10-100 ", text, re.MULTILINE)) == 2
+
+
+# --- the table for the model card ---
+
+
+def test_differences_stand_beside_the_scores_with_a_mark_where_they_are_clear() -> None:
+    text = layers_markdown(compared_evaluation())
+    head, _, first, second, third, mean = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in text.splitlines()
+        if line.startswith("| ")
+    ]
+    assert head[2:7] == ["group", "explained_variance", "Δ", "ce_loss_score", "Δ"]
+    assert first[3:7] == ["0.9000", r"-0.0200\*", "0.9500", r"+0.0125\*"]
+    assert second[3:7] == ["0.8000", "-0.0100", "0.8500", "nan"]
+    assert third[4] == third[6] == "\N{EN DASH}"
+    assert mean[3:5] == ["**0.8000**", "**-0.0150**"]
+    assert r"minus that of the baseline `each` on the same text, with \* where the 95%" in text
+
+
+def test_names_cannot_break_the_table_for_the_card() -> None:
+    text = layers_markdown(small_evaluation(dataset_name="a`b|c\n# d"))
+    assert r"of `` a`b\|c # d ``." in text
 
 
 # --- the page ---

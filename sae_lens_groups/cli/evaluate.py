@@ -28,6 +28,7 @@ from sae_lens_groups.demo.model import DATASET_NAME, stdlib_tokens
 from sae_lens_groups.errors import ConfigError, DatasetError
 from sae_lens_groups.evaluate.baseline import Baseline, open_baseline
 from sae_lens_groups.evaluate.circuits import TASKS, task_named
+from sae_lens_groups.evaluate.report.names import public
 from sae_lens_groups.evaluate.report.page import report_page
 from sae_lens_groups.evaluate.report.text import evaluation_text
 from sae_lens_groups.evaluate.run import evaluate_suite
@@ -171,14 +172,26 @@ def _model_kwargs(flags: argparse.Namespace, of_suite: Mapping[str, Any]) -> dic
 
 
 def _commands(suite: SAESuite, args: Sequence[str]) -> list[str]:
-    """What makes the suite and its evaluation again."""
-    again = f"sae-lens-groups evaluate {shlex.join(args)}"
+    """What makes the suite and its evaluation again, from beside its folder."""
+    again = f"sae-lens-groups evaluate {shlex.join(map(_public_word, args))}"
     # Without it the dataset was passed in from Python, and no command knows it.
     if suite.path is None or suite.manifest.dataset_rows_read is None:
         return [again]
-    settings, output_path = str(suite.path / files.RUNNER_CFG), f"{suite.path}-again"
-    train = ["train", "--config_file", settings, "--output_path", output_path]
+    name = suite.path.resolve().name
+    train = [
+        "train",
+        "--config_file",
+        f"{name}/{files.RUNNER_CFG}",
+        "--output_path",
+        f"{name}-again",
+    ]
     return [f"sae-lens-groups {shlex.join(train)}", again]
+
+
+def _public_word(word: str) -> str:
+    """A word of the command line; of a local path, its last name."""
+    flag, equals, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
+    return f"{flag}{equals}{public(value, is_place=True)}"
 
 
 def _parser() -> argparse.ArgumentParser:

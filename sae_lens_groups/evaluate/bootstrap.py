@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from sae_lens_groups.evaluate.metrics import METRICS, SequenceSums, metrics_of, resampled_metrics
+from sae_lens_groups.evaluate.metrics import METRICS, metrics_of, resampled_metrics
+from sae_lens_groups.evaluate.sums import SequenceSums
 
 _CONFIDENCE = 0.95
 

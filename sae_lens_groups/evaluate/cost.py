@@ -9,20 +9,12 @@ from sae_lens.util import extract_stop_at_layer_from_tlens_hook_name
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups.activations.flops import flops_of
-from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.evaluate.baseline import Baseline
-from sae_lens_groups.train.cost import flops_of_sae_step
+from sae_lens_groups.suite import SAESuite
 
-# Of a run that counts a step of its SAE and does not train: nothing is read for it.
-_NOT_NEEDED: dict[str, Any] = {
-    "device": "cpu",
-    "layer_groups": "each",
-    "layer_alignment": "none",
-    "init_from": None,
-    "init_keep_layers": False,
-    "token_fraction": None,
-    "use_cached_activations": False,
-}
+# SAEs of one encoder and one decoder, whose dense training step is six products of d_in x d_sae:
+# both, and the gradients of both matrices and of both inputs, 2 d_in d_sae each.
+_ONE_ENCODER_ONE_DECODER = {"standard", "topk", "batchtopk", "jumprelu", "abstopk"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +48,8 @@ def training_cost(
     settings, hook_names = trained.runner_cfg or {}, trained.trained_hook_names
     if any(name not in model.hook_dict for name in hook_names):
         return None
-    try:
-        cfg = GroupSAERunnerConfig.from_saved(settings, **_NOT_NEEDED)
-        training_tokens = int(settings["training_tokens"])
-        sae_step = flops_of_sae_step(cfg)
-    # Settings of another version, or edited by hand.
-    except (AttributeError, KeyError, TypeError, ValueError):
+    training_tokens, sae_step = settings.get("training_tokens"), _sae_step(trained)
+    if not isinstance(training_tokens, int) or sae_step is None:
         return None
     runs = [hook_names] if trained.is_one_run else [[name] for name in hook_names]
     return TrainingCost(
@@ -72,6 +60,18 @@ def training_cost(
         lm_passes=sum(_lm_pass(model, tokens_ST[:1], names, model_kwargs) for names in runs),
         sae_steps=trained.n_saes * sae_step,
     )
+
+
+def _sae_step(trained: Baseline) -> float | None:
+    """FLOPs per token of a training step of one SAE; None for a suite that did not count them."""
+    if isinstance(trained.saes, SAESuite) and not trained.saes.manifest.is_imported:
+        return trained.saes.manifest.sae_step_flops
+    cfg = next(iter(trained.saes.values())).cfg
+    trained_as = (trained.runner_cfg or {}).get("sae")
+    architecture = trained_as.get("architecture") if isinstance(trained_as, dict) else None
+    if (architecture or cfg.architecture()) not in _ONE_ENCODER_ONE_DECODER:
+        return None
+    return 12.0 * cfg.d_in * cfg.d_sae
 
 
 @torch.no_grad()

@@ -1,131 +1,139 @@
-"""Metrics of an SAE, and the sums over sequences that they follow from."""
+"""The list of metrics: what each is, how it is computed, written and judged.
 
-from collections.abc import Mapping, Sequence
+A new one is a row here, and what computes it: in `sweep.py` its value per token, or in `resampled_metrics`.
+
+Shapes: R resamplings, S sequences, D = d_in.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
+from sae_lens_groups.evaluate.numbers import count, percent, score
+from sae_lens_groups.evaluate.sums import SequenceSums
+
+Of = Literal["token", "next token", "derived", "firings"]
+"""A mean over tokens or over next tokens, a function of others, or counted from firings."""
+Where = Literal["terminal", "page", "card", "headline", "drawing"]
+
 
 @dataclass(frozen=True)
-class SequenceSums:
-    """Sums over each sequence's kept tokens, in float64."""
+class Metric:
+    """One quantity that every layer is scored by."""
 
-    values: Mapping[str, torch.Tensor]
-    """Per quantity (S,); `n_tokens` and `n_losses` count what was summed."""
-    x_SD: torch.Tensor
-    """The activations' sums."""
-    batch_S: torch.Tensor
-    """Which LM batch each sequence was in."""
+    name: str
+    """As SAELens and `evaluation.csv` have it."""
+    section: str
+    """Of what SAELens's `run_evals` returns; empty for what is not among its metrics."""
+    of: Of
+    label: str = ""
+    """In words, as axes name it."""
+    meaning: str = ""
+    written: Callable[[float], str] = score
+    is_more_better: bool | None = None
+    """None where more is neither better nor worse."""
+    rank: int = 0
+    """Where it stands among those that are shown."""
+    shown: tuple[Where, ...] = ()
+    compared: tuple[Where, ...] = ()
+    """Where the difference to a baseline stands."""
 
-    @classmethod
-    def of_batch(
-        cls,
-        x_STD: torch.Tensor,
-        x_hat_STD: torch.Tensor,
-        kept_ST: torch.Tensor,
-        per_token: Mapping[str, torch.Tensor],
-    ) -> "SequenceSums":
-        """The sums of one LM batch.
-
-        Args:
-            x_STD: activations.
-            x_hat_STD: what the SAE makes of them.
-            kept_ST: which tokens count.
-            per_token: what else is summed, per position (S, T) or per next token (S, T - 1).
-        """
-        # A sum of squares in bfloat16 is good for nothing.
-        x_STD, x_hat_STD = (
-            acts.to(torch.promote_types(acts.dtype, torch.float32)) for acts in (x_STD, x_hat_STD)
-        )
-        kept_ST = kept_ST.to(x_STD.device)
-        per_token = {**_of_reconstruction(x_STD, x_hat_STD, kept_ST), **per_token}
-        sums = {name: _summed(value, kept_ST) for name, value in per_token.items()}
-        sums["n_tokens"] = kept_ST.sum(1)
-        sums["n_losses"] = kept_ST[:, :-1].sum(1)
-        return cls(
-            {name: value.cpu().double() for name, value in sums.items()},
-            x_SD=_float64(torch.where(kept_ST[..., None], x_STD, 0.0)).sum(1).cpu(),
-            batch_S=torch.zeros(len(x_STD), dtype=torch.long),
-        )
-
-    @classmethod
-    def joined(cls, batches: Sequence["SequenceSums"]) -> "SequenceSums":
-        """The sequences of several LM batches, one after another."""
-        names = batches[0].values
-        return cls(
-            {name: torch.cat([batch.values[name] for batch in batches]) for name in names},
-            x_SD=torch.cat([batch.x_SD for batch in batches]),
-            batch_S=torch.cat([batch.batch_S + n for n, batch in enumerate(batches)]),
-        )
-
-    def __len__(self) -> int:
-        return len(self.batch_S)
+    @property
+    def title(self) -> str:
+        """What tables for people call it."""
+        return self.name if self.section else self.label
 
 
-def _of_reconstruction(
-    x_STD: torch.Tensor, x_hat_STD: torch.Tensor, kept_ST: torch.Tensor
-) -> dict[str, torch.Tensor]:
-    norm_in, norm_out = x_STD.norm(dim=-1), x_hat_STD.norm(dim=-1)
-    squared_error = (x_STD - x_hat_STD).pow(2).sum(-1)
-    from_mean = (x_STD - x_STD[kept_ST].mean(0)).pow(2).sum(-1)
-    return {
-        "l2_norm_in": norm_in,
-        "l2_norm_out": norm_out,
-        "l2_ratio": norm_out / torch.where(norm_in < 1e-4, 1.0, norm_in),
-        "cossim": (x_STD / norm_in[..., None] * x_hat_STD / norm_out[..., None]).sum(-1),
-        "explained_variance_legacy": 1 - squared_error / from_mean,
-        "squared_error": squared_error,
-        "x_squared": x_STD.pow(2).sum(-1),
-        "x_hat_squared": norm_out**2,
-        "x_dot_x_hat": (x_STD * x_hat_STD).sum(-1),
-    }
+_BEHAVIOR, _PERFORMANCE = "model_behavior_preservation", "model_performance_preservation"
+_RECONSTRUCTION, _SHRINKAGE, _SPARSITY = "reconstruction_quality", "shrinkage", "sparsity"
 
-
-def _summed(value_ST: torch.Tensor, kept_ST: torch.Tensor) -> torch.Tensor:
-    """Over the kept tokens; where there is a value per next token, the last has none."""
-    kept_ST = kept_ST[:, : value_ST.shape[1]].to(value_ST.device)
-    # where, not a product: what a token left out gives may be NaN
-    return _float64(torch.where(kept_ST, value_ST, 0.0)).sum(1)
-
-
-def _float64(values: torch.Tensor) -> torch.Tensor:
-    # Apple's GPUs have no float64.
-    return (values.cpu() if values.device.type == "mps" else values).double()
-
-
-# The sections of what SAELens's run_evals returns.
+ALL = (
+    Metric(
+        *("kl_div_score", _BEHAVIOR, "derived"),
+        label="KL-divergence score",
+        meaning="The same for how far the model's predictions move.",
+        is_more_better=True,
+        rank=3,
+        shown=("terminal", "page", "headline"),
+    ),
+    Metric("kl_div_with_ablation", _BEHAVIOR, "token"),
+    Metric("kl_div_with_sae", _BEHAVIOR, "token"),
+    Metric(
+        *("ce_loss_score", _PERFORMANCE, "derived"),
+        label="CE-loss score",
+        meaning="The language model runs with the reconstruction in the activation's place: "
+        "at 1 its loss does not rise, at 0 it rises as much as with zeros there.",
+        is_more_better=True,
+        rank=2,
+        shown=("terminal", "page", "card", "headline", "drawing"),
+        compared=("terminal", "page", "card", "headline"),
+    ),
+    Metric("ce_loss_with_ablation", _PERFORMANCE, "next token"),
+    Metric("ce_loss_with_sae", _PERFORMANCE, "next token"),
+    Metric("ce_loss_without_sae", _PERFORMANCE, "next token"),
+    Metric(
+        *("explained_variance", _RECONSTRUCTION, "derived"),
+        label="explained variance",
+        meaning="The part of the activations' variance that the SAE's reconstruction keeps: 1 is "
+        "perfect, 0 no better than the mean activation.",
+        is_more_better=True,
+        rank=1,
+        shown=("terminal", "page", "card", "headline", "drawing"),
+        compared=("terminal", "page", "card", "headline"),
+    ),
+    Metric("explained_variance_legacy", _RECONSTRUCTION, "token"),
+    Metric(
+        *("mse", _RECONSTRUCTION, "derived"),
+        meaning="Squared error per token, in the squared units of the layer's activations.",
+        rank=6,
+        shown=("card",),
+    ),
+    Metric("cossim", _RECONSTRUCTION, "token"),
+    Metric("l2_norm_in", _SHRINKAGE, "token"),
+    Metric("l2_norm_out", _SHRINKAGE, "token"),
+    Metric("l2_ratio", _SHRINKAGE, "token"),
+    Metric("relative_reconstruction_bias", _SHRINKAGE, "derived"),
+    Metric(
+        *("l0", _SPARSITY, "token"),
+        label="features per token (L0)",
+        meaning="Features active per token.",
+        written=count,
+        rank=4,
+        shown=("terminal", "page", "card", "headline"),
+        compared=("page",),
+    ),
+    Metric("l1", _SPARSITY, "token"),
+    Metric(
+        *("dead_features", "", "firings"),
+        label="dead features",
+        meaning="Features that fire on none of the evaluated tokens at this layer.",
+        written=percent,
+        rank=5,
+        shown=("terminal", "page", "card"),
+    ),
+)
+BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in ALL}
+METRICS = tuple(metric.name for metric in ALL if metric.section)
+"""Those of SAELens, in its order."""
 SECTIONS: Mapping[str, tuple[str, ...]] = {
-    "model_behavior_preservation": ("kl_div_score", "kl_div_with_ablation", "kl_div_with_sae"),
-    "model_performance_preservation": (
-        "ce_loss_score",
-        "ce_loss_with_ablation",
-        "ce_loss_with_sae",
-        "ce_loss_without_sae",
-    ),
-    "reconstruction_quality": (
-        "explained_variance",
-        "explained_variance_legacy",
-        "mse",
-        "cossim",
-    ),
-    "shrinkage": ("l2_norm_in", "l2_norm_out", "l2_ratio", "relative_reconstruction_bias"),
-    "sparsity": ("l0", "l1"),
+    section: tuple(metric.name for metric in ALL if metric.section == section)
+    for section in dict.fromkeys(metric.section for metric in ALL if metric.section)
 }
-METRICS = tuple(name for names in SECTIONS.values() for name in names)
+
+
+def shown_in(where: Where) -> list[Metric]:
+    """The metrics that people read there, the most important first."""
+    return sorted((metric for metric in ALL if where in metric.shown), key=lambda of: of.rank)
+
+
+def compared_in(where: Where) -> list[Metric]:
+    """Those of which the difference to a baseline stands there."""
+    return sorted((metric for metric in ALL if where in metric.compared), key=lambda of: of.rank)
+
 
 _NO_VARIANCE = 1e-10
-_MEANS_OF_LOSSES = ("ce_loss_with_ablation", "ce_loss_with_sae", "ce_loss_without_sae")
-_MEANS_OF_TOKENS = (
-    "kl_div_with_ablation",
-    "kl_div_with_sae",
-    "explained_variance_legacy",
-    "cossim",
-    "l2_norm_in",
-    "l2_norm_out",
-    "l2_ratio",
-    "l0",
-    "l1",
-)
 
 
 def metrics_of(sums: SequenceSums) -> dict[str, float]:
@@ -139,8 +147,8 @@ def resampled_metrics(sums: SequenceSums, weights_RS: torch.Tensor) -> dict[str,
     """The metrics, each (R,), of R resamplings that take each of S sequences some times."""
     total = {name: weights_RS @ value_S for name, value_S in sums.values.items()}
     n_tokens_R, n_losses_R = total["n_tokens"], total["n_losses"]
-    found = {name: total[name] / n_tokens_R for name in _MEANS_OF_TOKENS}
-    found |= {name: total[name] / n_losses_R for name in _MEANS_OF_LOSSES}
+    found = {name: total[name] / n_tokens_R for name in _means_over("token")}
+    found |= {name: total[name] / n_losses_R for name in _means_over("next token")}
     found["mse"] = total["squared_error"] / n_tokens_R
     mean_RD = (weights_RS @ sums.x_SD) / n_tokens_R[:, None]
     variance_R = total["x_squared"] / n_tokens_R - mean_RD.pow(2).sum(1)
@@ -155,6 +163,10 @@ def resampled_metrics(sums: SequenceSums, weights_RS: torch.Tensor) -> dict[str,
     )
     found["kl_div_score"] = 1 - found["kl_div_with_sae"] / found["kl_div_with_ablation"]
     return found
+
+
+def _means_over(of: Of) -> list[str]:
+    return [metric.name for metric in ALL if metric.of == of]
 
 
 def _bias(sums: SequenceSums, weights_RS: torch.Tensor) -> torch.Tensor:

@@ -41,6 +41,10 @@ class LayerScores:
     baseline: BaselineScores | None = None
     """None without a baseline, or where it has no SAE for this layer."""
 
+    def score(self, name: str) -> float:
+        """One of the list in `metrics.py`."""
+        return self.dead_features if name == "dead_features" else self.metrics[name]
+
     def to_row(self) -> dict[str, Any]:
         """The row by column name."""
         row = {
@@ -109,4 +113,4 @@ class SuiteEvaluation(Sequence[LayerScores]):
 
     def mean(self, name: str) -> float:
         """The mean of a metric over all layers."""
-        return sum(score.metrics[name] for score in self.scores) / len(self.scores)
+        return sum(scores.score(name) for scores in self.scores) / len(self.scores)

@@ -15,8 +15,8 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups.activations.hooks import Site, taking_flat_heads
-from sae_lens_groups.evaluate.metrics import SequenceSums
 from sae_lens_groups.evaluate.shared_pass import LMEffect, SharedPass
+from sae_lens_groups.evaluate.sums import SequenceSums
 
 
 class LayerResults:

@@ -9,6 +9,7 @@ from sae_lens.evals import get_eval_everything_config, process_results
 from sae_lens_groups import files
 from sae_lens_groups.evaluate.circuits.report import ROW_COLUMNS
 from sae_lens_groups.evaluate.metrics import SECTIONS
+from sae_lens_groups.evaluate.report.markdown_table import layers_markdown
 from sae_lens_groups.evaluate.result import LayerScores, SuiteEvaluation
 from sae_lens_groups.evaluate.sweep import LayerResults
 from sae_lens_groups.suite import SAESuite
@@ -43,6 +44,7 @@ def write_evaluation(
                 details / files.MISSED_FEATURES,
                 files.csv_text(_missed_rows(evaluation), _MISSED_COLUMNS),
             )
+        files.write_text(details / files.LAYER_TABLE, layers_markdown(evaluation))
         if evaluation.faithfulness is not None:
             rows = evaluation.faithfulness.to_rows()
             files.write_text(details / files.FAITHFULNESS, files.csv_text(rows, ROW_COLUMNS))

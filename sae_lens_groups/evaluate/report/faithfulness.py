@@ -1,15 +1,15 @@
 """How few features carry what the language model does: curves of each task, a layer at a time."""
 
-import html
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
+from markupsafe import Markup, escape
 
 from sae_lens_groups.evaluate.circuits import FaithfulnessReport, LayerCurve, TaskResult
 from sae_lens_groups.evaluate.circuits.report import SUFFICIENT
-from sae_lens_groups.evaluate.report.numbers import percent
+from sae_lens_groups.evaluate.numbers import percent
 from sae_lens_groups.evaluate.report.plots import PURPLE, SUITE, add_line, drawing, over_layers
 from sae_lens_groups.evaluate.report.section import Section, hint, panel, side_by_side, terms
 from sae_lens_groups.layers import LayerGroup
@@ -43,10 +43,10 @@ def faithfulness(groups: Sequence[LayerGroup], report: FaithfulnessReport | None
     )
     measured = [result for result in report.tasks.values() if _layers([result])]
     left_out = [result.message for result in report.tasks.values() if result.message is not None]
-    parts = [terms(_TERMS)] if measured else []
+    parts: list[str] = [terms(_TERMS)] if measured else []
     parts += [_chooser(_layers(measured))] if measured else []
     parts += [_task(groups, result) for result in report.tasks.values() if result.solved]
-    parts += [f'<p class="message">{html.escape(message)}</p>' for message in left_out]
+    parts += [Markup('<p class="message">{}</p>').format(message) for message in left_out]
     return Section("faithfulness", "Faithfulness to what the model does", text, "\n".join(parts))
 
 
@@ -67,8 +67,8 @@ def _chooser(layers: list[int]) -> str:
 
 def _task(groups: Sequence[LayerGroup], result: TaskResult) -> str:
     accuracy = f"right on {percent(result.accuracy or 0.0)} of {result.n_pairs} prompts"
-    title = (
-        f'<h3 class="task">{html.escape(result.task)} <small>the model is {accuracy}</small></h3>'
+    title = Markup('<h3 class="task">{} <small>the model is {}</small></h3>').format(
+        result.task, accuracy
     )
     curves = [curve for curve in result.curves if curve.points]
     if not curves:
@@ -76,7 +76,7 @@ def _task(groups: Sequence[LayerGroup], result: TaskResult) -> str:
             "The answer passes none of these hooks, so there is nothing to measure."
         )
     without = ", ".join(str(curve.layer) for curve in result.curves if not curve.points)
-    name = html.escape(result.task)
+    name = str(escape(result.task))
     panels = side_by_side(
         panel("Curves of the chosen layer", embedded(_curves(curves), f"curves_{name}")),
         panel(

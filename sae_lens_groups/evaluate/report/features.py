@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from sae_lens_groups.evaluate.features import FEWEST_FIRINGS, SPECIFIC_SHARE, FeatureLayers
 from sae_lens_groups.evaluate.matching import FOUND_COSINE, FeatureMatch
-from sae_lens_groups.evaluate.report.numbers import percent
+from sae_lens_groups.evaluate.numbers import percent
 from sae_lens_groups.evaluate.report.plots import (
     PURPLE,
     SUITE,

@@ -1,10 +1,15 @@
 """The top of the page: what was trained, how good it is, and what it saves."""
 
-import html
+from typing import Any
+
+from markupsafe import escape
 
 from sae_lens_groups.evaluate.cost import TrainingCost
-from sae_lens_groups.evaluate.report.numbers import count, counted, flops, interval, score, signed
+from sae_lens_groups.evaluate.metrics import compared_in, shown_in
+from sae_lens_groups.evaluate.numbers import counted, flops, interval, signed
+from sae_lens_groups.evaluate.report.names import public
 from sae_lens_groups.evaluate.report.plots import gaps
+from sae_lens_groups.evaluate.report.section import bar
 from sae_lens_groups.evaluate.result import Comparison, SuiteEvaluation
 from sae_lens_groups.layers import LayerGroup, format_layer_groups
 from sae_lens_groups.suite import SAESuite
@@ -23,7 +28,7 @@ def facts(suite: SAESuite, evaluation: SuiteEvaluation) -> str:
     return (
         f"{suite.manifest.hook_template}; {cfg.architecture()} SAEs of {cfg.d_sae:,} features for "
         f"activations of width {cfg.d_in:,}. Measured on {tokens.n_tokens:,} tokens of "
-        f"{evaluation.dataset_name} ({tokens.n_prompts:,} prompts of {tokens.context_size} tokens)."
+        f"{public(evaluation.dataset_name)} ({tokens.n_prompts:,} prompts of {tokens.context_size} tokens)."
     )
 
 
@@ -31,7 +36,7 @@ def headline(suite: SAESuite, evaluation: SuiteEvaluation) -> str:
     """The groups as a bar of layers, the means of all layers, and what the saving costs."""
     groups = suite.manifest.groups
     parts = [
-        _bar(groups),
+        bar(_boxes(groups)),
         _figures(evaluation),
         _saving(evaluation),
         f"<p><code>--layer_groups {format_layer_groups(groups)}</code></p>",
@@ -39,24 +44,22 @@ def headline(suite: SAESuite, evaluation: SuiteEvaluation) -> str:
     return "\n".join(parts)
 
 
-def _bar(groups: tuple[LayerGroup, ...]) -> str:
-    boxes = [
-        f'<div class="group{" even" if n % 2 else ""}" style="flex-grow:{len(group)}" '
-        f'title="layers {group}"><span>{group}</span></div>'
+def _boxes(groups: tuple[LayerGroup, ...]) -> list[dict[str, Any]]:
+    """The groups and, without a name, the layers left out between them."""
+    boxes: list[dict[str, Any]] = [
+        {"group": str(group), "width": len(group), "is_even": bool(n % 2)}
         for n, group in enumerate(groups)
     ]
     for position, n_layers in reversed(list(enumerate(gaps(groups), start=1))):
         if n_layers:
-            boxes.insert(position, f'<div class="gap" style="flex-grow:{n_layers}"></div>')
-    return f'<div id="bar">{"".join(boxes)}</div>'
+            boxes.insert(position, {"group": None, "width": n_layers, "is_even": False})
+    return boxes
 
 
 def _figures(evaluation: SuiteEvaluation) -> str:
     figures = {
-        "explained variance": score(evaluation.mean("explained_variance")),
-        "CE-loss score": score(evaluation.mean("ce_loss_score")),
-        "KL-divergence score": score(evaluation.mean("kl_div_score")),
-        "features per token (L0)": count(evaluation.mean("l0")),
+        metric.label: metric.written(evaluation.mean(metric.name))
+        for metric in shown_in("headline")
     }
     found = [f"<div><b>{value}</b>{name}</div>" for name, value in figures.items()]
     found += [f"<div><b>{value}</b>{name}</div>" for name, value in _cost_figures(evaluation)]
@@ -73,15 +76,13 @@ def _saving(evaluation: SuiteEvaluation) -> str:
     comparison = evaluation.comparison
     if comparison is None:
         return ""
+    found = {of.label: comparison.mean_differences[of.name] for of in compared_in("headline")}
     differences = "; ".join(
-        f"{name} <b>{signed(found.value)}</b> {interval(found)}"
-        for name, found in (
-            ("explained variance", comparison.mean_differences["explained_variance"]),
-            ("CE-loss score", comparison.mean_differences["ce_loss_score"]),
-        )
+        f"{label} <b>{signed(of.value)}</b> {interval(of.low, of.high)}"
+        for label, of in found.items()
     )
     return (
-        f'<p id="saving">Against the baseline <b>{html.escape(comparison.name)}</b>, '
+        f'<p id="saving">Against the baseline <b>{escape(public(comparison.name))}</b>, '
         f"{_cost_sentence(evaluation.costs, comparison)}mean differences over "
         f"{counted(comparison.n_layers, 'layer')} with 95% intervals: {differences}.</p>"
     )

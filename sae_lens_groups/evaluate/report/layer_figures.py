@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from sae_lens_groups.evaluate.report.numbers import flops
+from sae_lens_groups.evaluate.metrics import shown_in
+from sae_lens_groups.evaluate.numbers import flops
+from sae_lens_groups.evaluate.report.names import public
 from sae_lens_groups.evaluate.report.plots import (
     BASELINE,
     SUITE,
@@ -18,8 +20,7 @@ from sae_lens_groups.evaluate.result import LayerScores, SuiteEvaluation
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.plan.page import embedded
 
-METRICS = {"explained_variance": "explained variance", "ce_loss_score": "CE-loss score"}
-"""What is drawn, and how axes name it."""
+_DRAWN = {metric.name: metric.label for metric in shown_in("drawing")}
 
 
 def quality(groups: Sequence[LayerGroup], evaluation: SuiteEvaluation) -> Section:
@@ -30,7 +31,7 @@ def quality(groups: Sequence[LayerGroup], evaluation: SuiteEvaluation) -> Sectio
     )
     panels = [
         panel(_capitalised(label), embedded(_metric(groups, evaluation, name), f"layers_{name}"))
-        for name, label in METRICS.items()
+        for name, label in _DRAWN.items()
     ]
     if evaluation.comparison is not None:
         hint += (
@@ -42,7 +43,7 @@ def quality(groups: Sequence[LayerGroup], evaluation: SuiteEvaluation) -> Sectio
                 f"Difference in {label}",
                 embedded(_differences(groups, evaluation, name), f"differences_{name}"),
             )
-            for name, label in METRICS.items()
+            for name, label in _DRAWN.items()
         ]
     return Section("quality", "Quality of each layer", hint, side_by_side(*panels))
 
@@ -53,7 +54,7 @@ def cost(evaluation: SuiteEvaluation) -> Section | None:
         return None
     panels = [
         panel(_capitalised(label), embedded(_cost_figure(evaluation, name), f"cost_{name}"))
-        for name, label in METRICS.items()
+        for name, label in _DRAWN.items()
     ]
     hint = (
         "Means over layers against the floating-point operations of the whole training: passes of "
@@ -74,7 +75,7 @@ def _metric(groups: Sequence[LayerGroup], evaluation: SuiteEvaluation, name: str
     if evaluation.comparison is not None:
         add_line(
             figure,
-            evaluation.comparison.name,
+            public(evaluation.comparison.name),
             [
                 (scores.layer, None if scores.baseline is None else scores.baseline.metrics[name])
                 for scores in evaluation
@@ -85,7 +86,7 @@ def _metric(groups: Sequence[LayerGroup], evaluation: SuiteEvaluation, name: str
         )
     points = [(scores.layer, scores.metrics[name]) for scores in evaluation]
     add_line(figure, "this suite", points, SUITE)
-    return figure.update_yaxes(title=METRICS[name])
+    return figure.update_yaxes(title=_DRAWN[name])
 
 
 def _differences(groups: Sequence[LayerGroup], evaluation: SuiteEvaluation, name: str) -> go.Figure:
@@ -125,7 +126,7 @@ def _cost_figure(evaluation: SuiteEvaluation, name: str) -> go.Figure:
         of_layers = f"{costs.n_saes} SAEs for {costs.n_layers} layers"
         add_line(
             figure,
-            f"{costs.name}: {of_layers}",
+            f"{public(costs.name)}: {of_layers}",
             [(costs.flops, mean)],
             colour,
             mode="markers",
@@ -135,12 +136,12 @@ def _cost_figure(evaluation: SuiteEvaluation, name: str) -> go.Figure:
                 "color": colour,
                 "line": {"color": colour, "width": 2},
             },
-            hovertemplate=f"{plain(costs.name)}, {of_layers}: {flops(costs.flops)} for "
-            f"{costs.training_tokens:,} tokens each, {METRICS[name]} %{{y:.4f}}<extra></extra>",
+            hovertemplate=f"{plain(public(costs.name))}, {of_layers}: {flops(costs.flops)} for "
+            f"{costs.training_tokens:,} tokens each, {_DRAWN[name]} %{{y:.4f}}<extra></extra>",
         )
     highest = 1.12 * max(costs.flops for costs in evaluation.costs)
     figure.update_xaxes(title="FLOPs of training", range=[0, highest], tickformat="~s")
-    return figure.update_yaxes(title=f"mean {METRICS[name]}")
+    return figure.update_yaxes(title=f"mean {_DRAWN[name]}")
 
 
 def _means(evaluation: SuiteEvaluation, name: str) -> list[float]:

@@ -1,202 +1,133 @@
-"""The table of all layers, which the page's script sorts by any column."""
+"""The table of all layers as data, which the terminal, the page and the model card each render."""
 
-import html
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sae_lens_groups.evaluate.bootstrap import Difference
 from sae_lens_groups.evaluate.matching import FOUND_COSINE, FeatureMatch
-from sae_lens_groups.evaluate.report.numbers import count, interval, percent, score, signed
-from sae_lens_groups.evaluate.report.section import Section, terms
+from sae_lens_groups.evaluate.metrics import Metric, Where, compared_in, shown_in
+from sae_lens_groups.evaluate.numbers import interval, percent, score, signed
 from sae_lens_groups.evaluate.result import LayerScores, SuiteEvaluation
 
-_BETTER, _WORSE = "\N{BLACK UP-POINTING TRIANGLE}", "\N{BLACK DOWN-POINTING TRIANGLE}"
-_SCORES = {
-    "explained_variance": "The part of the activations' variance that the SAE's reconstruction "
-    "keeps: 1 is perfect, 0 no better than the mean activation.",
-    "ce_loss_score": "The language model runs with the reconstruction in the activation's place: "
-    "at 1 its loss does not rise, at 0 it rises as much as with zeros there.",
-    "kl_div_score": "The same for how far the model's predictions move.",
-    "l0": "Features active per token.",
-    "dead": "Features that fire on none of the evaluated tokens at this layer.",
-}
-_COMPARED = {
-    "difference": "This suite minus the baseline, with the 95% interval from drawing the prompts "
-    f"anew 1000 times, the same for both. {_BETTER} better and {_WORSE} worse, where the interval "
-    "leaves out zero.",
-    "mmcs": "How like the features are: mean over this suite's features of the largest cosine "
-    "with a feature of the baseline.",
-    "missed": "Features of the baseline with no feature of this suite as near as "
-    f"{FOUND_COSINE}, and the part of the baseline's firings that are theirs.",
-}
-_MISSING = "\N{EN DASH}"
+LAYERS, SCORES = "", "this suite"
+DIFFERENCES, FEATURES = "difference to the baseline", "the baseline's features"
+SCALING = "scaling"
 
 
 @dataclass(frozen=True)
-class _Cell:
-    """One cell: what is read, what is sorted by, and how it is coloured."""
+class Cell:
+    """One cell: what is read, what is sorted by, and whether a difference is clear."""
 
     text: str
     value: float = math.nan
-    small: str = ""
-    look: str = ""
+    interval: str = ""
+    is_clear: bool = False
+    is_better: bool | None = None
+    """Of a clear difference, where more is better or worse."""
 
-    def to_html(self) -> str:
-        value = f"{self.value:.9g}" if math.isfinite(self.value) else ""
-        small = f" <small>{html.escape(self.small)}</small>" if self.small else ""
-        look = f' class="{self.look}"' if self.look else ""
-        return f'<td data-value="{value}"{look}>{html.escape(self.text)}{small}</td>'
+    @property
+    def sorted_by(self) -> str:
+        """The value as text; empty where there is none, which sorts last."""
+        return f"{self.value:.9g}" if math.isfinite(self.value) else ""
 
 
 @dataclass(frozen=True)
-class _Column:
+class Column:
     """One column, and the block of columns it stands in."""
 
     block: str
+    name: str
     title: str
-    of_layer: Callable[[LayerScores], _Cell]
-    of_all: Callable[[SuiteEvaluation], _Cell]
+    meaning: str
+    cells: Sequence[Cell | None]
+    """A layer each; None where the baseline has no such layer."""
+    mean: Cell | None = None
 
 
-def layer_table(evaluation: SuiteEvaluation) -> Section:
-    """A row per layer and the means, with the differences to the baseline where there is one."""
-    columns = _score_columns()
+def layer_columns(evaluation: SuiteEvaluation, where: Where) -> list[Column]:
+    """All columns that stand there, block by block."""
+    columns = [*_layers(evaluation), *(_scores(evaluation, of) for of in shown_in(where))]
     if evaluation.comparison is not None:
-        columns += [*_difference_columns(), *_match_columns()]
-    body = "\n".join(
-        f"<tr>{''.join(column.of_layer(scores).to_html() for column in columns)}</tr>"
-        for scores in evaluation
-    )
-    means = "".join(column.of_all(evaluation).to_html() for column in columns)
-    return Section(
-        "layer_scores",
-        "Every layer",
-        "Click a heading to sort; what the columns mean stands below. evaluation.csv, beside this "
-        "page, has all of SAELens's metrics.",
-        '<div class="scroll tall"><table id="layers">\n'
-        f"<thead>{_head(columns)}</thead>\n<tbody>{body}</tbody>\n"
-        f"<tfoot><tr>{means}</tr></tfoot></table></div>\n{terms(_terms(evaluation))}",
-    )
+        columns += [_differences(evaluation, metric) for metric in compared_in(where)]
+        columns += _features(evaluation)
+    return columns + _scaling(evaluation)
 
 
-def _terms(evaluation: SuiteEvaluation) -> dict[str, str]:
-    """What the columns mean."""
-    if evaluation.comparison is None:
-        return _SCORES
-    return _SCORES | _COMPARED
-
-
-def _head(columns: Sequence[_Column]) -> str:
-    blocks = list(dict.fromkeys(column.block for column in columns))
-    widths = [sum(column.block == block for column in columns) for block in blocks]
-    above = "".join(
-        f'<th colspan="{width}">{html.escape(block)}</th>' for block, width in zip(blocks, widths)
-    )
-    titles = "".join(
-        f'<th aria-sort="none"><button>{_breakable(column.title)}</button></th>'
-        for column in columns
-    )
-    return f"<tr>{above}</tr><tr>{titles}</tr>"
-
-
-def _breakable(title: str) -> str:
-    """A metric's name, which may go on in a second line after its last underscore."""
-    return "_<wbr>".join(html.escape(title).rsplit("_", 1))
-
-
-def _score_columns() -> list[_Column]:
-    def metric(name: str, written: Callable[[float], str]) -> _Column:
-        return _Column(
-            "this suite",
-            name,
-            lambda scores: _number(scores.metrics[name], written),
-            lambda evaluation: _number(evaluation.mean(name), written),
-        )
+def _layers(evaluation: SuiteEvaluation) -> list[Column]:
+    def column(name: str, text: Callable[[LayerScores], str], mean: str) -> Column:
+        cells = [Cell(text(of), of.layer) for of in evaluation]
+        return Column(LAYERS, name, name, "", cells, Cell(mean))
 
     return [
-        _Column(
-            "",
-            "layer",
-            lambda scores: _Cell(str(scores.layer), scores.layer),
-            lambda _: _Cell("mean"),
-        ),
-        _Column(
-            "",
-            "group",
-            lambda scores: _Cell(scores.group.removeprefix("layers_"), scores.layer),
-            lambda _: _Cell(""),
-        ),
-        metric("explained_variance", score),
-        metric("ce_loss_score", score),
-        metric("kl_div_score", score),
-        metric("l0", count),
-        _Column(
-            "this suite",
-            "dead",
-            lambda scores: _number(scores.dead_features, percent),
-            lambda evaluation: _number(
-                _mean([scores.dead_features for scores in evaluation]), percent
-            ),
-        ),
+        column("layer", lambda of: str(of.layer), "mean"),
+        column("hook_name", lambda of: of.hook_name, ""),
+        column("group", lambda of: of.group, ""),
     ]
 
 
-def _difference_columns() -> list[_Column]:
-    def difference(name: str, written: Callable[[Difference], _Cell]) -> _Column:
-        def of_layer(scores: LayerScores) -> _Cell:
-            if scores.baseline is None:
-                return _Cell(_MISSING)
-            return written(scores.baseline.differences[name])
+def _scores(evaluation: SuiteEvaluation, metric: Metric) -> Column:
+    values = [of.score(metric.name) for of in evaluation]
+    cells = [Cell(metric.written(value), value) for value in values]
+    mean = evaluation.mean(metric.name)
+    shown = Cell(metric.written(mean), mean)
+    return Column(SCORES, metric.name, metric.title, metric.meaning, cells, shown)
 
-        def of_all(evaluation: SuiteEvaluation) -> _Cell:
-            assert evaluation.comparison is not None
-            return written(evaluation.comparison.mean_differences[name])
 
-        return _Column("difference to the baseline", name, of_layer, of_all)
+def _differences(evaluation: SuiteEvaluation, metric: Metric) -> Column:
+    def cell(found: Difference) -> Cell:
+        text = signed(found.value, metric.written)
+        if metric.is_more_better is None:
+            return Cell(text, found.value)
+        is_better = (found.value > 0) == metric.is_more_better
+        low_high = interval(found.low, found.high)
+        return Cell(text, found.value, low_high, found.is_clear, is_better)
+
+    assert evaluation.comparison is not None
+    cells = [of.baseline and cell(of.baseline.differences[metric.name]) for of in evaluation]
+    mean = cell(evaluation.comparison.mean_differences[metric.name])
+    return Column(DIFFERENCES, metric.name, metric.title, "", cells, mean)
+
+
+def _features(evaluation: SuiteEvaluation) -> list[Column]:
+    matches = [None if of.baseline is None else of.baseline.match for of in evaluation]
+
+    def column(
+        title: str,
+        value: Callable[[FeatureMatch], float],
+        written: Callable[[float], str],
+        meaning: str,
+    ) -> Column:
+        values = [None if match is None else value(match) for match in matches]
+        known = [value for value in values if value is not None]
+        mean = sum(known) / len(known) if known else None
+        cells = [
+            None if value is None else Cell(written(value), value) for value in (*values, mean)
+        ]
+        return Column(FEATURES, title, title, meaning, cells[:-1], cells[-1])
 
     return [
-        difference("explained_variance", _judged),
-        difference("ce_loss_score", _judged),
-        difference("l0", lambda found: _number(found.value, "{:+.1f}".format)),
+        column(
+            "mmcs",
+            lambda match: match.mmcs,
+            "{:.3f}".format,
+            "How like the features are: mean over this suite's features of the largest cosine "
+            "with a feature of the baseline.",
+        ),
+        column(
+            "missed",
+            lambda match: match.missed_features,
+            percent,
+            "Features of the baseline with no feature of this suite as near as "
+            f"{FOUND_COSINE}, and the part of the baseline's firings that are theirs.",
+        ),
+        column("missed firings", lambda match: match.missed_firings, percent, ""),
     ]
 
 
-def _judged(found: Difference) -> _Cell:
-    """A difference of a score, of which more is better."""
-    small = interval(found)
-    if not found.is_clear:
-        return _Cell(signed(found.value), found.value, small)
-    mark, look = (_BETTER, "better") if found.value > 0 else (_WORSE, "worse")
-    return _Cell(f"{mark} {signed(found.value)}", found.value, small, look)
-
-
-def _match_columns() -> list[_Column]:
-    def match(
-        title: str, value: Callable[[FeatureMatch], float], written: Callable[[float], str]
-    ) -> _Column:
-        def of_layer(scores: LayerScores) -> _Cell:
-            if scores.baseline is None or scores.baseline.match is None:
-                return _Cell(_MISSING)
-            return _number(value(scores.baseline.match), written)
-
-        def of_all(evaluation: SuiteEvaluation) -> _Cell:
-            of_baseline = [scores.baseline for scores in evaluation if scores.baseline is not None]
-            found = [value(of.match) for of in of_baseline if of.match is not None]
-            return _number(_mean(found), written) if found else _Cell(_MISSING)
-
-        return _Column("the baseline's features", title, of_layer, of_all)
-
-    return [
-        match("mmcs", lambda match: match.mmcs, score),
-        match("missed", lambda match: match.missed_features, percent),
-        match("missed firings", lambda match: match.missed_firings, percent),
-    ]
-
-
-def _number(value: float, written: Callable[[float], str]) -> _Cell:
-    return _Cell(written(value), value)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def _scaling(evaluation: SuiteEvaluation) -> list[Column]:
+    factors = [of.scaling_factor for of in evaluation]
+    if all(factor is None for factor in factors):
+        return []
+    cells = [None if factor is None else Cell(score(factor), factor) for factor in factors]
+    return [Column(SCALING, "scaling_factor", "scaling_factor", "", cells, Cell(""))]

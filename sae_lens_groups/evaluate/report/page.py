@@ -1,19 +1,15 @@
 """An evaluated suite as one HTML page that needs no network."""
 
-import html
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
-from string import Template
 
 from plotly.offline import get_plotlyjs
 
 from sae_lens_groups.evaluate.report import headline, layer_figures, training
-from sae_lens_groups.evaluate.report import training as origin
 from sae_lens_groups.evaluate.report.faithfulness import faithfulness
 from sae_lens_groups.evaluate.report.features import feature_layers, missed_features
-from sae_lens_groups.evaluate.report.layer_table import layer_table
-from sae_lens_groups.evaluate.report.section import Section
+from sae_lens_groups.evaluate.report.html_table import layers_section
+from sae_lens_groups.evaluate.report.section import Section, templates
 from sae_lens_groups.evaluate.result import SuiteEvaluation
 from sae_lens_groups.saved.training_curves import TrainingPoint
 from sae_lens_groups.suite import SAESuite
@@ -33,18 +29,12 @@ def report_page(
         curves: the points of its training, where they were kept.
         commands: command lines that make the suite and this page again.
     """
-    sections = _sections(suite, evaluation, curves, commands)
-    return Template(_file("page.html")).substitute(
-        model=html.escape(Path(suite.manifest.model_name).name),
+    return templates.get_template("page.html").render(
+        model=Path(suite.manifest.model_name).name,
         title=headline.title(suite),
-        facts=html.escape(headline.facts(suite, evaluation)),
+        facts=headline.facts(suite, evaluation),
         headline=headline.headline(suite, evaluation),
-        contents=" ".join(
-            f'<a href="#{section.name}">{html.escape(section.title)}</a>' for section in sections
-        ),
-        sections="\n\n".join(section.to_html() for section in sections),
-        style=_file("page.css"),
-        script=_file("page.js"),
+        sections=_sections(suite, evaluation, curves, commands),
         plotly=get_plotlyjs(),
     )
 
@@ -57,23 +47,15 @@ def _sections(
 ) -> list[Section]:
     groups = suite.manifest.groups
     sections = [
-        layer_table(evaluation),
+        layers_section(evaluation),
         layer_figures.quality(groups, evaluation),
         layer_figures.cost(evaluation),
         training.training(groups, curves),
         feature_layers(evaluation.features),
         missed_features(groups, evaluation),
         faithfulness(groups, evaluation.faithfulness),
-        origin.plan(suite.manifest.plan),
+        training.plan(suite.manifest.plan),
         training.start(suite),
-        origin.reproduce(suite, commands),
+        training.reproduce(suite, commands),
     ]
     return [section for section in sections if section is not None]
-
-
-def _file(name: str) -> str:
-    return (
-        resources.files("sae_lens_groups.evaluate.report")
-        .joinpath(name)
-        .read_text(encoding="utf-8")
-    )

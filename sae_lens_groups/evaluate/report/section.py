@@ -1,8 +1,18 @@
 """A part of the page: a heading, a hint that explains what is shown, and what is shown."""
 
-import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+templates = Environment(
+    loader=PackageLoader("sae_lens_groups.evaluate", "report"),
+    autoescape=True,
+    undefined=StrictUndefined,
+)
+_parts: Any = templates.get_template("parts.html").module
 
 
 @dataclass(frozen=True)
@@ -17,45 +27,37 @@ class Section:
     body: str
     """HTML."""
 
-    def to_html(self) -> str:
-        """The element."""
-        return (
-            f'<section id="{self.name}">\n<h2>{html.escape(self.title)}</h2>\n'
-            f"{hint(self.hint)}\n{self.body}\n</section>"
-        )
 
-
-def hint(text: str) -> str:
+def hint(text: str) -> Markup:
     """A paragraph of small print."""
-    return f'<p class="hint">{html.escape(text)}</p>'
+    return _parts.hint(text)
 
 
-def panel(title: str, body: str) -> str:
+def panel(title: str, body: str) -> Markup:
     """One of several drawings of a section, under a title of its own."""
-    return f"<div><h3>{html.escape(title)}</h3>\n{body}</div>"
+    return _parts.panel(title, body)
 
 
-def side_by_side(*panels: str) -> str:
+def side_by_side(*panels: str) -> Markup:
     """As many panels in a row as the page's width has room for."""
-    return f'<div class="side of-{len(panels)}">{"".join(panels)}</div>'
+    return _parts.side_by_side(panels)
 
 
-def terms(meanings: Mapping[str, str]) -> str:
+def terms(meanings: Mapping[str, str]) -> Markup:
     """A list of quantities and what each means."""
-    entries = (
-        f"<dt>{html.escape(term)}</dt><dd>{html.escape(meaning)}</dd>"
-        for term, meaning in meanings.items()
-    )
-    return f'<dl class="terms">{"".join(entries)}</dl>'
+    return _parts.terms(meanings)
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
     """A small table; the first column holds names, the others numbers."""
-    cells = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return (
-        '<div class="scroll"><table class="small">'
-        f"<thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
+    return _parts.table(head, rows)
+
+
+def bar(boxes: Sequence[Mapping[str, Any]]) -> Markup:
+    """Groups as boxes as wide as they have layers, with gaps where layers were left out."""
+    return _parts.bar(boxes)
+
+
+def layer_scores(columns: Sequence[Any], blocks: Mapping[str, int]) -> Markup:
+    """The table of all layers, under headings that span blocks of columns."""
+    return _parts.layers(columns, list(zip(*(of.cells for of in columns))), blocks)

@@ -1,20 +1,26 @@
 """An evaluation in the terminal: a line per layer, and what is told of the whole suite."""
 
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from sae_lens_groups.evaluate.bootstrap import Difference
 from sae_lens_groups.evaluate.circuits import LayerCurve, TaskResult
 from sae_lens_groups.evaluate.circuits.report import SUFFICIENT
 from sae_lens_groups.evaluate.features import FEWEST_FIRINGS, SPECIFIC_SHARE, FeatureLayers
 from sae_lens_groups.evaluate.matching import FOUND_COSINE
-from sae_lens_groups.evaluate.report.numbers import count, counted, interval, percent, score, signed
-from sae_lens_groups.evaluate.result import Comparison, LayerScores, SuiteEvaluation
+from sae_lens_groups.evaluate.numbers import count, counted, percent
+from sae_lens_groups.evaluate.report.layer_table import (
+    DIFFERENCES,
+    FEATURES,
+    LAYERS,
+    SCORES,
+    Cell,
+    Column,
+    layer_columns,
+)
+from sae_lens_groups.evaluate.report.names import printable
+from sae_lens_groups.evaluate.result import Comparison, SuiteEvaluation
 
 _WIDTH = 100
-COMPARED = ("explained_variance", "ce_loss_score")
-"""The metrics whose differences are printed."""
-_METRICS = ("explained_variance", "ce_loss_score", "kl_div_score", "l0")
 
 
 def evaluation_text(evaluation: SuiteEvaluation) -> str:
@@ -30,33 +36,36 @@ def evaluation_text(evaluation: SuiteEvaluation) -> str:
 
 
 def _scores_table(evaluation: SuiteEvaluation) -> str:
-    rows = [["layer", "group", *_METRICS, "dead features"]]
-    rows += [
-        [
-            str(scores.layer),
-            scores.group,
-            *_values(scores.metrics.__getitem__, scores.dead_features),
-        ]
-        for scores in evaluation
-    ]
-    dead = sum(scores.dead_features for scores in evaluation) / len(evaluation)
-    rows.append(["mean", "", *_values(evaluation.mean, dead)])
-    return _aligned(rows)
+    return _table([of for of in _columns(evaluation) if of.block in (LAYERS, SCORES)])
 
 
-def _values(metric: Callable[[str], float], dead_features: float) -> list[str]:
-    scores = [count(metric(name)) if name == "l0" else score(metric(name)) for name in _METRICS]
-    return [*scores, percent(dead_features)]
+def _columns(evaluation: SuiteEvaluation) -> list[Column]:
+    columns = layer_columns(evaluation, "terminal")
+    return [of for of in columns if of.name not in ("hook_name", "missed firings")]
+
+
+def _table(columns: Sequence[Column]) -> str:
+    cells = [[_cell(cell) for cell in (*of.cells, of.mean)] for of in columns]
+    return _aligned([[of.title for of in columns], *map(list, zip(*cells))])
+
+
+def _cell(cell: Cell | None) -> str:
+    if cell is None:
+        return "-"
+    return (
+        f"{cell.text} {cell.interval}{'*' if cell.is_clear else ' '}"
+        if cell.interval
+        else cell.text
+    )
 
 
 def _comparison(evaluation: SuiteEvaluation) -> str:
     comparison = evaluation.comparison
     if comparison is None:
         return ""
-    rows = [["layer", "group", *COMPARED, "mmcs", "missed"]]
-    rows += [_compared_row(scores) for scores in evaluation]
-    rows.append(["mean", "", *_differences(comparison.mean_differences), *_mean_match(evaluation)])
-    return f"{_introduction(comparison)}\n{_aligned(rows)}"
+    blocks = (LAYERS, DIFFERENCES, FEATURES)
+    table = _table([of for of in _columns(evaluation) if of.block in blocks])
+    return f"{_introduction(comparison)}\n{table}"
 
 
 def _introduction(comparison: Comparison) -> str:
@@ -67,35 +76,6 @@ def _introduction(comparison: Comparison) -> str:
         "feature's direction with one of the baseline. Missed: features of the baseline with none "
         f"as near as {FOUND_COSINE} in this suite."
     )
-
-
-def _compared_row(scores: LayerScores) -> list[str]:
-    start = [str(scores.layer), scores.group]
-    if scores.baseline is None:
-        return [*start, "-", "-", "-", "-"]
-    match = scores.baseline.match
-    features = (
-        ["-", "-"] if match is None else [f"{match.mmcs:.3f}", percent(match.missed_features)]
-    )
-    return [*start, *_differences(scores.baseline.differences), *features]
-
-
-def _differences(differences: Mapping[str, Difference]) -> list[str]:
-    return [
-        f"{signed(found.value)} {interval(found)}{'*' if found.is_clear else ' '}"
-        for found in (differences[name] for name in COMPARED)
-    ]
-
-
-def _mean_match(evaluation: SuiteEvaluation) -> list[str]:
-    found = [scores.baseline.match for scores in evaluation if scores.baseline is not None]
-    matches = [match for match in found if match is not None]
-    if not matches:
-        return ["-", "-"]
-    return [
-        f"{_mean(match.mmcs for match in matches):.3f}",
-        percent(_mean(match.missed_features for match in matches)),
-    ]
 
 
 def _measured_on(evaluation: SuiteEvaluation) -> str:
@@ -162,11 +142,6 @@ def _sufficient(
     if not found:
         return f"never ({counted(len(curves), 'layer')})"
     return f"{count(_mean(found))} ({len(found)} of {counted(len(curves), 'layer')})"
-
-
-def printable(name: str) -> str:
-    """A name from a file without what would move the cursor."""
-    return "".join(character if character.isprintable() else "?" for character in name)
 
 
 def _mean(values: Iterable[float]) -> float:

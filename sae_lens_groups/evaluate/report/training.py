@@ -1,14 +1,15 @@
 """The sections on how the SAEs were trained."""
 
-import html
 import math
 from collections.abc import Sequence
 from importlib import metadata
 
 import plotly.graph_objects as go
+from markupsafe import Markup
 
 from sae_lens_groups._version import __version__
-from sae_lens_groups.evaluate.report.numbers import score
+from sae_lens_groups.evaluate.numbers import score
+from sae_lens_groups.evaluate.report.names import public
 from sae_lens_groups.evaluate.report.plots import (
     BASELINE,
     FONT,
@@ -93,15 +94,19 @@ def _spans_decades(losses: Sequence[float]) -> bool:
     return bool(finite) and 0 < 10 * min(finite) < max(finite)
 
 
-def _source(transfer: TransferReport) -> str:
+def _source(transfer: TransferReport) -> Markup:
     before = score(transfer.mean(transfer.zero_shot))
     after = f", {score(transfer.mean(transfer.final))} after training" if transfer.final else ""
-    return (
-        f"From <code>{html.escape(transfer.init_from)}</code>: init_direction "
-        f"{html.escape(transfer.init_direction)}, init_parameters "
-        f"{html.escape(transfer.init_parameters)}, init_alignment "
-        f"{html.escape(transfer.init_alignment)}. Mean explained variance {before} at the "
-        f"start{after}."
+    return Markup(
+        "From <code>{}</code>: init_direction {}, init_parameters {}, init_alignment {}. Mean "
+        "explained variance {} at the start{}."
+    ).format(
+        public(transfer.init_from, is_place=True),
+        transfer.init_direction,
+        transfer.init_parameters,
+        transfer.init_alignment,
+        before,
+        after,
     )
 
 
@@ -152,8 +157,7 @@ def _installed_version(name: str) -> str:
 
 def reproduce(suite: SAESuite, commands: Sequence[str]) -> Section:
     """Commands, where they are known, and the versions of what trained and what evaluated."""
-    lines = html.escape("\n".join(commands))
-    shown = f"<pre><code>{lines}</code></pre>\n" if commands else ""
+    shown = Markup("<pre><code>{}</code></pre>\n").format("\n".join(commands)) if commands else ""
     rows = [
         [name, version, _installed_version(name)]
         for name, version in suite.manifest.versions.items()

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sae_lens_groups.evaluate.report.numbers import counted, score
+from sae_lens_groups.evaluate.numbers import counted, score
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.publish.card.facts import CardFacts
 from sae_lens_groups.publish.card.text import cell, code, fenced, plain, table

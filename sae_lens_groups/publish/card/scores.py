@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sae_lens_groups.evaluate.report.numbers import count, counted, percent, score, signed
+from sae_lens_groups.evaluate.numbers import count, counted, percent, score, signed
 from sae_lens_groups.publish.card.facts import CardFacts
 from sae_lens_groups.publish.card.text import MISSING, cell, code, fenced, shell, table
 

@@ -1,8 +1,7 @@
 """How numbers are written, in the terminal and on the page."""
 
 import math
-
-from sae_lens_groups.evaluate.bootstrap import Difference
+from collections.abc import Callable
 
 _PREFIXES = {18: "E", 15: "P", 12: "T", 9: "G", 6: "M"}
 
@@ -16,14 +15,14 @@ def score(value: float) -> str:
     return f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}"
 
 
-def signed(value: float) -> str:
+def signed(value: float, written: Callable[[float], str] = score) -> str:
     """The same with a sign, for differences."""
-    return score(value) if value < 0 or not math.isfinite(value) else "+" + score(value)
+    return written(value) if value < 0 or not math.isfinite(value) else "+" + written(value)
 
 
-def interval(difference: Difference) -> str:
+def interval(low: float, high: float) -> str:
     """`[-0.0150, -0.0100]`."""
-    return f"[{signed(difference.low)}, {signed(difference.high)}]"
+    return f"[{signed(low)}, {signed(high)}]"
 
 
 def count(value: float) -> str:
