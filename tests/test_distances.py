@@ -326,6 +326,7 @@ def test_the_standard_error_grows_where_the_tokens_of_an_lm_batch_are_alike() ->
     assert found.standard_errors[0, 1] > 3 * cosines.std().item() / math.sqrt(3200)
 
 
+@pytest.mark.usefixtures("only_new_objects")
 def test_memory_does_not_grow_with_tokens() -> None:
     class Watched(TableModel):
         held: list[int]

@@ -2,6 +2,7 @@
 
 import gc
 
+import pytest
 import torch
 from torch._subclasses import FakeTensor
 
@@ -9,6 +10,8 @@ from sae_lens_groups.activations.batches import BatchStream
 from sae_lens_groups.activations.store import GroupActivationsStore
 
 from .conftest import CONTEXT_SIZE, D_IN, group_config, make_model, make_tokens
+
+pytestmark = pytest.mark.usefixtures("only_new_objects")
 
 ROWS = 64 * CONTEXT_SIZE - 1 + 8 * CONTEXT_SIZE  # too few to serve, and one LM batch on top
 SLOT = D_IN * 4 + 8  # a row, and the position of its layer
