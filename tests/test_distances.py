@@ -99,7 +99,7 @@ def stored_activations(
 ) -> Batches:
     """Per LM batch, (L, B, D) in float64: every layer's activations, without excluded tokens."""
     batches: Batches = []
-    rows = torch.tensor(tokens["tokens"])
+    rows = torch.tensor(tokens.with_format(None)["tokens"])  # whatever others made of it
     for start in range(0, len(rows) - prompts + 1, prompts):
         batch = rows[start : start + prompts]
         _, cache = model.run_with_cache(batch)
