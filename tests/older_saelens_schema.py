@@ -33,7 +33,7 @@ PROBED = {
 
 def architecture(name: str) -> dict[str, Any]:
     """The keys of cfg.json, the values that they may have, and the tensors."""
-    config_class: Any = SAE.get_sae_config_class_for_architecture(name)
+    config_class: Any = SAE_CLASS_REGISTRY[name][1]
     fields = dataclasses.fields(config_class)
     has_default = (
         field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
