@@ -11,7 +11,9 @@ os.environ["WANDB_SILENT"] = "true"
 # tests run at once as there are cores. Processes that tests start inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import shutil  # the environment above has to come first
+import gc  # the environment above has to come first
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,8 +33,8 @@ from transformer_lens.hook_points import HookedRootModule, HookPoint
 from sae_lens_groups import GroupSAERunnerConfig
 from sae_lens_groups.train.fast_step import why_not
 
-# The same examples in every run: what fails in CI fails on every machine.
-hypothesis.settings.register_profile("repeatable", derandomize=True)
+# The same examples in every run, however slow: what fails in CI fails on every machine.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repeatable")
 
 D_IN = 16
@@ -190,7 +192,16 @@ def text_folder(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
+def only_new_objects() -> Iterator[None]:
+    """`gc.get_objects()` lists what a test makes, without a million older objects to look through."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="session")
 def browser() -> Iterator[webdriver.Chrome]:
     """Headless Chromium, which logs what pages print and what they request."""
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
@@ -211,6 +222,25 @@ def browser() -> Iterator[webdriver.Chrome]:
     chrome = webdriver.Chrome(options=options, service=Service(driver))
     yield chrome
     chrome.quit()
+
+
+_TOUCHES_SAELENS = re.compile(
+    r"\b(sae_lens|GroupSAETrainingRunner|SAESuite|cache_activations|evaluate_suite|group_config)\b"
+)
+_SAME_WITH_ANY_SAELENS = {"test_publish", "test_report", "test_model_card", "test_public_files"}
+"""They take a suite that a run wrote, and look at what becomes of it afterwards."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests of each file that trains, loads or evaluates SAEs with SAELens."""
+    touches = {
+        path
+        for path in {item.path for item in items}
+        if path.stem not in _SAME_WITH_ANY_SAELENS and _TOUCHES_SAELENS.search(path.read_text())
+    }
+    for item in items:
+        if item.path in touches:
+            item.add_marker("saelens")
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import re
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from sae_lens import SAE, LanguageModelSAERunnerConfig, TopKTrainingSAEConfig
 from sae_lens.llm_sae_training_runner import _parse_cfg_args
 
+import sae_lens_groups
 from sae_lens_groups import GroupSAERunnerConfig, SAESuite, __version__
 from sae_lens_groups.cli import main
 from sae_lens_groups.cli.train import parse_config
@@ -22,6 +24,7 @@ from sae_lens_groups.demo.model import MODEL_FOLDER
 from sae_lens_groups.errors import ConfigError
 
 from .conftest import ARCHITECTURES, settings
+from .processes import run, start
 
 FLAGS = [
     *("--model_name", str(MODEL_FOLDER), "--model_class_name", "AutoModelForCausalLM"),
@@ -39,11 +42,6 @@ def arguments(*more: str, without: str | None = None) -> list[str]:
         at = flags.index(without)
         flags[at : at + 2] = []
     return flags
-
-
-def run(module: str, *args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", module, *args]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
 def help_flags(text: str) -> set[str]:
@@ -391,11 +389,12 @@ def test_a_saelens_command_line_trains_groups_with_one_flag_added(
     text_folder: Path, tmp_path: Path
 ) -> None:
     args = [*FLAGS, "--dataset_path", str(text_folder)]
-    theirs = run("sae_lens.llm_sae_training_runner", *args, "--output_path", "theirs", cwd=tmp_path)
+    theirs = run(
+        *("-m", "sae_lens.llm_sae_training_runner", *args, "--output_path", "theirs"), cwd=tmp_path
+    )
     assert theirs.returncode == 0, theirs.stderr
     ours = run(
-        "sae_lens_groups",
-        "train",
+        *("-m", "sae_lens_groups", "train"),
         *args,
         *("--layer_groups", "0-3,4-7,8-10,11", "--output_path", "ours"),
         cwd=tmp_path,
@@ -436,10 +435,7 @@ def test_ctrl_c_saves_and_the_printed_flag_resumes(text_folder: Path, tmp_path: 
         *("--layer_groups", "0-3,11", "--output_path", "suite"),
     ]
     long = [*args, "--training_tokens", "2000000"]
-    process = subprocess.Popen(
-        [sys.executable, *long], cwd=tmp_path, stderr=subprocess.PIPE, text=True, bufsize=0
-    )
-    assert process.stderr is not None
+    process = start(*long, cwd=tmp_path)
     seen = ""
     while "Training 2 SAEs" not in seen:
         seen += process.stderr.read(1)
@@ -452,22 +448,58 @@ def test_ctrl_c_saves_and_the_printed_flag_resumes(text_folder: Path, tmp_path: 
     assert message is not None, rest
     assert not (tmp_path / "suite").exists()
     n_tokens = int(Path(message[1]).name)
-    resumed = subprocess.run(
-        [
-            *(sys.executable, *args, "--resume_from_checkpoint", message[1]),
-            *("--training_tokens", str(n_tokens + 2048)),
-        ],
+    resumed = run(
+        *(*args, "--resume_from_checkpoint", message[1]),
+        *("--training_tokens", str(n_tokens + 2048)),
         cwd=tmp_path,
-        capture_output=True,
-        text=True,
     )
     assert resumed.returncode == 0, resumed.stderr
     assert len(SAESuite.load(tmp_path / "suite")) == 5
 
 
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the package's wheel installs, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip"]
+    root = str(Path(__file__).parent.parent)
+    command = [*pip, "wheel", "-q", "--no-deps", "-w", str(folder / "dist"), root]
+    subprocess.run(command, check=True)
+    (file,) = (folder / "dist").iterdir()
+    command = [*pip, "install", "-q", "--no-deps", "--target", str(folder / "site"), str(file)]
+    subprocess.run(command, check=True)
+    return folder / "site"
+
+
 @pytest.mark.slow
-def test_the_demo_prints_a_score_for_every_layer(tmp_path: Path) -> None:
-    shown = run("sae_lens_groups", "demo", "--training_tokens", "100000", cwd=tmp_path)
+def test_the_wheel_holds_the_package_and_its_command(wheel: Path) -> None:
+    package = Path(sae_lens_groups.__file__).parent
+
+    def files_of(folder: Path) -> set[str]:
+        files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+        return {file for file in files if not file.endswith(".pyc")}
+
+    assert files_of(wheel / "sae_lens_groups") == files_of(package)
+    (entry_points,) = wheel.glob("*.dist-info/entry_points.txt")
+    assert "sae-lens-groups = sae_lens_groups.cli:main" in entry_points.read_text()
+    assert (wheel / "bin" / "sae-lens-groups").exists()
+    assert {path.name for path in wheel.iterdir()} == {
+        *("bin", "sae_lens_groups", entry_points.parent.name)
+    }
+
+
+@pytest.mark.slow
+def test_the_demo_of_the_wheel_prints_a_score_for_every_layer(wheel: Path, tmp_path: Path) -> None:
+    def demo(*args: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, str(wheel / "bin" / "sae-lens-groups"), "demo", *args],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(wheel)},
+            capture_output=True,
+            text=True,
+        )
+
+    shown = demo("--training_tokens", "100000")
     assert shown.returncode == 0, shown.stderr
     row = r"^ +(\d+)  (layers_\S+) +(\S+) +(\S+) +(\S+) +(\S+) +(\S+)%$"
     rows = re.findall(row, shown.stdout, re.MULTILINE)
@@ -481,6 +513,6 @@ def test_the_demo_prints_a_score_for_every_layer(tmp_path: Path) -> None:
     assert 'SAE.load_from_disk("demo_suite/gpt_neox.layers.0")' in shown.stdout
     assert (tmp_path / "demo_suite" / "evaluation.csv").read_text().count("\n") == 13
     assert "<h1>4 SAEs for 12 layers" in (tmp_path / "demo_suite" / "report.html").read_text()
-    again = run("sae_lens_groups", "demo", cwd=tmp_path)
+    again = demo()
     assert again.returncode == 2
     assert "already holds a suite of another run" in again.stderr

@@ -1,8 +1,6 @@
 """An exported layer is the group's SAE on that layer's scaled activations."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from sae_lens_groups.scaling.fold import layer_sae, require_foldable
 from sae_lens_groups.scaling.group_scaling import MEAN_NORM, WHITENING, GroupScaling
 
 from .conftest import ARCHITECTURES, D_IN, group_config, sae_config
+from .processes import run
 
 HAS_WHITENING = hasattr(TrainingSAE, "fold_activation_whitening")
 MODES = ["none", MEAN_NORM, "layer_norm", "constant_norm_rescale"]
@@ -220,13 +219,9 @@ def test_plain_saelens_scores_an_exported_layer_like_the_scaled_group_sae(
     assert len(expected) == len(ARCHITECTURES) * len(MODES) - n_impossible
     torch.save(model, tmp_path / "model.pt")
     tokens.save_to_disk(tmp_path / "tokens")
-    run = subprocess.run(
-        [sys.executable, "-c", _EVALUATE_WITHOUT_US, str(tmp_path), json.dumps(list(expected))],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found = json.loads(run.stdout.splitlines()[-1])
+    shown = run("-c", _EVALUATE_WITHOUT_US, str(tmp_path), json.dumps(list(expected)))
+    assert shown.returncode == 0, shown.stderr
+    found = json.loads(shown.stdout.splitlines()[-1])
     for name, sections in expected.items():
         is_scaled = not name.endswith(("none", "layer_norm", "constant_norm_rescale"))
         for section, metrics in sections.items():

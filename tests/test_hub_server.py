@@ -3,8 +3,6 @@
 import base64
 import hashlib
 import json
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -15,6 +13,7 @@ from typing import Any
 import pytest
 
 from .hub import OWNER, READER, STRANGER, Hub, Mode, hub, serving
+from .processes import run
 
 CARD = "---\nlicense: mit\nlibrary_name: saelens\ntags: [saelens]\n---\n# A suite\n"
 WEIGHTS = "blocks.0/sae_weights.safetensors"
@@ -49,15 +48,9 @@ def client(
     server: Hub, home: Path, script: str, *args: object, token: str | None = OWNER
 ) -> dict[str, Any]:
     """What a script with the client says by `answer(...)` at its end."""
-    run = subprocess.run(
-        [sys.executable, "-c", PRELUDE + script, *map(str, args)],
-        env=server.environment(home, token),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout.splitlines()[-1])
+    shown = run("-c", PRELUDE + script, *map(str, args), env=server.environment(home, token))
+    assert shown.returncode == 0, shown.stderr
+    return json.loads(shown.stdout.splitlines()[-1])
 
 
 def post(url: str, body: bytes, token: str = OWNER) -> tuple[int, str]:

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from sae_lens_groups.scaling.group_scaling import MEAN_NORM
 
 from .conftest import group_config, sae_config
 from .hub import serving
+from .processes import run
 
 OPEN = """
 import json, sys
@@ -62,8 +61,8 @@ def hub_folder(
 def opened(hub_folder: Path, home: Path, *init_from: str, **environment: str) -> list[Any]:
     """What a process with an empty cache finds at each of these."""
     with serving(hub_folder) as endpoint:
-        run = subprocess.run(
-            [sys.executable, "-c", OPEN, *init_from],
+        shown = run(
+            *("-c", OPEN, *init_from),
             env={
                 **os.environ,
                 "HF_ENDPOINT": endpoint,
@@ -71,11 +70,9 @@ def opened(hub_folder: Path, home: Path, *init_from: str, **environment: str) ->
                 "HF_HUB_OFFLINE": "0",
                 **environment,
             },
-            capture_output=True,
-            text=True,
         )
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout.splitlines()[-1])
+    assert shown.returncode == 0, shown.stderr
+    return json.loads(shown.stdout.splitlines()[-1])
 
 
 def test_a_suite_and_its_saes_are_found_on_the_hub(hub_folder: Path, tmp_path: Path) -> None:

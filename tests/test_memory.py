@@ -2,6 +2,7 @@
 
 import gc
 
+import pytest
 import torch
 from torch._subclasses import FakeTensor
 
@@ -10,6 +11,8 @@ from sae_lens_groups.activations.store import GroupActivationsStore
 from sae_lens_groups.train.prepare import settle
 
 from .conftest import CONTEXT_SIZE, D_IN, group_config, make_model, make_tokens
+
+pytestmark = pytest.mark.usefixtures("only_new_objects")
 
 ROWS = 64 * CONTEXT_SIZE - 1 + 8 * CONTEXT_SIZE  # too few to serve, and one LM batch on top
 SLOT = D_IN * 4 + 8  # a row, and the position of its layer

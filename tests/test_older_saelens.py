@@ -1,8 +1,16 @@
 """A published suite loads with older versions of SAELens, which cannot train it, and equal outputs.
 
-They run in environments of their own, without this package. OLDER_SAELENS_PYTHONS says where:
-"6.0.0=/an/environment/bin/python:6.28.0=/another/bin/python". tests/constraints-6.0.txt and
-tests/constraints-6.28.txt make them.
+They run in environments of their own, without this package:
+
+    for version in 6.0 6.28; do
+        python3 -m venv .venv-$version
+        .venv-$version/bin/pip install -q -c tests/constraints-$version.txt sae-lens torch
+    done
+    export OLDER_SAELENS_PYTHONS="6.0.0=$PWD/.venv-6.0/bin/python:6.28.0=$PWD/.venv-6.28/bin/python"
+    REQUIRE_OLDER_SAELENS=1 .venv/bin/python -m pytest tests/test_older_saelens.py
+
+CI runs them where OLDER_SAELENS_PYTHONS is given. On every change, test_older_saelens_schema tests
+exported layers by what these versions are known to load.
 """
 
 import json

@@ -1,9 +1,11 @@
 """The package from outside: what it exports, what importing it does, what its documents say."""
 
+import ast
 import re
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import nbformat
@@ -105,10 +107,30 @@ def test_the_demo_models_held_out_loss_is_far_below_a_unigram_models() -> None:
 
 def test_floor_and_newest_are_those_that_the_package_names() -> None:
     dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    floor = re.search(r"sae-lens==(\S+)", (ROOT / "tests/constraints-floor.txt").read_text())
+    floor = re.search(r"sae-lens==(\S+)", (ROOT / "tests/floor.txt").read_text())
     assert floor is not None
     assert f"sae-lens>={floor[1]},<7" in dependencies
     assert "torch>=2.6" in dependencies  # whose torch.load runs no code of a checkpoint
+
+
+def imported_distributions() -> set[str]:
+    """The distributions that any module of the package imports, wherever in it."""
+    modules: set[str] = set()
+    for path in (ROOT / "sae_lens_groups").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                modules |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                modules.add(node.module.partition(".")[0])
+    modules -= {*sys.stdlib_module_names, "sae_lens_groups"}
+    providers = metadata.packages_distributions()
+    return {providers[module][0].lower().replace("_", "-") for module in modules}
+
+
+def test_what_is_imported_is_declared_and_nothing_else() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = [re.split(r"[<>=]", requirement)[0] for requirement in declared]
+    assert names == sorted(imported_distributions())
 
 
 # --- documents ---

@@ -3,8 +3,6 @@
 import json
 import re
 import struct
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,8 @@ from sae_lens_groups.plan.cost import SuiteCost
 from sae_lens_groups.plan.page import plan_page
 from sae_lens_groups.plan.picture import save_picture
 from sae_lens_groups.plan.text import plan_text
+
+from .processes import run
 
 FLAGS = [
     *("--model_name", str(MODEL_FOLDER), "--model_class_name", "AutoModelForCausalLM"),
@@ -56,12 +56,9 @@ def synthetic_plan(n_layers: int, model_name: str = "synthetic", **flags: Any) -
 
 def test_a_model_is_planned_and_trained_from_the_plan(text_folder: Path, tmp_path: Path) -> None:
     dataset = ["--dataset_path", str(text_folder)]
-    command = [sys.executable, "-m", "sae_lens_groups"]
-    shown = subprocess.run(
-        [*command, "plan", *FLAGS, *dataset, "--output_path", "my plan", "--time"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
+    command = ["-m", "sae_lens_groups"]
+    shown = run(
+        *(*command, "plan", *FLAGS, *dataset, "--output_path", "my plan", "--time"), cwd=tmp_path
     )
     assert shown.returncode == 0, shown.stderr
     assert "Measuring layer distances" in shown.stderr
@@ -80,15 +77,11 @@ def test_a_model_is_planned_and_trained_from_the_plan(text_folder: Path, tmp_pat
     assert plan.flops.sae_step == 12 * 96 * 16 * 96
     assert "Look at it: my plan/plan.html" in shown.stdout
 
-    trained = subprocess.run(
-        [
-            *(*command, "train", *FLAGS, *dataset, "--layer_groups", "my plan/plan.json"),
-            *("--d_in", "96", "--d_sae", "128", "--training_tokens", "8192"),
-            *("--n_batches_in_buffer", "160", "--nolog_to_wandb", "--output_path", "suite"),
-        ],
+    trained = run(
+        *(*command, "train", *FLAGS, *dataset, "--layer_groups", "my plan/plan.json"),
+        *("--d_in", "96", "--d_sae", "128", "--training_tokens", "8192"),
+        *("--n_batches_in_buffer", "160", "--nolog_to_wandb", "--output_path", "suite"),
         cwd=tmp_path,
-        capture_output=True,
-        text=True,
     )
     assert trained.returncode == 0, trained.stderr
     suite = SAESuite.load(tmp_path / "suite")

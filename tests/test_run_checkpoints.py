@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +35,7 @@ from sae_lens_groups.train.checkpoints.folder import checkpoints_in, damage_of
 from sae_lens_groups.train.checkpoints.schedule import CheckpointSchedule
 from sae_lens_groups.train.trainer import GroupSAETrainer
 
+from . import processes
 from .conftest import group_config, make_model, make_tokens
 from .test_exact_resume import files_of, stop_after
 
@@ -457,7 +457,7 @@ def test_a_second_run_on_a_folder_is_refused_until_the_first_is_gone(
     model: HookedTransformer, tmp_path: Path
 ) -> None:
     folder = tmp_path / "suite"
-    spawn = multiprocessing.get_context("spawn")
+    spawn = multiprocessing.get_context("forkserver")  # with what `processes` has imported
     is_held = spawn.Event()
     first = spawn.Process(target=_hold, args=(str(folder), is_held))
     first.start()
@@ -604,8 +604,6 @@ def test_everything_that_stops_a_run_is_documented() -> None:
 
 
 def test_the_command_line_knows_the_flags() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "sae_lens_groups", "train", "--help"], capture_output=True, text=True
-    )
+    done = processes.run("-m", "sae_lens_groups", "train", "--help")
     assert "--checkpoint_every" in done.stdout
     assert "--keep_checkpoints" in done.stdout

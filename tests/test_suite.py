@@ -1,8 +1,6 @@
 """The suite: a mapping in memory, a folder on disk, and what plain SAELens makes of it."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from sae_lens_groups.layers import HookTemplate
 from sae_lens_groups.saved.manifest import SuiteManifest
 
 from .conftest import D_IN, D_SAE, group_config, make_model, make_tokens, sae_config
+from .processes import run
 
 HOOK_NAMES = [f"blocks.{layer}.hook_resid_post" for layer in range(4)]
 
@@ -152,14 +151,9 @@ def test_plain_saelens_loads_a_layer_where_we_cannot_be_imported(
 ) -> None:
     rows = torch.randn(8, D_IN)
     torch.save(rows, tmp_path / "rows.pt")
-    script = [sys.executable, "-c", _WITHOUT_US, str(folder / HOOK_NAMES[1])]
-    run = subprocess.run(
-        [*script, str(tmp_path / "rows.pt"), str(tmp_path / "out.pt")],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert run.stdout == "loaded without sae_lens_groups\n"
+    files = (str(tmp_path / "rows.pt"), str(tmp_path / "out.pt"))
+    shown = run("-c", _WITHOUT_US, str(folder / HOOK_NAMES[1]), *files)
+    assert shown.stdout == "loaded without sae_lens_groups\n", shown.stderr
     assert torch.equal(torch.load(tmp_path / "out.pt"), suite[HOOK_NAMES[1]](rows))
 
 

@@ -1,14 +1,13 @@
 """A process that talks to the tests' Hub: commands of ours, or plain Python."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..processes import Started, start
 from .server import OWNER, Hub
 
 _WORKER = """
@@ -55,7 +54,7 @@ class Shown:
 class Client:
     """A process whose Hub is the tests' one. `client()` starts it."""
 
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
+    def __init__(self, process: Started) -> None:
         self._process = process
 
     def command(self, *args: str | Path, token: str | None = OWNER) -> Shown:
@@ -69,8 +68,6 @@ class Client:
         return self._ask({"code": given + code}, token)["value"]
 
     def _ask(self, task: dict[str, Any], token: str | None) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         print(json.dumps({**task, "token": token}), file=self._process.stdin, flush=True)
         answer = json.loads(self._process.stdout.readline())
         assert answer["failed"] is None, answer["failed"]
@@ -83,18 +80,15 @@ def client(
     home: Path,
     *,
     without_us: bool = False,
-    python: str = sys.executable,
     **environment: str,
 ) -> Iterator[Client]:
     """A process with a cache of its own in `home`; `without_us`, it cannot import our package."""
-    process = subprocess.Popen(
-        [python, "-c", _WORKER, *(["without us"] if without_us else [])],
+    process = start(
+        *("-c", _WORKER, *(["without us"] if without_us else [])),
         env={**server.environment(home), **environment},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
     )
     try:
         yield Client(process)
     finally:
-        process.communicate(timeout=60)
+        process.stdin.close()
+        process.wait(timeout=60)

@@ -1,0 +1,1 @@
+"""Checkpoints of a run: when, where, and how a run goes on from one."""
