@@ -3,14 +3,27 @@
 import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
+from textwrap import indent
 from types import ModuleType
+from typing import Any
 
+import pytest
+import torch
+from datasets import Dataset
+from transformer_lens import HookedTransformer
+
+from sae_lens_groups import GroupSAETrainingRunner, SAESuite
+from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.plan.rule import PartitionRule, parse_layer_groups, resolve
 from sae_lens_groups.plugins import partitions, plugin_manager
+
+from .conftest import group_config, settings
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "sae_lens_groups"
@@ -33,6 +46,11 @@ def module_of(code: str, name: str) -> ModuleType:
     return module
 
 
+def namespace_of(module: str) -> dict[str, Any]:
+    """A copy of what code in a module of the package finds there."""
+    return dict(vars(importlib.import_module(module)))
+
+
 # --- what the page names ---
 
 
@@ -53,6 +71,15 @@ def test_every_import_on_the_page_works() -> None:
     for module, names in imports:
         for name in names.split(", "):
             assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
+
+
+def test_the_rooms_of_the_page_are_those_of_the_package() -> None:
+    (drawn,) = blocks("The rooms", "")
+    words = [re.split(r" {3,}", line[13:])[0] for line in drawn.splitlines()]
+    rooms = [room.rstrip("/") for line in words for room in line.split()]
+    present = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert sorted(rooms) == sorted(present - {"__pycache__"})
+    assert rooms == importlib.import_module("tests.test_rooms").ORDER
 
 
 # --- a new rule ---
@@ -94,3 +121,64 @@ def test_the_rule_of_the_page_is_found_in_an_installed_package(tmp_path: Path) -
         text=True,
     )
     assert re.search(r"register_partitions +early +early_layers", done.stdout), done.stderr
+
+
+# --- a new form of source ---
+
+
+SOURCE = "A new form of source for `init_from`"
+
+
+def test_the_source_of_the_page_can_be_loaded_and_started_from(
+    model: HookedTransformer, tokens: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    the_class, the_line = blocks(SOURCE)
+    opener = importlib.import_module("sae_lens_groups.saved.open")
+    zipped_suite = module_of(the_class, "zipped").ZippedSuite
+    in_folder = module_of(
+        f"def in_folder(folder, name):\n{indent(the_line, ' ' * 4)}    return ordinary(folder, name)\n",
+        "in_folder",
+    )
+    vars(in_folder).update(ZippedSuite=zipped_suite, ordinary=opener._in_folder)
+    monkeypatch.setattr(opener, "_in_folder", in_folder.in_folder)
+
+    cfg = group_config("0-2,3", output_path=str(tmp_path / "suite"))
+    suite = GroupSAETrainingRunner(cfg, override_dataset=tokens, override_model=model).run()
+    file = Path(shutil.make_archive(str(tmp_path / "suite"), "zip", tmp_path / "suite"))
+
+    loaded = SAESuite.load(file)
+    assert all(torch.equal(loaded[name].W_dec, suite[name].W_dec) for name in suite)
+    cfg = group_config("each", init_from=str(file), output_path=str(tmp_path / "each"))
+    started = GroupSAETrainingRunner(cfg, override_dataset=tokens, override_model=model).run()
+    assert started.manifest.transfer is not None
+    assert started.manifest.transfer.init_from == str(file)
+
+
+# --- a new flag ---
+
+
+FLAG = "A new flag"
+
+
+def test_the_flag_of_the_page_is_a_setting_and_is_checked() -> None:
+    the_field, the_check = blocks(FLAG)
+    in_config = namespace_of("sae_lens_groups.config")
+    exec(
+        "@dataclass(kw_only=True)\n"
+        f"class Config(GroupSAERunnerConfig):\n{indent(the_field, ' ' * 4)}",
+        in_config,
+    )
+    in_prepare = namespace_of("sae_lens_groups.train.prepare")
+    exec(the_check, in_prepare)
+    check = in_prepare["require_tokens_per_layer"]
+    flags = {flag.name: flag.metadata for flag in fields(in_config["Config"])}
+    assert flags["min_tokens_per_layer"] == flags["layer_groups"]  # in the cache's identity or not
+
+    groups = (LayerGroup(0, 2), LayerGroup(3, 3))
+    given = {**settings(training_tokens=960), "layer_groups": "0-2,3"}
+    check(in_config["Config"](**given), groups)
+    check(in_config["Config"](**given, min_tokens_per_layer=320), groups)
+    with pytest.raises(ConfigError, match="group 0-2 draws each layer for 320 tokens, fewer than"):
+        check(in_config["Config"](**given, min_tokens_per_layer=321), groups)
+    with pytest.raises(ConfigError, match="min_tokens_per_layer is 'many'; it takes a whole"):
+        in_config["Config"](**given, min_tokens_per_layer="many")
