@@ -17,7 +17,8 @@ import torch
 from datasets import Dataset
 from transformer_lens import HookedTransformer
 
-from sae_lens_groups import GroupSAETrainingRunner, SAESuite
+from sae_lens_groups import GroupSAETrainingRunner, SAESuite, files
+from sae_lens_groups.cli import main
 from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.plan.rule import PartitionRule, parse_layer_groups, resolve
@@ -129,8 +130,22 @@ def test_the_rule_of_the_page_is_found_in_an_installed_package(tmp_path: Path) -
 SOURCE = "A new form of source for `init_from`"
 
 
+@pytest.fixture(scope="module")
+def suite_folder(
+    model: HookedTransformer, tokens: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("contributing") / "suite"
+    cfg = group_config("0-2,3", output_path=str(folder))
+    GroupSAETrainingRunner(cfg, override_dataset=tokens, override_model=model).run()
+    return folder
+
+
 def test_the_source_of_the_page_can_be_loaded_and_started_from(
-    model: HookedTransformer, tokens: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    suite_folder: Path,
+    model: HookedTransformer,
+    tokens: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     the_class, the_line = blocks(SOURCE)
     opener = importlib.import_module("sae_lens_groups.saved.open")
@@ -142,9 +157,8 @@ def test_the_source_of_the_page_can_be_loaded_and_started_from(
     vars(in_folder).update(ZippedSuite=zipped_suite, ordinary=opener._in_folder)
     monkeypatch.setattr(opener, "_in_folder", in_folder.in_folder)
 
-    cfg = group_config("0-2,3", output_path=str(tmp_path / "suite"))
-    suite = GroupSAETrainingRunner(cfg, override_dataset=tokens, override_model=model).run()
-    file = Path(shutil.make_archive(str(tmp_path / "suite"), "zip", tmp_path / "suite"))
+    suite = SAESuite.load(suite_folder)
+    file = Path(shutil.make_archive(str(tmp_path / "suite"), "zip", suite_folder))
 
     loaded = SAESuite.load(file)
     assert all(torch.equal(loaded[name].W_dec, suite[name].W_dec) for name in suite)
@@ -182,3 +196,36 @@ def test_the_flag_of_the_page_is_a_setting_and_is_checked() -> None:
         check(in_config["Config"](**given, min_tokens_per_layer=321), groups)
     with pytest.raises(ConfigError, match="min_tokens_per_layer is 'many'; it takes a whole"):
         in_config["Config"](**given, min_tokens_per_layer="many")
+
+
+# --- a new published file ---
+
+
+FILE = "A new published file"
+
+
+def test_the_file_of_the_page_is_published_once_it_is_in_the_table(
+    suite_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    the_row, the_line = blocks(FILE)
+    names = importlib.import_module("sae_lens_groups.files.names")
+    in_names = namespace_of("sae_lens_groups.files.names")
+    exec(the_row, in_names)
+    _, row = in_names["FILES"]  # the first stands for all others
+    monkeypatch.setattr(files, "STRONGEST_TOKENS", in_names["STRONGEST_TOKENS"], raising=False)
+    folder = Path(shutil.copytree(suite_folder, tmp_path / "suite"))
+    details = folder / "evaluation"
+    details.mkdir()
+    exec(the_line, {"files": files, "details": details, "rows": [{"feature": 3, "token": "the"}]})
+    assert (details / "strongest_tokens.csv").read_text() == "feature,token\n3,the\n"
+
+    publish = ["publish", str(folder), "your-name/my-suite", "--dry_run"]
+    assert main(publish) == 0
+    assert "evaluation/strongest_tokens.csv" not in capsys.readouterr().out
+    monkeypatch.setattr(names, "FILES", (*names.FILES, row))
+    assert main(publish) == 0
+    assert "evaluation/strongest_tokens.csv" in capsys.readouterr().out
+    assert not names.is_covered("evaluation/strongest_tokens.csv")  # every evaluation rewrites it
