@@ -1,5 +1,6 @@
 """tutorials/contributing.md is true: its paths and names exist, and its examples work."""
 
+import csv
 import importlib
 import os
 import re
@@ -124,10 +125,18 @@ def test_the_rule_of_the_page_is_found_in_an_installed_package(tmp_path: Path) -
     assert re.search(r"register_partitions +early +early_layers", done.stdout), done.stderr
 
 
-# --- a new form of source ---
+# --- a new metric ---
 
 
-SOURCE = "A new form of source for `init_from`"
+METRIC = "A new metric"
+EVALUATE = """
+import sys
+from sae_lens_groups import SAESuite, evaluate_suite
+from tests.conftest import make_model, make_tokens
+tokens = make_tokens(n_prompts=16, seed=1)
+suite = SAESuite.load(sys.argv[1])
+evaluate_suite(suite, make_model(), tokens, baseline=SAESuite.load(sys.argv[1]), n_batches=2, batch_size_prompts=8)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +147,40 @@ def suite_folder(
     cfg = group_config("0-2,3", output_path=str(folder))
     GroupSAETrainingRunner(cfg, override_dataset=tokens, override_model=model).run()
     return folder
+
+
+def test_the_metric_of_the_page_is_in_the_table_of_scores(
+    suite_folder: Path, tmp_path: Path
+) -> None:
+    edited = Path(shutil.copytree(PACKAGE, tmp_path / "edited/sae_lens_groups"))
+    file = edited / "evaluate" / "metrics.py"
+    text = file.read_text()
+    for diff in blocks(METRIC, "diff"):
+        before, after = (
+            "".join(line[1:] for line in diff.splitlines(keepends=True) if line[0] in marks)
+            for marks in (" ", " +")
+        )
+        assert text.count(before) == 1
+        text = text.replace(before, after)
+    file.write_text(text)
+    folder = Path(shutil.copytree(suite_folder, tmp_path / "suite"))
+    done = subprocess.run(
+        [sys.executable, "-c", EVALUATE, str(folder)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(edited.parent), str(ROOT)])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    with (folder / "evaluation.csv").open(newline="") as rows:
+        for row in csv.DictReader(rows):
+            assert 0 < float(row["normalized_mse"]) <= 1.001 - float(row["explained_variance"])
+            assert float(row["normalized_mse_diff"]) == 0
+
+
+# --- a new form of source ---
+
+
+SOURCE = "A new form of source for `init_from`"
 
 
 def test_the_source_of_the_page_can_be_loaded_and_started_from(
