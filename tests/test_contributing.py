@@ -132,10 +132,16 @@ METRIC = "A new metric"
 EVALUATE = """
 import sys
 from sae_lens_groups import SAESuite, evaluate_suite
+from sae_lens_groups.evaluate.report.page import report_page
+from sae_lens_groups.evaluate.report.text import evaluation_text
 from tests.conftest import make_model, make_tokens
+suite, baseline = (SAESuite.load(sys.argv[1]) for _ in range(2))
 tokens = make_tokens(n_prompts=16, seed=1)
-suite = SAESuite.load(sys.argv[1])
-evaluate_suite(suite, make_model(), tokens, baseline=SAESuite.load(sys.argv[1]), n_batches=2, batch_size_prompts=8)
+found = evaluate_suite(
+    suite, make_model(), tokens, baseline=baseline, n_batches=2, batch_size_prompts=8
+)
+print(evaluation_text(found))
+print(report_page(suite, found, suite.training_curves))
 """
 
 
@@ -149,7 +155,7 @@ def suite_folder(
     return folder
 
 
-def test_the_metric_of_the_page_is_in_the_table_of_scores(
+def test_the_metric_of_the_page_is_in_every_table_of_scores(
     suite_folder: Path, tmp_path: Path
 ) -> None:
     edited = Path(shutil.copytree(PACKAGE, tmp_path / "edited/sae_lens_groups"))
@@ -175,6 +181,9 @@ def test_the_metric_of_the_page_is_in_the_table_of_scores(
         for row in csv.DictReader(rows):
             assert 0 < float(row["normalized_mse"]) <= 1.001 - float(row["explained_variance"])
             assert float(row["normalized_mse_diff"]) == 0
+    terminal, page = done.stdout.split("<!DOCTYPE html>")
+    for table in (terminal, page, (folder / "evaluation" / "layers.md").read_text()):
+        assert "normalized_mse" in table
 
 
 # --- a new form of source ---
