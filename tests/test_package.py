@@ -162,6 +162,9 @@ def test_tutorials_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         for name, value in server.environment(tmp_path / "home", "hf_reader").items():
             monkeypatch.setenv(name, value)
         NotebookClient(notebook, timeout=600, resources=resources).execute()
+    for cell in notebook.cells:  # a command that failed prints nothing, and stops no notebook
+        if cell.cell_type == "code" and cell.source.startswith("!"):
+            assert any(output.get("text") for output in cell.outputs), cell.source
 
 
 def test_every_flag_of_ours_is_in_the_readme() -> None:
@@ -195,3 +198,19 @@ def test_relative_links_in_the_documents_lead_somewhere() -> None:
     for document in [ROOT / "README.md", *(ROOT / "tutorials").glob("*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def linked_pages(text: str) -> list[str]:
+    """The tutorials that a text links to, each once, in its order."""
+    links = re.findall(r"\]\((?:tutorials/)?([\w.]+\.(?:md|ipynb))\)", text)
+    return list(dict.fromkeys(links))
+
+
+def test_readme_and_index_lead_through_every_tutorial_in_one_order() -> None:
+    tutorials = ROOT / "tutorials"
+    index = linked_pages((tutorials / "README.md").read_text(encoding="utf-8"))
+    read_on = README.partition("## Where to read on\n")[2].partition("\n## ")[0]
+    in_readme = [name for name in linked_pages(read_on) if name != "README.md"]
+    assert in_readme == index
+    pages = {path.name for path in tutorials.iterdir() if path.suffix in {".md", ".ipynb"}}
+    assert set(index) == pages - {"README.md"}
