@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sae_lens_groups import files
-from sae_lens_groups.errors import CheckpointError, quoted
-from sae_lens_groups.files.checksums import Checksums
+from sae_lens_groups.errors import CheckpointError
 
 
 class CheckpointFacts(files.Entries):

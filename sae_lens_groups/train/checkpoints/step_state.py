@@ -2,12 +2,13 @@
 
 from pathlib import Path
 from typing import Any
+
 import torch
 from sae_lens import TrainingSAE
 from safetensors.torch import load_file, save_file
+
 from sae_lens_groups import files
 from sae_lens_groups.train.fast_step import SparseStep
-
 
 _WEIGHT, _CANDIDATES = "weight.", "dead_candidates."
 
