@@ -48,9 +48,6 @@ def require_field_values(config: Any, section: str = "") -> None:
     Args:
         config: SAELens's config or ours, or a part of them.
         section: what a part's fields begin with, such as `sae.`.
-
-    Raises:
-        ConfigError: says which field, what it was given, and what it takes.
     """
     kinds = get_type_hints(type(config))
     for name in (field.name for field in fields(config)):
@@ -123,22 +120,14 @@ def _named(kind: Any) -> str:
 
 
 def require_one_of(field: str, name: str, known: Collection[str]) -> None:
-    """Refuses a name that is not known.
-
-    Raises:
-        UnknownNameError: lists those that are.
-    """
+    """Refuses a name that is not known."""
     if not isinstance(name, str) or name not in known:
         listed = ", ".join(known if isinstance(known, tuple) else sorted(known))
         raise UnknownNameError(f"{field} {quoted(name)} is not known; known names: {listed}")
 
 
 def require_device(name: str, device: str | None) -> None:
-    """Refuses a device that torch cannot use here.
-
-    Raises:
-        ConfigError: says why.
-    """
+    """Refuses a device that torch cannot use here."""
     if device in (None, "with_model"):
         return
     try:
@@ -152,11 +141,7 @@ def require_device(name: str, device: str | None) -> None:
 
 
 def require_threshold(amad_threshold: float) -> None:
-    """Refuses a threshold that no plan can mean.
-
-    Raises:
-        ConfigError: it is not above 0 and at most 0.5.
-    """
+    """Refuses a threshold that no plan can mean."""
     if not 0 < amad_threshold <= 0.5:
         raise ConfigError(
             f"amad_threshold is {amad_threshold}; it lies above 0 (one SAE per layer) and is at "
@@ -177,11 +162,7 @@ class Every:
 
 
 def parse_every(text: str) -> Every:
-    """What `checkpoint_every` means: `10m`, `30s`, `2h`, or a number of training tokens.
-
-    Raises:
-        ConfigError: it is neither.
-    """
+    """What `checkpoint_every` means: `10m`, `30s`, `2h`, or a number of training tokens."""
     match = _EVERY.fullmatch(text.strip().replace("_", ""))
     if match is not None and float(match["number"]) > 0:
         if match["unit"]:

@@ -42,7 +42,7 @@ from sae_lens_groups.train.cache import identity
 from sae_lens_groups.train.cache.layout import CacheLayout
 from sae_lens_groups.train.cache.manifest import CacheManifest
 from sae_lens_groups.train.cache.read import CachedActivations
-from sae_lens_groups.train.cache.shards import ShardWriter
+from sae_lens_groups.train.cache.shards import write_dataset
 
 from .conftest import (
     CONTEXT_SIZE,
@@ -308,14 +308,17 @@ def test_many_files_are_one_dataset(tmp_path: Path) -> None:
         dtype="float32",
     )
     rows_ND = torch.randn(10 * 4, D_IN)
-    with ShardWriter(tmp_path, layout.features, shard_bytes=500) as shards:
-        for first in range(0, 10, 2):
-            piece = {
+    pieces = (
+        layout.encode(
+            {
                 "a": rows_ND[first * 4 : (first + 2) * 4],
                 "token_ids": torch.arange(8, dtype=torch.int32),
                 "dataset_rows_read": torch.tensor([first, first + 1]),
             }
-            shards.write(layout.encode(piece))
+        )
+        for first in range(0, 10, 2)
+    )
+    assert write_dataset(tmp_path, layout.features, pieces, shard_bytes=500) == 10
     assert len(list(tmp_path.glob("data-0000?-of-00005.arrow"))) == 5
     dataset: Any = datasets.load_from_disk(str(tmp_path)).with_format("torch")
     assert torch.equal(dataset[:]["a"].reshape(-1, D_IN), rows_ND)

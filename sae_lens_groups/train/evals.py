@@ -24,19 +24,6 @@ from sae_lens_groups.scaling.fold import layer_sae
 from sae_lens_groups.train.trainer import GroupSAETrainer
 
 
-def layer_eval_config(n_batches: int, batch_size_prompts: int | None = None) -> EvalConfig:
-    """SAELens's reconstruction, sparsity and variance metrics, from `n_batches` LM batches each."""
-    return EvalConfig(
-        batch_size_prompts=batch_size_prompts,
-        n_eval_reconstruction_batches=n_batches,
-        n_eval_sparsity_variance_batches=n_batches,
-        compute_ce_loss=True,
-        compute_l2_norms=True,
-        compute_sparsity_metrics=True,
-        compute_variance_metrics=True,
-    )
-
-
 class ReplayedTokens:
     """Stands in for an activation store in `run_evals` and gives every layer the same tokens."""
 
@@ -53,12 +40,20 @@ class ReplayedTokens:
         model: HookedRootModule,
         scaler: ActivationScaler,
         config: EvalConfig,
-        **kwargs: Any,
+        model_kwargs: dict[str, Any],
     ) -> dict[str, Any]:
         """`run_evals` of one SAE, from the first of these tokens."""
         self._position = 0
-        store = cast("ActivationsStore", self)
-        metrics, _ = run_evals(sae, store, model, scaler, config, **kwargs)
+        excluded = self.store.exclude_special_tokens
+        metrics, _ = run_evals(
+            sae,
+            cast("ActivationsStore", self),
+            model,
+            scaler,
+            config,
+            exclude_special_tokens=False if excluded is None else excluded.tolist(),
+            model_kwargs=model_kwargs,
+        )
         return metrics
 
     def get_batch_tokens(self, batch_size: int | None = None) -> torch.Tensor:
@@ -70,16 +65,6 @@ class ReplayedTokens:
 
     def reset_input_dataset(self) -> None:
         """SAELens calls this between its two groups of metrics; ours go on to fresh tokens."""
-
-
-def metrics_by_name(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """What `run_evals` returns without its sections and token counts."""
-    return {
-        name: value
-        for section, values in metrics.items()
-        if section != "token_stats"
-        for name, value in values.items()
-    }
 
 
 @dataclass
@@ -103,24 +88,23 @@ class GroupEvaluator:
     ) -> dict[str, Any]:
         """Log entries `<group>/layer_<n>/<section>` of SAELens's metrics."""
         cfg = self.cfg
-        config = layer_eval_config(cfg.n_eval_batches, cfg.eval_batch_size_prompts)
-        excluded = self.store.exclude_special_tokens
+        config = EvalConfig(
+            batch_size_prompts=cfg.eval_batch_size_prompts,
+            n_eval_reconstruction_batches=cfg.n_eval_batches,
+            n_eval_sparsity_variance_batches=cfg.n_eval_batches,
+            compute_ce_loss=True,
+            compute_l2_norms=True,
+            compute_sparsity_metrics=True,
+            compute_variance_metrics=True,
+        )
         logs: dict[str, Any] = {}
         is_ours = isinstance(data_provider, TrainingBatches)
         with data_provider.paused() if is_ours else contextlib.nullcontext():
             tokens = ReplayedTokens(self.store)
             for name, sae in saes.items():
-                trainer = self.trainers[name]
-                for layer, scaler in zip(trainer.group.layers, trainer.scaling.scalers):
+                for layer, scaler in self.trainers[name].scaling.of_layer.items():
                     with _standing_for(sae, cfg.hook_template.hook_name(layer)):
-                        metrics = tokens.evaluate(
-                            sae,
-                            self.model,
-                            scaler,
-                            config,
-                            exclude_special_tokens=False if excluded is None else excluded.tolist(),
-                            model_kwargs=cfg.model_kwargs,
-                        )
+                        metrics = tokens.evaluate(sae, self.model, scaler, config, cfg.model_kwargs)
                     logs.update({f"{name}/layer_{layer}/{key}": v for key, v in metrics.items()})
         return logs
 
@@ -158,8 +142,6 @@ class SuiteScores:
         store = GroupActivationsStore.from_group_config(model, cfg, groups, as_stream(dataset))
         self._tokens = ReplayedTokens(store)
         self._model, self._hook_names = model, self._template.hook_names(groups)
-        excluded = store.exclude_special_tokens
-        self._excluded = False if excluded is None else excluded.tolist()
         self._model_kwargs = cfg.model_kwargs
         n_prompts = math.ceil(_N_TOKENS / cfg.context_size)  # run_evals reads whole prompts
         batch_size_prompts = min(n_prompts, cfg.store_batch_size_prompts)
@@ -188,16 +170,12 @@ class SuiteScores:
         scaler: ActivationScaler,
         captures: "_OnePass",
     ) -> dict[str, float]:
-        hook_name = self._template.hook_name(layer)
-        metrics = self._tokens.evaluate(
-            layer_sae(trainer.sae, scaler, {"hook_name": hook_name}),
-            captures,
-            ActivationScaler(),
-            self._config,
-            exclude_special_tokens=self._excluded,
-            model_kwargs=self._model_kwargs,
+        sae = layer_sae(trainer.sae, scaler, {"hook_name": self._template.hook_name(layer)})
+        found = self._tokens.evaluate(
+            sae, captures, ActivationScaler(), self._config, self._model_kwargs
         )
-        return metrics_by_name(metrics)
+        del found["token_stats"]
+        return {name: value for section in found.values() for name, value in section.items()}
 
 
 class _OnePass(HookedRootModule):

@@ -91,12 +91,7 @@ class GroupTrainer(MultiSAETrainer):
 
     @override
     def fit(self) -> dict[str, TrainingSAE[Any]]:
-        """Trains every group to the end.
-
-        Raises:
-            NonFiniteActivationsError: names the layer and the step, which was not done.
-            DivergedError: names the group and the step.
-        """
+        """Trains every group to the end."""
         try:
             return super().fit()
         except NonFiniteActivationsError as error:
@@ -105,11 +100,7 @@ class GroupTrainer(MultiSAETrainer):
             ) from None
 
     def require_finite(self, *, with_weights: bool = True) -> None:
-        """Refuses to go on where a group's loss or weights are NaN or infinite.
-
-        Raises:
-            DivergedError: names the group, its layers and the step.
-        """
+        """Refuses to go on where a group's loss or weights are NaN or infinite."""
         for trainer in self.group_trainers.values():
             trainer.require_finite(with_weights=with_weights)
 

@@ -38,11 +38,7 @@ def initial_saes(
     groups: Iterable[LayerGroup],
     override_saes: Mapping[str, TrainingSAE[Any]] | None,
 ) -> dict[str, TrainingSAE[Any]]:
-    """Group name -> SAE to train, on the config's device, made in the order of the groups.
-
-    Raises:
-        ConfigError: `override_saes` or `from_pretrained_path` do not fit the groups.
-    """
+    """Group name -> SAE to train, on the config's device, made in the order of the groups."""
     groups = list(groups)
     names = [group.name for group in groups]
     if override_saes is not None and set(override_saes) != set(names):
@@ -60,8 +56,7 @@ def initial_saes(
 
 
 def _initial_sae(cfg: GroupSAERunnerConfig[Any]) -> TrainingSAE[Any]:
-    sae = pretrained_sae(cfg)
-    return fresh_sae(cfg) if sae is None else sae
+    return fresh_sae(cfg) if (sae := pretrained_sae(cfg)) is None else sae
 
 
 def fresh_sae(cfg: GroupSAERunnerConfig[Any]) -> TrainingSAE[Any]:
@@ -71,11 +66,7 @@ def fresh_sae(cfg: GroupSAERunnerConfig[Any]) -> TrainingSAE[Any]:
 
 
 def pretrained_sae(cfg: GroupSAERunnerConfig[Any]) -> TrainingSAE[Any] | None:
-    """The SAE at `from_pretrained_path`; None where none is named.
-
-    Raises:
-        ConfigError: there is none, or one that does not fit.
-    """
+    """The SAE at `from_pretrained_path`; None where none is named."""
     path = cfg.from_pretrained_path
     if path is None:
         return None

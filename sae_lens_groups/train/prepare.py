@@ -72,12 +72,7 @@ class SettledConfig:
         return isinstance(self.rule, PartitionRule) and partitions()[self.rule.name].needs_distances
 
     def groups_of(self, n_layers: int) -> tuple[LayerGroup, ...] | None:
-        """The groups of a model of `n_layers` layers, lowest first; None for measured ones.
-
-        Raises:
-            LayerGroupsError: the model has too few layers for them.
-            PlanError: the plan that `layer_groups` names was made for another model or hook.
-        """
+        """The groups of a model of `n_layers` layers, lowest first; None for measured ones."""
         if n_layers not in self._groups_of:
             self._groups_of[n_layers] = self._resolved(n_layers)
         return self._groups_of[n_layers]
@@ -124,11 +119,7 @@ class SettledConfig:
 
 
 def settle(cfg: GroupSAERunnerConfig[Any]) -> SettledConfig:
-    """Looks up what a config names: rules and alignments, a plan, a checkpoint, a source's tokens.
-
-    Raises:
-        GroupSAEError: there is no such thing, or it cannot be used with the other settings.
-    """
+    """Looks up what a config names: rules and alignments, a plan, a checkpoint, a source's tokens."""
     rule = _read_layer_groups(cfg.layer_groups)
     _require_usable_step(cfg)
     layer_alignment = _find_alignment(cfg, "layer_alignment")
@@ -137,8 +128,12 @@ def settle(cfg: GroupSAERunnerConfig[Any]) -> SettledConfig:
     init_alignment = _find_alignment(cfg, "init_alignment")
     cfg, checkpoint = resumed(cfg)
     if cfg.token_fraction is not None:
-        tokens = None if checkpoint is None else checkpoint.training_tokens
-        cfg = cfg.with_training_tokens(tokens or _tokens_of_fraction(cfg, cfg.token_fraction))
+        tokens = (
+            _tokens_of_fraction(cfg, cfg.token_fraction)
+            if checkpoint is None
+            else checkpoint.settings["training_tokens"]
+        )
+        cfg = cfg.with_training_tokens(tokens)
         _require_schedule_that_fits(cfg)
     if cfg.init_from is not None and init_alignment is not None and not init_alignment.only_norms:
         _require_foldable(cfg, "init_alignment", init_alignment, "scale, orthogonal or none")
@@ -248,11 +243,7 @@ def prepare(
     override_model: HookedRootModule | None = None,
     override_saes: Mapping[str, TrainingSAE[Any]] | None = None,
 ) -> PreparedRun:
-    """Finds and checks all that `GroupSAETrainingRunner` needs before it loads the model.
-
-    Raises:
-        GroupSAEError: a mistake in the config.
-    """
+    """Finds and checks all that `GroupSAETrainingRunner` needs before it loads the model."""
     settled = settle(cfg)
     cfg = settled.cfg
     if cfg.output_path is not None:
@@ -262,7 +253,7 @@ def prepare(
     dataset = open_dataset(cfg) if override_dataset is None else as_stream(override_dataset)
     groups = None if override_model is not None else settled.groups_before_loading()
     if settled.checkpoint is not None:
-        settled.checkpoint.require_resumable(cfg, groups)
+        settled.checkpoint.require_fit(cfg, groups)
     cache = _usable_cache(cfg, groups)
     pretrained_sae(cfg)  # refuses one that does not fit; each group gets its own later
     if cfg.init_from is not None and override_saes is not None:
@@ -287,9 +278,6 @@ def complete(
     """The groups of the loaded model, with their plan, and where each of them starts from.
 
     Checks what depends on groups that were not known before.
-
-    Raises:
-        GroupSAEError: the model, the dataset and the config do not fit together.
     """
     cfg, checkpoint = run.cfg, run.settled.checkpoint
     tokenizer = getattr(model, "tokenizer", None)

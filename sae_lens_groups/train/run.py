@@ -274,7 +274,7 @@ class GroupSAETrainingRunner:
         """Takes over all that a checkpoint holds, and this run's own learning rate."""
         with checkpoint.readable():
             trainer.load_checkpoint(checkpoint.path)
-            lr = checkpoint.lr
+        lr = checkpoint.settings["lr"]
         if self.cfg.lr != lr:
             for one in trainer.group_trainers.values():
                 rescale_learning_rate(one.optimizer, one.lr_scheduler, self.cfg.lr / lr)

@@ -86,7 +86,7 @@ class GroupSAETrainer(SAETrainer[TrainingSAE[Any], Any]):
         self.loss_health.add(output.loss, self.n_training_steps)
         return output
 
-    def _sparse_step(self, sparse_step: SparseStep, rows_BD: torch.Tensor) -> TrainStepOutput:
+    def _sparse_step(self, sparse_step: SparseStep[Any], rows_BD: torch.Tensor) -> TrainStepOutput:
         """A training step that touches nothing that is not active, and waits for no device."""
         self.sae.train()
         self.n_training_samples += len(rows_BD)
@@ -144,11 +144,7 @@ class GroupSAETrainer(SAETrainer[TrainingSAE[Any], Any]):
         self._fuse_optimizer()  # the checkpoint may come from a run with another fast_step
 
     def require_finite(self, *, with_weights: bool) -> None:
-        """Refuses to go on from a loss, or with weights, that are NaN or infinite.
-
-        Raises:
-            DivergedError: names the group, its layers and the step.
-        """
+        """Refuses to go on from a loss, or with weights, that are NaN or infinite."""
         step = self.loss_health.first_bad_step()
         if step is not None:
             what = f"its loss is since training step {step}"

@@ -6,7 +6,7 @@ Shapes: P prompts, N = P * rows of a prompt, D = d_in.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ from pydantic import Field, PositiveInt
 
 from sae_lens_groups import files
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.layers import HookTemplate, LayerGroup
 
 TOKEN_IDS = "token_ids"
 DATASET_ROWS_READ = "dataset_rows_read"
@@ -24,9 +24,23 @@ DATASET_ROWS_READ = "dataset_rows_read"
 NOT_DRAWN = -1
 """The position where a token was left out, so that every prompt has as many rows."""
 
+CacheRows = Literal["all", "drawn"]
+ALL: CacheRows = "all"
+DRAWN: CacheRows = "drawn"
+CACHE_ROWS: tuple[CacheRows, ...] = get_args(CacheRows)
 CacheDtype = Literal["float32", "float16"]
 """What both Array2D and torch know; bfloat16 fits into either, into float16 up to 65,504."""
+CACHE_DTYPES: tuple[CacheDtype, ...] = get_args(CacheDtype)
 _Columns = Annotated[tuple[str, ...], Field(strict=False)]  # which JSON has as a list
+
+
+def row_columns(
+    template: HookTemplate, groups: tuple[LayerGroup, ...], cache_rows: CacheRows
+) -> tuple[str, ...]:
+    """The columns of activations: one per hook, or one per group where rows were drawn."""
+    if cache_rows == ALL:
+        return tuple(template.hook_names(groups))
+    return tuple(group.name for group in groups)
 
 
 def position_column(group: LayerGroup) -> str:
@@ -38,8 +52,8 @@ class CacheLayout(files.Entries):
     """Which columns there are, and how large they are."""
 
     row_columns: _Columns
-    """Columns of activations: one per hook, or one per group where rows were drawn."""
     position_columns: _Columns
+    """Empty where every layer has its own column."""
     tokens_per_prompt: PositiveInt
     rows_per_prompt: PositiveInt
     """In each column of activations."""
@@ -48,29 +62,20 @@ class CacheLayout(files.Entries):
     """Of the activations on disk."""
 
     @classmethod
-    def of_layers(
-        cls, cfg: GroupSAERunnerConfig[Any], groups: tuple[LayerGroup, ...], dtype: CacheDtype
+    def of_config(
+        cls,
+        cfg: GroupSAERunnerConfig[Any],
+        groups: tuple[LayerGroup, ...],
+        cache_rows: CacheRows,
+        dtype: CacheDtype,
     ) -> "CacheLayout":
-        """Every token's activations at every layer of the groups."""
+        """Every token's activations at every layer of the groups, or the rows that are drawn."""
+        is_drawn = cache_rows == DRAWN
         return cls(
-            row_columns=tuple(cfg.hook_template.hook_names(groups)),
-            position_columns=(),
+            row_columns=row_columns(cfg.hook_template, groups, cache_rows),
+            position_columns=tuple(map(position_column, groups)) if is_drawn else (),
             tokens_per_prompt=cfg.rows_per_prompt,
-            rows_per_prompt=cfg.rows_per_prompt,
-            d_in=int(cfg.sae.d_in),
-            dtype=dtype,
-        )
-
-    @classmethod
-    def of_draws(
-        cls, cfg: GroupSAERunnerConfig[Any], groups: tuple[LayerGroup, ...], dtype: CacheDtype
-    ) -> "CacheLayout":
-        """The rows that training draws, with their layers."""
-        return cls(
-            row_columns=tuple(group.name for group in groups),
-            position_columns=tuple(map(position_column, groups)),
-            tokens_per_prompt=cfg.rows_per_prompt,
-            rows_per_prompt=cfg.rows_per_prompt * cfg.layers_per_token,
+            rows_per_prompt=cfg.rows_per_prompt * (cfg.layers_per_token if is_drawn else 1),
             d_in=int(cfg.sae.d_in),
             dtype=dtype,
         )

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from sae_lens_groups import files
 from sae_lens_groups._version import __version__
@@ -12,13 +12,7 @@ from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import CacheError, quoted
 from sae_lens_groups.layers import HookTemplate, LayerGroup, format_layer_groups, parse_ranges
 from sae_lens_groups.train.cache.identity import default_of, draw_settings, row_settings
-from sae_lens_groups.train.cache.layout import CacheDtype, CacheLayout
-
-CacheRows = Literal["all", "drawn"]
-ALL: CacheRows = "all"
-DRAWN: CacheRows = "drawn"
-CACHE_ROWS: tuple[CacheRows, ...] = get_args(CacheRows)
-CACHE_DTYPES: tuple[CacheDtype, ...] = get_args(CacheDtype)
+from sae_lens_groups.train.cache.layout import DRAWN, CacheLayout, CacheRows, row_columns
 
 _AGAIN = "or write other activations with `sae-lens-groups cache`"
 
@@ -75,27 +69,19 @@ class CacheManifest(files.FileEntries):
 
     @classmethod
     def load(cls, folder: Path | str) -> "CacheManifest":
-        """Reads a folder's manifest.
-
-        Raises:
-            CacheError: the folder is missing, holds no cached activations, or damaged ones.
-        """
+        """Reads a folder's manifest."""
         path = files.expanded(folder) / files.CACHE
         if not path.is_file():
             raise CacheError(_not_a_cache(files.expanded(folder)))
         to_do = "write the activations again with `sae-lens-groups cache`"
         with files.refusing(CacheError, f"{str(path)!r} cannot be read", to_do):
             manifest = files.read_entries(cls, path.read_text(encoding="utf-8"))
-            if manifest.layout.row_columns != manifest._columns_of_groups():
+            template = HookTemplate.from_text(manifest.settings["hook_name"])
+            columns = row_columns(template, manifest.groups, manifest.cache_rows)
+            if manifest.layout.row_columns != columns:
                 groups = quoted(manifest.layer_groups)
                 raise ValueError(f"its columns are not those of layers {groups}")
         return manifest
-
-    def _columns_of_groups(self) -> tuple[str, ...]:
-        if self.cache_rows == DRAWN:
-            return tuple(group.name for group in self.groups)
-        template = HookTemplate.from_text(self.settings["hook_name"])
-        return tuple(template.hook_names(self.groups))
 
     def save(self, folder: Path) -> None:
         """Writes `cached_activations.json`."""
@@ -116,9 +102,6 @@ class CacheManifest(files.FileEntries):
         Args:
             cfg: the run's config.
             groups: its groups; None where the model has to be loaded first to know them.
-
-        Raises:
-            CacheError: says what differs or is missing.
         """
         path = cfg.cached_activations_path
         self._require_equal(path, self.settings, row_settings(cfg), "was made with")

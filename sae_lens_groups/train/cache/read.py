@@ -19,8 +19,8 @@ from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import CacheError
 from sae_lens_groups.files.reading import MISREAD
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.train.cache.layout import DATASET_ROWS_READ, TOKEN_IDS, position_column
-from sae_lens_groups.train.cache.manifest import DRAWN, CacheManifest
+from sae_lens_groups.train.cache.layout import DATASET_ROWS_READ, DRAWN, TOKEN_IDS, position_column
+from sae_lens_groups.train.cache.manifest import CacheManifest
 
 
 class CachedActivations:

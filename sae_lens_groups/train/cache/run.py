@@ -1,9 +1,11 @@
 """Caches activations: one pass of the language model, which training then need not repeat."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import pyarrow as pa
 from sae_lens.config import HfDataset
 from tqdm.auto import tqdm
 from transformer_lens import HookedRootModule
@@ -23,16 +25,17 @@ from sae_lens_groups.errors import CacheError, ConfigError
 from sae_lens_groups.field_values import require_one_of
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.train.cache.demand import n_lm_batches
-from sae_lens_groups.train.cache.layout import CacheDtype, CacheLayout
-from sae_lens_groups.train.cache.manifest import (
+from sae_lens_groups.train.cache.layout import (
     ALL,
     CACHE_DTYPES,
     CACHE_ROWS,
-    CacheManifest,
+    CacheDtype,
+    CacheLayout,
     CacheRows,
 )
+from sae_lens_groups.train.cache.manifest import CacheManifest
 from sae_lens_groups.train.cache.rows import pieces
-from sae_lens_groups.train.cache.shards import ShardWriter
+from sae_lens_groups.train.cache.shards import write_dataset
 from sae_lens_groups.train.prepare import settle
 
 _SETTING = "cached_activations_path"
@@ -128,21 +131,25 @@ class CacheRun:
         store = GroupActivationsStore.from_group_config(
             self.model, self.cfg, self.groups, self._dataset
         )
+        activations_dtype = ""
+
+        def encoded() -> Iterator[pa.RecordBatch]:
+            nonlocal activations_dtype
+            for piece in pieces(store, self.cfg, self.layout):
+                activations_dtype = piece.activations_dtype
+                yield self.layout.encode(piece.columns)
+                bar.update(piece.n_tokens)
+
         with files.new_folder(self.folder, _SETTING) as partial:
-            writer = ShardWriter(partial, self.layout.features)
-            activations_dtype = ""
-            with writer, self._bar() as bar:
-                for piece in pieces(store, self.cfg, self.layout):
-                    writer.write(self.layout.encode(piece.columns))
-                    activations_dtype = piece.activations_dtype
-                    bar.update(piece.n_tokens)
+            with self._bar() as bar:
+                n_prompts = write_dataset(partial, self.layout.features, encoded())
             manifest = CacheManifest.of_config(
                 self.cfg,
                 self.groups,
                 self.cache_rows,
                 self.layout,
                 activations_dtype=activations_dtype,
-                n_prompts=writer.n_prompts,
+                n_prompts=n_prompts,
                 dataset_rows_read=store.n_dataset_processed,
             )
             manifest.save(partial)
@@ -150,8 +157,8 @@ class CacheRun:
 
     def _plan(self, groups: tuple[LayerGroup, ...]) -> None:
         """Decides on the columns, which have to fit on the disk."""
-        layout_of = CacheLayout.of_layers if self.cache_rows == ALL else CacheLayout.of_draws
-        self.groups, self.layout = groups, layout_of(self.cfg, groups, self.cache_dtype)
+        self.groups = groups
+        self.layout = CacheLayout.of_config(self.cfg, groups, self.cache_rows, self.cache_dtype)
         parent = next(path for path in self.folder.resolve().parents if path.exists())
         n_free = shutil.disk_usage(parent).free
         if self.n_bytes > n_free:

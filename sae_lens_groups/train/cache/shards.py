@@ -3,12 +3,11 @@
 `save_to_disk` itself needs the whole dataset first, so it would write everything twice.
 """
 
-import contextlib
 import json
 import uuid
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
 
 import pyarrow as pa
 from datasets import DatasetInfo, Features
@@ -16,64 +15,46 @@ from datasets import DatasetInfo, Features
 _SHARD_BYTES = 2**30
 
 
-class ShardWriter:
-    """Files of about a gigabyte each in a folder, which is a dataset once the block ends.
+def write_dataset(
+    folder: Path,
+    features: Features,
+    pieces: Iterable[pa.RecordBatch],
+    shard_bytes: int = _SHARD_BYTES,
+) -> int:
+    """Writes files of about a gigabyte each, which are a dataset in the end; returns its prompts.
 
     Memory holds the piece that is being written and no other.
     """
+    pieces, paths, n_prompts = iter(pieces), list[Path](), 0
+    for first in pieces:
+        paths.append(folder / f"{len(paths)}.arrow")
+        n_prompts += _write_shard(paths[-1], first, pieces, shard_bytes)
+    names = [f"data-{i:05d}-of-{len(paths):05d}.arrow" for i in range(len(paths))]
+    for path, name in zip(paths, names):
+        path.rename(folder / name)
+    DatasetInfo(features=features).write_to_directory(str(folder))
+    state = {
+        "_data_files": [{"filename": name} for name in names],
+        "_fingerprint": uuid.uuid4().hex[:16],
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": None,
+    }
+    (folder / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
+    return n_prompts
 
-    def __init__(self, folder: Path, features: Features, shard_bytes: int = _SHARD_BYTES) -> None:
-        self.folder = folder
-        self.features = features
-        self.shard_bytes = shard_bytes
-        self.n_prompts = 0
-        self._paths: list[Path] = []
-        self._bytes_of_shard = 0
-        self._shard = contextlib.ExitStack()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def write(self, piece: pa.RecordBatch) -> None:
-        """Appends some prompts."""
-        if not self._paths or self._bytes_of_shard >= self.shard_bytes:
-            self._start_shard()
-        self._stream.write_batch(piece)
-        self._bytes_of_shard += piece.nbytes
-        self.n_prompts += len(piece)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._shard.close()
-        if error is None:
-            self._finish()
-
-    def _start_shard(self) -> None:
-        self._shard.close()
-        path = self.folder / f"{len(self._paths)}.arrow"
-        self._paths.append(path)
-        file = self._shard.enter_context(pa.OSFile(str(path), "wb"))
-        schema = self.features.arrow_schema
-        self._stream: Any = self._shard.enter_context(pa.ipc.new_stream(file, schema))
-        self._bytes_of_shard = 0
-
-    def _finish(self) -> None:
-        n_shards = len(self._paths)
-        names = [f"data-{i:05d}-of-{n_shards:05d}.arrow" for i in range(n_shards)]
-        for path, name in zip(self._paths, names):
-            path.rename(self.folder / name)
-        DatasetInfo(features=self.features).write_to_directory(str(self.folder))
-        state = {
-            "_data_files": [{"filename": name} for name in names],
-            "_fingerprint": uuid.uuid4().hex[:16],
-            "_format_columns": None,
-            "_format_kwargs": {},
-            "_format_type": None,
-            "_output_all_columns": False,
-            "_split": None,
-        }
-        (self.folder / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
+def _write_shard(
+    path: Path, first: pa.RecordBatch, rest: Iterator[pa.RecordBatch], shard_bytes: int
+) -> int:
+    n_prompts = n_bytes = 0
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, first.schema) as shard:
+        for piece in chain([first], rest):
+            shard.write_batch(piece)
+            n_prompts += len(piece)
+            n_bytes += piece.nbytes
+            if n_bytes >= shard_bytes:
+                break
+    return n_prompts

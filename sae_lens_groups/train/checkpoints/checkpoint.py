@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from sae_lens_groups import files
 from sae_lens_groups.config import AUTO, GroupSAERunnerConfig
 from sae_lens_groups.errors import CheckpointError
-from sae_lens_groups.files.reading import MISREAD, UNREADABLE
+from sae_lens_groups.files.reading import UNREADABLE
 from sae_lens_groups.layers import HookTemplate, LayerGroup
 from sae_lens_groups.plan.group_plan import GroupPlan
 from sae_lens_groups.saved.transfer_report import TransferReport
@@ -59,16 +59,27 @@ class Checkpoint:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self.is_whole = False
-        """Whether its files are known to be as they were written."""
+
+    @classmethod
+    def whole(cls, path: Path | str) -> "Checkpoint":
+        """One whose files are as they were written; refuses any other, and says what is wrong."""
+        path = Path(path)
+        if not (path / files.RUNNER_CFG).is_file():
+            raise CheckpointError(
+                f"resume_from_checkpoint {str(path)!r} is no checkpoint of a grouped run: it has "
+                f"no {files.RUNNER_CFG}; name a folder such as checkpoints/<run id>/<tokens>"
+            )
+        if not (path / files.CHECKSUMS).exists():
+            raise CheckpointError(
+                f"checkpoint {str(path)!r} has no {files.CHECKSUMS}: it is incomplete, or of "
+                "sae-lens-groups before 0.7.0, which has to finish it"
+            )
+        require_whole(path)
+        return cls(path)
 
     @cached_property
     def settings(self) -> Mapping[str, Any]:
-        """The config of the run that made it.
-
-        Raises:
-            CheckpointError: it cannot be read.
-        """
+        """The config of the run that made it."""
         return _read_json(self.path / files.RUNNER_CFG)
 
     @cached_property
@@ -77,26 +88,8 @@ class Checkpoint:
         found = self.path.glob(f"*/{files.LAYER_STATISTICS}")
         return frozenset(path.parent.name for path in found)
 
-    @property
-    def lr(self) -> float:
-        """The learning rate of the run that made it."""
-        return float(self.settings["lr"])
-
-    @property
-    def training_tokens(self) -> int | None:
-        """How many tokens that run was to train on; None where it does not say."""
-        try:
-            n_tokens = int(self.settings["training_tokens"])
-        except (CheckpointError, *MISREAD):
-            return None
-        return n_tokens if 0 < n_tokens < 2**63 else None
-
     def plan(self, cfg: GroupSAERunnerConfig[Any]) -> GroupPlan | None:
-        """The plan of the run that made it, if it had one.
-
-        Raises:
-            CheckpointError: the plan is damaged, or the run of `cfg` asks for another.
-        """
+        """The plan of the run that made it, if it had one."""
         path = self.path / files.PLAN
         if not path.exists():
             return None
@@ -106,11 +99,7 @@ class Checkpoint:
             return GroupPlan.load(path)
 
     def transfer(self, template: HookTemplate) -> TransferReport | None:
-        """What its run's SAEs started from; None where they were trained from scratch.
-
-        Raises:
-            CheckpointError: the report is damaged.
-        """
+        """What its run's SAEs started from; None where they were trained from scratch."""
         path = self.path / files.TRANSFER
         if not path.exists():
             return None
@@ -122,40 +111,21 @@ class Checkpoint:
         same_groups = self.settings.get("layer_groups") == cfg.layer_groups
         return same_groups and _facts(self.settings) == _facts(cfg.to_dict())
 
-    def require_resumable(
+    def require_fit(
         self, cfg: GroupSAERunnerConfig[Any], groups: tuple[LayerGroup, ...] | None
     ) -> None:
-        """Refuses a checkpoint that is incomplete or of another run.
+        """Refuses a run that cannot go on from it.
 
         Args:
-            cfg: the config of the run that wants to resume.
+            cfg: the run's config.
             groups: its groups; None where the model has to be loaded first to know them.
-
-        Raises:
-            CheckpointError: says which file is missing, or which setting differs.
         """
-        if not (self.path / files.RUNNER_CFG).is_file():
-            raise CheckpointError(
-                f"resume_from_checkpoint {str(self.path)!r} is no checkpoint of a grouped run: it "
-                f"has no {files.RUNNER_CFG}; name a folder such as checkpoints/<run id>/<tokens>"
-            )
-        if not (self.path / files.CHECKSUMS).exists():
-            raise CheckpointError(
-                f"checkpoint {str(self.path)!r} has no {files.CHECKSUMS}: it is incomplete, or of "
-                "sae-lens-groups before 0.7.0, which has to finish it"
-            )
-        if not self.is_whole:
-            require_whole(self.path)
         self._require_equal(_facts(self.settings), _facts(cfg.to_dict()))
         if groups is not None:
             self.require_groups(groups)
 
     def require_groups(self, groups: tuple[LayerGroup, ...]) -> None:
-        """Refuses a checkpoint that lacks one of these groups.
-
-        Raises:
-            CheckpointError: says which it has.
-        """
+        """Refuses a checkpoint that lacks one of these groups."""
         if not {group.name for group in groups} <= self.group_names:
             raise CheckpointError(
                 f"checkpoint {str(self.path)!r} holds "
@@ -205,16 +175,12 @@ def resumed(
     """The checkpoint that a run goes on from, if any, and the config with it in place of `auto`.
 
     With `auto` it is the newest one, in the folder of the run that made it; none where there is no
-    such run.
-
-    Raises:
-        CheckpointError: several runs in `checkpoint_path` could be meant, or all checkpoints of the
-            one that is meant are damaged.
+    such run. Refused where several runs could be meant, or all checkpoints of the one are damaged.
     """
     if cfg.resume_from_checkpoint is None:
         return cfg, None
     if cfg.resume_from_checkpoint != AUTO:
-        return cfg, Checkpoint(cfg.resume_from_checkpoint)
+        return cfg, Checkpoint.whole(cfg.resume_from_checkpoint)
     cfg = copy.copy(cfg)
     newest = _newest(cfg)
     cfg.resume_from_checkpoint = None if newest is None else str(newest.path)
@@ -235,11 +201,7 @@ def _newest(cfg: GroupSAERunnerConfig[Any]) -> Checkpoint | None:
             f"{', '.join(sorted(map(str, runs)))}; name a checkpoint of one, or remove the others"
         )
     path = newest_whole(runs[0]) if runs else None
-    if path is None:
-        return None
-    newest = checkpoint_at(path)
-    newest.is_whole = True
-    return newest
+    return None if path is None else checkpoint_at(path)
 
 
 def _is_same(
@@ -271,10 +233,8 @@ def _facts(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
+    with files.refusing(CheckpointError, f"{str(path)!r} cannot be read"):
         content = files.parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{str(path)!r} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{str(path)!r} holds no settings")
     return content
@@ -283,17 +243,12 @@ def _read_json(path: Path) -> dict[str, Any]:
 def rescale_learning_rate(optimizer: Optimizer, scheduler: Any, factor: float) -> None:
     """Multiplies the learning rate of the next step, and of all that follow by the schedule."""
     for group in optimizer.param_groups:
-        for name in ("lr", "initial_lr"):
-            if name in group:
-                group[name] *= factor
-    _rescale_schedule(scheduler, factor)
-
-
-def _rescale_schedule(scheduler: Any, factor: float) -> None:
-    for name in ("base_lrs", "_last_lr"):
-        if hasattr(scheduler, name):
-            setattr(scheduler, name, [lr * factor for lr in getattr(scheduler, name)])
-    if hasattr(scheduler, "eta_min"):
-        scheduler.eta_min *= factor
-    for part in getattr(scheduler, "_schedulers", []):  # SAELens chains warm-up, main and decay
-        _rescale_schedule(part, factor)
+        for name in {"lr", "initial_lr"} & group.keys():
+            group[name] *= factor
+    schedulers = [scheduler]
+    for part in schedulers:
+        schedulers += getattr(part, "_schedulers", [])  # SAELens chains warm-up, main and decay
+        for name in {"base_lrs", "_last_lr"} & vars(part).keys():
+            setattr(part, name, [lr * factor for lr in getattr(part, name)])
+        if hasattr(part, "eta_min"):
+            part.eta_min *= factor

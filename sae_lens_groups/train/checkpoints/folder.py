@@ -24,11 +24,7 @@ class CheckpointFacts(files.Entries):
 
     @classmethod
     def read(cls, checkpoint: Path) -> "CheckpointFacts":
-        """The facts of a checkpoint.
-
-        Raises:
-            CheckpointError: the file is missing or damaged.
-        """
+        """The facts of a checkpoint."""
         path = checkpoint / files.CHECKPOINT
         with files.refusing(CheckpointError, f"{str(path)!r} cannot be read"):
             return files.read_entries(cls, path.read_text(encoding="utf-8"))
@@ -63,11 +59,7 @@ def damage_of(checkpoint: Path, names: Iterable[str] | None = None) -> str | Non
 
 
 def require_whole(checkpoint: Path) -> None:
-    """Refuses a checkpoint that is damaged.
-
-    Raises:
-        CheckpointError: names the file, and the checkpoint before it.
-    """
+    """Refuses a checkpoint that is damaged."""
     damage = damage_of(checkpoint)
     if damage is None:
         return
@@ -83,11 +75,7 @@ def _is_older(path: Path, checkpoint: Path) -> bool:
 
 
 def newest_whole(run_folder: Path) -> Path | None:
-    """The newest checkpoint of a run that is not damaged, with a warning for each that is.
-
-    Raises:
-        CheckpointError: all of them are damaged.
-    """
+    """The newest checkpoint of a run that is not damaged, with a warning for each that is."""
     checkpoints = checkpoints_in(run_folder)
     for checkpoint in reversed(checkpoints):
         damage = damage_of(checkpoint)

@@ -13,7 +13,9 @@ from sae_lens_groups.train.fast_step import SparseStep
 _WEIGHT, _CANDIDATES = "weight.", "dead_candidates."
 
 
-def save_step_state(folder: Path, sae: TrainingSAE[Any], sparse_step: SparseStep | None) -> None:
+def save_step_state(
+    folder: Path, sae: TrainingSAE[Any], sparse_step: SparseStep[Any] | None
+) -> None:
     """Adds to a group's folder what SAELens's own files do not bring back exactly."""
     saved = dict(sae.state_dict())
     sae.process_state_dict_for_saving(saved)
@@ -29,7 +31,9 @@ def save_step_state(folder: Path, sae: TrainingSAE[Any], sparse_step: SparseStep
     save_file(state, folder / files.STEP_STATE)
 
 
-def load_step_state(folder: Path, sae: TrainingSAE[Any], sparse_step: SparseStep | None) -> None:
+def load_step_state(
+    folder: Path, sae: TrainingSAE[Any], sparse_step: SparseStep[Any] | None
+) -> None:
     """Takes over what `save_step_state` wrote, once the SAE's weights are loaded."""
     state = load_file(folder / files.STEP_STATE, device=str(sae.device))
     weights = sae.state_dict()

@@ -23,6 +23,21 @@ class ActiveLatents:
     """The activations, as SAELens's `feature_acts` holds them; 0 where ReLU cut one off."""
     d_sae: int
 
+    @classmethod
+    def k_per_row(
+        cls, value_BK: torch.Tensor, feature_BK: torch.Tensor, d_sae: int
+    ) -> "ActiveLatents":
+        """As many in each row."""
+        n_rows, k = value_BK.shape
+        row_B = torch.arange(n_rows, device=value_BK.device)
+        return cls(
+            row_start_B=row_B * k,
+            row_N=row_B[:, None].expand(n_rows, k).reshape(-1),
+            feature_N=feature_BK.reshape(-1),
+            value_N=value_BK.reshape(-1),
+            d_sae=d_sae,
+        )
+
     @property
     def n_rows(self) -> int:
         """B."""

@@ -1,15 +1,15 @@
 """Whether an SAE is trained with the sparse step or with SAELens's own."""
 
-from collections.abc import Callable
 from typing import Any
 
-from sae_lens import TopKTrainingSAE
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from sae_lens.saes.sae import TrainingSAE, TrainingSAEConfig
 
+from sae_lens_groups.train.fast_step.abstopk import AbsTopKStep
+from sae_lens_groups.train.fast_step.batchtopk import BatchTopKStep
 from sae_lens_groups.train.fast_step.scratch import Scratch
-from sae_lens_groups.train.fast_step.selection import AbsTopK, BatchTopK, Selection, TopK
 from sae_lens_groups.train.fast_step.sparse_step import SparseStep
+from sae_lens_groups.train.fast_step.topk import TopKStep
 
 AUTO, ALWAYS, NEVER = "auto", "always", "never"
 MODES = (AUTO, ALWAYS, NEVER)
@@ -18,18 +18,18 @@ _DEVICES = ("cpu", "cuda")
 _FEWEST_FEATURES = 256
 _FEATURES_PER_ACTIVE = 16
 
-_SELECTIONS: dict[str, Callable[[Any], Selection]] = {
-    "topk": lambda cfg: TopK(cfg.k),
-    "batchtopk": lambda cfg: BatchTopK(cfg.k),
-    "abstopk": lambda cfg: AbsTopK(cfg.k),
+_STEPS: dict[str, type[SparseStep[Any]]] = {
+    "topk": TopKStep,
+    "batchtopk": BatchTopKStep,
+    "abstopk": AbsTopKStep,
 }
 
 
 def why_not(cfg: TrainingSAEConfig, autocast: bool, compile_sae: bool) -> str | None:
     """Why an SAE cannot be trained with the sparse step; None where it can be."""
     architecture = cfg.architecture()
-    if architecture not in _SELECTIONS:
-        return f"architecture {architecture} is none of {', '.join(_SELECTIONS)}"
+    if architecture not in _STEPS:
+        return f"architecture {architecture} is none of {', '.join(_STEPS)}"
     if type(cfg) is not SAE_TRAINING_CLASS_REGISTRY[architecture][1]:
         return f"{type(cfg).__name__} is not SAELens's own config of {architecture}"
     if cfg.dtype != "float32":
@@ -51,21 +51,19 @@ def choose_step(
     scratch: Scratch,
     autocast: bool = False,
     compile_sae: bool = False,
-) -> SparseStep | None:
+) -> SparseStep[Any] | None:
     """The sparse step of an SAE; None where SAELens's own is to be used."""
     cfg: Any = sae.cfg
     if mode == NEVER or why_not(cfg, autocast, compile_sae) is not None:
         return None
     architecture = cfg.architecture()
-    is_saelens_own = type(sae) is SAE_TRAINING_CLASS_REGISTRY[architecture][0]
-    if not is_saelens_own or not isinstance(sae, TopKTrainingSAE):
+    if type(sae) is not SAE_TRAINING_CLASS_REGISTRY[architecture][0]:
         return None  # a subclass may compute anything
     if sae.device.type not in _DEVICES or any(hook.fwd_hooks for hook in sae.hook_dict.values()):
         return None
     if mode == AUTO and not is_faster(cfg.k, cfg.d_sae):
         return None
-    selection = _SELECTIONS[architecture](cfg)
-    return SparseStep(sae, selection, architecture == "abstopk", dead_feature_window, scratch)
+    return _STEPS[architecture](sae, dead_feature_window, scratch)
 
 
 def is_faster(k: float, d_sae: int) -> bool:

@@ -1,9 +1,10 @@
 """Loss and gradients of a TopK-like SAE from its active latents alone."""
 
-from typing import Any
+import abc
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
-from sae_lens import BatchTopKTrainingSAE, TopKTrainingSAE
+from sae_lens import TopKTrainingSAE
 from sae_lens.saes.sae import TrainStepOutput
 
 from sae_lens_groups.train.fast_step.active_latents import ActiveLatents, ByFeature
@@ -13,30 +14,35 @@ from sae_lens_groups.train.fast_step.dead_features import (
     auxiliary_loss,
 )
 from sae_lens_groups.train.fast_step.scratch import Scratch
-from sae_lens_groups.train.fast_step.selection import Selection
+
+T_SAE = TypeVar("T_SAE", bound=TopKTrainingSAE)
 
 
-class SparseStep:
+class SparseStep(abc.ABC, Generic[T_SAE]):
     """What SAELens's `training_forward_pass` and `backward` compute, on the active latents.
+
+    An architecture says which latents are active: exactly those that SAELens chooses.
 
     The decoder's norms decide which latents are active where `rescale_acts_by_decoder_norm` is set.
     They drop out of everything else: what an activation is divided by, its pre-activation was
     multiplied with, so the gradient with respect to them is zero.
     """
 
-    def __init__(
-        self,
-        sae: TopKTrainingSAE,
-        selection: Selection,
-        by_magnitude: bool,
-        dead_feature_window: int,
-        scratch: Scratch,
-    ) -> None:
+    by_magnitude: ClassVar[bool] = False
+    """Whether the largest magnitudes are active, with their signs, and not what ReLU lets through."""
+
+    def __init__(self, sae: T_SAE, dead_feature_window: int, scratch: Scratch) -> None:
         self.sae = sae
-        self.selection = selection
-        self.by_magnitude = by_magnitude
         self.dead_candidates = DeadCandidates(dead_feature_window)
         self._scratch = scratch
+
+    @abc.abstractmethod
+    def active(self, hidden_BF: torch.Tensor) -> ActiveLatents:
+        """The active latents of a batch, from its pre-activations."""
+
+    def finish(self, active: ActiveLatents) -> dict[str, Any]:  # noqa: ARG002  # of most, nothing
+        """What else a step changes in the SAE; returns what SAELens logs beside the losses."""
+        return {}
 
     @torch.no_grad()
     def __call__(
@@ -50,7 +56,7 @@ class SparseStep:
         norm_F = sae.W_dec.norm(dim=-1) if sae.cfg.rescale_acts_by_decoder_norm else None
         rows_BD = sae_in_BD - sae.b_dec if sae.cfg.apply_b_dec_to_input else sae_in_BD
         hidden_BF = self._hidden(rows_BD, norm_F)
-        active = self.selection(hidden_BF)
+        active = self.active(hidden_BF)
         value_N = active.value_N if norm_F is None else active.value_N / norm_F[active.feature_N]
         decoded = active.decode(value_N, sae.W_dec)
         sae_out_BD = decoded.sum_BD + sae.b_dec
@@ -65,8 +71,6 @@ class SparseStep:
         if not self.by_magnitude:  # behind a ReLU
             grad_pre_N = grad_pre_N * (active.value_N > 0)
         self._set_gradients(active, value_N, grad_pre_N, rows_BD, grad_out_BD, auxiliary)
-        if isinstance(sae, BatchTopKTrainingSAE):
-            _update_threshold(sae, active.value_N)
         return TrainStepOutput(
             sae_in=sae_in_BD,
             sae_out=sae_out_BD,
@@ -74,7 +78,7 @@ class SparseStep:
             hidden_pre=hidden_BF,
             loss=torch.stack(list(losses.values())).sum(),
             losses=losses,
-            metrics=_metrics(sae),
+            metrics=self.finish(active),
         ), active
 
     def _hidden(self, rows_BD: torch.Tensor, norm_F: torch.Tensor | None) -> torch.Tensor:
@@ -135,17 +139,3 @@ class SparseStep:
             grad_b_dec_D -= sae.W_enc @ grad_b_enc_F
         sae.W_enc.grad, sae.W_dec.grad = grad_W_enc_DF, grad_W_dec_FD
         sae.b_enc.grad, sae.b_dec.grad = grad_b_enc_F, grad_b_dec_D
-
-
-def _update_threshold(sae: BatchTopKTrainingSAE, value_N: torch.Tensor) -> None:
-    """SAELens's moving average of the smallest activation, without asking whether there is one."""
-    if len(value_N) == 0:
-        return
-    smallest = torch.where(value_N > 0, value_N, torch.inf).min().to(sae.topk_threshold.dtype)
-    updated = torch.lerp(sae.topk_threshold, smallest, sae.cfg.topk_threshold_lr)
-    sae.topk_threshold = torch.where(smallest.isfinite(), updated, sae.topk_threshold)
-
-
-def _metrics(sae: TopKTrainingSAE) -> dict[str, Any]:
-    """What SAELens logs beside the losses."""
-    return {"topk_threshold": sae.topk_threshold} if isinstance(sae, BatchTopKTrainingSAE) else {}

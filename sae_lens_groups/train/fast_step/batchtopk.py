@@ -1,0 +1,42 @@
+"""The step of `batchtopk`: the k * B largest of the batch, behind a ReLU."""
+
+from typing import Any
+
+import torch
+from sae_lens import BatchTopKTrainingSAE
+from typing_extensions import override
+
+from sae_lens_groups.train.fast_step.active_latents import ActiveLatents
+from sae_lens_groups.train.fast_step.largest import largest_of_all
+from sae_lens_groups.train.fast_step.sparse_step import SparseStep
+
+
+class BatchTopKStep(SparseStep[BatchTopKTrainingSAE]):
+    """The sparse step of SAELens's `BatchTopKTrainingSAE`."""
+
+    @override
+    def active(self, hidden_BF: torch.Tensor) -> ActiveLatents:
+        n_rows, d_sae = hidden_BF.shape
+        hidden = hidden_BF.flatten()
+        index_N = largest_of_all(hidden, int(self.sae.cfg.k * n_rows))
+        row_N = index_N // d_sae
+        count_B = torch.zeros(n_rows, dtype=torch.long, device=hidden.device)
+        count_B.scatter_add_(0, row_N, torch.ones_like(row_N))
+        return ActiveLatents(
+            row_start_B=count_B.cumsum(0) - count_B,
+            row_N=row_N,
+            feature_N=index_N % d_sae,
+            value_N=hidden[index_N].relu(),
+            d_sae=d_sae,
+        )
+
+    @override
+    def finish(self, active: ActiveLatents) -> dict[str, Any]:
+        """SAELens's moving average of the smallest activation, without asking whether there is one."""
+        sae, value_N = self.sae, active.value_N
+        if len(value_N) > 0:
+            smallest = torch.where(value_N > 0, value_N, torch.inf).min()
+            smallest = smallest.to(sae.topk_threshold.dtype)
+            updated = torch.lerp(sae.topk_threshold, smallest, sae.cfg.topk_threshold_lr)
+            sae.topk_threshold = torch.where(smallest.isfinite(), updated, sae.topk_threshold)
+        return {"topk_threshold": sae.topk_threshold}
