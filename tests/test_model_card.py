@@ -21,10 +21,10 @@ from sae_lens_groups import GroupSAETrainingRunner, SAESuite
 from sae_lens_groups.demo.model import MODEL_FOLDER
 from sae_lens_groups.errors import PublishError
 from sae_lens_groups.layers import HookTemplate, LayerGroup, parse_ranges
-from sae_lens_groups.publish.card.facts import CardFacts
-from sae_lens_groups.publish.card.groups import drawing
-from sae_lens_groups.publish.card.model_card import model_card
-from sae_lens_groups.publish.card.text import MISSING
+from sae_lens_groups.publish.card import CardFacts
+from sae_lens_groups.publish.markdown import drawing
+from sae_lens_groups.publish.card import model_card
+from sae_lens_groups.publish.markdown import MISSING
 from sae_lens_groups.saved.manifest import SuiteManifest
 from sae_lens_groups.saved.transfer_report import TransferReport
 

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from sae_lens_groups.errors import PublishError
-from sae_lens_groups.publish.card.facts import CardFacts
+from sae_lens_groups.publish.card import CardFacts
 from sae_lens_groups.publish.card.scores import value_of
 
 _RELEASE = re.compile(r"[A-Za-z0-9][\w.-]*", flags=re.ASCII)

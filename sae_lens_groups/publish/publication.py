@@ -19,9 +19,9 @@ from sae_lens_groups.errors import PublishError
 from sae_lens_groups.files.checksums import checksums_text
 from sae_lens_groups.files.folder import CheckedFolder
 from sae_lens_groups.files.names import ALL_RESULTS, is_covered
-from sae_lens_groups.publish.card.facts import CardFacts
-from sae_lens_groups.publish.card.front_matter import is_hub_id
-from sae_lens_groups.publish.card.model_card import model_card
+from sae_lens_groups.publish.card import CardFacts
+from sae_lens_groups.publish.card_merge import is_hub_id
+from sae_lens_groups.publish.card import model_card
 from sae_lens_groups.publish.public_files import public_files
 from sae_lens_groups.publish.scan import require_nothing_private
 from sae_lens_groups.saved.manifest import SuiteManifest
