@@ -19,7 +19,7 @@ DATA = "data"
 """JSON and CSV, in which a value stands alone."""
 PROGRAM = "program"
 """Somebody else's program, or a style sheet."""
-CARD = "card"
+CARD_TEXT = "card"
 """What people write for the public."""
 
 _GENERIC_NAMES = frozenset(
@@ -150,20 +150,20 @@ PATHS = [
         re.compile(
             rf"(?m)(?:(?<=: )|(?<=^)|(?<=,)|(?<=\"))/+[\w.~-]+/+[^/{_STOPS}][^{_STOPS}]*",
         ),
-        not_in=[TEXT, PROGRAM, CARD],
+        not_in=[TEXT, PROGRAM, CARD_TEXT],
     ),
     *(Private("the path", (anchor,), re.compile(pattern)) for anchor, pattern in _PATHS),
     Private(
         "the path",
         ("~",),
         re.compile(rf"(?<![\w/~])~[\w.-]*/[\w.][^{_STOPS}]*"),
-        not_in=[PROGRAM, CARD],
+        not_in=[PROGRAM, CARD_TEXT],
     ),
     Private(
         "the e-mail address",
         ("@",),
         re.compile(r"(?<![\w.+-])[A-Za-z0-9][\w.+-]{0,63}@[A-Za-z0-9-]{1,63}\.[A-Za-z][\w.-]+"),
-        not_in=[PROGRAM, CARD],
+        not_in=[PROGRAM, CARD_TEXT],
     ),
 ]
 

@@ -167,7 +167,7 @@ def _scaler_names(suite: Path, group: LayerGroup, manifest: SuiteManifest) -> It
         if (suite / scaler).is_file() and _json(scaler, _text(scaler, suite / scaler)).get(
             "has_whitening"
         ):
-            yield f"{folder}/{files.WHITENING}"
+            yield f"{folder}/{files.WHITENING_MATRICES}"
         if manifest.layer_alignment != NONE and layer != group.middle:
             yield f"{folder}/{files.ALIGNMENT}"
 

@@ -25,7 +25,7 @@ from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.train.cache.demand import n_lm_batches
 from sae_lens_groups.train.cache.layout import CacheDtype, CacheLayout
 from sae_lens_groups.train.cache.manifest import (
-    ALL,
+    ALL_ROWS,
     CACHE_DTYPES,
     CACHE_ROWS,
     CacheManifest,
@@ -41,7 +41,7 @@ _SETTING = "cached_activations_path"
 def cache_activations(
     cfg: GroupSAERunnerConfig[Any],
     *,
-    cache_rows: str = ALL,
+    cache_rows: str = ALL_ROWS,
     cache_dtype: str = "float32",
     override_dataset: HfDataset | None = None,
     override_model: HookedRootModule | None = None,
@@ -82,7 +82,7 @@ class CacheRun:
     def __init__(
         self,
         cfg: GroupSAERunnerConfig[Any],
-        cache_rows: str = ALL,
+        cache_rows: str = ALL_ROWS,
         cache_dtype: str = "float32",
         override_dataset: HfDataset | None = None,
         override_model: HookedRootModule | None = None,
@@ -104,7 +104,7 @@ class CacheRun:
         tokenizer = getattr(self.model, "tokenizer", None)
         require_usable_rows(path, dataset, tokenizer, d_vocab(self.model))
         self._dataset = dataset
-        if settled.measures_distances and cache_rows == ALL:  # whatever they will be
+        if settled.measures_distances and cache_rows == ALL_ROWS:  # whatever they will be
             groups = (LayerGroup(0, n_layers_of(self.model, cfg.hook_template) - 1),)
         else:
             groups, _ = settled.choose_groups(self.model, dataset)
@@ -150,7 +150,7 @@ class CacheRun:
 
     def _plan(self, groups: tuple[LayerGroup, ...]) -> None:
         """Decides on the columns, which have to fit on the disk."""
-        layout_of = CacheLayout.of_layers if self.cache_rows == ALL else CacheLayout.of_draws
+        layout_of = CacheLayout.of_layers if self.cache_rows == ALL_ROWS else CacheLayout.of_draws
         self.groups, self.layout = groups, layout_of(self.cfg, groups, self.cache_dtype)
         parent = next(path for path in self.folder.resolve().parents if path.exists())
         n_free = shutil.disk_usage(parent).free
