@@ -24,7 +24,7 @@ from sae_lens_groups.files.reading import require_kinds
 from sae_lens_groups.layers import HookTemplate
 from sae_lens_groups.scaling.alignments import NONE
 
-AUTO = "auto"  # of resume_from_checkpoint
+NEWEST = "auto"  # of resume_from_checkpoint
 
 FAST_STEPS = ("auto", "always", "never")
 INIT_DIRECTIONS = ("nearest", "forward", "backward")
@@ -173,7 +173,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
             return
         if self.checkpoint_every is not None:
             raise ConfigError("checkpoint_every needs checkpoint_path; name a folder there")
-        if self.resume_from_checkpoint == AUTO:
+        if self.resume_from_checkpoint == NEWEST:
             raise ConfigError(
                 "resume_from_checkpoint auto needs checkpoint_path; name a folder there"
             )

@@ -8,7 +8,7 @@ from pathlib import Path
 from sae_lens_groups import files
 from sae_lens_groups.cli.flags import OwnFlags
 from sae_lens_groups.errors import ConfigError
-from sae_lens_groups.publish import PublishOptions, publish_suite
+from sae_lens_groups.publish import PublishOptions, publish_suite_folder
 from sae_lens_groups.publish.entry import pretrained_entry
 from sae_lens_groups.publish.publication import Publication, prepared
 from sae_lens_groups.saved.hub import require_repo_id
@@ -38,7 +38,8 @@ def publish(args: Sequence[str]) -> int:
         _require_whole(flags.suite)
     suite = SAESuite.load(flags.suite)
     if flags.dry_run or flags.yaml:
-        with prepared(suite, flags.repo_id, options) as publication:
+        with suite.whole_folder("publishing") as folder:
+            publication = prepared(folder, suite.manifest, flags.repo_id, options)
             print(_entry(publication) if flags.yaml else _listing(publication), end="")
     else:
         _publish(suite, flags.repo_id, options)
@@ -77,7 +78,8 @@ def _size(content: Path | str) -> int:
 def _publish(suite: SAESuite, repo_id: str, options: PublishOptions) -> None:
     n_groups = len(suite.manifest.groups)
     print(f"Publishing {len(suite)} layers in {n_groups} groups to {repo_id} ...", flush=True)
-    published = publish_suite(suite, repo_id, options)
+    with suite.whole_folder("publishing") as folder:
+        published = publish_suite_folder(folder, suite.manifest, repo_id, options)
     if not published.is_changed:
         print(f"Unchanged: {published.url} holds exactly this already, and no commit was made.")
         return

@@ -86,10 +86,10 @@ def evaluate_suite(
     if baseline is not None:
         of_baseline, comparison = compare(suite, results, baseline, baseline_results)
     evaluation = SuiteEvaluation(
-        scores=layer_scores(suite, results, of_baseline),
+        scores=_layer_scores(suite, results, of_baseline),
         tokens=tokens,
         dataset_name=dataset_name,
-        features=feature_layers(suite, results, tokens.n_tokens),
+        features=_feature_layers(suite, results, tokens.n_tokens),
         costs=tuple(cost for cost in costs if cost is not None),
         comparison=comparison,
         faithfulness=faithfulness,
@@ -104,7 +104,7 @@ Results = Mapping[str, LayerResults]
 """By hook name."""
 
 
-def layer_scores(
+def _layer_scores(
     suite: SAESuite, results: Results, of_baseline: Mapping[str, BaselineScores]
 ) -> tuple[LayerScores, ...]:
     """A row per layer, lowest first."""
@@ -143,7 +143,7 @@ def compare(
     )
 
 
-def feature_layers(suite: SAESuite, results: Results, n_tokens: int) -> tuple[FeatureLayers, ...]:
+def _feature_layers(suite: SAESuite, results: Results, n_tokens: int) -> tuple[FeatureLayers, ...]:
     """On which layers of its group each feature fires, a group each."""
     template = suite.manifest.hook_template
 

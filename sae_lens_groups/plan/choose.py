@@ -22,14 +22,14 @@ from sae_lens_groups.plan.rule import (
 from sae_lens_groups.plan.stability import stability
 from sae_lens_groups.plugins import partitions
 
-AUTO = "auto"
+_AUTO = "auto"
 # What `auto` stands for, and what groups that the user named are shown against.
 DEFAULT_PARTITION = "linkage"
 
 
 def plan_groups(
     distances: LayerDistances,
-    layer_groups: str | PartitionRule = AUTO,
+    layer_groups: str | PartitionRule = _AUTO,
     *,
     amad_threshold: float = 0.2,
     max_cost: float | None = None,
@@ -70,7 +70,7 @@ def plan_groups(
     )
     known = partitions()
     takes_n_groups = known[rule.name].takes_n_groups
-    base = rule.name if takes_n_groups and rule.name != AUTO else DEFAULT_PARTITION
+    base = rule.name if takes_n_groups and rule.name != _AUTO else DEFAULT_PARTITION
     n_split = n_layers_to_split(known[base], n_layers, last_layer)
 
     def level(rule: PartitionRule) -> PlanLevel:

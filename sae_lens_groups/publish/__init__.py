@@ -13,7 +13,6 @@ from sae_lens_groups.publish.publication import Publication, PublishOptions, pre
 from sae_lens_groups.publish.remote import Remote, read_remote, upload_weights
 from sae_lens_groups.saved.hub import as_hub_errors, require_repo_id
 from sae_lens_groups.saved.manifest import SuiteManifest
-from sae_lens_groups.suite import SAESuite
 
 
 @dataclass(frozen=True)
@@ -36,30 +35,32 @@ class Published:
     """The revision of the pull request, if it is one."""
 
 
-def publish_suite(suite: SAESuite, repo_id: str, options: PublishOptions) -> Published:
-    """Publishes a suite in one commit; see `SAESuite.push_to_hub`."""
+def publish_suite_folder(
+    folder: Path, manifest: SuiteManifest, repo_id: str, options: PublishOptions
+) -> Published:
+    """Publishes the suite in a folder in one commit; see `SAESuite.push_to_hub`."""
     require_repo_id(repo_id)
     api = HfApi(token=options.token, library_name="sae-lens-groups", library_version=__version__)
-    with prepared(suite, repo_id, options) as publication:
-        remote = read_remote(api, repo_id, options.revision)
-        remote.require_same_suite(publication)
-        _require_visibility(repo_id, remote, options.private)
-        if options.create_pr and not remote.has_branch:
-            raise HubError(
-                f"{repo_id!r} on the Hub: there is nothing yet that a pull request could change; "
-                "leave create_pr out"
-            )
-        contents = publication.with_card(remote.card)
-        card = ModelCard(str(contents[files.CARD]), ignore_metadata_errors=True)
-        operations = _changes(contents, remote)
-        if not operations and remote.has_branch:
-            assert remote.commit is not None
-            url = _page(api, repo_id)
-            return Published(repo_id, url, remote.commit, False, card.data.get("license"))
-        with as_hub_errors(repo_id):
-            _validate(card)
-            parent = _start(api, repo_id, remote, options)
-            commit = _commit(api, publication, operations, remote, parent)
+    publication = prepared(folder, manifest, repo_id, options)
+    remote = read_remote(api, repo_id, options.revision)
+    remote.require_same_suite(publication)
+    _require_visibility(repo_id, remote, options.private)
+    if options.create_pr and not remote.has_branch:
+        raise HubError(
+            f"{repo_id!r} on the Hub: there is nothing yet that a pull request could change; "
+            "leave create_pr out"
+        )
+    contents = publication.with_card(remote.card)
+    card = ModelCard(str(contents[files.CARD]), ignore_metadata_errors=True)
+    operations = _changes(contents, remote)
+    if not operations and remote.has_branch:
+        assert remote.commit is not None
+        url = _page(api, repo_id)
+        return Published(repo_id, url, remote.commit, False, card.data.get("license"))
+    with as_hub_errors(repo_id):
+        _validate(card)
+        parent = _start(api, repo_id, remote, options)
+        commit = _commit(api, publication, operations, remote, parent)
     return Published(
         repo_id,
         commit.pr_url or _page(api, repo_id),

@@ -23,7 +23,7 @@ _OF_THE_WHOLE = (*files.fetched_with("groups"), *files.fetched_with("whole"))
 # What SAELens reads of an SAE, and what we do.
 _OF_AN_SAE = (
     *(SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME),
-    *(ACTIVATION_SCALER_CFG_FILENAME, files.WHITENING, files.RUNNER_CFG),
+    *(ACTIVATION_SCALER_CFG_FILENAME, files.WHITENING_MATRICES, files.RUNNER_CFG),
 )
 
 

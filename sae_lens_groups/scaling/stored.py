@@ -33,7 +33,7 @@ def load_scaler(suite: CheckedFolder, name: str, d_in: int) -> ActivationScaler:
     data = suite.json(name)
     with files.refusing(SuiteError, f"{str(suite.path / name)!r} cannot be used", _TO_DO):
         factor = files.read_entries(_Scaling, data).scaling_factor
-    whitening = PurePosixPath(name).with_name(files.WHITENING).as_posix()
+    whitening = PurePosixPath(name).with_name(files.WHITENING_MATRICES).as_posix()
     # Files of before SAELens had whitening do not say that they have none.
     if not data.get("has_whitening", suite.has(whitening)):
         return ActivationScaler(scaling_factor=factor)

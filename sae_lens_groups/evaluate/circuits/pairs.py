@@ -8,7 +8,7 @@ import torch
 PADDING = -1
 """Fills up the tokens of pairs that have fewer than others."""
 
-Metric = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+AnswerMetric = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """(log_probs_PV, answers_PA, wrong_PW) -> one score per pair, above zero where the model is right."""
 
 
@@ -55,11 +55,11 @@ class PairBatch:
     counterfactual_PT: torch.Tensor
     answers_PA: torch.Tensor
     wrong_PW: torch.Tensor
-    metric: Metric
+    metric: AnswerMetric
 
     @classmethod
     def of(
-        cls, pairs: Sequence[PromptPair], metric: Metric, device: torch.device | str
+        cls, pairs: Sequence[PromptPair], metric: AnswerMetric, device: torch.device | str
     ) -> "PairBatch":
         """The batch of pairs whose prompts are all equally long."""
         return cls(

@@ -10,14 +10,20 @@ from markupsafe import Markup, escape
 from sae_lens_groups.evaluate.circuits import FaithfulnessReport, LayerCurve, TaskResult
 from sae_lens_groups.evaluate.circuits.report import SUFFICIENT
 from sae_lens_groups.evaluate.numbers import percent
-from sae_lens_groups.evaluate.report.plots import PURPLE, SUITE, add_line, drawing, over_layers
+from sae_lens_groups.evaluate.report.plots import (
+    PURPLE,
+    SUITE_COLOUR,
+    add_line,
+    empty_figure,
+    over_layers,
+)
 from sae_lens_groups.evaluate.report.section import Section, hint, panel, side_by_side, terms
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.plan.page import embedded
 
 _LINES = {
-    "faithfulness_with_error": ("faithfulness", SUITE, "solid"),
-    "faithfulness_without_error": ("faithfulness, no error", SUITE, "dot"),
+    "faithfulness_with_error": ("faithfulness", SUITE_COLOUR, "solid"),
+    "faithfulness_without_error": ("faithfulness, no error", SUITE_COLOUR, "dot"),
     "completeness_with_error": ("completeness", PURPLE, "solid"),
     "completeness_without_error": ("completeness, no error", PURPLE, "dot"),
 }
@@ -90,7 +96,7 @@ def _task(groups: Sequence[LayerGroup], result: TaskResult) -> str:
 
 def _curves(curves: Sequence[LayerCurve]) -> go.Figure:
     """The lines of every layer, of which the page's script shows one layer's."""
-    figure = drawing(height=330)
+    figure = empty_figure(height=330)
     counts = _counts(curves)
     for curve in curves:
         for score, (label, colour, dash) in _LINES.items():
@@ -116,7 +122,7 @@ def _sufficient(groups: Sequence[LayerGroup], curves: Sequence[LayerCurve]) -> g
     counts = _counts(curves)
     with_error = {curve.layer: curve.sufficient_with_error for curve in curves}
     without = {curve.layer: curve.sufficient_without_error for curve in curves}
-    dotted = {"color": SUITE, "width": 2, "dash": "dot"}
+    dotted = {"color": SUITE_COLOUR, "width": 2, "dash": "dot"}
     open_circle = {"size": 8, "symbol": "circle-open"}
     for label, found, look in (
         ("with the SAE's error", with_error, {}),
@@ -124,7 +130,7 @@ def _sufficient(groups: Sequence[LayerGroup], curves: Sequence[LayerCurve]) -> g
     ):
         points = [(layer, None if n is None else counts.index(n)) for layer, n in found.items()]
         hover = {"customdata": list(found.values()), "hovertemplate": "%{customdata:,} features"}
-        add_line(figure, label, points, SUITE, **look, **hover)
+        add_line(figure, label, points, SUITE_COLOUR, **look, **hover)
     return figure.update_yaxes(
         title="features that suffice", range=[-0.5, len(counts) - 0.5], **_count_labels(counts)
     )

@@ -10,10 +10,10 @@ from sae_lens_groups.evaluate.matching import FOUND_COSINE, FeatureMatch
 from sae_lens_groups.evaluate.numbers import percent
 from sae_lens_groups.evaluate.report.plots import (
     PURPLE,
-    SUITE,
+    SUITE_COLOUR,
     WORSE,
     add_line,
-    drawing,
+    empty_figure,
     over_layers,
 )
 from sae_lens_groups.evaluate.report.section import Section, panel, side_by_side, table, terms
@@ -92,7 +92,7 @@ def _highest(shared: Sequence[FeatureLayers]) -> float:
 
 def _heat_map(of_group: FeatureLayers, highest: float) -> go.Figure:
     share_RL = of_group.heat_map_RL(_ROWS)
-    figure = drawing(height=270)
+    figure = empty_figure(height=270)
     figure.add_heatmap(
         z=share_RL.round(3).tolist(),
         x=list(of_group.group.layers),
@@ -138,7 +138,7 @@ def _group_table(shared: Sequence[FeatureLayers]) -> str:
 
 def _mmcs(groups: Sequence[LayerGroup], matches: dict[int, FeatureMatch]) -> go.Figure:
     figure = over_layers(groups)
-    _add(figure, matches, "this suite's features in the baseline", SUITE, lambda of: of.mmcs)
+    _add(figure, matches, "this suite's features in the baseline", SUITE_COLOUR, lambda of: of.mmcs)
     _add(figure, matches, "the baseline's in this suite", PURPLE, lambda of: of.mmcs_of_baseline)
     return figure.update_yaxes(title="mean of largest cosine")
 
@@ -169,7 +169,7 @@ def _add(
 def _cosines(matches: dict[int, FeatureMatch]) -> go.Figure:
     counted = [np.histogram(of.cosine_G.float(), _COSINE_BINS)[0] for of in matches.values()]
     share_BL = np.stack([counts / max(1, counts.sum()) for counts in counted], axis=1)
-    figure = drawing()
+    figure = empty_figure()
     figure.add_heatmap(
         z=share_BL.round(4).tolist(),
         x=list(matches),

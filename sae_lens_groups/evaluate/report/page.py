@@ -54,7 +54,7 @@ def _sections(
         feature_layers(evaluation.features),
         missed_features(groups, evaluation),
         faithfulness(groups, evaluation.faithfulness),
-        training.plan(suite.manifest.plan),
+        training.planned(suite.manifest.plan),
         training.start(suite),
         training.reproduce(suite, commands),
     ]

@@ -11,12 +11,12 @@ from sae_lens_groups._version import __version__
 from sae_lens_groups.evaluate.numbers import score
 from sae_lens_groups.evaluate.report.names import public
 from sae_lens_groups.evaluate.report.plots import (
-    BASELINE,
+    BASELINE_COLOUR,
     FONT,
-    SUITE,
+    SUITE_COLOUR,
     add_line,
     depth_colours,
-    drawing,
+    empty_figure,
     group_boxes,
     over_layers,
 )
@@ -73,7 +73,7 @@ def start(suite: SAESuite) -> Section | None:
 
 
 def _curves(groups: Sequence[LayerGroup], curves: Sequence[TrainingPoint], name: str) -> go.Figure:
-    figure = drawing()
+    figure = empty_figure()
     for group, colour in zip(groups, depth_colours(len(groups))):
         add_line(
             figure,
@@ -114,7 +114,7 @@ def _start_figure(groups: Sequence[LayerGroup], transfer: TransferReport) -> go.
     figure = over_layers(groups)
     sources = [f"from layer {source}" for source in transfer.source_layers.values()]
     measured = {"at the start": transfer.zero_shot, "after training": transfer.final}
-    for (label, scores), colour in zip(measured.items(), (BASELINE, SUITE)):
+    for (label, scores), colour in zip(measured.items(), (BASELINE_COLOUR, SUITE_COLOUR)):
         if scores:
             add_line(
                 figure,
@@ -130,7 +130,7 @@ def _start_figure(groups: Sequence[LayerGroup], transfer: TransferReport) -> go.
     return figure.update_yaxes(title="explained variance")
 
 
-def plan(chosen: GroupPlan | None) -> Section | None:
+def planned(chosen: GroupPlan | None) -> Section | None:
     """The distances that the groups were chosen from; None where they were named."""
     if chosen is None:
         return None

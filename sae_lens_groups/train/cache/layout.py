@@ -25,8 +25,8 @@ NOT_DRAWN = -1
 """The position where a token was left out, so that every prompt has as many rows."""
 
 CacheRows = Literal["all", "drawn"]
-ALL: CacheRows = "all"
-DRAWN: CacheRows = "drawn"
+ALL_ROWS: CacheRows = "all"
+DRAWN_ROWS: CacheRows = "drawn"
 CACHE_ROWS: tuple[CacheRows, ...] = get_args(CacheRows)
 CacheDtype = Literal["float32", "float16"]
 """What both Array2D and torch know; bfloat16 fits into either, into float16 up to 65,504."""
@@ -38,7 +38,7 @@ def row_columns(
     template: HookTemplate, groups: tuple[LayerGroup, ...], cache_rows: CacheRows
 ) -> tuple[str, ...]:
     """The columns of activations: one per hook, or one per group where rows were drawn."""
-    if cache_rows == ALL:
+    if cache_rows == ALL_ROWS:
         return tuple(template.hook_names(groups))
     return tuple(group.name for group in groups)
 
@@ -70,7 +70,7 @@ class CacheLayout(files.Entries):
         dtype: CacheDtype,
     ) -> "CacheLayout":
         """Every token's activations at every layer of the groups, or the rows that are drawn."""
-        is_drawn = cache_rows == DRAWN
+        is_drawn = cache_rows == DRAWN_ROWS
         return cls(
             row_columns=row_columns(cfg.hook_template, groups, cache_rows),
             position_columns=tuple(map(position_column, groups)) if is_drawn else (),

@@ -12,7 +12,7 @@ from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import CacheError, quoted
 from sae_lens_groups.layers import HookTemplate, LayerGroup, format_layer_groups, parse_ranges
 from sae_lens_groups.train.cache.identity import default_of, draw_settings, row_settings
-from sae_lens_groups.train.cache.layout import DRAWN, CacheLayout, CacheRows, row_columns
+from sae_lens_groups.train.cache.layout import DRAWN_ROWS, CacheLayout, CacheRows, row_columns
 
 _AGAIN = "or write other activations with `sae-lens-groups cache`"
 
@@ -55,7 +55,7 @@ class CacheManifest(files.FileEntries):
             cache_rows=cache_rows,
             layer_groups=format_layer_groups(groups),
             settings=row_settings(cfg),
-            draw_settings=draw_settings(cfg) if cache_rows == DRAWN else {},
+            draw_settings=draw_settings(cfg) if cache_rows == DRAWN_ROWS else {},
             layout=layout,
             versions={
                 "sae-lens-groups": __version__,
@@ -107,7 +107,7 @@ class CacheManifest(files.FileEntries):
         self._require_equal(path, self.settings, row_settings(cfg), "was made with")
         d_in = {"d_in": self.layout.d_in}
         self._require_equal(path, d_in, {"d_in": int(cfg.sae.d_in)}, "holds activations of")
-        if self.cache_rows == DRAWN:
+        if self.cache_rows == DRAWN_ROWS:
             how = "holds rows that were drawn with"
             self._require_equal(path, self.draw_settings, draw_settings(cfg), how)
         self._require_enough_rows(cfg)
@@ -147,7 +147,7 @@ class CacheManifest(files.FileEntries):
                 f"{_AGAIN}"
             )
         other = [group for group in groups if group not in self.groups]
-        if self.cache_rows == DRAWN and other:
+        if self.cache_rows == DRAWN_ROWS and other:
             raise CacheError(
                 f"cached_activations_path {path!r} holds rows drawn for the groups "
                 f"{self.layer_groups}, and this run has the group {format_layer_groups(other)}; "

@@ -19,7 +19,12 @@ from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import CacheError
 from sae_lens_groups.files.reading import MISREAD
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.train.cache.layout import DATASET_ROWS_READ, DRAWN, TOKEN_IDS, position_column
+from sae_lens_groups.train.cache.layout import (
+    DATASET_ROWS_READ,
+    DRAWN_ROWS,
+    TOKEN_IDS,
+    position_column,
+)
 from sae_lens_groups.train.cache.manifest import CacheManifest
 
 
@@ -138,7 +143,7 @@ class CachedActivationsStore(GroupActivationsStore):
 
     @override
     def write_drawn(self, batch_tokens: torch.Tensor, sink: RowSink) -> None:
-        if self.cache.manifest.cache_rows == DRAWN:
+        if self.cache.manifest.cache_rows == DRAWN_ROWS:
             self._write_as_drawn(sink)
         else:
             super().write_drawn(batch_tokens, sink)

@@ -26,7 +26,7 @@ from sae_lens_groups.field_values import require_one_of
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.train.cache.demand import n_lm_batches
 from sae_lens_groups.train.cache.layout import (
-    ALL,
+    ALL_ROWS,
     CACHE_DTYPES,
     CACHE_ROWS,
     CacheDtype,
@@ -44,7 +44,7 @@ _SETTING = "cached_activations_path"
 def cache_activations(
     cfg: GroupSAERunnerConfig[Any],
     *,
-    cache_rows: str = ALL,
+    cache_rows: str = ALL_ROWS,
     cache_dtype: str = "float32",
     override_dataset: HfDataset | None = None,
     override_model: HookedRootModule | None = None,
@@ -85,7 +85,7 @@ class CacheRun:
     def __init__(
         self,
         cfg: GroupSAERunnerConfig[Any],
-        cache_rows: str = ALL,
+        cache_rows: str = ALL_ROWS,
         cache_dtype: str = "float32",
         override_dataset: HfDataset | None = None,
         override_model: HookedRootModule | None = None,
@@ -107,7 +107,7 @@ class CacheRun:
         tokenizer = getattr(self.model, "tokenizer", None)
         require_usable_rows(path, dataset, tokenizer, d_vocab(self.model))
         self._dataset = dataset
-        if settled.measures_distances and cache_rows == ALL:  # whatever they will be
+        if settled.measures_distances and cache_rows == ALL_ROWS:  # whatever they will be
             groups = (LayerGroup(0, n_layers_of(self.model, cfg.hook_template) - 1),)
         else:
             groups, _ = settled.choose_groups(self.model, dataset)

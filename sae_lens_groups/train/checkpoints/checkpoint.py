@@ -12,7 +12,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from sae_lens_groups import files
-from sae_lens_groups.config import AUTO, GroupSAERunnerConfig
+from sae_lens_groups.config import NEWEST, GroupSAERunnerConfig
 from sae_lens_groups.errors import CheckpointError
 from sae_lens_groups.files.reading import UNREADABLE
 from sae_lens_groups.layers import HookTemplate, LayerGroup
@@ -179,7 +179,7 @@ def resumed(
     """
     if cfg.resume_from_checkpoint is None:
         return cfg, None
-    if cfg.resume_from_checkpoint != AUTO:
+    if cfg.resume_from_checkpoint != NEWEST:
         return cfg, Checkpoint.whole(cfg.resume_from_checkpoint)
     cfg = copy.copy(cfg)
     newest = _newest(cfg)
