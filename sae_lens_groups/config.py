@@ -20,7 +20,7 @@ from sae_lens_groups.field_values import (
     require_one_of,
     require_threshold,
 )
-from sae_lens_groups.files.reading import require_kinds
+from sae_lens_groups.files.reading import refusing, require_kinds
 from sae_lens_groups.layers import HookTemplate
 from sae_lens_groups.scaling.alignments import NONE
 
@@ -112,11 +112,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         )
 
     def with_training_tokens(self, n_tokens: int) -> Self:
-        """The same run over another number of tokens.
-
-        Raises:
-            ConfigError: they are less than a batch.
-        """
+        """The same run over another number of tokens, at least a batch."""
         cfg = copy.copy(self)
         cfg.training_tokens = n_tokens
         cfg._require_one_batch()
@@ -294,16 +290,12 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
 def _require_saved_form(values: Mapping[str, Any]) -> None:
     """Refuses what SAELens would trip over before it makes a config of saved settings."""
     whole = {"seqpos_slice": None, "checkpoint_path": None, **values}
-    try:
+    to_do = "name the runner_cfg.json that SAELens wrote beside a trained SAE"
+    with refusing(ConfigError, "the saved settings cannot be used", to_do):
         require_kinds(whole, {"sae": dict, "logger": dict, "checkpoint_path": str | None})
         require_kinds(whole, {"seqpos_slice": list | tuple | None})
         sae = {"metadata": {}, **whole["sae"]}
         require_kinds(sae, {"metadata": dict, "d_in": int | float, "d_sae": int | float})
-    except (KeyError, TypeError) as error:
-        raise ConfigError(
-            f"the saved settings cannot be used: {quoted(error)}; name the runner_cfg.json that "
-            "SAELens wrote beside a trained SAE"
-        ) from error
 
 
 def _require_known(flags: Mapping[str, Any], names: list[str]) -> None:

@@ -267,7 +267,7 @@ def test_drawn_rows_take_as_much_for_a_group_as_for_a_layer() -> None:
     prompts = range(8)
     for which, n_layers in ((group, 3), (alone, 1)):
         rows_ND = cache.rows_ND(which.name, prompts)
-        positions_N = cache.positions_N(which, prompts)
+        positions_N = cache.positions_N(which.name, prompts)
         is_excluded_N = torch.isin(cache.token_ids_PT(prompts).flatten(), torch.tensor([1, 2]))
         assert rows_ND.shape == (8 * CONTEXT_SIZE, D_IN)
         assert set(positions_N.tolist()) == {-1, *range(n_layers)}

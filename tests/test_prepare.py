@@ -14,14 +14,13 @@ from datasets import Dataset
 from transformer_lens import HookedTransformer
 
 from sae_lens_groups import GroupSAETrainingRunner, SAESuite
-from sae_lens_groups.config import FAST_STEPS, INIT_DIRECTIONS, INIT_PARAMETERS
+from sae_lens_groups.config import INIT_DIRECTIONS, INIT_PARAMETERS
 from sae_lens_groups.errors import GroupSAEError
 from sae_lens_groups.plan import choose
 from sae_lens_groups.train import prepare
 from sae_lens_groups.train.cache.manifest import CacheManifest
 from sae_lens_groups.train.cache.run import cache_activations
 from sae_lens_groups.train.cost import flops_of_sae_step
-from sae_lens_groups.train.fast_step import MODES
 from sae_lens_groups.train.prepare import settle
 from sae_lens_groups.transfer.start import DIRECTIONS, Transfer
 from sae_lens_groups.transfer.take import PARAMETERS
@@ -30,7 +29,6 @@ from .conftest import group_config, make_tokens
 
 
 def test_the_names_that_a_config_knows_are_those_of_the_tables() -> None:
-    assert FAST_STEPS == MODES
     assert tuple(DIRECTIONS) == INIT_DIRECTIONS
     assert INIT_PARAMETERS == PARAMETERS
 

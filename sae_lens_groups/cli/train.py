@@ -31,13 +31,10 @@ def train(args: Sequence[str]) -> int:
 
 def _came_from(transfer: TransferReport) -> str:
     before = transfer.mean(transfer.zero_shot)
+    start = f"Started from {transfer.init_from}: mean explained variance {before:.4f}"
     if not transfer.final:
-        return f"Started from {transfer.init_from}: mean explained variance {before:.4f} then."
-    after = transfer.mean(transfer.final)
-    return (
-        f"Started from {transfer.init_from}: mean explained variance {before:.4f} before training, "
-        f"{after:.4f} after it."
-    )
+        return f"{start} then."
+    return f"{start} before training, {transfer.mean(transfer.final):.4f} after it."
 
 
 def parse_config(args: Sequence[str]) -> GroupSAERunnerConfig[Any]:

@@ -48,11 +48,11 @@ class _TrainedLayer:
 def export_suite(
     cfg: GroupSAERunnerConfig[Any],
     trainers: Iterable[GroupSAETrainer],
-    plan: GroupPlan | None = None,
-    transfer: TransferReport | None = None,
-    dataset_rows_read: int | None = None,
-    training_curves: tuple[TrainingPoint, ...] = (),
-    sae_step_flops: float | None = None,
+    plan: GroupPlan | None,
+    transfer: TransferReport | None,
+    dataset_rows_read: int | None,
+    training_curves: tuple[TrainingPoint, ...],
+    sae_step_flops: float | None,
 ) -> SAESuite:
     """The suite of these trained groups; a layer's SAE is built when it is asked for."""
     layers = {layer: part for trainer in trainers for layer, part in _trained_layers(trainer)}
@@ -68,7 +68,6 @@ def export_suite(
         dataset_rows_read=dataset_rows_read,
         sae_step_flops=sae_step_flops,
     )
-
     return SAESuite(_TrainedGroups(manifest, layers, cfg.to_dict(), training_curves))
 
 

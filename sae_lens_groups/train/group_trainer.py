@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.sae import TrainingSAE, TrainStepOutput
-from sae_lens.training.multi_sae_trainer import MultiSAEEvaluatorProtocol, MultiSAETrainer
+from sae_lens.training.multi_sae_trainer import MultiSAETrainer
 from sae_lens.training.sae_trainer import SaveCheckpointFn
 from sae_lens.training.types import MultiHookDataProvider
 from tqdm.auto import tqdm
@@ -47,7 +47,6 @@ class GroupTrainer(MultiSAETrainer):
         saes: Mapping[str, TrainingSAE[Any]],
         groups: tuple[LayerGroup, ...],
         data_provider: Iterator[dict[str, GroupBatch]],
-        evaluator: MultiSAEEvaluatorProtocol | None = None,
         save_checkpoint_fn: SaveCheckpointFn | None = None,
         fast_step: str = AUTO,
         compile_sae: bool = False,
@@ -55,7 +54,7 @@ class GroupTrainer(MultiSAETrainer):
         names = {group.name: group.name for group in groups}
         # SAELens's trainer passes on what the provider gives, to `GroupSAETrainer.step`.
         provider = cast("MultiHookDataProvider", data_provider)
-        super().__init__(cfg, dict(saes), names, provider, evaluator, save_checkpoint_fn)
+        super().__init__(cfg, dict(saes), names, provider, None, save_checkpoint_fn)
         per_sae_cfg = next(iter(self.trainers.values())).cfg
         scratch = Scratch()
         self.group_trainers = {

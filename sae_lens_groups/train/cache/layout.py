@@ -43,9 +43,9 @@ def row_columns(
     return tuple(group.name for group in groups)
 
 
-def position_column(group: LayerGroup) -> str:
+def position_column(group: str) -> str:
     """Where the layer of each drawn row stands, as its position in the group."""
-    return f"{group.name}.position"
+    return f"{group}.position"
 
 
 class CacheLayout(files.Entries):
@@ -70,10 +70,11 @@ class CacheLayout(files.Entries):
         dtype: CacheDtype,
     ) -> "CacheLayout":
         """Every token's activations at every layer of the groups, or the rows that are drawn."""
+        columns = row_columns(cfg.hook_template, groups, cache_rows)
         is_drawn = cache_rows == DRAWN_ROWS
         return cls(
-            row_columns=row_columns(cfg.hook_template, groups, cache_rows),
-            position_columns=tuple(map(position_column, groups)) if is_drawn else (),
+            row_columns=columns,
+            position_columns=tuple(map(position_column, columns)) if is_drawn else (),
             tokens_per_prompt=cfg.rows_per_prompt,
             rows_per_prompt=cfg.rows_per_prompt * (cfg.layers_per_token if is_drawn else 1),
             d_in=int(cfg.sae.d_in),

@@ -14,6 +14,7 @@ from sae_lens_groups.layers import HookTemplate, LayerGroup, format_layer_groups
 from sae_lens_groups.train.cache.identity import default_of, draw_settings, row_settings
 from sae_lens_groups.train.cache.layout import DRAWN_ROWS, CacheLayout, CacheRows, row_columns
 
+WRITE_AGAIN = "write the activations again with `sae-lens-groups cache`"
 _AGAIN = "or write other activations with `sae-lens-groups cache`"
 
 
@@ -73,8 +74,7 @@ class CacheManifest(files.FileEntries):
         path = files.expanded(folder) / files.CACHE
         if not path.is_file():
             raise CacheError(_not_a_cache(files.expanded(folder)))
-        to_do = "write the activations again with `sae-lens-groups cache`"
-        with files.refusing(CacheError, f"{str(path)!r} cannot be read", to_do):
+        with files.refusing(CacheError, f"{str(path)!r} cannot be read", WRITE_AGAIN):
             manifest = files.read_entries(cls, path.read_text(encoding="utf-8"))
             template = HookTemplate.from_text(manifest.settings["hook_name"])
             columns = row_columns(template, manifest.groups, manifest.cache_rows)

@@ -7,7 +7,6 @@ from typing import Any, Self
 import datasets
 import pyarrow as pa
 import torch
-from datasets import Dataset
 from sae_lens.config import HfDataset
 from transformer_lens import HookedRootModule
 from typing_extensions import override
@@ -17,7 +16,6 @@ from sae_lens_groups.activations.draw import RowSink
 from sae_lens_groups.activations.store import GroupActivationsStore
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import CacheError
-from sae_lens_groups.files.reading import MISREAD
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.train.cache.layout import (
     DATASET_ROWS_READ,
@@ -25,7 +23,7 @@ from sae_lens_groups.train.cache.layout import (
     TOKEN_IDS,
     position_column,
 )
-from sae_lens_groups.train.cache.manifest import CacheManifest
+from sae_lens_groups.train.cache.manifest import WRITE_AGAIN, CacheManifest
 
 
 class CachedActivations:
@@ -41,21 +39,15 @@ class CachedActivations:
     def __init__(self, folder: Path | str) -> None:
         folder = files.expanded(folder)
         self.manifest = CacheManifest.load(folder)
-        try:
-            dataset = datasets.load_from_disk(str(folder), keep_in_memory=False)
-        except (OSError, pa.ArrowException, *MISREAD) as error:
-            raise CacheError(
-                f"cached_activations_path {str(folder)!r} is damaged: {error}; write the "
-                "activations again with `sae-lens-groups cache`"
-            ) from error
-        n_prompts = self.manifest.n_prompts
-        assert isinstance(dataset, Dataset)
-        if len(dataset) != n_prompts or dataset.features != self.manifest.layout.features:
-            raise CacheError(
-                f"cached_activations_path {str(folder)!r} is damaged: it holds {len(dataset)} of "
-                f"{n_prompts} prompts, or other columns than it should; write the activations "
-                "again with `sae-lens-groups cache`"
-            )
+        damaged = f"cached_activations_path {str(folder)!r} is damaged"
+        with files.refusing(CacheError, damaged, WRITE_AGAIN):
+            dataset: Any = datasets.load_from_disk(str(folder), keep_in_memory=False)
+            n_prompts = self.manifest.n_prompts
+            if len(dataset) != n_prompts or dataset.features != self.manifest.layout.features:
+                raise ValueError(
+                    f"it holds {len(dataset)} of {n_prompts} prompts, or other columns than it "
+                    "should"
+                )
         # Not by row or format: `datasets` would decode and copy every number of a column.
         self._table = dataset.data
 
@@ -71,7 +63,7 @@ class CachedActivations:
         """The activations of a hook, or the drawn ones of a group, prompt by prompt."""
         return self._flat(column, prompts).view(-1, self.manifest.layout.d_in)
 
-    def positions_N(self, group: LayerGroup, prompts: range) -> torch.Tensor:
+    def positions_N(self, group: str, prompts: range) -> torch.Tensor:
         """The position in the group of each drawn row's layer."""
         return self._flat(position_column(group), prompts).long()
 
@@ -151,7 +143,7 @@ class CachedActivationsStore(GroupActivationsStore):
     def _write_as_drawn(self, sink: RowSink) -> None:
         """Hands on rows that were drawn when they were cached."""
         positions = {
-            group.name: self.cache.positions_N(group, self._prompts) for group in self.groups
+            group.name: self.cache.positions_N(group.name, self._prompts) for group in self.groups
         }
         is_kept_N = next(iter(positions.values())) >= 0  # the same tokens for every group
         slot_N = torch.empty(len(is_kept_N), dtype=torch.long)

@@ -127,7 +127,6 @@ class DrawnRows:
         n_tokens: int,
         layers_per_token: int,
     ) -> None:
-        self._groups = {group.name: group for group in groups}
         self._n_rows = n_tokens * layers_per_token
         self._slots = (
             kept_B[:, None] * layers_per_token + torch.arange(layers_per_token)
@@ -136,7 +135,7 @@ class DrawnRows:
         """(N, D) by group, and (N,) the positions of their layers."""
         for group in groups:
             positions = torch.full((self._n_rows,), NOT_DRAWN, dtype=torch.int16)
-            self.columns[position_column(group)] = positions
+            self.columns[position_column(group.name)] = positions
 
     def reserve(self, n_rows: int) -> torch.Tensor:
         """Where the rows of the tokens that are kept belong."""
@@ -150,4 +149,4 @@ class DrawnRows:
                 self._n_rows, rows_ND.shape[1], dtype=rows_ND.dtype, device="cpu"
             )
         self.columns[group][slot_N] = rows_ND.cpu()
-        self.columns[position_column(self._groups[group])][slot_N] = position
+        self.columns[position_column(group)][slot_N] = position

@@ -8,14 +8,13 @@ C features that may be dead.
 """
 
 from sae_lens_groups.train.fast_step.active_latents import ActiveLatents
-from sae_lens_groups.train.fast_step.choice import ALWAYS, AUTO, MODES, NEVER, choose_step, why_not
+from sae_lens_groups.train.fast_step.choice import ALWAYS, AUTO, NEVER, choose_step, why_not
 from sae_lens_groups.train.fast_step.scratch import Scratch
 from sae_lens_groups.train.fast_step.sparse_step import SparseStep
 
 __all__ = [
     "ALWAYS",
     "AUTO",
-    "MODES",
     "NEVER",
     "ActiveLatents",
     "Scratch",

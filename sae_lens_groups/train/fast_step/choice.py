@@ -5,14 +5,14 @@ from typing import Any
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from sae_lens.saes.sae import TrainingSAE, TrainingSAEConfig
 
+from sae_lens_groups.config import FAST_STEPS
 from sae_lens_groups.train.fast_step.abstopk import AbsTopKStep
 from sae_lens_groups.train.fast_step.batchtopk import BatchTopKStep
 from sae_lens_groups.train.fast_step.scratch import Scratch
 from sae_lens_groups.train.fast_step.sparse_step import SparseStep
 from sae_lens_groups.train.fast_step.topk import TopKStep
 
-AUTO, ALWAYS, NEVER = "auto", "always", "never"
-MODES = (AUTO, ALWAYS, NEVER)
+AUTO, ALWAYS, NEVER = FAST_STEPS
 
 _DEVICES = ("cpu", "cuda")
 _FEWEST_FEATURES = 256
