@@ -54,7 +54,7 @@ def require_field_values(config: Any, section: str = "") -> None:
         if name in _CHECKED_ELSEWHERE:
             continue
         given = getattr(config, name)
-        value = _as_declared(given, _parts(kinds[name]))
+        value = _as_declared(given, get_args(kinds[name]) or (kinds[name],))
         if not _fits(value, kinds[name]):
             raise ConfigError(f"{section}{name} is {quoted(given)}; it takes {_named(kinds[name])}")
         if value is not given:
@@ -99,10 +99,6 @@ def _fits(value: Any, kind: Any) -> bool:
     if kind is float:
         return isinstance(value, int | float) and -math.inf < value < math.inf
     return not isinstance(kind, type) or isinstance(value, kind)
-
-
-def _parts(kind: Any) -> tuple[Any, ...]:
-    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
 
 
 def _named(kind: Any) -> str:

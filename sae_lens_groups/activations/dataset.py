@@ -8,8 +8,10 @@ from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from sae_lens import LanguageModelSAERunnerConfig
 from sae_lens.config import HfDataset
 from sae_lens.training.activations_store import validate_pretokenized_dataset_tokenizer
+from transformer_lens import HookedRootModule
 
 from sae_lens_groups import files
+from sae_lens_groups.activations.model import d_vocab
 from sae_lens_groups.errors import DatasetError
 
 TOKEN_COLUMNS = ("tokens", "input_ids")
@@ -112,7 +114,7 @@ def _load(path: str, streaming: bool, trust_remote_code: bool) -> Dataset | Iter
 
 
 def require_usable_rows(
-    dataset_path: str | None, dataset: IterableDataset, tokenizer: Any, d_vocab: int
+    dataset_path: str | None, dataset: IterableDataset, model: HookedRootModule
 ) -> None:
     """Refuses an empty dataset, and one tokenised for another model as far as that can be seen.
 
@@ -122,8 +124,7 @@ def require_usable_rows(
     Args:
         dataset_path: where the dataset was opened; None for one that was passed in.
         dataset: the training split.
-        tokenizer: the model's tokenizer; None if it has none.
-        d_vocab: the number of token ids the model knows.
+        model: the language model that is to read it.
 
     Raises:
         DatasetError: there is no row, or it holds a token beyond the model's vocabulary.
@@ -138,11 +139,12 @@ def require_usable_rows(
     if column is None:
         return
     highest = max((int(token) for token in row[column]), default=-1)
-    if highest >= d_vocab:
+    if highest >= (n_known := d_vocab(model)):
         raise DatasetError(
             f"{_named(dataset_path)} holds token {highest}, but the model's vocabulary "
-            f"ends at {d_vocab - 1}; it was tokenised for another model"
+            f"ends at {n_known - 1}; it was tokenised for another model"
         )
+    tokenizer = getattr(model, "tokenizer", None)
     if dataset_path is not None and tokenizer is not None and not is_local(dataset_path):
         validate_pretokenized_dataset_tokenizer(dataset_path, tokenizer)
 

@@ -21,7 +21,7 @@ from sae_lens_groups.activations.dataset import (
     open_train_split,
     require_usable_rows,
 )
-from sae_lens_groups.activations.model import d_vocab, load_with_hooks
+from sae_lens_groups.activations.model import load_with_hooks
 from sae_lens_groups.activations.remote_code import require_no_remote_code
 from sae_lens_groups.cli.flags import OwnFlags, as_mistakes
 from sae_lens_groups.demo.model import DATASET_NAME, stdlib_tokens
@@ -46,8 +46,7 @@ def evaluate(args: Sequence[str]) -> int:
         baseline = None if flags.baseline is None else open_baseline(flags.baseline, flags.device)
         text = _text(flags, suite, any_sae, baseline)
         model = _model(flags, suite, any_sae, baseline)
-        tokenizer = getattr(model, "tokenizer", None)
-        require_usable_rows(text.path, text.rows, tokenizer, d_vocab(model))
+        require_usable_rows(text.path, text.rows, model)
         evaluation = evaluate_suite(
             suite,
             model,

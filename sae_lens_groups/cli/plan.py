@@ -9,7 +9,6 @@ from typing import Any
 from sae_lens_groups import files
 from sae_lens_groups.activations.dataset import open_dataset, require_usable_rows
 from sae_lens_groups.activations.model import (
-    d_vocab,
     load_hooked_model,
     n_layers_before_loading,
     width_at,
@@ -64,8 +63,7 @@ def _plan(flags: ParsedFlags, own: argparse.Namespace) -> GroupPlan:
     dataset = open_dataset(cfg)
     rule = require_plannable(cfg.layer_groups, n_layers=n_layers_before_loading(cfg), **choice)
     model = load_hooked_model(cfg, None)
-    tokenizer = getattr(model, "tokenizer", None)
-    require_usable_rows(cfg.dataset_path, dataset, tokenizer, d_vocab(model))
+    require_usable_rows(cfg.dataset_path, dataset, model)
     _complete(flags, model)
     flops = count_flops(cfg, model, dataset)
     seconds = time_steps(cfg, model, dataset) if own.time else None

@@ -8,7 +8,7 @@ from sae_lens.config import HfDataset
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups.activations.dataset import as_stream, open_dataset, require_usable_rows
-from sae_lens_groups.activations.model import d_vocab, load_hooked_model, n_layers_of, require_hooks
+from sae_lens_groups.activations.model import load_hooked_model, n_layers_of, require_hooks
 from sae_lens_groups.activations.store import GroupActivationsStore
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import UnknownNameError
@@ -60,12 +60,8 @@ def measure_layer_distances(
     chosen = find_metric(metric)
     dataset = open_dataset(cfg) if override_dataset is None else as_stream(override_dataset)
     model = override_model or load_hooked_model(cfg, None)
-    require_usable_rows(
-        cfg.dataset_path if override_dataset is None else None,
-        dataset,
-        getattr(model, "tokenizer", None),
-        d_vocab(model),
-    )
+    path = cfg.dataset_path if override_dataset is None else None
+    require_usable_rows(path, dataset, model)
     n_tokens = cfg.plan_tokens if n_tokens is None else n_tokens
     store = all_layers_store(cfg, model, dataset, _prompts_per_batch(cfg, n_tokens))
     measurement = RunningDistances(chosen, n_tokens, cfg.hook_template.hook_names(store.groups))

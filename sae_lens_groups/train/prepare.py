@@ -14,7 +14,6 @@ from transformer_lens import HookedRootModule
 from sae_lens_groups import files
 from sae_lens_groups.activations.dataset import as_stream, open_dataset, require_usable_rows
 from sae_lens_groups.activations.model import (
-    d_vocab,
     n_layers_before_loading,
     n_layers_of,
     require_hooks,
@@ -280,8 +279,7 @@ def complete(
     Checks what depends on groups that were not known before.
     """
     cfg, checkpoint = run.cfg, run.settled.checkpoint
-    tokenizer = getattr(model, "tokenizer", None)
-    require_usable_rows(run.dataset_path, run.dataset, tokenizer, d_vocab(model))
+    require_usable_rows(run.dataset_path, run.dataset, model)
     groups, plan = run.settled.choose_groups(model, run.dataset)
     are_known = groups == run.groups
     transfer = run.transfer if are_known else _transfer(cfg, run.source, groups)

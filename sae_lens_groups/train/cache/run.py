@@ -14,7 +14,6 @@ from sae_lens_groups import files
 from sae_lens_groups.activations.dataset import as_stream, open_dataset, require_usable_rows
 from sae_lens_groups.activations.model import (
     compile_if_asked,
-    d_vocab,
     load_hooked_model,
     n_layers_of,
     require_hooks,
@@ -104,8 +103,7 @@ class CacheRun:
             self._plan(groups)
         self.model = override_model or load_hooked_model(cfg, groups)
         path = cfg.dataset_path if override_dataset is None else None
-        tokenizer = getattr(self.model, "tokenizer", None)
-        require_usable_rows(path, dataset, tokenizer, d_vocab(self.model))
+        require_usable_rows(path, dataset, self.model)
         self._dataset = dataset
         if settled.measures_distances and cache_rows == ALL_ROWS:  # whatever they will be
             groups = (LayerGroup(0, n_layers_of(self.model, cfg.hook_template) - 1),)

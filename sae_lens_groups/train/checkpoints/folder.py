@@ -23,11 +23,13 @@ class CheckpointFacts(files.Entries):
         return json.dumps(self.model_dump(), indent=2) + "\n"
 
     @classmethod
-    def read(cls, checkpoint: Path) -> "CheckpointFacts":
-        """The facts of a checkpoint."""
-        path = checkpoint / files.CHECKPOINT
-        with files.refusing(CheckpointError, f"{str(path)!r} cannot be read"):
-            return files.read_entries(cls, path.read_text(encoding="utf-8"))
+    def read(cls, checkpoint: Path) -> "CheckpointFacts | None":
+        """The facts of a checkpoint; None where they are damaged."""
+        try:
+            text = (checkpoint / files.CHECKPOINT).read_text(encoding="utf-8")
+            return files.read_entries(cls, text)
+        except (OSError, *files.MISREAD):
+            return None
 
 
 def checkpoints_in(run_folder: Path) -> list[Path]:
@@ -40,11 +42,10 @@ def checkpoints_in(run_folder: Path) -> list[Path]:
 
 
 def _tokens_of(checkpoint: Path) -> int:
-    try:
-        return CheckpointFacts.read(checkpoint).training_tokens
-    except CheckpointError:  # damaged: it is named when it is looked at, by its own name
-        digits = checkpoint.name.removeprefix("final_")
-        return int(digits) if digits.isdecimal() else -1
+    if (facts := CheckpointFacts.read(checkpoint)) is not None:
+        return facts.training_tokens
+    digits = checkpoint.name.removeprefix("final_")  # it is named when it is looked at
+    return int(digits) if digits.isdecimal() else -1
 
 
 def damage_of(checkpoint: Path, names: Iterable[str] | None = None) -> str | None:
@@ -104,12 +105,8 @@ def remove_old(run_folder: Path, keep: int) -> None:
 
 def best(checkpoints: Iterable[Path]) -> list[Path]:
     """The checkpoint with the highest explained variance, if there is one."""
-    values: dict[Path, float] = {}
-    for checkpoint in checkpoints:
-        try:
-            values[checkpoint] = CheckpointFacts.read(checkpoint).explained_variance
-        except CheckpointError:
-            continue
+    found = {path: CheckpointFacts.read(path) for path in checkpoints}
+    values = {path: facts.explained_variance for path, facts in found.items() if facts is not None}
     return [max(values, key=lambda path: values[path])] if values else []
 
 
