@@ -278,17 +278,16 @@ def complete(
 
     Checks what depends on groups that were not known before.
     """
-    cfg, checkpoint = run.cfg, run.settled.checkpoint
+    cfg = run.cfg
     require_usable_rows(run.dataset_path, run.dataset, model)
     groups, plan = run.settled.choose_groups(model, run.dataset)
     are_known = groups == run.groups
     transfer = run.transfer if are_known else _transfer(cfg, run.source, groups)
     hooked = groups if transfer is None else transfer.hooked_groups
     require_hooks(model, cfg.hook_template, hooked)
-    if checkpoint is not None and not are_known:
-        checkpoint.require_groups(groups)
-    if run.cache is not None and not are_known:
-        run.cache.require_fit(cfg, groups)
+    for given in (run.settled.checkpoint, run.cache):
+        if given is not None and not are_known:
+            given.require_fit(cfg, groups)
     return groups, plan, transfer
 
 

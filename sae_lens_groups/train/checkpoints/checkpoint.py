@@ -82,12 +82,6 @@ class Checkpoint:
         """The config of the run that made it."""
         return _read_json(self.path / files.RUNNER_CFG)
 
-    @cached_property
-    def group_names(self) -> frozenset[str]:
-        """The groups whose SAEs it holds."""
-        found = self.path.glob(f"*/{files.LAYER_STATISTICS}")
-        return frozenset(path.parent.name for path in found)
-
     def plan(self, cfg: GroupSAERunnerConfig[Any]) -> GroupPlan | None:
         """The plan of the run that made it, if it had one."""
         path = self.path / files.PLAN
@@ -121,15 +115,12 @@ class Checkpoint:
             groups: its groups; None where the model has to be loaded first to know them.
         """
         self._require_equal(_facts(self.settings), _facts(cfg.to_dict()))
-        if groups is not None:
-            self.require_groups(groups)
-
-    def require_groups(self, groups: tuple[LayerGroup, ...]) -> None:
-        """Refuses a checkpoint that lacks one of these groups."""
-        if not {group.name for group in groups} <= self.group_names:
+        found = self.path.glob(f"*/{files.LAYER_STATISTICS}")
+        names = sorted(path.parent.name for path in found)
+        if groups is not None and not {group.name for group in groups} <= {*names}:
             raise CheckpointError(
                 f"checkpoint {str(self.path)!r} holds "
-                f"{', '.join(sorted(self.group_names)) or 'no groups'}, and this run asks for "
+                f"{', '.join(names) or 'no groups'}, and this run asks for "
                 f"{', '.join(group.name for group in groups)}; resume with the first run's "
                 "layer_groups, or some of its groups"
             )
