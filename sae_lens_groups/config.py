@@ -20,21 +20,18 @@ from sae_lens_groups.field_values import (
     require_one_of,
     require_threshold,
 )
-from sae_lens_groups.files.reading import refusing, require_kinds
+from sae_lens_groups.files import refusing, require_kinds
 from sae_lens_groups.layers import HookTemplate
-from sae_lens_groups.scaling.alignments import NONE
+from sae_lens_groups.scaling import NONE
 
 NEWEST = "auto"  # of resume_from_checkpoint
-
 FAST_STEPS = ("auto", "always", "never")
 INIT_DIRECTIONS = ("nearest", "forward", "backward")
 INIT_PARAMETERS = ("all", "encoder", "decoder")
 _LR_SCHEDULERS = ("constant", "cosineannealing", "cosineannealingwarmrestarts")
-
 # Whether cached activations depend on a flag: train/cache/identity.py reads it. Every flag says so.
 NOT_IN_CACHE = {"cached": "neither"}
 IN_CACHED_DRAWS = {"cached": "draws"}
-
 T_TRAINING_SAE_CONFIG = TypeVar("T_TRAINING_SAE_CONFIG", bound=TrainingSAEConfig)
 
 

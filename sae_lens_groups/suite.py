@@ -13,12 +13,14 @@ from sae_lens.training.activation_scaler import ActivationScaler
 from sae_lens_groups import files
 from sae_lens_groups.errors import SuiteError, UnknownLayerError
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.saved.hub import HubRepo
-from sae_lens_groups.saved.manifest import SuiteManifest
-from sae_lens_groups.saved.open import open_saes
-from sae_lens_groups.saved.source import SAESource
-from sae_lens_groups.saved.training_curves import TrainingPoint
-from sae_lens_groups.saved.write import write_suite
+from sae_lens_groups.saved import (
+    HubRepo,
+    SAESource,
+    SuiteManifest,
+    TrainingPoint,
+    open_saes,
+    write_suite,
+)
 
 if TYPE_CHECKING:
     from sae_lens_groups.publish import Published

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 from sae_lens_groups.cli.flags import OwnFlags, ParsedFlags, as_mistakes, parse_flags
 from sae_lens_groups.errors import ConfigError
-from sae_lens_groups.train.cache.layout import ALL_ROWS, CACHE_DTYPES, CACHE_ROWS, DRAWN_ROWS
-from sae_lens_groups.train.cache.run import CacheRun
+from sae_lens_groups.train import ALL_ROWS, CACHE_DTYPES, CACHE_ROWS, DRAWN_ROWS, CacheRun
 
 _DEFAULTS = {"layer_groups": "each"}
 

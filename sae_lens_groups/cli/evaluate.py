@@ -14,24 +14,28 @@ from sae_lens import SAE
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups import files
-from sae_lens_groups.activations.dataset import (
+from sae_lens_groups.activations import (
     as_stream,
     held_out_rows,
     is_same_dataset,
+    load_with_hooks,
     open_train_split,
+    require_no_remote_code,
     require_usable_rows,
 )
-from sae_lens_groups.activations.model import load_with_hooks
-from sae_lens_groups.activations.remote_code import require_no_remote_code
 from sae_lens_groups.cli.flags import OwnFlags, as_mistakes
-from sae_lens_groups.demo.model import DATASET_NAME, stdlib_tokens
+from sae_lens_groups.demo import DATASET_NAME, stdlib_tokens
 from sae_lens_groups.errors import ConfigError, DatasetError
-from sae_lens_groups.evaluate.baseline import Baseline, open_baseline
-from sae_lens_groups.evaluate.circuits import TASKS, task_named
-from sae_lens_groups.evaluate.report.names import public
-from sae_lens_groups.evaluate.report.page import report_page
-from sae_lens_groups.evaluate.report.text import evaluation_text
-from sae_lens_groups.evaluate.run import evaluate_suite
+from sae_lens_groups.evaluate import (
+    TASKS,
+    Baseline,
+    evaluate_suite,
+    evaluation_text,
+    open_baseline,
+    public,
+    report_page,
+    task_named,
+)
 from sae_lens_groups.suite import SAESuite
 
 
@@ -213,6 +217,12 @@ def _parser() -> argparse.ArgumentParser:
         help="other text, on the Hub or in a folder (default: the rows after those that the "
         "suite was trained on)",
     )
+    _add_settings(parser)
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """The model, and how much is measured on it."""
     parser.add_argument("--model_name", help="default: the model that the suite was trained on")
     parser.add_argument("--model_class_name", help="default: as in training")
     parser.add_argument("--context_size", type=positive_number, help="default: as in training")
@@ -237,7 +247,6 @@ def _parser() -> argparse.ArgumentParser:
         help="run code that comes with the model or the dataset; never because the suite says so",
     )
     parser.add_argument("--device", type=usable_device, default="cpu", help="default: cpu")
-    return parser
 
 
 def usable_device(text: str) -> str:

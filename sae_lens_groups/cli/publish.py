@@ -8,10 +8,14 @@ from pathlib import Path
 from sae_lens_groups import files
 from sae_lens_groups.cli.flags import OwnFlags
 from sae_lens_groups.errors import ConfigError
-from sae_lens_groups.publish import PublishOptions, publish_suite_folder
-from sae_lens_groups.publish.entry import pretrained_entry
-from sae_lens_groups.publish.publication import Publication, prepared
-from sae_lens_groups.saved.hub import require_repo_id
+from sae_lens_groups.publish import (
+    Publication,
+    PublishOptions,
+    prepared,
+    pretrained_entry,
+    publish_suite_folder,
+)
+from sae_lens_groups.saved import require_repo_id
 from sae_lens_groups.suite import SAESuite
 
 
@@ -111,6 +115,23 @@ def _parser() -> argparse.ArgumentParser:
         help="default: HF_TOKEN, or that of `hf auth login`; others see a command's flags",
     )
     parser.add_argument("--create_pr", action="store_true", help="propose it as a pull request")
+    _add_said(parser)
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="publish nothing; list the files that would be, and show the card",
+    )
+    shown.add_argument(
+        "--yaml",
+        action="store_true",
+        help="publish nothing; print the suite's entry for SAELens's pretrained_saes.yaml",
+    )
+    return parser
+
+
+def _add_said(parser: argparse.ArgumentParser) -> None:
+    """What the card says, and what may be public."""
     parser.add_argument(
         "--base_model", metavar="ID", help="the model's id on the Hub, if a local copy was used"
     )
@@ -125,15 +146,3 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="a text that looks private and may be published; may be given several times",
     )
-    shown = parser.add_mutually_exclusive_group()
-    shown.add_argument(
-        "--dry_run",
-        action="store_true",
-        help="publish nothing; list the files that would be, and show the card",
-    )
-    shown.add_argument(
-        "--yaml",
-        action="store_true",
-        help="publish nothing; print the suite's entry for SAELens's pretrained_saes.yaml",
-    )
-    return parser

@@ -11,7 +11,7 @@ import torch
 from sae_lens.util import extract_layer_from_tlens_hook_name
 from transformer_lens import HookedRootModule, HookedTransformer
 
-from sae_lens_groups.activations.hooks import Site
+from sae_lens_groups.activations import Site
 
 
 class LMEffect(NamedTuple):

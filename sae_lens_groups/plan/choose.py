@@ -78,18 +78,11 @@ def plan_groups(
         return PlanLevel.of(groups, distances, flops, last_alone=n_split < n_layers)
 
     hierarchy = tuple(level(PartitionRule(base, n + 1)) for n in range(n_split))
-    sure: float | None = None
     if takes_n_groups:
         chosen, chosen_by = _choice(rule, hierarchy, amad_threshold, max_cost)
-        if known[base].needs_distances:
-            again = PartitionRule(base, chosen.n_groups)
-            sure = stability(
-                chosen.groups,
-                distances,
-                lambda resampled: resolve(again, n_layers, known, resampled, last_layer),
-            )
     else:
         chosen, chosen_by = level(rule), "as named" if rule.named else str(rule)
+    is_measured = takes_n_groups and known[base].needs_distances
     return GroupPlan(
         distances=distances,
         partition=base,
@@ -97,9 +90,21 @@ def plan_groups(
         hierarchy=hierarchy,
         chosen=chosen,
         chosen_by=chosen_by,
-        stability=sure,
+        stability=_stability(chosen, base, distances, last_layer) if is_measured else None,
         flops=flops,
         seconds=seconds,
+    )
+
+
+def _stability(
+    chosen: PlanLevel, base: str, distances: LayerDistances, last_layer: LastLayer
+) -> float:
+    """How often distances within the standard errors give the same groups."""
+    again, known = PartitionRule(base, chosen.n_groups), partitions()
+    return stability(
+        chosen.groups,
+        distances,
+        lambda resampled: resolve(again, distances.n_layers, known, resampled, last_layer),
     )
 
 

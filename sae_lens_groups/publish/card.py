@@ -13,9 +13,8 @@ from sae_lens_groups.errors import PublishError
 from sae_lens_groups.layers import LayerGroup, format_layer_groups
 from sae_lens_groups.publish import markdown
 from sae_lens_groups.publish.card_merge import FrontMatter, card_with, is_hub_id
-from sae_lens_groups.saved.manifest import SuiteManifest
-from sae_lens_groups.scaling.alignments import NONE
-from sae_lens_groups.scaling.group_scaling import WHITENING
+from sae_lens_groups.saved import SuiteManifest
+from sae_lens_groups.scaling import NONE, WHITENING
 
 MAIN = "main"
 TAGS = [

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from huggingface_hub import get_token
 
-from sae_lens_groups.files.places import roots
+from sae_lens_groups.files import roots
 
 TEXT = ""
 """Anything else."""

@@ -14,10 +14,10 @@ from typing import Any
 
 from sae_lens_groups.config import without_run_id
 from sae_lens_groups.errors import LayerGroupsError
-from sae_lens_groups.files.places import is_local_path, last_name
+from sae_lens_groups.files import is_local_path, last_name
 from sae_lens_groups.layers import format_layer_groups
-from sae_lens_groups.plan.rule import PlanFile, parse_layer_groups
-from sae_lens_groups.saved.manifest import SuiteManifest
+from sae_lens_groups.plan import PlanFile, parse_layer_groups
+from sae_lens_groups.saved import SuiteManifest
 
 _MODEL, _DATASET = "model_name", "dataset_path"
 _EVALUATED = "dataset"

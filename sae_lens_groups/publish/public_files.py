@@ -15,13 +15,19 @@ from safetensors import safe_open
 
 from sae_lens_groups import files
 from sae_lens_groups.errors import PublishError, SuiteError
-from sae_lens_groups.files.folder import CheckedFolder, lies_inside
-from sae_lens_groups.files.names import ALL_RESULTS, BESIDE_THE_LAYERS, OF_A_LAYER, is_of_evaluation
-from sae_lens_groups.files.reading import UNREADABLE
+from sae_lens_groups.files import (
+    ALL_RESULTS,
+    BESIDE_THE_LAYERS,
+    OF_A_LAYER,
+    UNREADABLE,
+    CheckedFolder,
+    is_of_evaluation,
+    lies_inside,
+)
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.publish.public import PublicValues
-from sae_lens_groups.saved.manifest import SuiteManifest
-from sae_lens_groups.scaling.alignments import NONE
+from sae_lens_groups.saved import SuiteManifest
+from sae_lens_groups.scaling import NONE
 
 _WEIGHTS = ".safetensors"
 _TO_DO = "nothing was published; copy the suite anew, or train it again"

@@ -14,14 +14,12 @@ from transformer_lens.loading_from_pretrained import get_official_model_name
 
 from sae_lens_groups import files
 from sae_lens_groups.errors import PublishError
-from sae_lens_groups.files.checksums import checksums_text
-from sae_lens_groups.files.folder import CheckedFolder
-from sae_lens_groups.files.names import is_covered
+from sae_lens_groups.files import CheckedFolder, checksums_text, is_covered
 from sae_lens_groups.publish.card import CardFacts, model_card
 from sae_lens_groups.publish.card_merge import is_hub_id
 from sae_lens_groups.publish.public_files import public_files
 from sae_lens_groups.publish.scan import require_nothing_private
-from sae_lens_groups.saved.manifest import SuiteManifest
+from sae_lens_groups.saved import SuiteManifest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from sae_lens.constants import (
 
 from sae_lens_groups import files
 from sae_lens_groups.errors import SuiteError
-from sae_lens_groups.files.folder import CheckedFolder
+from sae_lens_groups.files import CheckedFolder
 from sae_lens_groups.saved.hub import HubRepo
 from sae_lens_groups.saved.others import OtherSAEs
 from sae_lens_groups.saved.suite import SavedSuite

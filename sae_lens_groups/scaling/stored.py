@@ -7,8 +7,7 @@ from sae_lens.training.activation_scaler import ActivationScaler
 
 from sae_lens_groups import files
 from sae_lens_groups.errors import SuiteError
-from sae_lens_groups.files.folder import CheckedFolder
-from sae_lens_groups.files.tensors import Shape, load_numbers
+from sae_lens_groups.files import CheckedFolder, Shape, load_numbers
 from sae_lens_groups.scaling.group_scaling import whitening_of
 from sae_lens_groups.scaling.layer_scaler import LayerMap, LayerScaler
 

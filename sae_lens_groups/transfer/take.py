@@ -9,13 +9,13 @@ import torch
 from sae_lens import SAE, TrainingSAE
 
 from sae_lens_groups.errors import InitSourceError
-from sae_lens_groups.scaling.fold import (
+from sae_lens_groups.scaling import (
+    LayerScaler,
     behind_factor,
     behind_map,
     pre_activations_shifted,
     unknown_parameters,
 )
-from sae_lens_groups.scaling.layer_scaler import LayerScaler
 from sae_lens_groups.transfer.training_form import training_state
 
 _ALL, ENCODER, _DECODER = "all", "encoder", "decoder"

@@ -19,7 +19,7 @@ from sae_lens_groups.evaluate.report.plots import (
 )
 from sae_lens_groups.evaluate.report.section import Section, hint, panel, side_by_side, terms
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.plan.page import embedded
+from sae_lens_groups.plan import embedded
 
 _LINES = {
     "faithfulness_with_error": ("faithfulness", SUITE_COLOUR, "solid"),

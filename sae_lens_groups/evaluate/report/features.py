@@ -19,8 +19,7 @@ from sae_lens_groups.evaluate.report.plots import (
 from sae_lens_groups.evaluate.report.section import Section, panel, side_by_side, table, terms
 from sae_lens_groups.evaluate.result import SuiteEvaluation
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.plan.page import embedded, layer_step
-from sae_lens_groups.plan.picture import COLOUR_MAP
+from sae_lens_groups.plan import COLOUR_MAP, embedded, layer_step
 
 _ROWS = 150
 _TERMS = {

@@ -18,7 +18,7 @@ from sae_lens_groups.evaluate.report.plots import (
 from sae_lens_groups.evaluate.report.section import Section, panel, side_by_side
 from sae_lens_groups.evaluate.result import LayerScores, SuiteEvaluation
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.plan.page import embedded
+from sae_lens_groups.plan import embedded
 
 _DRAWN = {metric.name: metric.label for metric in shown_in("drawing")}
 

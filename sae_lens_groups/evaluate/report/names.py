@@ -2,7 +2,7 @@
 
 import re
 
-from sae_lens_groups.files.places import is_local_path, last_name
+from sae_lens_groups.files import is_local_path, last_name
 
 
 def public(name: str, *, is_place: bool = False) -> str:

@@ -11,7 +11,7 @@ from sae_lens_groups.evaluate.report.features import feature_layers, missed_feat
 from sae_lens_groups.evaluate.report.html_table import layers_section
 from sae_lens_groups.evaluate.report.section import Section, templates
 from sae_lens_groups.evaluate.result import SuiteEvaluation
-from sae_lens_groups.saved.training_curves import TrainingPoint
+from sae_lens_groups.saved import TrainingPoint
 from sae_lens_groups.suite import SAESuite
 
 

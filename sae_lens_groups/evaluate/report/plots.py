@@ -10,8 +10,7 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.plan.page import layer_step
-from sae_lens_groups.plan.picture import CHOSEN, COLOUR_MAP, LEVEL_CURVES
+from sae_lens_groups.plan import CHOSEN, COLOUR_MAP, LEVEL_CURVES, layer_step
 
 SUITE_COLOUR, _, PURPLE, BASELINE_COLOUR = LEVEL_CURVES
 WORSE = CHOSEN

@@ -22,11 +22,8 @@ from sae_lens_groups.evaluate.report.plots import (
 )
 from sae_lens_groups.evaluate.report.section import Section, panel, side_by_side, table
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.plan.group_plan import GroupPlan
-from sae_lens_groups.plan.page import distances_figure, embedded
-from sae_lens_groups.plan.text import stability_note
-from sae_lens_groups.saved.training_curves import TrainingPoint
-from sae_lens_groups.saved.transfer_report import TransferReport
+from sae_lens_groups.plan import GroupPlan, distances_figure, embedded, stability_note
+from sae_lens_groups.saved import TrainingPoint, TransferReport
 from sae_lens_groups.suite import SAESuite
 
 _LONGEST_LEGEND = 8

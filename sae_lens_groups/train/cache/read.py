@@ -12,8 +12,7 @@ from transformer_lens import HookedRootModule
 from typing_extensions import override
 
 from sae_lens_groups import files
-from sae_lens_groups.activations.draw import RowSink
-from sae_lens_groups.activations.store import GroupActivationsStore
+from sae_lens_groups.activations import GroupActivationsStore, RowSink
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import CacheError
 from sae_lens_groups.layers import LayerGroup

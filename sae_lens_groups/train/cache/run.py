@@ -11,14 +11,16 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups import files
-from sae_lens_groups.activations.dataset import as_stream, open_dataset, require_usable_rows
-from sae_lens_groups.activations.model import (
+from sae_lens_groups.activations import (
+    GroupActivationsStore,
+    as_stream,
     compile_if_asked,
     load_hooked_model,
     n_layers_of,
+    open_dataset,
     require_hooks,
+    require_usable_rows,
 )
-from sae_lens_groups.activations.store import GroupActivationsStore
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import CacheError, ConfigError
 from sae_lens_groups.field_values import require_one_of
