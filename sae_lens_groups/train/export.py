@@ -1,8 +1,8 @@
 """Makes a suite of plain per-layer SAEs from trained groups."""
 
-import importlib.metadata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from sae_lens.training.activation_scaler import ActivationScaler
 from typing_extensions import override
 
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.layers import HookTemplate, LayerGroup
+from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.plan import GroupPlan
 from sae_lens_groups.saved import (
     SAESource,
@@ -24,6 +24,8 @@ from sae_lens_groups.scaling import layer_sae
 from sae_lens_groups.suite import SAESuite
 from sae_lens_groups.train.trainer import GroupSAETrainer
 
+_PACKAGES = ("sae-lens-groups", "sae-lens", "transformer-lens", "torch")
+
 
 @dataclass(frozen=True)
 class _TrainedLayer:
@@ -34,18 +36,6 @@ class _TrainedLayer:
     scaler: ActivationScaler
     log_sparsity_F: torch.Tensor
     results: dict[str, Any]
-
-    def sae(self, layer: int, template: HookTemplate) -> SAE[Any]:
-        """The plain SAE of the layer."""
-        metadata = {
-            "hook_name": template.hook_name(layer),
-            "sae_lens_groups": {
-                **group_metadata(self.group),
-                "layer": layer,
-                "scaling_factor": self.scaler.scaling_factor,
-            },
-        }
-        return layer_sae(self.group_sae, self.scaler, metadata | self.results)
 
 
 def export_suite(
@@ -58,13 +48,13 @@ def export_suite(
     sae_step_flops: float | None,
 ) -> SAESuite:
     """The suite of these trained groups; a layer's SAE is built when it is asked for."""
-    layers = {layer: part for trainer in trainers for layer, part in _trained_layers(trainer)}
+    layers = {layer: part for one in trainers for layer, part in _trained_layers(one).items()}
     manifest = SuiteManifest(
         groups=tuple(dict.fromkeys(part.group for part in layers.values())),
         hook_template=cfg.hook_template,
         scaling_factors={layer: part.scaler.scaling_factor for layer, part in layers.items()},
         model_name=cfg.model_name,
-        versions=_versions(),
+        versions={name: version(name) for name in _PACKAGES},
         layer_alignment=cfg.layer_alignment,
         plan=plan,
         transfer=transfer,
@@ -103,7 +93,16 @@ class _TrainedGroups(SAESource):
 
     @override
     def layer(self, layer: int, device: str = "cpu") -> SAE[Any]:
-        return self._layers[layer].sae(layer, self.manifest.hook_template)
+        part = self._layers[layer]
+        metadata = {
+            "hook_name": self.manifest.hook_template.hook_name(layer),
+            "sae_lens_groups": {
+                **group_metadata(part.group),
+                "layer": layer,
+                "scaling_factor": part.scaler.scaling_factor,
+            },
+        }
+        return layer_sae(part.group_sae, part.scaler, metadata | part.results)
 
     @override
     def group(self, group: LayerGroup, device: str = "cpu") -> SAE[Any]:
@@ -118,25 +117,17 @@ class _TrainedGroups(SAESource):
         return self._layers[layer].log_sparsity_F
 
 
-def _trained_layers(trainer: GroupSAETrainer) -> list[tuple[int, _TrainedLayer]]:
+def _trained_layers(trainer: GroupSAETrainer) -> dict[int, _TrainedLayer]:
     statistics = trainer.statistics
     n_dead_L = statistics.n_dead_L(trainer.cfg.dead_feature_window)
     l0_L = statistics.frequency_LF.sum(dim=1).tolist()
-    return [
-        (
-            layer,
-            _TrainedLayer(
-                trainer.group,
-                trainer.sae,
-                trainer.scaling.scalers[position],
-                statistics.log_sparsity_LF[position].clone(),
-                {"l0": l0_L[position], "num_dead_features": n_dead_L[position]},
-            ),
+    return {
+        layer: _TrainedLayer(
+            trainer.group,
+            trainer.sae,
+            scaler,
+            statistics.log_sparsity_LF[position].clone(),
+            {"l0": l0_L[position], "num_dead_features": n_dead_L[position]},
         )
-        for position, layer in enumerate(trainer.group.layers)
-    ]
-
-
-def _versions() -> dict[str, str]:
-    packages = ("sae-lens-groups", "sae-lens", "transformer-lens", "torch")
-    return {name: importlib.metadata.version(name) for name in packages}
+        for position, (layer, scaler) in enumerate(trainer.scaling.of_layer.items())
+    }

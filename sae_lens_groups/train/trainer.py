@@ -60,7 +60,7 @@ class GroupSAETrainer(SAETrainer[TrainingSAE[Any], Any]):
             # A fused optimiser walks through weights and gradients as they lie in memory.
             for parameter in sae.parameters():
                 parameter.data = parameter.data.contiguous()
-        self.loss_health = LossHealth(cfg.device)
+        self._first_bad_step = torch.tensor(-1, device=cfg.device)  # whose loss was not finite
         self._position_B = torch.empty(0)  # layer positions of the batch last trained on
 
     def _fuse_optimizer(self) -> None:
@@ -82,7 +82,9 @@ class GroupSAETrainer(SAETrainer[TrainingSAE[Any], Any]):
         else:
             output = super().step(rows_BD)
             self.statistics.add(output.feature_acts, self._position_B)
-        self.loss_health.add(output.loss, self.n_training_steps)
+        # On the device, which nothing waits for here.
+        is_first_bad = ~output.loss.detach().isfinite() & (self._first_bad_step < 0)
+        self._first_bad_step.masked_fill_(is_first_bad, self.n_training_steps)
         return output
 
     def _sparse_step(self, sparse_step: SparseStep[Any], rows_BD: torch.Tensor) -> TrainStepOutput:
@@ -144,8 +146,8 @@ class GroupSAETrainer(SAETrainer[TrainingSAE[Any], Any]):
 
     def require_finite(self, *, with_weights: bool) -> None:
         """Refuses to go on from a loss, or with weights, that are NaN or infinite."""
-        step = self.loss_health.first_bad_step()
-        if step is not None:
+        step = int(self._first_bad_step)
+        if step >= 0:
             what = f"its loss is since training step {step}"
         elif with_weights and not all(w.isfinite().all() for w in self.sae.parameters()):
             what = "its weights are"
@@ -156,20 +158,3 @@ class GroupSAETrainer(SAETrainer[TrainingSAE[Any], Any]):
             f"group {self.group.name} (layers {layers}) diverged: {what} NaN or infinite; lower "
             "lr, or check the activations of these layers"
         )
-
-
-class LossHealth:
-    """Remembers the first training step of a group whose loss was not finite."""
-
-    def __init__(self, device: torch.device | str) -> None:
-        self._first_bad = torch.tensor(-1, device=device)
-
-    def add(self, loss: torch.Tensor, step: int) -> None:
-        """Looks at a step's loss, on the device that it is on."""
-        is_first_bad = ~loss.detach().isfinite() & (self._first_bad < 0)
-        self._first_bad.masked_fill_(is_first_bad, step)
-
-    def first_bad_step(self) -> int | None:
-        """Which it was, from 0; None where all losses were finite. Waits for the device."""
-        step = int(self._first_bad)
-        return None if step < 0 else step

@@ -2,12 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 from sae_lens_groups import files
-from sae_lens_groups._version import __version__
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import CacheError, quoted
 from sae_lens_groups.layers import HookTemplate, LayerGroup, format_layer_groups, parse_ranges
@@ -37,36 +35,6 @@ class CacheManifest(files.FileEntries):
     dataset_rows_read: int
     """From the dataset's first row on."""
     versions: dict[str, str]
-
-    @classmethod
-    def of_config(
-        cls,
-        cfg: GroupSAERunnerConfig[Any],
-        groups: tuple[LayerGroup, ...],
-        cache_rows: CacheRows,
-        layout: CacheLayout,
-        *,
-        activations_dtype: Any,
-        n_prompts: int,
-        dataset_rows_read: int,
-    ) -> "CacheManifest":
-        """Of activations that this config made."""
-        return cls(
-            format_version=cls.newest_format,
-            cache_rows=cache_rows,
-            layer_groups=format_layer_groups(groups),
-            settings=row_settings(cfg),
-            draw_settings=draw_settings(cfg) if cache_rows == DRAWN_ROWS else {},
-            layout=layout,
-            versions={
-                "sae-lens-groups": __version__,
-                **{name: version(name) for name in ("sae-lens", "datasets", "torch")},
-            },
-            activations_dtype=activations_dtype,
-            n_prompts=n_prompts,
-            n_tokens=n_prompts * layout.tokens_per_prompt,
-            dataset_rows_read=dataset_rows_read,
-        )
 
     @classmethod
     def load(cls, folder: Path | str) -> "CacheManifest":

@@ -73,7 +73,8 @@ def _piece(
     if layout.position_columns:
         columns = _drawn(store, cfg, batch_tokens)
     else:
-        columns = _captured(store, batch_tokens)
+        columns = store.captured_layers(batch_tokens)
+        store.require_finite({name: acts_ND.isfinite().all() for name, acts_ND in columns.items()})
     dtype = columns[layout.row_columns[0]].dtype
     for name in layout.row_columns:
         columns[name] = _stored(columns[name], layout.dtype, name)
@@ -81,13 +82,6 @@ def _piece(
     columns[TOKEN_IDS] = token_ids_PT.cpu().int()
     columns[DATASET_ROWS_READ] = torch.full((len(token_ids_PT),), store.n_dataset_processed)
     return Piece(columns, token_ids_PT.numel(), str(dtype).removeprefix("torch."))
-
-
-def _captured(store: GroupActivationsStore, batch_tokens: torch.Tensor) -> dict[str, torch.Tensor]:
-    """(N, D) of every layer."""
-    layers = store.captured_layers(batch_tokens)
-    store.require_finite({name: acts_ND.isfinite().all() for name, acts_ND in layers.items()})
-    return layers
 
 
 def _drawn(

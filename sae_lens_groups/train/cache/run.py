@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,12 +25,14 @@ from sae_lens_groups.activations import (
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import CacheError, ConfigError
 from sae_lens_groups.field_values import require_one_of
-from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.layers import LayerGroup, format_layer_groups
 from sae_lens_groups.train.cache.demand import n_lm_batches
+from sae_lens_groups.train.cache.identity import draw_settings, row_settings
 from sae_lens_groups.train.cache.layout import (
     ALL_ROWS,
     CACHE_DTYPES,
     CACHE_ROWS,
+    DRAWN_ROWS,
     CacheDtype,
     CacheLayout,
     CacheRows,
@@ -40,6 +43,7 @@ from sae_lens_groups.train.cache.shards import write_dataset
 from sae_lens_groups.train.prepare import settle
 
 _SETTING = "cached_activations_path"
+_PACKAGES = ("sae-lens-groups", "sae-lens", "datasets", "torch")
 
 
 def cache_activations(
@@ -131,29 +135,37 @@ class CacheRun:
         store = GroupActivationsStore.from_group_config(
             self.model, self.cfg, self.groups, self._dataset
         )
-        activations_dtype = ""
-
-        def encoded() -> Iterator[pa.RecordBatch]:
-            nonlocal activations_dtype
-            for piece in pieces(store, self.cfg, self.layout):
-                activations_dtype = piece.activations_dtype
-                yield self.layout.encode(piece.columns)
-                bar.update(piece.n_tokens)
-
         with files.new_folder(self.folder, _SETTING) as partial:
-            with self._bar() as bar:
-                n_prompts = write_dataset(partial, self.layout.features, encoded())
-            manifest = CacheManifest.of_config(
-                self.cfg,
-                self.groups,
-                self.cache_rows,
-                self.layout,
-                activations_dtype=activations_dtype,
+            n_prompts, dtype = self._write(store, partial)
+            manifest = CacheManifest(
+                format_version=CacheManifest.newest_format,
+                cache_rows=self.cache_rows,
+                layer_groups=format_layer_groups(self.groups),
+                settings=row_settings(self.cfg),
+                draw_settings=draw_settings(self.cfg) if self.cache_rows == DRAWN_ROWS else {},
+                layout=self.layout,
+                versions={name: version(name) for name in _PACKAGES},
+                activations_dtype=cast("Any", dtype),
                 n_prompts=n_prompts,
+                n_tokens=n_prompts * self.layout.tokens_per_prompt,
                 dataset_rows_read=store.n_dataset_processed,
             )
             manifest.save(partial)
         return manifest
+
+    def _write(self, store: GroupActivationsStore, folder: Path) -> tuple[int, str]:
+        """Writes the table; returns its prompts, and the dtype of the model's activations."""
+        dtype = ""
+
+        def encoded() -> Iterator[pa.RecordBatch]:
+            nonlocal dtype
+            for piece in pieces(store, self.cfg, self.layout):
+                dtype = piece.activations_dtype
+                yield self.layout.encode(piece.columns)
+                bar.update(piece.n_tokens)
+
+        with self._bar() as bar:
+            return write_dataset(folder, self.layout.features, encoded()), dtype
 
     def _plan(self, groups: tuple[LayerGroup, ...]) -> None:
         """Decides on the columns, which have to fit on the disk."""
