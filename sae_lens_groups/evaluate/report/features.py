@@ -16,7 +16,7 @@ from sae_lens_groups.evaluate.report.plots import (
     drawing,
     over_layers,
 )
-from sae_lens_groups.evaluate.report.section import Section, panel, side_by_side, table, terms
+from sae_lens_groups.evaluate.report.section import Section, drawings, parts
 from sae_lens_groups.evaluate.result import SuiteEvaluation
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.plan.page import embedded, layer_step
@@ -40,8 +40,8 @@ def feature_layers(features: Sequence[FeatureLayers]) -> Section | None:
     if not shared:
         return None
     highest = _highest(shared)
-    panels = [
-        panel(f"Layers {of.group}", embedded(_heat_map(of, highest), f"features_{of.group.first}"))
+    maps = [
+        (f"Layers {of.group}", embedded(_heat_map(of, highest), f"features_{of.group.first}"))
         for of in shared
         if of.is_counted_F.any()
     ]
@@ -51,8 +51,8 @@ def feature_layers(features: Sequence[FeatureLayers]) -> Section | None:
         "firings that fall on each layer, dark for none. A staircase means that features belong to "
         "layers, an even surface that the layers speak one language."
     )
-    body = f"{_legend(highest)}\n<div class='maps'>{''.join(panels)}</div>\n{_group_table(shared)}"
-    return Section("feature_layers", "On which layers features fire", text, body)
+    shown = [parts.maps(f"{highest:.0%}", maps), _group_table(shared), parts.terms(_TERMS)]
+    return Section("feature_layers", "On which layers features fire", text, "\n".join(shown))
 
 
 def missed_features(groups: Sequence[LayerGroup], evaluation: SuiteEvaluation) -> Section | None:
@@ -72,12 +72,10 @@ def missed_features(groups: Sequence[LayerGroup], evaluation: SuiteEvaluation) -
         "in nothing but their seed miss some of each other's features too, and an SAE that started "
         "from the baseline's misses few."
     )
-    body = side_by_side(
-        panel("Likeness (MMCS)", embedded(_mmcs(groups, matches), "mmcs")),
-        panel(
-            "Features of the baseline that are missed", embedded(_missed(groups, matches), "missed")
-        ),
-        panel("How near the nearest feature is", embedded(_cosines(matches), "cosines")),
+    body = drawings(
+        ("likeness (MMCS)", "mmcs", _mmcs(groups, matches)),
+        ("features of the baseline that are missed", "missed", _missed(groups, matches)),
+        ("how near the nearest feature is", "cosines", _cosines(matches)),
     )
     return Section(
         "missed_features", "Features that the baseline has and this suite lacks", text, body
@@ -112,14 +110,6 @@ def _heat_map(of_group: FeatureLayers, highest: float) -> go.Figure:
     return figure.update_layout(margin={"l": 28, "r": 8, "t": 6, "b": 42})
 
 
-def _legend(highest: float) -> str:
-    """The colours of all heat maps, in words and as a strip."""
-    return (
-        '<p class="legend">0% <span class="cividis"></span> '
-        f"{highest:.0%} or more of a feature's firings</p>"
-    )
-
-
 def _group_table(shared: Sequence[FeatureLayers]) -> str:
     rows = [
         [
@@ -133,7 +123,7 @@ def _group_table(shared: Sequence[FeatureLayers]) -> str:
         for of in shared
     ]
     head = ["layers", "features", "counted", "specific", "entropy", "dead"]
-    return table(head, rows) + terms(_TERMS)
+    return parts.table(head, rows)
 
 
 def _mmcs(groups: Sequence[LayerGroup], matches: dict[int, FeatureMatch]) -> go.Figure:

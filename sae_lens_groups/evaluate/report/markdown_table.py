@@ -11,7 +11,7 @@ from sae_lens_groups.evaluate.report.layer_table import (
     Column,
     layer_columns,
 )
-from sae_lens_groups.evaluate.report.names import code, public
+from sae_lens_groups.evaluate.report.names import inline_code, public
 from sae_lens_groups.evaluate.result import SuiteEvaluation
 
 # Longer tables are folded, so that what comes after them is found.
@@ -57,7 +57,7 @@ def _cell(column: Column, cell: Cell | None) -> str:
     if cell is None:
         return _MISSING
     if column.name == "hook_name":
-        return code(cell.text) if cell.text else ""
+        return inline_code(cell.text) if cell.text else ""
     return cell.text.removeprefix("layers_") + "\\*" * cell.is_clear
 
 
@@ -66,7 +66,7 @@ def _terms(evaluation: SuiteEvaluation, columns: Iterable[Column]) -> str:
     if evaluation.comparison is not None:
         lines.append(
             f"- {_DIFFERENCE}: the score before it, of these SAEs minus that of the baseline "
-            f"{code(public(evaluation.comparison.name))} on the same text, with \\* where the 95% "
+            f"{inline_code(public(evaluation.comparison.name))} on the same text, with \\* where the 95% "
             "interval over prompts leaves out zero."
         )
     return "\n".join([*lines, "", "`evaluation.csv` has all of SAELens's metrics."])
@@ -77,5 +77,5 @@ def _measured_on(evaluation: SuiteEvaluation) -> str:
     return (
         "The hook name is what `SAE.from_pretrained` takes, and the layer's folder here. Scores "
         f"are SAELens's metrics, measured on {counted(tokens.n_prompts, 'prompt')} of "
-        f"{tokens.context_size} tokens of {code(public(evaluation.dataset_name))}."
+        f"{tokens.context_size} tokens of {inline_code(public(evaluation.dataset_name))}."
     )

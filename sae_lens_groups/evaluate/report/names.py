@@ -15,7 +15,7 @@ def printable(name: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in name)
 
 
-def code(name: str) -> str:
+def inline_code(name: str) -> str:
     """A name as Markdown's inline code, on one line, in a table too."""
     encodable = name.encode(errors="replace").decode()  # JSON can hold halves of surrogate pairs
     text = " ".join("".join(c if c.isprintable() else " " for c in encodable).split())
