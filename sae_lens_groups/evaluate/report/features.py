@@ -1,6 +1,6 @@
 """What the features of groups do, and which of the baseline's the suite lacks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
@@ -127,33 +127,33 @@ def _group_table(shared: Sequence[FeatureLayers]) -> str:
 
 
 def _mmcs(groups: Sequence[LayerGroup], matches: dict[int, FeatureMatch]) -> go.Figure:
-    figure = over_layers(groups)
-    _add(figure, matches, "this suite's features in the baseline", SUITE, lambda of: of.mmcs)
-    _add(figure, matches, "the baseline's in this suite", PURPLE, lambda of: of.mmcs_of_baseline)
-    return figure.update_yaxes(title="mean of largest cosine")
+    names = {
+        "this suite's features in the baseline": ("mmcs", SUITE),
+        "the baseline's in this suite": ("mmcs_of_baseline", PURPLE),
+    }
+    return _lines(groups, matches, names).update_yaxes(title="mean of largest cosine")
 
 
 def _missed(groups: Sequence[LayerGroup], matches: dict[int, FeatureMatch]) -> go.Figure:
-    figure = over_layers(groups)
-    _add(figure, matches, "features", WORSE, lambda of: of.missed_features)
-    _add(figure, matches, "firings", PURPLE, lambda of: of.missed_firings)
-    figure.update_traces(hovertemplate="layer %{x}: %{y:.1%}")
+    names = {"features": ("missed_features", WORSE), "firings": ("missed_firings", PURPLE)}
+    figure = _lines(groups, matches, names).update_traces(hovertemplate="layer %{x}: %{y:.1%}")
     highest = max(max(of.missed_features, of.missed_firings) for of in matches.values())
     return figure.update_yaxes(
         title="missed", tickformat="~%", range=[0, max(0.02, 1.08 * highest)]
     )
 
 
-def _add(
-    figure: go.Figure,
+def _lines(
+    groups: Sequence[LayerGroup],
     matches: dict[int, FeatureMatch],
-    name: str,
-    colour: str,
-    value: Callable[[FeatureMatch], float],
-) -> None:
-    dash = "solid" if colour != PURPLE else "dot"
-    points = [(layer, value(match)) for layer, match in matches.items()]
-    add_line(figure, name, points, colour, line={"color": colour, "width": 2, "dash": dash})
+    names: dict[str, tuple[str, str]],
+) -> go.Figure:
+    figure = over_layers(groups)
+    for label, (name, colour) in names.items():
+        line = {"color": colour, "width": 2, "dash": "dot" if colour == PURPLE else "solid"}
+        points = [(layer, getattr(match, name)) for layer, match in matches.items()]
+        add_line(figure, label, points, colour, line=line)
+    return figure
 
 
 def _cosines(matches: dict[int, FeatureMatch]) -> go.Figure:
