@@ -198,23 +198,17 @@ def _parser() -> argparse.ArgumentParser:
         help="another suite, the folder of a SAELens SAE or one that holds several, or on the Hub "
         "owner/repo or release:sae_id: layers that both have are compared on the same tokens",
     )
-    parser.add_argument(
-        "--dataset_path",
-        help="other text, on the Hub or in a folder (default: the rows after those that the "
-        "suite was trained on)",
-    )
+    text = "other text, on the Hub or in a folder (default: rows that training has not read)"
+    parser.add_argument("--dataset_path", help=text)
     parser.add_argument("--model_name", help="default: the model that the suite was trained on")
     parser.add_argument("--model_class_name", help="default: as in training")
     parser.add_argument("--context_size", type=positive_number, help="default: as in training")
-    parser.add_argument(
-        "--n_eval_batches", type=positive_number, default=8, help="LM batches (default: 8)"
-    )
-    parser.add_argument(
-        "--eval_batch_size_prompts",
-        type=positive_number,
-        default=16,
-        help="prompts per LM batch (default: 16)",
-    )
+    for flag, default, what in (
+        ("--n_eval_batches", 8, "LM batches"),
+        ("--eval_batch_size_prompts", 16, "prompts per LM batch"),
+    ):
+        shown = f"{what} (default: {default})"
+        parser.add_argument(flag, type=positive_number, default=default, help=shown)
     parser.add_argument(
         "--tasks",
         default="none",

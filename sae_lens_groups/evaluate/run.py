@@ -19,7 +19,7 @@ from sae_lens_groups.evaluate.matching import FeatureMatch, match_features
 from sae_lens_groups.evaluate.metrics import metrics_of
 from sae_lens_groups.evaluate.result import BaselineScores, Comparison, LayerScores, SuiteEvaluation
 from sae_lens_groups.evaluate.sweep import LayerResults, sweep
-from sae_lens_groups.evaluate.tokens import read_tokens
+from sae_lens_groups.evaluate.tokens import EvaluatedTokens, read_tokens
 from sae_lens_groups.evaluate.write import write_evaluation
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.suite import SAESuite
@@ -43,47 +43,50 @@ def evaluate_suite(
 ) -> SuiteEvaluation:
     """SAELens's metrics of every layer, the layers its features fire on, and how a baseline differs.
 
-    One sweep over the tokens: the clean pass of the language model is shared by all layers and
-    both suites, and the numbers are those of SAELens's `run_evals`. Text becomes prompts, and
-    special tokens are left out, as in the run that trained the suite.
-
-    Writes `evaluation.csv` and the folder `evaluation` into the suite's folder, where it has one.
+    The numbers are those of SAELens's `run_evals`, from one sweep over the tokens; text becomes
+    prompts, and special tokens are left out, as in training. Writes `evaluation.csv` and the folder
+    `evaluation` into the suite's folder, where it has one.
 
     Args:
         suite: the suite to score.
         model: the language model, as SAELens's `load_model` gives it, with hooks at all layers.
         dataset: text or tokens the suite was not trained on (a `datasets` dataset).
-        baseline: another suite, or plain SAEs by hook name. Layers that both have are compared,
-            with 95% confidence intervals over sequences.
+        baseline: another suite, or plain SAEs by hook name; layers that both have are compared.
         n_batches: LM batches to evaluate on.
         batch_size_prompts: prompts per LM batch.
         context_size: tokens per prompt; that of the suite's training if None.
-        tasks: circuit tasks to measure faithfulness on: `ioi`, `greater_than`, `subject_verb`,
-            `closing_bracket`.
+        tasks: of `closing_bracket`, `greater_than`, `ioi`, `subject_verb`, for faithfulness.
         dataset_name: what the written files call the dataset.
 
     Raises:
-        SuiteError: the suite's files are damaged, or the baseline cannot be compared with it.
-        HookNameError: the model lacks a hook of the suite.
-        ConfigError: the model has another width.
-        DatasetError: the dataset is shorter than one batch, or cannot be used.
-        OutputFolderError: the suite's folder cannot be written to.
-        UnknownNameError: there is no such task.
+        GroupSAEError: the suite, the model, the dataset, a task or the baseline cannot be used.
     """
     require_evaluable(suite, model)
     compared = None if baseline is None else Baseline.of(baseline)
     shared = {} if compared is None else shared_layers(suite, compared)
     any_sae = next(iter(suite.values()))
     tokens = read_tokens(model, any_sae, dataset, n_batches, batch_size_prompts, context_size)
+    return _evaluated(suite, model, compared, shared, tokens, tasks, dataset_name)
+
+
+def _evaluated(
+    suite: SAESuite,
+    model: HookedRootModule,
+    baseline: Baseline | None,
+    shared: Mapping[str, SAE[Any]],
+    tokens: EvaluatedTokens,
+    tasks: Sequence[str],
+    dataset_name: str,
+) -> SuiteEvaluation:
     faithfulness = measure_faithfulness(suite, model, tasks) if tasks else None
     model_kwargs = (suite.runner_cfg or {}).get("model_kwargs") or {}
     results, theirs = sweep(model, tokens.batches, [suite, shared], tokens.excluded, model_kwargs)
     evaluation = SuiteEvaluation(
-        **_scored(suite, results, compared, theirs),
+        **_scored(suite, results, baseline, theirs),
         tokens=tokens,
         dataset_name=dataset_name,
         features=_features(suite, results, tokens.n_tokens),
-        costs=training_costs(suite, compared, model, tokens.batches[0], model_kwargs),
+        costs=training_costs(suite, baseline, model, tokens.batches[0], model_kwargs),
         faithfulness=faithfulness,
     )
     if suite.path is not None:

@@ -104,9 +104,13 @@ class PairBatch:
         cls, pairs: Sequence[PromptPair], metric: Metric, device: torch.device | str
     ) -> "PairBatch":
         """On the model's device."""
-        sides = ("clean", "counterfactual", "answers", "wrong")
-        columns = ([getattr(pair, side) for pair in pairs] for side in sides)
-        return cls(*(_padded(rows, device) for rows in columns), metric)
+        return cls(
+            _padded([pair.clean for pair in pairs], device),
+            _padded([pair.counterfactual for pair in pairs], device),
+            _padded([pair.answers for pair in pairs], device),
+            _padded([pair.wrong for pair in pairs], device),
+            metric,
+        )
 
     def scores(self, logits_PTV: torch.Tensor) -> torch.Tensor:
         """The metric at the last position, with the clean prompts' answers. Shape (P,)."""

@@ -9,7 +9,13 @@ import plotly.graph_objects as go
 from sae_lens_groups.evaluate.circuits import FaithfulnessReport, LayerCurve, TaskResult
 from sae_lens_groups.evaluate.circuits.report import SUFFICIENT
 from sae_lens_groups.evaluate.numbers import percent
-from sae_lens_groups.evaluate.report.plots import PURPLE, SUITE, add_line, drawing, over_layers
+from sae_lens_groups.evaluate.report.plots import (
+    PURPLE,
+    SUITE,
+    add_line,
+    empty_drawing,
+    over_layers,
+)
 from sae_lens_groups.evaluate.report.section import Section, drawings, parts
 from sae_lens_groups.layers import LayerGroup
 
@@ -67,7 +73,7 @@ def _task(groups: Sequence[LayerGroup], result: TaskResult) -> dict[str, Any]:
 
 def _curves(curves: Sequence[LayerCurve]) -> go.Figure:
     """The lines of every layer, of which the page's script shows one layer's."""
-    figure = drawing(height=330)
+    figure = empty_drawing(height=330)
     counts = _counts(curves)
     for curve in curves:
         for score, (label, colour, dash) in _LINES.items():

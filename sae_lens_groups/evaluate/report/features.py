@@ -13,7 +13,7 @@ from sae_lens_groups.evaluate.report.plots import (
     SUITE,
     WORSE,
     add_line,
-    drawing,
+    empty_drawing,
     over_layers,
 )
 from sae_lens_groups.evaluate.report.section import Section, drawings, parts
@@ -90,7 +90,7 @@ def _highest(shared: Sequence[FeatureLayers]) -> float:
 
 def _heat_map(of_group: FeatureLayers, highest: float) -> go.Figure:
     share_RL = of_group.heat_map_RL(_ROWS)
-    figure = drawing(height=270)
+    figure = empty_drawing(height=270)
     figure.add_heatmap(
         z=share_RL.round(3).tolist(),
         x=list(of_group.group.layers),
@@ -159,7 +159,7 @@ def _lines(
 def _cosines(matches: dict[int, FeatureMatch]) -> go.Figure:
     counted = [np.histogram(of.cosine_G.float(), _COSINE_BINS)[0] for of in matches.values()]
     share_BL = np.stack([counts / max(1, counts.sum()) for counts in counted], axis=1)
-    figure = drawing()
+    figure = empty_drawing()
     figure.add_heatmap(
         z=share_BL.round(4).tolist(),
         x=list(matches),

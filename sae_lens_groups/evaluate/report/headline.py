@@ -64,11 +64,12 @@ def _compared(comparison: Comparison, costs: Sequence[TrainingCost]) -> dict[str
         "differences": [
             (label, signed(of.value), interval(of.low, of.high)) for label, of in found.items()
         ],
-        "cost": _saved(*costs, comparison.n_layers) if len(costs) == 2 else None,
+        "cost": _saved(costs, comparison.n_layers) if len(costs) == 2 else None,
     }
 
 
-def _saved(ours: TrainingCost, theirs: TrainingCost, n_compared: int) -> dict[str, Any]:
+def _saved(costs: Sequence[TrainingCost], n_compared: int) -> dict[str, Any]:
+    ours, theirs = costs
     is_alike = ours.n_layers == theirs.n_layers == n_compared
     return {
         "share": f"{ours.flops / theirs.flops:.0%}",

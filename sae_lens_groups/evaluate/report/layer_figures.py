@@ -11,9 +11,9 @@ from sae_lens_groups.evaluate.report.plots import (
     BASELINE,
     SUITE,
     add_line,
-    drawing,
+    empty_drawing,
+    label_text,
     over_layers,
-    plain,
 )
 from sae_lens_groups.evaluate.report.section import Section, drawings
 from sae_lens_groups.evaluate.result import SuiteEvaluation
@@ -113,7 +113,7 @@ def _differences(groups: Sequence[LayerGroup], evaluation: SuiteEvaluation, name
 
 
 def _cost_figure(evaluation: SuiteEvaluation, name: str) -> go.Figure:
-    figure = drawing()
+    figure = empty_drawing()
     symbols = ("circle", "square-open")
     for costs, mean, colour, symbol in zip(
         evaluation.costs, _means(evaluation, name), (SUITE, BASELINE), symbols
@@ -131,7 +131,7 @@ def _cost_figure(evaluation: SuiteEvaluation, name: str) -> go.Figure:
                 "color": colour,
                 "line": {"color": colour, "width": 2},
             },
-            hovertemplate=f"{plain(public(costs.name))}, {of_layers}: {flops(costs.flops)} for "
+            hovertemplate=f"{label_text(public(costs.name))}, {of_layers}: {flops(costs.flops)} for "
             f"{costs.training_tokens:,} tokens each, {_DRAWN[name]} %{{y:.4f}}<extra></extra>",
         )
     highest = 1.12 * max(costs.flops for costs in evaluation.costs)

@@ -1,8 +1,5 @@
 """The table of all layers for the model card, with what its columns mean: `layers.md`."""
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from sae_lens_groups.evaluate.numbers import counted
 from sae_lens_groups.evaluate.report.layer_table import (
     DIFFERENCES,
     SCALING,
@@ -11,7 +8,8 @@ from sae_lens_groups.evaluate.report.layer_table import (
     Column,
     layer_columns,
 )
-from sae_lens_groups.evaluate.report.names import inline_code, public
+from sae_lens_groups.evaluate.report.names import inline_code
+from sae_lens_groups.evaluate.report.templates import templates
 from sae_lens_groups.evaluate.result import SuiteEvaluation
 
 _MANY_LAYERS = 24  # longer tables are folded, so that what comes after them is found
@@ -22,22 +20,19 @@ _DIFFERENCE = "\N{GREEK CAPITAL LETTER DELTA}"
 def layers_markdown(evaluation: SuiteEvaluation) -> str:
     """What was measured on what, a row per layer and the means, and what the columns mean."""
     columns = _columns(evaluation)
-    comparison, tokens = evaluation.comparison, evaluation.tokens
     heads = [_DIFFERENCE if of.block == DIFFERENCES else of.name for of in columns]
     rule = ["---" if of.name == "hook_name" else "--:" for of in columns]
     rows = zip(*([_cell(of, cell) for cell in of.cells] for of in columns))
     means = [f"**{of.mean.text}**" if of.mean and of.mean.text else "" for of in columns]
-    loader = PackageLoader("sae_lens_groups.evaluate", "report")
-    environment = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)
-    return environment.get_template("layers.md").render(
-        dataset=inline_code(public(evaluation.dataset_name)),
-        prompts=f"{counted(tokens.n_prompts, 'prompt')} of {tokens.context_size} tokens",
+    return templates.get_template("layers.md").render(
+        dataset_name=evaluation.dataset_name,
+        tokens=evaluation.tokens,
         rows=[heads, rule, *rows, means],
         n_layers=len(evaluation),
         is_folded=len(evaluation) > _MANY_LAYERS,
         scores=[of for of in columns if of.block == SCORES],
         difference=_DIFFERENCE,
-        baseline=comparison and inline_code(public(comparison.name)),
+        comparison=evaluation.comparison,
     )
 
 

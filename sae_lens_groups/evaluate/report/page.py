@@ -9,7 +9,8 @@ from sae_lens_groups.evaluate.report import headline, layer_figures, training
 from sae_lens_groups.evaluate.report.faithfulness import faithfulness
 from sae_lens_groups.evaluate.report.features import feature_layers, missed_features
 from sae_lens_groups.evaluate.report.html_table import layers_section
-from sae_lens_groups.evaluate.report.section import Section, templates
+from sae_lens_groups.evaluate.report.section import Section
+from sae_lens_groups.evaluate.report.templates import templates
 from sae_lens_groups.evaluate.result import SuiteEvaluation
 from sae_lens_groups.saved.training_curves import TrainingPoint
 from sae_lens_groups.suite import SAESuite
@@ -50,12 +51,12 @@ def _sections(
         layers_section(evaluation),
         layer_figures.quality(groups, evaluation),
         layer_figures.cost(evaluation),
-        training.training(groups, curves),
+        training.training_section(groups, curves),
         feature_layers(evaluation.features),
         missed_features(groups, evaluation),
         faithfulness(groups, evaluation.faithfulness),
-        training.plan(suite.manifest.plan),
-        training.start(suite),
-        training.reproduce(suite, commands),
+        training.plan_section(suite.manifest.plan),
+        training.start_section(suite),
+        training.reproduce_section(suite, commands),
     ]
     return [section for section in sections if section is not None]

@@ -18,7 +18,7 @@ FONT = {"family": "system-ui, sans-serif", "size": 12, "color": "#222"}
 _BAND = "#eff2f5"
 
 
-def drawing(height: int = 300) -> go.Figure:
+def empty_drawing(height: int = 300) -> go.Figure:
     """An empty drawing in the page's style, with room for its legend above."""
     figure = go.Figure()
     return figure.update_layout(
@@ -33,7 +33,7 @@ def drawing(height: int = 300) -> go.Figure:
 
 def over_layers(groups: Sequence[LayerGroup], height: int = 300) -> go.Figure:
     """A drawing over layers, with every second group on grey."""
-    figure = drawing(height)
+    figure = empty_drawing(height)
     first, last = groups[0].first, groups[-1].last
     figure.update_xaxes(
         title="layer", dtick=layer_step(last - first + 1), range=[first - 0.5, last + 0.5]
@@ -65,7 +65,7 @@ def add_line(
         **{
             "x": [x for x, _ in points],
             "y": [y for _, y in points],
-            "name": plain(name),
+            "name": label_text(name),
             "mode": "lines+markers",
             "line": {"color": colour, "width": 2},
             "marker": {"size": 6},
@@ -93,6 +93,6 @@ def group_boxes(groups: Iterable[LayerGroup]) -> list[dict[str, Any]]:
     ]
 
 
-def plain(name: str) -> str:
+def label_text(name: str) -> str:
     """A name from a file, for a label in which plotly would take `<b>` for a tag."""
     return html.escape(name)

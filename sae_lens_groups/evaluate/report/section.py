@@ -4,15 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from sae_lens_groups.evaluate.report.templates import templates
 from sae_lens_groups.plan.page import embedded
 
-templates = Environment(
-    loader=PackageLoader("sae_lens_groups.evaluate", "report"),
-    autoescape=True,
-    undefined=StrictUndefined,
-)
 parts: Any = templates.get_template("parts.html").module
 """The macros of `parts.html`: HTML of what they are given."""
 

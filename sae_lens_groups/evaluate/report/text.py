@@ -1,10 +1,7 @@
 """An evaluation in the terminal: a line per layer, and what is told of the whole suite."""
 
-import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sae_lens_groups.evaluate.circuits import TaskResult
 from sae_lens_groups.evaluate.circuits.report import SUFFICIENT
@@ -20,10 +17,8 @@ from sae_lens_groups.evaluate.report.layer_table import (
     Column,
     layer_columns,
 )
-from sae_lens_groups.evaluate.report.names import printable
+from sae_lens_groups.evaluate.report.templates import templates
 from sae_lens_groups.evaluate.result import SuiteEvaluation
-
-_WIDTH = 100
 
 
 def evaluation_text(evaluation: SuiteEvaluation) -> str:
@@ -31,7 +26,7 @@ def evaluation_text(evaluation: SuiteEvaluation) -> str:
     found = layer_columns(evaluation, "terminal")
     columns = [of for of in found if of.name not in ("hook_name", "missed firings")]
     faithfulness = evaluation.faithfulness
-    return _template().render(
+    text = templates.get_template("text.txt").render(
         scores=_table(of for of in columns if of.block in (LAYERS, SCORES)),
         comparison=evaluation.comparison,
         differences=_table(of for of in columns if of.block in (LAYERS, DIFFERENCES, FEATURES)),
@@ -45,18 +40,7 @@ def evaluation_text(evaluation: SuiteEvaluation) -> str:
         fewest_firings=FEWEST_FIRINGS,
         sufficient=SUFFICIENT,
     )
-
-
-def _template() -> Any:
-    loader = PackageLoader("sae_lens_groups.evaluate", "report")
-    environment = Environment(loader=loader, undefined=StrictUndefined)
-    environment.filters |= {"printable": printable, "quoted": repr, "counted": counted}
-    environment.filters["wrapped"] = _wrapped
-    return environment.get_template("text.txt")
-
-
-def _wrapped(text: str, indent: str = "") -> str:
-    return textwrap.fill(text, _WIDTH, subsequent_indent=indent)
+    return text.rstrip()
 
 
 def _table(columns: Iterable[Column]) -> str:

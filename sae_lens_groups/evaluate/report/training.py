@@ -15,7 +15,7 @@ from sae_lens_groups.evaluate.report.plots import (
     SUITE,
     add_line,
     depth_colours,
-    drawing,
+    empty_drawing,
     group_boxes,
     over_layers,
 )
@@ -32,7 +32,9 @@ _LONGEST_LEGEND = 8
 _TICKS = [digit * 10.0**power for power in range(-6, 9) for digit in (1, 2, 5)]
 
 
-def training(groups: Sequence[LayerGroup], curves: Sequence[TrainingPoint]) -> Section | None:
+def training_section(
+    groups: Sequence[LayerGroup], curves: Sequence[TrainingPoint]
+) -> Section | None:
     """Loss and explained variance of each group over tokens; None where nothing was recorded."""
     if not curves:
         return None
@@ -56,7 +58,7 @@ def training(groups: Sequence[LayerGroup], curves: Sequence[TrainingPoint]) -> S
     return Section("training", "Training", hint, body)
 
 
-def start(suite: SAESuite) -> Section | None:
+def start_section(suite: SAESuite) -> Section | None:
     """What each layer's SAE started from; None where all were trained from scratch."""
     transfer = suite.manifest.transfer
     if transfer is None:
@@ -76,7 +78,7 @@ def start(suite: SAESuite) -> Section | None:
 
 
 def _curves(groups: Sequence[LayerGroup], curves: Sequence[TrainingPoint], name: str) -> go.Figure:
-    figure = drawing()
+    figure = empty_drawing()
     for group, colour in zip(groups, depth_colours(len(groups))):
         add_line(
             figure,
@@ -117,7 +119,7 @@ def _start_figure(groups: Sequence[LayerGroup], transfer: TransferReport) -> go.
     return figure.update_yaxes(title="explained variance")
 
 
-def plan(chosen: GroupPlan | None) -> Section | None:
+def plan_section(chosen: GroupPlan | None) -> Section | None:
     """The distances that the groups were chosen from; None where they were named."""
     if chosen is None:
         return None
@@ -142,7 +144,7 @@ def _installed_version(name: str) -> str:
         return "-"
 
 
-def reproduce(suite: SAESuite, commands: Sequence[str]) -> Section:
+def reproduce_section(suite: SAESuite, commands: Sequence[str]) -> Section:
     """Commands, where they are known, and the versions of what trained and what evaluated."""
     rows = [
         [name, version, _installed_version(name)]
