@@ -171,10 +171,8 @@ def _commands(suite: SAESuite, args: Sequence[str]) -> list[str]:
     if suite.path is None or suite.manifest.dataset_rows_read is None:
         return [again]
     name = suite.path.resolve().name
-    config_file = shlex.quote(f"{name}/{files.RUNNER_CFG}")
-    output_path = shlex.quote(f"{name}-again")
-    train = f"train --config_file {config_file} --output_path {output_path}"
-    return [f"sae-lens-groups {train}", again]
+    train = ("--config_file", f"{name}/{files.RUNNER_CFG}", "--output_path", f"{name}-again")
+    return [f"sae-lens-groups train {shlex.join(train)}", again]
 
 
 def _public_word(word: str) -> str:
