@@ -7,16 +7,12 @@ from sae_lens_groups._version import __version__
 
 if TYPE_CHECKING:
     from sae_lens_groups.config import GroupSAERunnerConfig
-    from sae_lens_groups.evaluate.run import evaluate_suite
+    from sae_lens_groups.evaluate import evaluate_suite
     from sae_lens_groups.hookspecs import hookimpl
     from sae_lens_groups.layers import LayerGroup
-    from sae_lens_groups.plan.choose import plan_groups
-    from sae_lens_groups.plan.distances import LayerDistances
-    from sae_lens_groups.plan.group_plan import GroupPlan
-    from sae_lens_groups.plan.measure import measure_layer_distances
+    from sae_lens_groups.plan import GroupPlan, LayerDistances, measure_layer_distances, plan_groups
     from sae_lens_groups.suite import SAESuite
-    from sae_lens_groups.train.cache.run import cache_activations
-    from sae_lens_groups.train.run import GroupSAETrainingRunner
+    from sae_lens_groups.train import GroupSAETrainingRunner, cache_activations
 
 __all__ = [
     "GroupPlan",
@@ -35,17 +31,17 @@ __all__ = [
 
 # Importing SAELens takes seconds, so each name brings its module when it is first used.
 _MODULES = {
-    "GroupPlan": "plan.group_plan",
+    "GroupPlan": "plan",
     "GroupSAERunnerConfig": "config",
-    "GroupSAETrainingRunner": "train.run",
-    "LayerDistances": "plan.distances",
+    "GroupSAETrainingRunner": "train",
+    "LayerDistances": "plan",
     "LayerGroup": "layers",
     "SAESuite": "suite",
-    "cache_activations": "train.cache.run",
-    "evaluate_suite": "evaluate.run",
+    "cache_activations": "train",
+    "evaluate_suite": "evaluate",
     "hookimpl": "hookspecs",
-    "measure_layer_distances": "plan.measure",
-    "plan_groups": "plan.choose",
+    "measure_layer_distances": "plan",
+    "plan_groups": "plan",
 }
 
 

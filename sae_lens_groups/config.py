@@ -20,21 +20,18 @@ from sae_lens_groups.field_values import (
     require_one_of,
     require_threshold,
 )
-from sae_lens_groups.files.reading import require_kinds
+from sae_lens_groups.files import require_kinds
 from sae_lens_groups.layers import HookTemplate
-from sae_lens_groups.scaling.alignments import NONE
+from sae_lens_groups.scaling import NONE
 
-AUTO = "auto"  # of resume_from_checkpoint
-
+NEWEST = "auto"  # of resume_from_checkpoint
 FAST_STEPS = ("auto", "always", "never")
 INIT_DIRECTIONS = ("nearest", "forward", "backward")
 INIT_PARAMETERS = ("all", "encoder", "decoder")
 _LR_SCHEDULERS = ("constant", "cosineannealing", "cosineannealingwarmrestarts")
-
 # Whether cached activations depend on a flag: train/cache/identity.py reads it. Every flag says so.
 NOT_IN_CACHE = {"cached": "neither"}
 IN_CACHED_DRAWS = {"cached": "draws"}
-
 T_TRAINING_SAE_CONFIG = TypeVar("T_TRAINING_SAE_CONFIG", bound=TrainingSAEConfig)
 
 
@@ -173,7 +170,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
             return
         if self.checkpoint_every is not None:
             raise ConfigError("checkpoint_every needs checkpoint_path; name a folder there")
-        if self.resume_from_checkpoint == AUTO:
+        if self.resume_from_checkpoint == NEWEST:
             raise ConfigError(
                 "resume_from_checkpoint auto needs checkpoint_path; name a folder there"
             )

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from sae_lens_groups.plan.metrics import DistanceMetric
-    from sae_lens_groups.plan.rule import Partition
-    from sae_lens_groups.scaling.alignments import Alignment
+    from sae_lens_groups.plan import DistanceMetric, Partition
+    from sae_lens_groups.scaling import Alignment
 
 
 PROJECT_NAME = "sae_lens_groups"

@@ -13,9 +13,8 @@ from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.hookspecs import PROJECT_NAME
 
 if TYPE_CHECKING:
-    from sae_lens_groups.plan.metrics import DistanceMetric
-    from sae_lens_groups.plan.rule import Partition
-    from sae_lens_groups.scaling.alignments import Alignment
+    from sae_lens_groups.plan import DistanceMetric, Partition
+    from sae_lens_groups.scaling import Alignment
 
 DEFAULT_PLUGINS = ("sae_lens_groups.plan.builtin", "sae_lens_groups.scaling.builtin")
 """Modules with our own choices, which come through the same hooks as those of other packages."""

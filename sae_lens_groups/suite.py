@@ -1,5 +1,7 @@
 """A plain SAELens SAE for every layer, in memory or on disk."""
 
+import contextlib
+import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -11,12 +13,14 @@ from sae_lens.training.activation_scaler import ActivationScaler
 from sae_lens_groups import files
 from sae_lens_groups.errors import SuiteError, UnknownLayerError
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.saved.hub import HubRepo
-from sae_lens_groups.saved.manifest import SuiteManifest
-from sae_lens_groups.saved.open import open_saes
-from sae_lens_groups.saved.source import SAESource
-from sae_lens_groups.saved.training_curves import TrainingPoint
-from sae_lens_groups.saved.write import write_suite
+from sae_lens_groups.saved import (
+    HubRepo,
+    SAESource,
+    SuiteManifest,
+    TrainingPoint,
+    open_saes,
+    write_suite,
+)
 
 if TYPE_CHECKING:
     from sae_lens_groups.publish import Published
@@ -248,7 +252,7 @@ class SAESuite(Mapping[str, SAE[Any]]):
             PublishError: the suite is incomplete, or something private is left in it.
             HubError: the Hub cannot be reached, or refuses.
         """
-        from sae_lens_groups.publish import PublishOptions, publish_suite
+        from sae_lens_groups.publish import PublishOptions, publish_suite_folder
 
         options = PublishOptions(
             private=private,
@@ -260,4 +264,20 @@ class SAESuite(Mapping[str, SAE[Any]]):
             license=license,
             allow=allow,
         )
-        return publish_suite(self, repo_id, options)
+        with self.whole_folder("publishing") as folder:
+            return publish_suite_folder(folder, self.manifest, repo_id, options)
+
+    @contextlib.contextmanager
+    def whole_folder(self, doing: str) -> Iterator[Path]:
+        """The suite as a folder: its own, or for the block a copy of one that has none.
+
+        Raises:
+            SuiteError: only some of its layers were loaded.
+        """
+        self.require_whole(doing)
+        if self.source_folder is not None:
+            yield self.source_folder
+            return
+        with tempfile.TemporaryDirectory(prefix="sae-lens-groups-") as folder:
+            self.save_copy(Path(folder) / "suite")
+            yield Path(folder) / "suite"

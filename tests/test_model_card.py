@@ -21,10 +21,8 @@ from sae_lens_groups import GroupSAETrainingRunner, SAESuite
 from sae_lens_groups.demo.model import MODEL_FOLDER
 from sae_lens_groups.errors import PublishError
 from sae_lens_groups.layers import HookTemplate, LayerGroup, parse_ranges
-from sae_lens_groups.publish.card.facts import CardFacts
-from sae_lens_groups.publish.card.groups import drawing
-from sae_lens_groups.publish.card.model_card import model_card
-from sae_lens_groups.publish.card.text import MISSING
+from sae_lens_groups.publish.card import CardFacts, model_card
+from sae_lens_groups.publish.markdown import drawing
 from sae_lens_groups.saved.manifest import SuiteManifest
 from sae_lens_groups.saved.transfer_report import TransferReport
 
@@ -229,52 +227,16 @@ def test_a_suite_without_groups_has_no_section_about_them() -> None:
     assert "of a group" not in card
 
 
-def test_the_table_has_the_scores_of_each_layer() -> None:
-    evaluated = facts("0-1,2")
-    rows = scores(evaluated, ce_loss_score="0.98", l0="32.04", dead_features="0.015")
-    rows[2]["explained_variance"] = "0.5"
-    text = {
-        "dataset": "pile",
-        "context_size": 128,
-        "batch_size_prompts": 16,
-        "n_eval_reconstruction_batches": 8,
-    }
-    card = model_card(replace(evaluated, scores=rows, eval_cfg=text))
-    assert "measured on 128 prompts of 128 tokens of `pile`." in card
-    head, _, *body = table_rows(card)
-    names = "layer hook_name group explained_variance ce_loss_score l0 dead_features scaling_factor"
-    assert head == names.split()
-    assert body[0] == [
-        *("0", "`blocks.0.hook_resid_post`", "0-1"),
-        *("0.9123", "0.9800", "32.0", "1.5%", "0.5000"),
-    ]
-    assert body[2][3] == "0.5000"
-    assert body[3][3] == "**0.7749**"  # (2 x 0.91234 + 0.5) / 3
+def test_the_table_is_what_the_evaluation_wrote() -> None:
+    table = "The hook name is what ... takes.\n\n| layer | l0 |\n| --: | --: |\n| 0 | 32.0 |"
+    evaluated = replace(facts(), scores=scores(facts()), layer_table=table)
+    assert section(model_card(evaluated), "The layers").strip() == table
 
 
-def test_differences_to_a_baseline_stand_beside_the_scores() -> None:
-    compared = facts("0-1")
-    difference = {"explained_variance_diff": "-0.02", "explained_variance_diff_high": "0.01"}
-    low = {"explained_variance_diff_low": "-0.03"}
-    rows = scores(compared, **difference, **low, baseline="my_each")
-    rows[1]["explained_variance_diff_high"] = "-0.01"
-    card = model_card(replace(compared, scores=rows))
-    head, _, first, second, _ = table_rows(card)
-    assert head[3:5] == ["explained_variance", "Δ"]
-    assert first[4] == "-0.0200"
-    assert second[4] == r"-0.0200\*"
-    assert r"with \* where the 95% interval over prompts leaves out zero" in card
-    assert "minus that of the baseline `my_each` on the same text" in card
-
-
-def test_scores_that_are_missing_or_no_numbers_leave_a_dash() -> None:
-    evaluated = facts("0-2")
-    rows = scores(evaluated, l0="nan")[:2]
-    rows[1]["explained_variance"] = "?"
-    _, _, first, second, third, mean = table_rows(model_card(replace(evaluated, scores=rows)))
-    assert first[3:5] == ["0.9123", "nan"]
-    assert second[3] == third[3] == third[4] == MISSING
-    assert mean[3:5] == ["**0.9123**", MISSING]
+def test_a_suite_that_was_evaluated_by_an_older_version_says_how_to_have_the_table() -> None:
+    shown = section(model_card(replace(facts(), scores=scores(facts()))), "The layers")
+    assert "evaluate again with `sae-lens-groups`, and publish again" in shown
+    assert "sae-lens-groups evaluate my-suite" in shown
 
 
 def test_a_suite_that_was_not_evaluated_says_so_and_how() -> None:

@@ -214,3 +214,15 @@ def test_readme_and_index_lead_through_every_tutorial_in_one_order() -> None:
     assert in_readme == index
     pages = {path.name for path in tutorials.iterdir() if path.suffix in {".md", ".ipynb"}}
     assert set(index) == pages - {"README.md"}
+
+
+def test_documents_import_from_public_doors_alone() -> None:
+    """`sae_lens_groups`, one of its rooms or a hook's file, never a module inside a room."""
+    for document in [ROOT / "README.md", *(ROOT / "tutorials").iterdir()]:
+        if document.suffix not in {".md", ".ipynb"}:
+            continue
+        text = document.read_text(encoding="utf-8")
+        # Inside a room, as in this class of saved/, modules import one another.
+        text = text.replace("from sae_lens_groups.saved.suite import SavedSuite", "")
+        for name in re.findall(r"from (sae_lens_groups[\w.]*) import", text):
+            assert name.count(".") <= 1, f"{document.name}: {name}"

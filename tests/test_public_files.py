@@ -50,7 +50,7 @@ def folder(trained: Path, tmp_path: Path) -> Path:
 
 
 def published(folder: Path, **names: str) -> dict[str, Path | str]:
-    return public_files(folder, read_manifest(CheckedFolder(folder)), **names)
+    return public_files(folder, read_manifest(CheckedFolder(folder)), **names).contents
 
 
 def text_of(content: Path | str) -> str:
@@ -444,7 +444,7 @@ def evaluated(folder: Path, dataset: str, path: str = "/data/alice/pile") -> Non
     (folder / "evaluation" / "all_eval_results.csv").write_text(table.getvalue())
     (folder / "report.html").write_text(
         "<title>2 SAEs for 4 layers of py</title>\n<h1>2 SAEs for 4 layers of py</h1>\n"
-        f'<p class="facts">Measured on 32 tokens of {dataset} (2 prompts of 16 tokens).</p>\n'
+        f'<p class="facts">Measured on 32 tokens of {Path(dataset).name} (2 prompts of 16 tokens).</p>\n'
     )
 
 
@@ -460,10 +460,6 @@ def test_an_evaluation_names_the_public_model_and_dataset(folder: Path, dataset:
         assert result["sae_cfg"]["metadata"]["dataset_path"] == "monology/pile"
     row = text_of(files["evaluation/all_eval_results.csv"]).splitlines()[1]
     assert row.startswith(f"{HOOKS[0]},monology/pile,monology/pile,")
-    page = text_of(files["report.html"])
-    assert "<title>2 SAEs for 4 layers of pythia-160m</title>" in page
-    assert "<h1>2 SAEs for 4 layers of pythia-160m</h1>" in page
-    assert "32 tokens of monology/pile (2 prompts" in page
     assert not [name for name, text in texts(files).items() if "alice" in name + text]
 
 
@@ -472,37 +468,38 @@ def test_an_evaluation_on_other_text_keeps_its_name(folder: Path) -> None:
     files = published(folder, dataset_name="monology/pile")
     layer = f"evaluation/suite-{HOOKS[0]}_16_other text.json"
     assert json.loads(text_of(files[layer]))["eval_cfg"]["dataset"] == "other text"
-    assert "32 tokens of other text (2 prompts" in text_of(files["report.html"])
 
 
-PAGE = """<pre><code>sae-lens-groups train --config_file &#x27;/d/a b/suite/runner_cfg.json&#x27; --output_path &#x27;/d/a b/suite-again&#x27;
-sae-lens-groups evaluate runs/x/suite --baseline=/d/each --model_name /models/alice/py --dataset_path ~/t --tasks ioi,greater_than --device cuda:0</code></pre>
-"""
-
-
-def test_commands_name_no_folders(folder: Path) -> None:
+def test_a_page_goes_up_as_it_was_written(folder: Path) -> None:
     evaluated(folder, "pile")
-    page = (folder / "report.html").read_text() + PAGE
-    (folder / "report.html").write_text(page)
-    text = text_of(published(folder, base_model="EleutherAI/pythia-160m")["report.html"])
-    assert text.endswith(
-        "<pre><code>sae-lens-groups train --config_file runner_cfg.json --output_path suite-again\n"
-        "sae-lens-groups evaluate suite --baseline=each --model_name EleutherAI/pythia-160m "
-        "--dataset_path t --tasks ioi,greater_than --device cuda:0</code></pre>\n"
-    )
+    page = folder / "report.html"
+    assert published(folder, base_model="EleutherAI/pythia-160m")["report.html"] == page
 
 
-def test_a_page_quotes_no_path_however_it_is_escaped(folder: Path) -> None:
-    path = """/d/O'Brien & <"co">/each"""
-    change(folder / "runner_cfg.json", init_from=path)
-    escaped = "/d/O&#x27;Brien &amp; &lt;&quot;co&quot;&gt;/each"
-    script = r"""\u002fd\u002fO'Brien & \u003c\"co\"\u003e\u002feach"""
-    (folder / "report.html").write_text(
-        f'<code>{escaped}</code><script>["{script}", "{json.dumps(path)[1:-1]}"]</script>'
-    )
-    assert text_of(published(folder)["report.html"]) == (
-        '<code>each</code><script>["each", "each"]</script>'
-    )
+_OLD_PATH = """/d/O'Brien & <"co">/each"""
+
+
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        "<pre><code>evaluate suite --baseline=/d/each --dataset_path ~/t</code></pre>",
+        "<pre><code>train --output_path &#x27;/d/a b/suite&#x27;</code></pre>",
+        "<code>/d/O&#x27;Brien &amp; &lt;&quot;co&quot;&gt;/each</code>",
+        r"""<script>["\u002fd\u002fO'Brien & \u003c\"co\"\u003e\u002feach"]</script>""",
+        f"<script>[{json.dumps(_OLD_PATH)}]</script>",
+        "<a href='file:///d/a%20b/suite'>suite</a>",
+    ],
+)
+def test_a_page_of_an_older_version_that_quotes_a_path_is_refused(
+    folder: Path, quoted: str
+) -> None:
+    evaluated(folder, "pile")
+    change(folder / "runner_cfg.json", init_from=_OLD_PATH, output_path="/d/a b/suite")
+    with (folder / "report.html").open("a") as page:
+        page.write(quoted)
+    contents, local_paths = public_files(folder, read_manifest(CheckedFolder(folder)))
+    with pytest.raises(PublishError, match=r"report\.html: .*(?s:.*)evaluate the suite again"):
+        require_nothing_private(contents, repo_id="a/b", paths=local_paths)
 
 
 # --- properties ---
@@ -639,7 +636,7 @@ def test_nothing_of_a_difficult_folder_is_left(hostile_suite: Path) -> None:
         for part in ("Brien", "<co>", "50%2F", str(hostile_suite.parent.parent)):
             assert part not in text
     page = text_of(files["report.html"])
-    assert "train --config_file runner_cfg.json --output_path suite-again" in page
+    assert "train --config_file suite/runner_cfg.json --output_path suite-again" in page
     assert "evaluate suite --baseline source --n_eval_batches 2" in page
     assert "From <code>source</code>" in page
     assert "layers of my model</h1>" in page

@@ -1,1 +1,60 @@
 """Text in, rows out: the language model, its hooks, the draw of layers, the shuffle buffer."""
+
+from sae_lens_groups.activations.batches import BatchStream, TrainingBatches
+from sae_lens_groups.activations.dataset import (
+    as_stream,
+    held_out_rows,
+    is_same_dataset,
+    open_dataset,
+    open_train_split,
+    require_usable_rows,
+)
+from sae_lens_groups.activations.draw import RowSink
+from sae_lens_groups.activations.flops import flops_of
+from sae_lens_groups.activations.hooks import Site, taking_flat_heads
+from sae_lens_groups.activations.model import (
+    compile_if_asked,
+    d_vocab,
+    load_hooked_model,
+    load_with_hooks,
+    n_layers_before_loading,
+    n_layers_of,
+    require_hooks,
+    require_width,
+    width_at,
+)
+from sae_lens_groups.activations.pair_moments import moments_of_pairs, pairs_with_middle_layers
+from sae_lens_groups.activations.remote_code import require_no_remote_code, without_remote_code
+from sae_lens_groups.activations.shuffle_buffer import GroupBatch, n_batches_to_serve
+from sae_lens_groups.activations.store import GroupActivationsStore
+
+__all__ = [
+    "BatchStream",
+    "GroupActivationsStore",
+    "GroupBatch",
+    "RowSink",
+    "Site",
+    "TrainingBatches",
+    "as_stream",
+    "compile_if_asked",
+    "d_vocab",
+    "flops_of",
+    "held_out_rows",
+    "is_same_dataset",
+    "load_hooked_model",
+    "load_with_hooks",
+    "moments_of_pairs",
+    "n_batches_to_serve",
+    "n_layers_before_loading",
+    "n_layers_of",
+    "open_dataset",
+    "open_train_split",
+    "pairs_with_middle_layers",
+    "require_hooks",
+    "require_no_remote_code",
+    "require_usable_rows",
+    "require_width",
+    "taking_flat_heads",
+    "width_at",
+    "without_remote_code",
+]

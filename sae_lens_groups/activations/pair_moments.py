@@ -11,7 +11,7 @@ from sae_lens_groups.activations.store import GroupActivationsStore
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import DatasetError, NonFiniteActivationsError
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.scaling.moments import LayerPair, PairMoments
+from sae_lens_groups.scaling import LayerPair, PairMoments
 
 
 def pairs_with_middle_layers(groups: Iterable[LayerGroup]) -> set[LayerPair]:

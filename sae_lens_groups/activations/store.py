@@ -3,15 +3,12 @@
 Shapes: B tokens of one LM batch, N = B * layers_per_token rows of it, D = d_in.
 """
 
-import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, Self
 
 import torch
-from sae_lens import ActivationsStore
 from sae_lens.config import HfDataset
 from sae_lens.util import get_special_token_ids
-from safetensors.torch import load_file
 from tqdm.auto import tqdm
 from transformer_lens import HookedRootModule
 from typing_extensions import override
@@ -19,14 +16,13 @@ from typing_extensions import override
 from sae_lens_groups.activations.draw import RowSink, draw_generator, draw_positions
 from sae_lens_groups.activations.hooks import run_to_last_hook
 from sae_lens_groups.activations.shuffle_buffer import ShuffleBuffer
+from sae_lens_groups.activations.token_store import TokenStore
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.errors import ConfigError, DatasetError, NonFiniteActivationsError
+from sae_lens_groups.errors import ConfigError, NonFiniteActivationsError
 from sae_lens_groups.layers import HookTemplate, LayerGroup
 
-_N_SEQUENCES = "n_sequences"
 
-
-class GroupActivationsStore(ActivationsStore):
+class GroupActivationsStore(TokenStore):
     """SAELens's store, which draws layers of each group for every token.
 
     The draw comes before the shuffle buffer (Group-SAE, arXiv 2410.21508, section 3), so the
@@ -42,8 +38,6 @@ class GroupActivationsStore(ActivationsStore):
     _draws: dict[str, torch.Generator]
     places: dict[str, tuple[LayerGroup, int]]
     """Of each hook: the group, and the position in it, of the layer."""
-    source_name = "dataset"
-    """What is read, for messages."""
     _layers_per_token: int
     _is_compiled: bool
 
@@ -100,7 +94,7 @@ class GroupActivationsStore(ActivationsStore):
     def shuffle_buffer(self, generator: torch.Generator | None = None) -> ShuffleBuffer:
         """An empty buffer for the drawn rows, which this generator permutes."""
         return ShuffleBuffer(
-            self._buffer_size,
+            self.buffer_size,
             self.store_batch_size_prompts * self.training_context_size * self._layers_per_token,
             self.train_batch_size_tokens,
             self.activations_mixing_fraction,
@@ -219,53 +213,6 @@ class GroupActivationsStore(ActivationsStore):
             return acts[:, :, self.hook_head_index]
         return acts.flatten(2) if acts.ndim > 3 else acts
 
-    @property
-    def _buffer_size(self) -> int:
-        return self.n_batches_in_buffer * self.training_context_size
-
-    def next_tokens(self, raise_at_epoch_end: bool = False) -> torch.Tensor:
-        """The next LM batch of tokens, (prompts, context), as `get_batch_tokens` gives it."""
-        return self.get_batch_tokens(raise_at_epoch_end=raise_at_epoch_end)
-
-    def trained_tokens(self, batch_tokens: torch.Tensor) -> torch.Tensor:
-        """Of an LM batch of tokens those that are trained on."""
-        return batch_tokens[:, slice(*self.seqpos_slice)]
-
-    def require_filled_buffer(self, n_tokens: int) -> None:
-        """Refuses a dataset that ended after so many tokens, if that is too early.
-
-        Raises:
-            DatasetError: they do not fill the shuffle buffer.
-        """
-        if n_tokens < self._buffer_size:
-            raise DatasetError(
-                f"the {self.source_name} gives {n_tokens:,} tokens in whole batches of "
-                f"{self.store_batch_size_prompts} prompts, less than the shuffle buffer of "
-                f"n_batches_in_buffer * context_size = {self._buffer_size:,} tokens; use more data, "
-                "or lower n_batches_in_buffer or store_batch_size_prompts"
-            )
-
-    def token_batches(self) -> Iterator[torch.Tensor]:
-        """LM batches of tokens, (prompts, context), starting over where the dataset ends."""
-        n_tokens = 0
-        is_first_epoch = self.n_dataset_processed == 0  # a resumed run starts in the middle
-        while True:
-            try:
-                batch_tokens = self.next_tokens(raise_at_epoch_end=True)
-            except StopIteration:
-                batch_tokens = None
-            if batch_tokens is None:
-                if is_first_epoch:
-                    self.require_filled_buffer(n_tokens)
-                warnings.warn(
-                    f"the {self.source_name} ended after {n_tokens:,} tokens and starts over",
-                    stacklevel=1,
-                )
-                is_first_epoch = False
-                batch_tokens = self.next_tokens()
-            n_tokens += self.trained_tokens(batch_tokens).numel()
-            yield batch_tokens
-
     def captured_layers(self, batch_tokens: torch.Tensor) -> dict[str, torch.Tensor]:
         """One LM pass: hook name -> (B, D) of this batch, before special tokens are excluded."""
         layers: dict[str, torch.Tensor] = {}
@@ -314,65 +261,18 @@ class GroupActivationsStore(ActivationsStore):
                     "autocast_lm, or leave the layer out of layer_groups"
                 )
 
-    def kept_positions(self, batch_tokens: torch.Tensor) -> torch.Tensor:
-        """Where the tokens to train on lie among all B of an LM batch."""
-        token_ids = self.trained_tokens(batch_tokens).reshape(-1)
-        if self.exclude_special_tokens is None:
-            return torch.arange(len(token_ids), device=token_ids.device)
-        excluded = self.exclude_special_tokens.to(token_ids.device)
-        return (~torch.isin(token_ids, excluded)).nonzero().squeeze(1)
-
-    @property
-    def iterable_sequences(self) -> Iterator[torch.Tensor]:  # type: ignore[override]
-        """The dataset's sequences of `context_size` tokens, from where the last ones were taken."""
-        return self._sequences
-
-    @iterable_sequences.setter
-    def iterable_sequences(self, sequences: Iterator[torch.Tensor]) -> None:
-        # SAELens sets it anew each time the dataset starts over.
-        self._sequences = _Counted(sequences)
-
     @override
     def state_dict(self) -> dict[str, torch.Tensor]:
         """How much of the dataset was read, this time round and in all, and the draws."""
         draws = {f"draws.{name}": draw.get_state() for name, draw in self._draws.items()}
-        n_sequences = torch.tensor(self._sequences.n_taken)
-        return {**super().state_dict(), _N_SEQUENCES: n_sequences, **draws}
+        return {**super().state_dict(), **draws}
 
     @override
-    def load(self, file_path: str) -> None:
-        self.load_state_dict(load_file(file_path))
-
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Goes on where `state_dict` was called.
-
-        Rows may be cut into sequences in their middle, so SAELens's own count of rows does not say
-        where that was, and the dataset is read again up to there.
-        """
-        n_sequences = int(state[_N_SEQUENCES])
-        description = "Reading the dataset up to where the checkpoint was"
-        for _ in tqdm(range(n_sequences), desc=description, unit="seq", leave=False):
-            next(self._sequences)
-        self.load_counts(state)
-
     def load_counts(self, state: Mapping[str, torch.Tensor]) -> None:
         """Goes on with the draws of a checkpoint, and its count of rows."""
-        self.n_dataset_processed = int(state["n_dataset_processed"])
+        super().load_counts(state)
         for name, draw in self._draws.items():
             draw.set_state(state[f"draws.{name}"])
-
-
-class _Counted(Iterator[torch.Tensor]):
-    """Counts what is taken from it."""
-
-    def __init__(self, source: Iterator[torch.Tensor]) -> None:
-        self._source = source
-        self.n_taken = 0
-
-    def __next__(self) -> torch.Tensor:
-        item = next(self._source)
-        self.n_taken += 1
-        return item
 
 
 def _excluded_tokens(

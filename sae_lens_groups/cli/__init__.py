@@ -72,7 +72,7 @@ def _command(name: str) -> Callable[[Sequence[str]], int]:
 
         return publish
     if name == "demo":
-        from sae_lens_groups.demo.run import demo
+        from sae_lens_groups.demo import demo
 
         return demo
     from sae_lens_groups.cli.plugins import plugins

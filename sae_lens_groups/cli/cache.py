@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 from sae_lens_groups.cli.flags import OwnFlags, ParsedFlags, as_mistakes, parse_flags
 from sae_lens_groups.errors import ConfigError
-from sae_lens_groups.train.cache.manifest import ALL, CACHE_DTYPES, CACHE_ROWS, DRAWN
-from sae_lens_groups.train.cache.run import CacheRun
+from sae_lens_groups.train import ALL_ROWS, CACHE_DTYPES, CACHE_ROWS, DRAWN_ROWS, CacheRun
 
 _DEFAULTS = {"layer_groups": "each"}
 
@@ -19,7 +18,9 @@ def cache(args: Sequence[str]) -> int:
     with as_mistakes():
         caching = CacheRun(flags.cfg, own.cache_rows, own.cache_dtype)
         n_layers = sum(map(len, caching.groups))
-        what = f"{n_layers} layers" if own.cache_rows == ALL else f"{len(caching.groups)} groups"
+        what = (
+            f"{n_layers} layers" if own.cache_rows == ALL_ROWS else f"{len(caching.groups)} groups"
+        )
         print(
             f"Caching about {caching.n_tokens:,} tokens of {what}: {caching.n_bytes / 1e9:,.2f} GB "
             f"in {caching.folder}",
@@ -32,7 +33,7 @@ def cache(args: Sequence[str]) -> int:
 
 
 def _require_groups(flags: ParsedFlags, cache_rows: str) -> None:
-    if cache_rows == DRAWN and not flags.has_file and "layer_groups" not in flags.given:
+    if cache_rows == DRAWN_ROWS and not flags.has_file and "layer_groups" not in flags.given:
         raise ConfigError(
             "cache_rows is drawn, and layer_groups does not say for which groups; name those that "
             "will be trained, such as --layer_groups 0-3,4-7"
@@ -59,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--cache_rows",
         choices=CACHE_ROWS,
-        default=ALL,
+        default=ALL_ROWS,
         help="all (default): every token at every layer, for any groups of them and any seed; "
         "drawn: only the rows that training draws, for runs with these groups and this seed",
     )

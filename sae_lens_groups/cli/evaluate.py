@@ -13,24 +13,29 @@ from sae_lens import SAE
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups import files
-from sae_lens_groups.activations.dataset import (
+from sae_lens_groups.activations import (
     as_stream,
+    d_vocab,
     held_out_rows,
     is_same_dataset,
+    load_with_hooks,
     open_train_split,
+    require_no_remote_code,
     require_usable_rows,
 )
-from sae_lens_groups.activations.model import d_vocab, load_with_hooks
-from sae_lens_groups.activations.remote_code import require_no_remote_code
 from sae_lens_groups.cli.flags import OwnFlags, as_mistakes
-from sae_lens_groups.demo.model import DATASET_NAME, stdlib_tokens
+from sae_lens_groups.demo import DATASET_NAME, stdlib_tokens
 from sae_lens_groups.errors import ConfigError, DatasetError
-from sae_lens_groups.evaluate.baseline import Baseline, open_baseline
-from sae_lens_groups.evaluate.circuits import TASKS, task_named
-from sae_lens_groups.evaluate.report.names import public
-from sae_lens_groups.evaluate.report.page import report_page
-from sae_lens_groups.evaluate.report.text import evaluation_text
-from sae_lens_groups.evaluate.run import evaluate_suite
+from sae_lens_groups.evaluate import (
+    TASKS,
+    Baseline,
+    evaluate_suite,
+    evaluation_text,
+    open_baseline,
+    public,
+    report_page,
+    task_named,
+)
 from sae_lens_groups.suite import SAESuite
 
 

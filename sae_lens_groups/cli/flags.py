@@ -14,11 +14,10 @@ from sae_lens.saes.sae import TrainingSAEConfig
 from typing_extensions import override
 
 from sae_lens_groups import files
-from sae_lens_groups.activations.remote_code import require_no_remote_code, without_remote_code
+from sae_lens_groups.activations import require_no_remote_code, without_remote_code
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError, GroupSAEError, SuiteError, UnknownNameError, quoted
-from sae_lens_groups.files.folder import CheckedFolder
-from sae_lens_groups.files.reading import MISREAD, require_kinds
+from sae_lens_groups.files import MISREAD, CheckedFolder, require_kinds
 
 
 @dataclass(frozen=True)

@@ -7,21 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from sae_lens_groups import files
-from sae_lens_groups.activations.dataset import open_dataset, require_usable_rows
-from sae_lens_groups.activations.model import (
+from sae_lens_groups.activations import (
     d_vocab,
     load_hooked_model,
     n_layers_before_loading,
+    open_dataset,
+    require_usable_rows,
     width_at,
 )
 from sae_lens_groups.cli.flags import OwnFlags, ParsedFlags, as_mistakes, parse_flags
-from sae_lens_groups.plan.choose import plan_groups, require_plannable
-from sae_lens_groups.plan.group_plan import GroupPlan
-from sae_lens_groups.plan.measure import find_metric, measure_layer_distances
-from sae_lens_groups.plan.page import save_plan_folder
-from sae_lens_groups.plan.text import plan_text
-from sae_lens_groups.train.cost import count_flops, time_steps
-from sae_lens_groups.train.prepare import settle
+from sae_lens_groups.plan import (
+    GroupPlan,
+    find_metric,
+    measure_layer_distances,
+    plan_groups,
+    plan_text,
+    require_plannable,
+    save_plan_folder,
+)
+from sae_lens_groups.train import count_flops, settle, time_steps
 
 # Features per dimension of the SAEs that a plan without --d_sae reckons with, as in the paper.
 _EXPANSION = 16

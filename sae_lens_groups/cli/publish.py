@@ -8,10 +8,14 @@ from pathlib import Path
 from sae_lens_groups import files
 from sae_lens_groups.cli.flags import OwnFlags
 from sae_lens_groups.errors import ConfigError
-from sae_lens_groups.publish import PublishOptions, publish_suite
-from sae_lens_groups.publish.entry import pretrained_entry
-from sae_lens_groups.publish.publication import Publication, prepared
-from sae_lens_groups.saved.hub import require_repo_id
+from sae_lens_groups.publish import (
+    Publication,
+    PublishOptions,
+    prepared,
+    pretrained_entry,
+    publish_suite_folder,
+)
+from sae_lens_groups.saved import require_repo_id
 from sae_lens_groups.suite import SAESuite
 
 
@@ -38,7 +42,8 @@ def publish(args: Sequence[str]) -> int:
         _require_whole(flags.suite)
     suite = SAESuite.load(flags.suite)
     if flags.dry_run or flags.yaml:
-        with prepared(suite, flags.repo_id, options) as publication:
+        with suite.whole_folder("publishing") as folder:
+            publication = prepared(folder, suite.manifest, flags.repo_id, options)
             print(_entry(publication) if flags.yaml else _listing(publication), end="")
     else:
         _publish(suite, flags.repo_id, options)
@@ -77,7 +82,8 @@ def _size(content: Path | str) -> int:
 def _publish(suite: SAESuite, repo_id: str, options: PublishOptions) -> None:
     n_groups = len(suite.manifest.groups)
     print(f"Publishing {len(suite)} layers in {n_groups} groups to {repo_id} ...", flush=True)
-    published = publish_suite(suite, repo_id, options)
+    with suite.whole_folder("publishing") as folder:
+        published = publish_suite_folder(folder, suite.manifest, repo_id, options)
     if not published.is_changed:
         print(f"Unchanged: {published.url} holds exactly this already, and no commit was made.")
         return
@@ -109,6 +115,23 @@ def _parser() -> argparse.ArgumentParser:
         help="default: HF_TOKEN, or that of `hf auth login`; others see a command's flags",
     )
     parser.add_argument("--create_pr", action="store_true", help="propose it as a pull request")
+    _add_said(parser)
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="publish nothing; list the files that would be, and show the card",
+    )
+    shown.add_argument(
+        "--yaml",
+        action="store_true",
+        help="publish nothing; print the suite's entry for SAELens's pretrained_saes.yaml",
+    )
+    return parser
+
+
+def _add_said(parser: argparse.ArgumentParser) -> None:
+    """What the card says, and what may be public."""
     parser.add_argument(
         "--base_model", metavar="ID", help="the model's id on the Hub, if a local copy was used"
     )
@@ -123,15 +146,3 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="a text that looks private and may be published; may be given several times",
     )
-    shown = parser.add_mutually_exclusive_group()
-    shown.add_argument(
-        "--dry_run",
-        action="store_true",
-        help="publish nothing; list the files that would be, and show the card",
-    )
-    shown.add_argument(
-        "--yaml",
-        action="store_true",
-        help="publish nothing; print the suite's entry for SAELens's pretrained_saes.yaml",
-    )
-    return parser

@@ -5,9 +5,9 @@ from typing import Any
 
 from sae_lens_groups.cli.flags import as_mistakes, parse_flags
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.plan.text import plan_text
-from sae_lens_groups.saved.transfer_report import TransferReport
-from sae_lens_groups.train.run import GroupSAETrainingRunner
+from sae_lens_groups.plan import plan_text
+from sae_lens_groups.saved import TransferReport
+from sae_lens_groups.train import GroupSAETrainingRunner
 
 
 def train(args: Sequence[str]) -> int:

@@ -3,17 +3,24 @@
 from typing import TYPE_CHECKING, Any
 
 from sae_lens_groups.demo.corpus import stdlib_texts
-from sae_lens_groups.demo.model import MODEL_FOLDER, stdlib_tokens
+from sae_lens_groups.demo.model import DATASET_NAME, MODEL_FOLDER, stdlib_tokens
 
 if TYPE_CHECKING:
-    from sae_lens_groups.demo.run import demo_config
+    from sae_lens_groups.demo.run import demo, demo_config
 
-__all__ = ["MODEL_FOLDER", "demo_config", "stdlib_texts", "stdlib_tokens"]
+__all__ = [
+    "DATASET_NAME",
+    "MODEL_FOLDER",
+    "demo",
+    "demo_config",
+    "stdlib_texts",
+    "stdlib_tokens",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "demo_config":  # brings torch, and with it a second
-        from sae_lens_groups.demo.run import demo_config
+    if name in ("demo", "demo_config"):  # they bring torch, and with it a second
+        from sae_lens_groups.demo import run
 
-        return demo_config
+        return getattr(run, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -79,13 +79,12 @@ def _run(layer_groups: str, output_path: Path, training_tokens: int) -> None:
     print("Reading the Python standard library's source ...", flush=True)
     from sae_lens_groups import GroupSAETrainingRunner, evaluate_suite
     from sae_lens_groups.demo.model import stdlib_tokens
-    from sae_lens_groups.evaluate.report.page import report_page
-    from sae_lens_groups.evaluate.report.text import evaluation_text
+    from sae_lens_groups.evaluate import evaluation_text, report_page
 
     cfg = demo_config(layer_groups, output_path, training_tokens)
     runner = GroupSAETrainingRunner(cfg, override_dataset=stdlib_tokens("train", CONTEXT_SIZE))
     if runner.plan is not None:
-        from sae_lens_groups.plan.text import plan_text
+        from sae_lens_groups.plan import plan_text
 
         print(plan_text(runner.plan), end="\n\n")
     print(

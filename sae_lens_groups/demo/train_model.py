@@ -22,7 +22,7 @@ from sae_lens_groups.demo.corpus import Split, stdlib_texts
 
 END_OF_TEXT = "<|endoftext|>"
 VOCAB_SIZE = 2048
-CONTEXT_SIZE = 256
+_CONTEXT_SIZE = 256
 # 12 layers * 12 * 96^2 = 1.33M in the blocks, 2 * 2048 * 96 = 0.39M in the embeddings: 3.4 MB in float16.
 MODEL_CONFIG: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
@@ -30,7 +30,7 @@ MODEL_CONFIG: dict[str, Any] = {
     "num_hidden_layers": 12,
     "num_attention_heads": 4,
     "intermediate_size": 384,
-    "max_position_embeddings": CONTEXT_SIZE,
+    "max_position_embeddings": _CONTEXT_SIZE,
     "rotary_pct": 0.5,
     "use_parallel_residual": False,
     "bos_token_id": 0,
@@ -122,10 +122,10 @@ def train_model(
 
 
 def random_batches(tokens: torch.Tensor, batch_size: int, steps: int) -> Iterator[torch.Tensor]:
-    """`steps` batches of random windows. Each of shape (batch_size, CONTEXT_SIZE)."""
-    offsets = torch.arange(CONTEXT_SIZE)
+    """`steps` batches of random windows. Each of shape (batch_size, context size)."""
+    offsets = torch.arange(_CONTEXT_SIZE)
     for _ in range(steps):
-        starts = torch.randint(len(tokens) - CONTEXT_SIZE, (batch_size, 1))
+        starts = torch.randint(len(tokens) - _CONTEXT_SIZE, (batch_size, 1))
         yield tokens[starts + offsets]
 
 
@@ -148,9 +148,9 @@ def _change_json(path: Path, **changes: str) -> None:
 
 @torch.no_grad()
 def held_out_loss(model: GPTNeoXForCausalLM, tokens: torch.Tensor) -> float:
-    """Mean next-token loss in nats over consecutive windows of CONTEXT_SIZE tokens."""
+    """Mean next-token loss in nats over consecutive windows of the context size."""
     model.eval()
-    windows = tokens[: len(tokens) // CONTEXT_SIZE * CONTEXT_SIZE].view(-1, CONTEXT_SIZE)
+    windows = tokens[: len(tokens) // _CONTEXT_SIZE * _CONTEXT_SIZE].view(-1, _CONTEXT_SIZE)
     losses = [model(input_ids=batch, labels=batch).loss * len(batch) for batch in windows.split(32)]
     return (torch.stack(losses).sum() / len(windows)).item()
 

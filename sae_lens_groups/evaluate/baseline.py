@@ -8,7 +8,7 @@ from typing import Any
 from sae_lens import SAE
 
 from sae_lens_groups import files
-from sae_lens_groups.saved.open import named_by, open_saes
+from sae_lens_groups.saved import named_by, open_saes
 from sae_lens_groups.suite import SAESuite
 
 

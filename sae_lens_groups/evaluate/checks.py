@@ -6,11 +6,11 @@ from typing import Any
 from sae_lens import SAE
 from transformer_lens import HookedRootModule
 
-from sae_lens_groups.activations.model import require_hooks, require_width
+from sae_lens_groups.activations import require_hooks, require_width
 from sae_lens_groups.errors import OutputFolderError, SuiteError
 from sae_lens_groups.evaluate.baseline import Baseline
-from sae_lens_groups.saved.sae import is_groups_own
-from sae_lens_groups.scaling.group_scaling import ESTIMATED_MODES
+from sae_lens_groups.saved import is_groups_own
+from sae_lens_groups.scaling import ESTIMATED_MODES
 from sae_lens_groups.suite import SAESuite
 
 

@@ -8,7 +8,7 @@ import torch
 from sae_lens.util import extract_stop_at_layer_from_tlens_hook_name
 from transformer_lens import HookedRootModule
 
-from sae_lens_groups.activations.flops import flops_of
+from sae_lens_groups.activations import flops_of
 from sae_lens_groups.evaluate.baseline import Baseline
 from sae_lens_groups.suite import SAESuite
 

@@ -11,7 +11,7 @@ import torch
 from sae_lens.util import extract_layer_from_tlens_hook_name
 from transformer_lens import HookedRootModule, HookedTransformer
 
-from sae_lens_groups.activations.hooks import Site
+from sae_lens_groups.activations import Site
 
 
 class LMEffect(NamedTuple):
@@ -24,7 +24,7 @@ class LMEffect(NamedTuple):
 
 
 @dataclass(frozen=True)
-class EntryPoint:
+class PassEntry:
     """Where a model can take a pass up again."""
 
     hook_name: str
@@ -104,14 +104,14 @@ class SharedPass:
         return -log_probs_STV[:, :-1].gather(-1, next_ST[..., None]).squeeze(-1)
 
 
-def entry_of(model: HookedRootModule, hook_name: str) -> EntryPoint | None:
+def entry_of(model: HookedRootModule, hook_name: str) -> PassEntry | None:
     """Where a pass with another activation at this hook can start; None: at the tokens."""
     layer = extract_layer_from_tlens_hook_name(hook_name)
     if layer is None or not _can_be_entered(model):
         return None
     if hook_name == f"blocks.{layer}.hook_resid_post":
-        return EntryPoint(hook_name, layer + 1)
-    return EntryPoint(f"blocks.{layer}.hook_resid_pre", layer)
+        return PassEntry(hook_name, layer + 1)
+    return PassEntry(f"blocks.{layer}.hook_resid_pre", layer)
 
 
 def _can_be_entered(model: HookedRootModule) -> bool:

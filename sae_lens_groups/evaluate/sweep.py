@@ -15,7 +15,7 @@ from sae_lens import SAE
 from tqdm.auto import tqdm
 from transformer_lens import HookedRootModule
 
-from sae_lens_groups.activations.hooks import Site, taking_flat_heads
+from sae_lens_groups.activations import Site, taking_flat_heads
 from sae_lens_groups.evaluate.shared_pass import LMEffect, SharedPass
 from sae_lens_groups.evaluate.sums import SequenceSums
 

@@ -11,7 +11,7 @@ from sae_lens.config import HfDataset
 from sae_lens.util import get_special_token_ids
 from transformer_lens import HookedRootModule
 
-from sae_lens_groups.activations.dataset import as_stream
+from sae_lens_groups.activations import as_stream
 from sae_lens_groups.errors import DatasetError
 
 

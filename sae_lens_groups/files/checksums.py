@@ -14,7 +14,7 @@ from sae_lens_groups.files.reading import Entries, FileEntries, read_entries, re
 from sae_lens_groups.files.writing import write_text
 
 
-class Entry(Entries):
+class ChecksumEntry(Entries):
     """What a file was when it was written."""
 
     size: int
@@ -22,7 +22,7 @@ class Entry(Entries):
 
 
 class _Content(FileEntries):
-    files: dict[str, Entry]
+    files: dict[str, ChecksumEntry]
 
     @field_validator("files", mode="before")
     @classmethod
@@ -55,7 +55,7 @@ class Checksums:
         """The files that were there, as paths relative to the folder, with slashes."""
         return set(self._entries)
 
-    def entry(self, name: str) -> Entry | None:
+    def entry(self, name: str) -> ChecksumEntry | None:
         """What is said of a file; None where it is not named."""
         return self._entries.get(name)
 
@@ -107,11 +107,11 @@ def checksums_text(contents: Mapping[str, Path | str], known: Checksums | None =
     return json.dumps(content.model_dump(), indent=2) + "\n"
 
 
-def _entry(content: Path | str, known: Entry | None) -> Entry:
+def _entry(content: Path | str, known: ChecksumEntry | None) -> ChecksumEntry:
     if isinstance(content, Path):
-        return known or Entry(size=content.stat().st_size, sha256=_sha256(content))
+        return known or ChecksumEntry(size=content.stat().st_size, sha256=_sha256(content))
     encoded = content.encode("utf-8")
-    return Entry(size=len(encoded), sha256=hashlib.sha256(encoded).hexdigest())
+    return ChecksumEntry(size=len(encoded), sha256=hashlib.sha256(encoded).hexdigest())
 
 
 def _is_inside(name: str) -> bool:

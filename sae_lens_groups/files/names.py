@@ -36,7 +36,7 @@ STORE_STATE = "activations_store_state.safetensors"
 SHUFFLE_BUFFER = "shuffle_buffer.safetensors"
 STEP_STATE = "step_state.safetensors"
 LAYER_STATISTICS = "layer_statistics.safetensors"
-WHITENING = "activation_whitening.safetensors"
+WHITENING_MATRICES = "activation_whitening.safetensors"
 ALIGNMENT = "alignment.safetensors"
 
 IF_OWN = f"; if you changed it yourself, delete {CHECKSUMS}"
@@ -93,7 +93,10 @@ FILES = (
     FileKind(CARD, "suite", "publish", "facts", has_checksum=False),
     *(_suite(f"<hook_name>/{name}", "layers") for name in (SAE_CFG, SAE_WEIGHTS, SPARSITY)),
     *(_suite(f"{_IN_GROUP}/{name}", "groups") for name in (SAE_CFG, SAE_WEIGHTS)),
-    *(_suite(f"{_IN_GROUP}/{_SCALED}/{name}", "groups") for name in (SCALER, WHITENING, ALIGNMENT)),
+    *(
+        _suite(f"{_IN_GROUP}/{_SCALED}/{name}", "groups")
+        for name in (SCALER, WHITENING_MATRICES, ALIGNMENT)
+    ),
     _scores(EVALUATION),
     _scores(REPORT),
     *(
@@ -120,7 +123,7 @@ FILES = (
             *(LAYER_STATISTICS, SHUFFLE_BUFFER, STEP_STATE),
         )
     ),
-    *(_checkpoint(f"<group>/{_SCALED}/{name}") for name in (SCALER, WHITENING, ALIGNMENT)),
+    *(_checkpoint(f"<group>/{_SCALED}/{name}") for name in (SCALER, WHITENING_MATRICES, ALIGNMENT)),
 )
 """Every file that a run, an evaluation, a plan or a cache leaves."""
 

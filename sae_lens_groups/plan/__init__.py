@@ -1,1 +1,51 @@
 """Which layers should share an SAE: measure distances, propose groups, show the plan."""
+
+from sae_lens_groups.plan.choose import plan_groups, require_plannable
+from sae_lens_groups.plan.cost import SuiteCost
+from sae_lens_groups.plan.distances import LayerDistances
+from sae_lens_groups.plan.group_plan import GroupPlan, PlanEntries
+from sae_lens_groups.plan.measure import all_layers_store, find_metric, measure_layer_distances
+from sae_lens_groups.plan.metrics import DistanceMetric
+from sae_lens_groups.plan.page import distances_figure, embedded, layer_step, save_plan_folder
+from sae_lens_groups.plan.picture import CHOSEN, COLOUR_MAP, LEVEL_CURVES
+from sae_lens_groups.plan.rule import (
+    Partition,
+    PartitionRequest,
+    PartitionRule,
+    PlanFile,
+    find_partition,
+    parse_layer_groups,
+    require_usable,
+    resolve,
+)
+from sae_lens_groups.plan.text import plan_text, stability_note
+
+__all__ = [
+    "CHOSEN",
+    "COLOUR_MAP",
+    "LEVEL_CURVES",
+    "DistanceMetric",
+    "GroupPlan",
+    "LayerDistances",
+    "Partition",
+    "PartitionRequest",
+    "PartitionRule",
+    "PlanEntries",
+    "PlanFile",
+    "SuiteCost",
+    "all_layers_store",
+    "distances_figure",
+    "embedded",
+    "find_metric",
+    "find_partition",
+    "layer_step",
+    "measure_layer_distances",
+    "parse_layer_groups",
+    "plan_groups",
+    "plan_text",
+    "require_plannable",
+    "require_usable",
+    "resolve",
+    "save_plan_folder",
+    "stability_note",
+]

@@ -22,14 +22,14 @@ from sae_lens_groups.plan.rule import (
 from sae_lens_groups.plan.stability import stability
 from sae_lens_groups.plugins import partitions
 
-AUTO = "auto"
+_AUTO = "auto"
 # What `auto` stands for, and what groups that the user named are shown against.
 DEFAULT_PARTITION = "linkage"
 
 
 def plan_groups(
     distances: LayerDistances,
-    layer_groups: str | PartitionRule = AUTO,
+    layer_groups: str | PartitionRule = _AUTO,
     *,
     amad_threshold: float = 0.2,
     max_cost: float | None = None,
@@ -70,7 +70,7 @@ def plan_groups(
     )
     known = partitions()
     takes_n_groups = known[rule.name].takes_n_groups
-    base = rule.name if takes_n_groups and rule.name != AUTO else DEFAULT_PARTITION
+    base = rule.name if takes_n_groups and rule.name != _AUTO else DEFAULT_PARTITION
     n_split = n_layers_to_split(known[base], n_layers, last_layer)
 
     def level(rule: PartitionRule) -> PlanLevel:
@@ -78,18 +78,11 @@ def plan_groups(
         return PlanLevel.of(groups, distances, flops, last_alone=n_split < n_layers)
 
     hierarchy = tuple(level(PartitionRule(base, n + 1)) for n in range(n_split))
-    sure: float | None = None
     if takes_n_groups:
         chosen, chosen_by = _choice(rule, hierarchy, amad_threshold, max_cost)
-        if known[base].needs_distances:
-            again = PartitionRule(base, chosen.n_groups)
-            sure = stability(
-                chosen.groups,
-                distances,
-                lambda resampled: resolve(again, n_layers, known, resampled, last_layer),
-            )
     else:
         chosen, chosen_by = level(rule), "as named" if rule.named else str(rule)
+    is_measured = takes_n_groups and known[base].needs_distances
     return GroupPlan(
         distances=distances,
         partition=base,
@@ -97,9 +90,21 @@ def plan_groups(
         hierarchy=hierarchy,
         chosen=chosen,
         chosen_by=chosen_by,
-        stability=sure,
+        stability=_stability(chosen, base, distances, last_layer) if is_measured else None,
         flops=flops,
         seconds=seconds,
+    )
+
+
+def _stability(
+    chosen: PlanLevel, base: str, distances: LayerDistances, last_layer: LastLayer
+) -> float:
+    """How often distances within the standard errors give the same groups."""
+    again, known = PartitionRule(base, chosen.n_groups), partitions()
+    return stability(
+        chosen.groups,
+        distances,
+        lambda resampled: resolve(again, distances.n_layers, known, resampled, last_layer),
     )
 
 

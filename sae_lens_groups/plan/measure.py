@@ -7,9 +7,16 @@ from sae_lens import LanguageModelSAERunnerConfig
 from sae_lens.config import HfDataset
 from transformer_lens import HookedRootModule
 
-from sae_lens_groups.activations.dataset import as_stream, open_dataset, require_usable_rows
-from sae_lens_groups.activations.model import d_vocab, load_hooked_model, n_layers_of, require_hooks
-from sae_lens_groups.activations.store import GroupActivationsStore
+from sae_lens_groups.activations import (
+    GroupActivationsStore,
+    as_stream,
+    d_vocab,
+    load_hooked_model,
+    n_layers_of,
+    open_dataset,
+    require_hooks,
+    require_usable_rows,
+)
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import UnknownNameError
 from sae_lens_groups.layers import LayerGroup

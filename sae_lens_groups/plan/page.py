@@ -17,7 +17,7 @@ from sae_lens_groups.plan.level import PlanLevel
 from sae_lens_groups.plan.picture import (
     CHOSEN,
     COLOUR_MAP,
-    CURVES,
+    LEVEL_CURVES,
     curves_of,
     group_borders,
     level_diameters,
@@ -136,7 +136,7 @@ def _levels_figure(plan: GroupPlan) -> go.Figure:
 def _curves_figure(plan: GroupPlan) -> go.Figure:
     n_groups = [level.n_groups for level in plan.hierarchy]
     figure = go.Figure()
-    for (label, values), colour in zip(curves_of(plan).items(), CURVES):
+    for (label, values), colour in zip(curves_of(plan).items(), LEVEL_CURVES):
         dash = "dash" if label == "cost" else "solid"
         figure.add_scatter(
             x=n_groups,

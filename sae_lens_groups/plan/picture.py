@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from sae_lens_groups.plan.group_plan import GroupPlan
 
 CHOSEN = "#d1495b"
-CURVES = ("#1f6f8b", "#66a182", "#8d6a9f", "#444444")
+LEVEL_CURVES = ("#1f6f8b", "#66a182", "#8d6a9f", "#444444")
 COLOUR_MAP = "cividis"
 
 
@@ -73,7 +73,7 @@ def draw_levels(axes: Axes, plan: GroupPlan) -> None:
 def draw_curves(axes: Axes, plan: GroupPlan) -> None:
     """AMAD, weighted AMAD, the largest diameter and the cost against the number of groups."""
     n_groups = [level.n_groups for level in plan.hierarchy]
-    for (label, values), colour in zip(curves_of(plan).items(), CURVES):
+    for (label, values), colour in zip(curves_of(plan).items(), LEVEL_CURVES):
         style = "--" if label == "cost" else "-"
         marker = "o" if len(n_groups) <= 30 else None
         axes.plot(n_groups, values, style, color=colour, label=label, marker=marker, markersize=3)

@@ -2,13 +2,13 @@
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 from sae_lens_groups.errors import PublishError
-from sae_lens_groups.publish.card.facts import CardFacts
-from sae_lens_groups.publish.card.scores import value_of
+from sae_lens_groups.publish.card import CardFacts
 
 _RELEASE = re.compile(r"[A-Za-z0-9][\w.-]*", flags=re.ASCII)
 
@@ -70,9 +70,20 @@ def _model(facts: CardFacts) -> str:
 
 def _expected(row: Any) -> dict[str, float]:
     """What the layer scored, where it was evaluated."""
-    found = {"l0": value_of(row, "l0"), "variance_explained": value_of(row, "explained_variance")}
+    found = {
+        "l0": _number_of(row, "l0"),
+        "variance_explained": _number_of(row, "explained_variance"),
+    }
     return {
         name: round(value, 4)
         for name, value in found.items()
         if value is not None and math.isfinite(value)
     }
+
+
+def _number_of(row: Mapping[str, str], name: str) -> float | None:
+    """A number from `evaluation.csv`; None where there is none."""
+    try:
+        return float(row.get(name) or "")
+    except ValueError:
+        return None

@@ -4,7 +4,7 @@ import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sae_lens.constants import (
     SAE_CFG_FILENAME,
@@ -15,17 +15,31 @@ from safetensors import safe_open
 
 from sae_lens_groups import files
 from sae_lens_groups.errors import PublishError, SuiteError
-from sae_lens_groups.files.folder import CheckedFolder, lies_inside
-from sae_lens_groups.files.names import ALL_RESULTS, BESIDE_THE_LAYERS, OF_A_LAYER, is_of_evaluation
-from sae_lens_groups.files.reading import UNREADABLE
+from sae_lens_groups.files import (
+    ALL_RESULTS,
+    BESIDE_THE_LAYERS,
+    OF_A_LAYER,
+    UNREADABLE,
+    CheckedFolder,
+    is_of_evaluation,
+    lies_inside,
+)
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.publish.public_text import PublicText
-from sae_lens_groups.publish.public_values import PublicValues
-from sae_lens_groups.saved.manifest import SuiteManifest
-from sae_lens_groups.scaling.alignments import NONE
+from sae_lens_groups.publish.public import PublicValues
+from sae_lens_groups.saved import SuiteManifest
+from sae_lens_groups.scaling import NONE
 
 _WEIGHTS = ".safetensors"
 _TO_DO = "nothing was published; copy the suite anew, or train it again"
+
+
+class PublicFiles(NamedTuple):
+    """What of a suite is published, and what was left out of it."""
+
+    contents: dict[str, Path | str]
+    """Path in the repository -> the file as it lies here, or its new text."""
+    local_paths: list[str]
+    """The paths in place of which it has names."""
 
 
 def public_files(
@@ -33,8 +47,8 @@ def public_files(
     manifest: SuiteManifest,
     base_model: str | None = None,
     dataset_name: str | None = None,
-) -> dict[str, Path | str]:
-    """What of a suite is published: path in the repository -> the file as it lies there, or its new text.
+) -> PublicFiles:
+    """What of a suite is published, with names in place of local paths.
 
     Weights are neither read nor copied; a text that needs no change stays the file that it is.
 
@@ -47,14 +61,12 @@ def public_files(
     """
     found = _find_suite(Path(suite_folder), manifest)
     facts = {name: _text(name, path) for name, path in found.items() if _holds_facts(name)}
-    public = PublicText(
-        PublicValues(
-            folder=found.folder,
-            manifest=manifest,
-            settings=_settings(facts, manifest),
-            base_model=base_model,
-            dataset_name=dataset_name,
-        )
+    public = PublicValues(
+        folder=found.folder,
+        manifest=manifest,
+        settings=_settings(facts, manifest),
+        base_model=base_model,
+        dataset_name=dataset_name,
     )
     for name, text in facts.items():
         _json(name, text)  # is it whole?
@@ -68,7 +80,7 @@ def public_files(
         old = _text(name, path)
         new_name, new = _public_version(public, name, old)
         published[new_name] = path if new == old else new
-    return dict(sorted(published.items()))
+    return PublicFiles(dict(sorted(published.items())), list(public.known))
 
 
 class _Found(dict[str, Path]):
@@ -161,7 +173,7 @@ def _scaler_names(suite: Path, group: LayerGroup, manifest: SuiteManifest) -> It
         if (suite / scaler).is_file() and _json(scaler, _text(scaler, suite / scaler)).get(
             "has_whitening"
         ):
-            yield f"{folder}/{files.WHITENING}"
+            yield f"{folder}/{files.WHITENING_MATRICES}"
         if manifest.layer_alignment != NONE and layer != group.middle:
             yield f"{folder}/{files.ALIGNMENT}"
 
@@ -232,10 +244,10 @@ def _settings(facts: Mapping[str, str], manifest: SuiteManifest) -> Mapping[str,
     return _json(name, facts[name]).get("metadata") or {}
 
 
-def _public_version(public: PublicText, name: str, text: str) -> tuple[str, str]:
+def _public_version(public: PublicValues, name: str, text: str) -> tuple[str, str]:
     """The name and the content that a text has in public."""
-    if name.endswith(".html"):
-        return name, public.of_html(text)
+    if name.endswith((".html", ".md")):  # evaluate writes them with public names
+        return name, text
     if name == files.EVALUATION and not text.startswith("layer,"):
         raise _damaged(name, "is no table of scores")
     if name.endswith(".csv"):
@@ -246,14 +258,14 @@ def _public_version(public: PublicText, name: str, text: str) -> tuple[str, str]
     return _public_name(public, name, _json(name, text)), public.of_json(text)
 
 
-def _public_name(public: PublicText, name: str, data: Any) -> str:
+def _public_name(public: PublicValues, name: str, data: Any) -> str:
     """A layer's evaluation has its dataset in its name, of which it may be the path."""
     settings = data.get("eval_cfg") if isinstance(data, dict) else None
     dataset = settings.get("dataset") if isinstance(settings, dict) else None
     end = f"_{_in_name(dataset)}.json"
     if not isinstance(dataset, str) or not name.endswith(end):
         return name
-    return f"{name.removesuffix(end)}_{_in_name(public.values.value('dataset', dataset))}.json"
+    return f"{name.removesuffix(end)}_{_in_name(public.value('dataset', dataset))}.json"
 
 
 def _in_name(dataset: str | None) -> str:

@@ -3,9 +3,7 @@
 import csv
 import io
 import json
-import tempfile
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,16 +14,12 @@ from transformer_lens.loading_from_pretrained import get_official_model_name
 
 from sae_lens_groups import files
 from sae_lens_groups.errors import PublishError
-from sae_lens_groups.files.checksums import checksums_text
-from sae_lens_groups.files.folder import CheckedFolder
-from sae_lens_groups.files.names import ALL_RESULTS, is_covered
-from sae_lens_groups.publish.card.facts import CardFacts
-from sae_lens_groups.publish.card.front_matter import is_hub_id
-from sae_lens_groups.publish.card.model_card import model_card
+from sae_lens_groups.files import CheckedFolder, checksums_text, is_covered
+from sae_lens_groups.publish.card import CardFacts, model_card
+from sae_lens_groups.publish.card_merge import is_hub_id
 from sae_lens_groups.publish.public_files import public_files
 from sae_lens_groups.publish.scan import require_nothing_private
-from sae_lens_groups.saved.manifest import SuiteManifest
-from sae_lens_groups.suite import SAESuite
+from sae_lens_groups.saved import SuiteManifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +79,6 @@ class Publication:
         """What the card and the entry for SAELens's list say."""
         settings = None if self.manifest.is_imported else self._json(files.RUNNER_CFG)
         scores = _text(self.files, files.EVALUATION)
-        results = self._json(f"{files.EVALUATION_FOLDER}/{ALL_RESULTS}.json")
         cfgs = {name: self._json(f"{name}/{SAE_CFG_FILENAME}") for name in self.manifest.hook_names}
         dataset = self.options.dataset_name or _dataset_path(settings, cfgs)
         return CardFacts(
@@ -94,11 +87,11 @@ class Publication:
             runner_cfg=settings,
             sae_cfgs=cfgs,
             scores=None if scores is None else list(csv.DictReader(io.StringIO(scores))),
+            layer_table=_text(self.files, f"{files.EVALUATION_FOLDER}/{files.LAYER_TABLE}"),
             base_model=self._hub_model(),
             dataset_name=dataset if dataset and "/" in dataset and is_hub_id(dataset) else None,
             license=self.options.license,
             revision=self.options.revision,
-            eval_cfg=None if not results else results[0].get("eval_cfg"),
         )
 
     def _hub_model(self) -> str | None:
@@ -116,25 +109,29 @@ class Publication:
         return None if text is None else json.loads(text)
 
 
-@contextmanager
-def prepared(suite: SAESuite, repo_id: str, options: PublishOptions) -> Iterator[Publication]:
+def prepared(
+    folder: Path, manifest: SuiteManifest, repo_id: str, options: PublishOptions
+) -> Publication:
     """The publication of a suite; nothing has left the machine yet.
 
     Raises:
         PublishError: the suite is incomplete, or something private is left in it.
     """
-    suite.require_whole("publishing")
-    with _folder_of(suite) as folder:
-        public = public_files(folder, suite.manifest, options.base_model, options.dataset_name)
-        publication = Publication(
-            repo_id=repo_id,
-            options=options,
-            own_model_name=suite.manifest.model_name,
-            files=_with_checksums(_with_model_marked(public, suite.manifest, options), folder),
-        )
-        allowed = (*options.allow, *filter(None, (options.base_model, options.dataset_name)))
-        require_nothing_private(publication.with_card(), repo_id=repo_id, allowed=allowed)
-        yield publication
+    public = public_files(folder, manifest, options.base_model, options.dataset_name)
+    publication = Publication(
+        repo_id=repo_id,
+        options=options,
+        own_model_name=manifest.model_name,
+        files=_with_checksums(_with_model_marked(public.contents, manifest, options), folder),
+    )
+    allowed = (*options.allow, *filter(None, (options.base_model, options.dataset_name)))
+    require_nothing_private(
+        publication.with_card(),
+        repo_id=repo_id,
+        allowed=allowed,
+        paths=[folder, *public.local_paths],
+    )
+    return publication
 
 
 def _with_model_marked(
@@ -158,16 +155,6 @@ def _with_checksums(public: dict[str, Path | str], folder: Path) -> dict[str, Pa
     """Adds the checksums of the files as they are published."""
     covered = {name: content for name, content in public.items() if is_covered(name)}
     return {**public, files.CHECKSUMS: checksums_text(covered, CheckedFolder(folder).checksums)}
-
-
-@contextmanager
-def _folder_of(suite: SAESuite) -> Iterator[Path]:
-    if suite.source_folder is not None:
-        yield suite.source_folder
-        return
-    with tempfile.TemporaryDirectory(prefix="sae-lens-groups-") as folder:
-        suite.save_copy(Path(folder) / "suite")
-        yield Path(folder) / "suite"
 
 
 def _dataset_path(settings: Mapping[str, Any] | None, cfgs: Mapping[str, Any]) -> str | None:

@@ -19,8 +19,7 @@ from tqdm.auto import tqdm
 from sae_lens_groups import files
 from sae_lens_groups.errors import PublishError, SuiteError
 from sae_lens_groups.publish.publication import Publication
-from sae_lens_groups.saved.hub import as_hub_errors
-from sae_lens_groups.saved.manifest import SuiteManifest, is_of_suite
+from sae_lens_groups.saved import SuiteManifest, as_hub_errors, is_of_suite
 
 _SHA256_DIGITS = 64
 

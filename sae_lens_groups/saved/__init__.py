@@ -1,1 +1,39 @@
 """Trained SAEs as they lie on disk and on the Hub."""
+
+from sae_lens_groups.saved.hub import HubRepo, as_hub_errors, require_repo_id
+from sae_lens_groups.saved.manifest import SuiteManifest, group_metadata, is_of_suite
+from sae_lens_groups.saved.open import named_by, open_saes, training_tokens_of
+from sae_lens_groups.saved.others import UNKNOWN
+from sae_lens_groups.saved.sae import SavedSAE, is_groups_own
+from sae_lens_groups.saved.source import SAESource
+from sae_lens_groups.saved.training_curves import (
+    TrainingCurves,
+    TrainingPoint,
+    points_from_csv,
+    points_to_csv,
+)
+from sae_lens_groups.saved.transfer_report import Scores, TransferReport
+from sae_lens_groups.saved.write import write_suite
+
+__all__ = [
+    "UNKNOWN",
+    "HubRepo",
+    "SAESource",
+    "SavedSAE",
+    "Scores",
+    "SuiteManifest",
+    "TrainingCurves",
+    "TrainingPoint",
+    "TransferReport",
+    "as_hub_errors",
+    "group_metadata",
+    "is_groups_own",
+    "is_of_suite",
+    "named_by",
+    "open_saes",
+    "points_from_csv",
+    "points_to_csv",
+    "require_repo_id",
+    "training_tokens_of",
+    "write_suite",
+]

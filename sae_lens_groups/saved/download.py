@@ -13,7 +13,7 @@ from sae_lens.constants import (
 
 from sae_lens_groups import files
 from sae_lens_groups.errors import SuiteError
-from sae_lens_groups.files.folder import CheckedFolder
+from sae_lens_groups.files import CheckedFolder
 from sae_lens_groups.saved.hub import HubRepo
 from sae_lens_groups.saved.others import OtherSAEs
 from sae_lens_groups.saved.suite import SavedSuite
@@ -23,7 +23,7 @@ _OF_THE_WHOLE = (*files.fetched_with("groups"), *files.fetched_with("whole"))
 # What SAELens reads of an SAE, and what we do.
 _OF_AN_SAE = (
     *(SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME),
-    *(ACTIVATION_SCALER_CFG_FILENAME, files.WHITENING, files.RUNNER_CFG),
+    *(ACTIVATION_SCALER_CFG_FILENAME, files.WHITENING_MATRICES, files.RUNNER_CFG),
 )
 
 

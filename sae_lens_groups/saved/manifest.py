@@ -7,12 +7,11 @@ from typing import Any
 
 from sae_lens_groups import files
 from sae_lens_groups.errors import SuiteError, UnknownLayerError
-from sae_lens_groups.files.folder import CheckedFolder
-from sae_lens_groups.files.names import find_file
+from sae_lens_groups.files import CheckedFolder, find_file
 from sae_lens_groups.layers import HookTemplate, LayerGroup, disjoint, format_layer_groups
-from sae_lens_groups.plan.group_plan import GroupPlan, PlanEntries
+from sae_lens_groups.plan import GroupPlan, PlanEntries
 from sae_lens_groups.saved.transfer_report import TransferEntries, TransferReport
-from sae_lens_groups.scaling.alignments import NONE
+from sae_lens_groups.scaling import NONE
 
 
 class _Group(files.Entries):

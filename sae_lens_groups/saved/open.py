@@ -6,8 +6,7 @@ from pathlib import Path
 
 from sae_lens_groups import files
 from sae_lens_groups.errors import GroupSAEError, HubError, InitSourceError, SuiteError
-from sae_lens_groups.files.folder import CheckedFolder
-from sae_lens_groups.files.reading import MISREAD
+from sae_lens_groups.files import MISREAD, CheckedFolder
 from sae_lens_groups.saved.download import FACTS, download
 from sae_lens_groups.saved.hub import HubRepo, is_repo_id
 from sae_lens_groups.saved.others import OtherSAEs, ReleasedSAE

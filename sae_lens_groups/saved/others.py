@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from sae_lens_groups import files
 from sae_lens_groups.errors import HookNameError, HubError, SuiteError, first_line
-from sae_lens_groups.files.folder import suite_around
+from sae_lens_groups.files import suite_around
 from sae_lens_groups.layers import HookTemplate, LayerGroup
 from sae_lens_groups.saved.manifest import SuiteManifest
 from sae_lens_groups.saved.sae import (
@@ -23,8 +23,7 @@ from sae_lens_groups.saved.sae import (
     unwritten_scaler,
 )
 from sae_lens_groups.saved.source import SAESource
-from sae_lens_groups.scaling.fold import without_model_kwargs_advice
-from sae_lens_groups.scaling.group_scaling import ESTIMATED_MODES
+from sae_lens_groups.scaling import ESTIMATED_MODES, without_model_kwargs_advice
 
 UNKNOWN = "unknown"
 """What the manifest says where the SAEs do not name their model, or the version of SAELens."""

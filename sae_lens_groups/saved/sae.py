@@ -16,18 +16,25 @@ from sae_lens.training.activation_scaler import ActivationScaler
 
 from sae_lens_groups import files
 from sae_lens_groups.errors import SuiteError
-from sae_lens_groups.files.folder import CheckedFolder, suite_around
-from sae_lens_groups.files.reading import UNREADABLE
-from sae_lens_groups.files.tensors import (
+from sae_lens_groups.files import (
+    UNREADABLE,
+    CheckedFolder,
     load_numbers,
     require_numbers,
     require_size,
     require_tensors,
+    suite_around,
 )
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.scaling.fold import layer_sae, without_model_kwargs_advice
-from sae_lens_groups.scaling.group_scaling import ESTIMATED_MODES, MEAN_NORM, WHITENING
-from sae_lens_groups.scaling.stored import load_layer_scaler, load_scaler
+from sae_lens_groups.scaling import (
+    ESTIMATED_MODES,
+    MEAN_NORM,
+    WHITENING,
+    layer_sae,
+    load_layer_scaler,
+    load_scaler,
+    without_model_kwargs_advice,
+)
 
 # What SAELens raises on settings of another form, beside what it does on damaged files.
 _UNUSABLE = (*UNREADABLE, AttributeError, OverflowError, AssertionError)

@@ -11,14 +11,13 @@ from typing_extensions import override
 
 from sae_lens_groups import files
 from sae_lens_groups.errors import SuiteError
-from sae_lens_groups.files.folder import CheckedFolder
+from sae_lens_groups.files import CheckedFolder
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.saved.manifest import SuiteManifest
 from sae_lens_groups.saved.sae import SavedSAE, without_scaling
 from sae_lens_groups.saved.source import SAESource
 from sae_lens_groups.saved.training_curves import TrainingPoint, points_from_csv
-from sae_lens_groups.scaling.alignments import NONE
-from sae_lens_groups.scaling.stored import load_layer_scaler
+from sae_lens_groups.scaling import NONE, load_layer_scaler
 
 _MIXED_UP = "the suite's files were mixed up, take it anew from where it was trained"
 

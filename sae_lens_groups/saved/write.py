@@ -11,12 +11,10 @@ from sae_lens.constants import SPARSITY_FILENAME
 from safetensors.torch import save_file
 
 from sae_lens_groups import files
-from sae_lens_groups.files.checksums import write_checksums
-from sae_lens_groups.files.folder import lies_inside
-from sae_lens_groups.files.names import is_covered
+from sae_lens_groups.files import is_covered, lies_inside, write_checksums
 from sae_lens_groups.saved.source import SAESource
 from sae_lens_groups.saved.training_curves import points_to_csv
-from sae_lens_groups.scaling.stored import save_layer_scalers
+from sae_lens_groups.scaling import save_layer_scalers
 
 
 def write_suite(

@@ -7,8 +7,7 @@ from sae_lens.training.activation_scaler import ActivationScaler
 
 from sae_lens_groups import files
 from sae_lens_groups.errors import SuiteError
-from sae_lens_groups.files.folder import CheckedFolder
-from sae_lens_groups.files.tensors import Shape, load_numbers
+from sae_lens_groups.files import CheckedFolder, Shape, load_numbers
 from sae_lens_groups.scaling.group_scaling import whitening_of
 from sae_lens_groups.scaling.layer_scaler import LayerMap, LayerScaler
 
@@ -33,7 +32,7 @@ def load_scaler(suite: CheckedFolder, name: str, d_in: int) -> ActivationScaler:
     data = suite.json(name)
     with files.refusing(SuiteError, f"{str(suite.path / name)!r} cannot be used", _TO_DO):
         factor = files.read_entries(_Scaling, data).scaling_factor
-    whitening = PurePosixPath(name).with_name(files.WHITENING).as_posix()
+    whitening = PurePosixPath(name).with_name(files.WHITENING_MATRICES).as_posix()
     # Files of before SAELens had whitening do not say that they have none.
     if not data.get("has_whitening", suite.has(whitening)):
         return ActivationScaler(scaling_factor=factor)

@@ -1,1 +1,20 @@
 """Rows in, a suite out: one shared pass of the language model trains an SAE per group."""
+
+from sae_lens_groups.train.cache.manifest import ALL_ROWS, CACHE_DTYPES, CACHE_ROWS, DRAWN_ROWS
+from sae_lens_groups.train.cache.run import CacheRun, cache_activations
+from sae_lens_groups.train.cost import count_flops, time_steps
+from sae_lens_groups.train.prepare import settle
+from sae_lens_groups.train.run import GroupSAETrainingRunner
+
+__all__ = [
+    "ALL_ROWS",
+    "CACHE_DTYPES",
+    "CACHE_ROWS",
+    "DRAWN_ROWS",
+    "CacheRun",
+    "GroupSAETrainingRunner",
+    "cache_activations",
+    "count_flops",
+    "settle",
+    "time_steps",
+]

@@ -9,13 +9,11 @@ import torch
 from sae_lens.config import HfDataset
 from transformer_lens import HookedRootModule
 
-from sae_lens_groups.activations.flops import flops_of
-from sae_lens_groups.activations.shuffle_buffer import GroupBatch
+from sae_lens_groups.activations import GroupBatch, flops_of
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.plan.cost import SuiteCost
-from sae_lens_groups.plan.measure import all_layers_store
-from sae_lens_groups.scaling.fold import without_model_kwargs_advice
+from sae_lens_groups.plan import SuiteCost, all_layers_store
+from sae_lens_groups.scaling import without_model_kwargs_advice
 from sae_lens_groups.train.initial import fresh_sae
 from sae_lens_groups.train.trainer import GroupSAETrainer
 

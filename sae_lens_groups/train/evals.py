@@ -14,13 +14,11 @@ from sae_lens.training.activation_scaler import ActivationScaler
 from sae_lens.util import extract_stop_at_layer_from_tlens_hook_name
 from transformer_lens import HookedRootModule
 
-from sae_lens_groups.activations.batches import TrainingBatches
-from sae_lens_groups.activations.dataset import as_stream
-from sae_lens_groups.activations.store import GroupActivationsStore
+from sae_lens_groups.activations import GroupActivationsStore, TrainingBatches, as_stream
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.saved.transfer_report import Scores
-from sae_lens_groups.scaling.fold import layer_sae
+from sae_lens_groups.saved import Scores
+from sae_lens_groups.scaling import layer_sae
 from sae_lens_groups.train.trainer import GroupSAETrainer
 
 

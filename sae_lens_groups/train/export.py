@@ -12,12 +12,15 @@ from typing_extensions import override
 
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.layers import HookTemplate, LayerGroup
-from sae_lens_groups.plan.group_plan import GroupPlan
-from sae_lens_groups.saved.manifest import SuiteManifest, group_metadata
-from sae_lens_groups.saved.source import SAESource
-from sae_lens_groups.saved.training_curves import TrainingPoint
-from sae_lens_groups.saved.transfer_report import TransferReport
-from sae_lens_groups.scaling.fold import layer_sae
+from sae_lens_groups.plan import GroupPlan
+from sae_lens_groups.saved import (
+    SAESource,
+    SuiteManifest,
+    TrainingPoint,
+    TransferReport,
+    group_metadata,
+)
+from sae_lens_groups.scaling import layer_sae
 from sae_lens_groups.suite import SAESuite
 from sae_lens_groups.train.trainer import GroupSAETrainer
 

@@ -16,15 +16,18 @@ from tqdm.auto import tqdm
 from typing_extensions import override
 
 from sae_lens_groups import files
-from sae_lens_groups.activations.shuffle_buffer import GroupBatch
+from sae_lens_groups.activations import GroupBatch
 from sae_lens_groups.errors import NonFiniteActivationsError
-from sae_lens_groups.files.checksums import write_checksums
+from sae_lens_groups.files import write_checksums
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.saved.training_curves import TrainingCurves, points_from_csv, points_to_csv
-from sae_lens_groups.scaling.alignments import Alignment
-from sae_lens_groups.scaling.estimate import GroupScalingEstimate
-from sae_lens_groups.scaling.group_scaling import ESTIMATED_MODES
-from sae_lens_groups.scaling.moments import LayerPair, PairMoments
+from sae_lens_groups.saved import TrainingCurves, points_from_csv, points_to_csv
+from sae_lens_groups.scaling import (
+    ESTIMATED_MODES,
+    Alignment,
+    GroupScalingEstimate,
+    LayerPair,
+    PairMoments,
+)
 from sae_lens_groups.train.checkpoints.folder import CheckpointFacts, remove
 from sae_lens_groups.train.checkpoints.step_state import load_step_state
 from sae_lens_groups.train.fast_step import AUTO, Scratch

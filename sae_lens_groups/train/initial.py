@@ -11,12 +11,10 @@ from sae_lens.registry import get_sae_training_class
 
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError
-from sae_lens_groups.files.reading import UNREADABLE
+from sae_lens_groups.files import UNREADABLE
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.saved.manifest import group_metadata
-from sae_lens_groups.saved.sae import SavedSAE
-from sae_lens_groups.scaling.fold import require_foldable
-from sae_lens_groups.scaling.group_scaling import ESTIMATED_MODES
+from sae_lens_groups.saved import SavedSAE, group_metadata
+from sae_lens_groups.scaling import ESTIMATED_MODES, require_foldable
 
 # What SAELens records of a run in each SAE's metadata.
 _RECORDED_SETTINGS = (

@@ -12,42 +12,41 @@ from sae_lens.config import HfDataset
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups import files
-from sae_lens_groups.activations.dataset import as_stream, open_dataset, require_usable_rows
-from sae_lens_groups.activations.model import (
+from sae_lens_groups.activations import (
+    as_stream,
     d_vocab,
     n_layers_before_loading,
     n_layers_of,
+    open_dataset,
     require_hooks,
+    require_usable_rows,
 )
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.field_values import require_one_of
-from sae_lens_groups.files.writing import only_writer
+from sae_lens_groups.files import only_writer
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.plan.choose import plan_groups, require_plannable
-from sae_lens_groups.plan.group_plan import GroupPlan
-from sae_lens_groups.plan.measure import measure_layer_distances
-from sae_lens_groups.plan.rule import (
+from sae_lens_groups.plan import (
+    GroupPlan,
     PartitionRule,
     PlanFile,
     find_partition,
+    measure_layer_distances,
     parse_layer_groups,
+    plan_groups,
+    require_plannable,
     require_usable,
     resolve,
 )
 from sae_lens_groups.plugins import alignments, partitions
-from sae_lens_groups.saved.open import training_tokens_of
-from sae_lens_groups.saved.source import SAESource
-from sae_lens_groups.scaling.alignments import NONE, Alignment
-from sae_lens_groups.scaling.group_scaling import ESTIMATED_MODES
+from sae_lens_groups.saved import SAESource, training_tokens_of
+from sae_lens_groups.scaling import ESTIMATED_MODES, NONE, Alignment
 from sae_lens_groups.train.cache.manifest import CacheManifest
 from sae_lens_groups.train.checkpoints.checkpoint import Checkpoint, resumed
 from sae_lens_groups.train.cost import count_flops
 from sae_lens_groups.train.fast_step import ALWAYS, why_not
 from sae_lens_groups.train.initial import pretrained_sae
-from sae_lens_groups.transfer.check import usable_source
-from sae_lens_groups.transfer.keep import kept_groups
-from sae_lens_groups.transfer.start import Transfer
+from sae_lens_groups.transfer import Transfer, kept_groups, usable_source
 
 _SPARSITY_WARM_UPS = ("l1_warm_up_steps", "l0_warm_up_steps")
 

@@ -15,10 +15,15 @@ from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups import files
-from sae_lens_groups.activations.batches import BatchStream, TrainingBatches
-from sae_lens_groups.activations.model import compile_if_asked, load_hooked_model
-from sae_lens_groups.activations.pair_moments import moments_of_pairs, pairs_with_middle_layers
-from sae_lens_groups.activations.store import GroupActivationsStore
+from sae_lens_groups.activations import (
+    BatchStream,
+    GroupActivationsStore,
+    TrainingBatches,
+    compile_if_asked,
+    load_hooked_model,
+    moments_of_pairs,
+    pairs_with_middle_layers,
+)
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import (
     DivergedError,
@@ -27,13 +32,12 @@ from sae_lens_groups.errors import (
     OutputFolderError,
     TrainingInterrupted,
 )
-from sae_lens_groups.files.writing import only_writer
+from sae_lens_groups.files import only_writer
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.plan.group_plan import GroupPlan
+from sae_lens_groups.plan import GroupPlan
 from sae_lens_groups.plugins import alignments
-from sae_lens_groups.saved.transfer_report import TransferReport
-from sae_lens_groups.scaling.alignments import NONE
-from sae_lens_groups.scaling.moments import LayerPair, PairMoments
+from sae_lens_groups.saved import TransferReport
+from sae_lens_groups.scaling import NONE, LayerPair, PairMoments
 from sae_lens_groups.suite import SAESuite
 from sae_lens_groups.train.cache.read import CachedActivationsStore
 from sae_lens_groups.train.checkpoints.checkpoint import Checkpoint, rescale_learning_rate
@@ -46,7 +50,7 @@ from sae_lens_groups.train.initial import initial_saes
 from sae_lens_groups.train.prepare import complete, prepare
 from sae_lens_groups.train.stop import StopRequest
 from sae_lens_groups.train.trainer import GroupSAETrainer
-from sae_lens_groups.transfer.keep import rows_read_with_source, with_kept_layers
+from sae_lens_groups.transfer import rows_read_with_source, with_kept_layers
 
 
 class GroupSAETrainingRunner:

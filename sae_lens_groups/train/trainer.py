@@ -11,11 +11,10 @@ from safetensors.torch import load_file, save_file
 from typing_extensions import override
 
 from sae_lens_groups import files
-from sae_lens_groups.activations.shuffle_buffer import GroupBatch
+from sae_lens_groups.activations import GroupBatch
 from sae_lens_groups.errors import DivergedError
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.scaling.group_scaling import GroupScaling
-from sae_lens_groups.scaling.stored import load_layer_scalers, save_layer_scalers
+from sae_lens_groups.scaling import GroupScaling, load_layer_scalers, save_layer_scalers
 from sae_lens_groups.train.checkpoints.step_state import save_step_state
 from sae_lens_groups.train.fast_step import AUTO, NEVER, Scratch, SparseStep, choose_step
 from sae_lens_groups.train.statistics import LayerStatistics, layer_metrics

@@ -7,10 +7,8 @@ from typing import Any
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError, InitSourceError
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.saved.open import named_by, open_saes
-from sae_lens_groups.saved.others import UNKNOWN
-from sae_lens_groups.saved.source import SAESource
-from sae_lens_groups.scaling.group_scaling import MEAN_NORM
+from sae_lens_groups.saved import UNKNOWN, SAESource, named_by, open_saes
+from sae_lens_groups.scaling import MEAN_NORM
 from sae_lens_groups.transfer.keep import require_keepable
 from sae_lens_groups.transfer.take import ENCODER
 from sae_lens_groups.transfer.training_form import require_convertible

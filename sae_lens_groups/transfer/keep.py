@@ -10,12 +10,11 @@ from sae_lens.training.activation_scaler import ActivationScaler
 from typing_extensions import override
 
 from sae_lens_groups import files
-from sae_lens_groups.activations.dataset import is_same_dataset
+from sae_lens_groups.activations import is_same_dataset
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.layers import LayerGroup, disjoint
-from sae_lens_groups.saved.source import SAESource
-from sae_lens_groups.saved.training_curves import TrainingPoint
+from sae_lens_groups.saved import SAESource, TrainingPoint
 from sae_lens_groups.suite import SAESuite
 
 

@@ -16,19 +16,21 @@ from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import InitSourceError
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.plugins import alignments
-from sae_lens_groups.saved.open import named_by
-from sae_lens_groups.saved.source import SAESource
-from sae_lens_groups.saved.transfer_report import Scores, TransferReport
-from sae_lens_groups.scaling.alignments import NONE, Alignment
-from sae_lens_groups.scaling.group_scaling import (
+from sae_lens_groups.saved import SAESource, Scores, TransferReport, named_by
+from sae_lens_groups.scaling import (
     ESTIMATED_MODES,
     MEAN_NORM,
+    NONE,
     WHITENING,
+    Alignment,
     GroupScaling,
+    LayerPair,
+    LayerScaler,
+    PairMoments,
+    layer_map_of,
+    scaling_map,
     whitening_of,
 )
-from sae_lens_groups.scaling.layer_scaler import LayerScaler, layer_map_of, scaling_map
-from sae_lens_groups.scaling.moments import LayerPair, PairMoments
 from sae_lens_groups.transfer.keep import kept_groups
 from sae_lens_groups.transfer.take import take_parameters
 

@@ -9,17 +9,17 @@ import torch
 from sae_lens import SAE, TrainingSAE
 
 from sae_lens_groups.errors import InitSourceError
-from sae_lens_groups.scaling.fold import (
+from sae_lens_groups.scaling import (
+    LayerScaler,
     behind_factor,
     behind_map,
     pre_activations_shifted,
     unknown_parameters,
 )
-from sae_lens_groups.scaling.layer_scaler import LayerScaler
 from sae_lens_groups.transfer.training_form import training_state
 
-ALL, ENCODER, DECODER = "all", "encoder", "decoder"
-PARAMETERS = (ALL, ENCODER, DECODER)
+_ALL, ENCODER, _DECODER = "all", "encoder", "decoder"
+PARAMETERS = (_ALL, ENCODER, _DECODER)
 
 _State = dict[str, torch.Tensor]
 _OF_DECODER = frozenset({"W_dec", "b_dec"})
@@ -27,7 +27,7 @@ _OF_DECODER = frozenset({"W_dec", "b_dec"})
 
 @torch.no_grad()
 def take_parameters(
-    sae: TrainingSAE[Any], source: SAE[Any], scaler: LayerScaler, which: str = ALL
+    sae: TrainingSAE[Any], source: SAE[Any], scaler: LayerScaler, which: str = _ALL
 ) -> None:
     """Makes `sae` compute `scaler.unscale(source(scaler.scale(x)))`, in place.
 
@@ -45,14 +45,14 @@ def take_parameters(
     ranks_by_norms = getattr(sae.cfg, "rescale_acts_by_decoder_norm", False)
     taken = _behind(scaler, source, training_state(source, sae.cfg), ranks_by_norms=ranks_by_norms)
     b_dec_D = taken["b_dec"]
-    if which == DECODER:
+    if which == _DECODER:
         taken = _decoder_with_transpose(taken)
     elif which == ENCODER:
         taken = _encoder_with_transpose(taken)
     sae.process_state_dict_for_loading(taken)  # SAELens's names, which differ by version
     own = {name: tensor.cpu() for name, tensor in sae.state_dict().items()}
     new = own | {name: tensor.cpu() for name, tensor in taken.items()}
-    if which != DECODER and "W_enc" in new:
+    if which != _DECODER and "W_enc" in new:
         # b_dec, or whether it is taken off the input, may not be the source's.
         offset_D = sae.cfg.apply_b_dec_to_input * new["b_dec"].double()
         offset_D -= source.cfg.apply_b_dec_to_input * b_dec_D.cpu().double()

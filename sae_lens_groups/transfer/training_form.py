@@ -12,7 +12,7 @@ from sae_lens import SAE, TrainingSAE
 from sae_lens.saes.sae import TrainingSAEConfig
 
 from sae_lens_groups.errors import InitSourceError
-from sae_lens_groups.scaling.group_scaling import ESTIMATED_MODES
+from sae_lens_groups.scaling import ESTIMATED_MODES
 
 # Architectures that SAELens saves as JumpReLU, with their one threshold for every feature.
 _SAVED_AS_JUMPRELU = ("batchtopk", "matryoshka_batchtopk")

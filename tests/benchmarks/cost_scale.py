@@ -33,7 +33,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from sae_lens_groups.plan.picture import CHOSEN, CURVES
+from sae_lens_groups.plan.picture import CHOSEN, LEVEL_CURVES
 from tests.benchmarks.speed import models, ways
 from tests.benchmarks.speed.clocks import CLOCKS, CPU, WALL, is_cuda
 from tests.benchmarks.speed.jobs import (
@@ -57,8 +57,8 @@ MOST_FEATURES = {GROUPS: 2**20, EACH: 2**20, MULTI: 2**18}
 """Of all SAEs that a run trains; with more, it is left out: it takes more than a minute."""
 
 LINES = {
-    MULTI: ("SAELens, an SAE per layer", CURVES[3], "^"),
-    EACH: ("sae_lens_groups, an SAE per layer", CURVES[0], "s"),
+    MULTI: ("SAELens, an SAE per layer", LEVEL_CURVES[3], "^"),
+    EACH: ("sae_lens_groups, an SAE per layer", LEVEL_CURVES[0], "s"),
     GROUPS: ("sae_lens_groups, groups of layers", CHOSEN, "o"),
 }
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from sae_lens import SAE
 
-from sae_lens_groups.activations.hooks import taking_flat_heads
+from sae_lens_groups.activations import taking_flat_heads
 from sae_lens_groups.evaluate.circuits.report import CurvePoint, LayerCurve
 from sae_lens_groups.evaluate.circuits.runs import HookSite, TaskRuns
 

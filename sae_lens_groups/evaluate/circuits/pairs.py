@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 PADDING = -1
 """Fills up the tokens of pairs that have fewer than others."""
 
-Metric = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+AnswerMetric = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """(log_probs_PV, answers_PA, wrong_PW) -> one score per pair, above zero where the model is right."""
 
 
@@ -97,11 +97,11 @@ class PairBatch:
     counterfactual_PT: torch.Tensor
     answers_PA: torch.Tensor
     wrong_PW: torch.Tensor
-    metric: Metric
+    metric: AnswerMetric
 
     @classmethod
     def of(
-        cls, pairs: Sequence[PromptPair], metric: Metric, device: torch.device | str
+        cls, pairs: Sequence[PromptPair], metric: AnswerMetric, device: torch.device | str
     ) -> "PairBatch":
         """On the model's device."""
         return cls(

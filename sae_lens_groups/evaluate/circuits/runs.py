@@ -8,7 +8,7 @@ import torch
 from sae_lens import SAE
 from transformer_lens import HookedRootModule
 
-from sae_lens_groups.activations.hooks import Site
+from sae_lens_groups.activations import Site
 from sae_lens_groups.evaluate.circuits.pairs import PairBatch
 
 

@@ -13,7 +13,7 @@ from sae_lens_groups.evaluate.circuits.closing_bracket import closing_bracket
 from sae_lens_groups.evaluate.circuits.greater_than import greater_than
 from sae_lens_groups.evaluate.circuits.ioi import ioi
 from sae_lens_groups.evaluate.circuits.pairs import (
-    Metric,
+    AnswerMetric,
     PromptPair,
     Vocabulary,
     log_odds,
@@ -33,7 +33,7 @@ class CircuitTask:
     name: str
     draw_pairs: Callable[[Vocabulary, random.Random], Iterator[PromptPair]]
     """Random pairs without end; none where the tokenizer splits what has to be one token."""
-    metric: Metric
+    metric: AnswerMetric
 
 
 TASKS = {

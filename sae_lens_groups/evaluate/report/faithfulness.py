@@ -11,17 +11,17 @@ from sae_lens_groups.evaluate.circuits.report import SUFFICIENT
 from sae_lens_groups.evaluate.numbers import percent
 from sae_lens_groups.evaluate.report.plots import (
     PURPLE,
-    SUITE,
+    SUITE_COLOUR,
     add_line,
-    empty_drawing,
+    empty_figure,
     over_layers,
 )
 from sae_lens_groups.evaluate.report.section import Section, drawings, parts
 from sae_lens_groups.layers import LayerGroup
 
 _LINES = {
-    "faithfulness_with_error": ("faithfulness", SUITE, "solid"),
-    "faithfulness_without_error": ("faithfulness, no error", SUITE, "dot"),
+    "faithfulness_with_error": ("faithfulness", SUITE_COLOUR, "solid"),
+    "faithfulness_without_error": ("faithfulness, no error", SUITE_COLOUR, "dot"),
     "completeness_with_error": ("completeness", PURPLE, "solid"),
     "completeness_without_error": ("completeness, no error", PURPLE, "dot"),
 }
@@ -73,7 +73,7 @@ def _task(groups: Sequence[LayerGroup], result: TaskResult) -> dict[str, Any]:
 
 def _curves(curves: Sequence[LayerCurve]) -> go.Figure:
     """The lines of every layer, of which the page's script shows one layer's."""
-    figure = empty_drawing(height=330)
+    figure = empty_figure(height=330)
     counts = _counts(curves)
     for curve in curves:
         for score, (label, colour, dash) in _LINES.items():
@@ -99,7 +99,7 @@ def _sufficient(groups: Sequence[LayerGroup], curves: Sequence[LayerCurve]) -> g
     counts = _counts(curves)
     with_error = {curve.layer: curve.sufficient_with_error for curve in curves}
     without = {curve.layer: curve.sufficient_without_error for curve in curves}
-    dotted = {"color": SUITE, "width": 2, "dash": "dot"}
+    dotted = {"color": SUITE_COLOUR, "width": 2, "dash": "dot"}
     open_circle = {"size": 8, "symbol": "circle-open"}
     for label, found, look in (
         ("with the SAE's error", with_error, {}),
@@ -107,7 +107,7 @@ def _sufficient(groups: Sequence[LayerGroup], curves: Sequence[LayerCurve]) -> g
     ):
         points = [(layer, None if n is None else counts.index(n)) for layer, n in found.items()]
         hover = {"customdata": list(found.values()), "hovertemplate": "%{customdata:,} features"}
-        add_line(figure, label, points, SUITE, **look, **hover)
+        add_line(figure, label, points, SUITE_COLOUR, **look, **hover)
     return figure.update_yaxes(
         title="features that suffice", range=[-0.5, len(counts) - 0.5], **_count_labels(counts)
     )

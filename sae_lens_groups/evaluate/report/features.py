@@ -10,17 +10,16 @@ from sae_lens_groups.evaluate.matching import FOUND_COSINE, FeatureMatch
 from sae_lens_groups.evaluate.numbers import percent
 from sae_lens_groups.evaluate.report.plots import (
     PURPLE,
-    SUITE,
+    SUITE_COLOUR,
     WORSE,
     add_line,
-    empty_drawing,
+    empty_figure,
     over_layers,
 )
 from sae_lens_groups.evaluate.report.section import Section, drawings, parts
 from sae_lens_groups.evaluate.result import SuiteEvaluation
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.plan.page import embedded, layer_step
-from sae_lens_groups.plan.picture import COLOUR_MAP
+from sae_lens_groups.plan import COLOUR_MAP, embedded, layer_step
 
 _ROWS = 150
 _TERMS = {
@@ -90,7 +89,7 @@ def _highest(shared: Sequence[FeatureLayers]) -> float:
 
 def _heat_map(of_group: FeatureLayers, highest: float) -> go.Figure:
     share_RL = of_group.heat_map_RL(_ROWS)
-    figure = empty_drawing(height=270)
+    figure = empty_figure(height=270)
     figure.add_heatmap(
         z=share_RL.round(3).tolist(),
         x=list(of_group.group.layers),
@@ -128,7 +127,7 @@ def _group_table(shared: Sequence[FeatureLayers]) -> str:
 
 def _mmcs(groups: Sequence[LayerGroup], matches: dict[int, FeatureMatch]) -> go.Figure:
     names = {
-        "this suite's features in the baseline": ("mmcs", SUITE),
+        "this suite's features in the baseline": ("mmcs", SUITE_COLOUR),
         "the baseline's in this suite": ("mmcs_of_baseline", PURPLE),
     }
     return _lines(groups, matches, names).update_yaxes(title="mean of largest cosine")
@@ -159,7 +158,7 @@ def _lines(
 def _cosines(matches: dict[int, FeatureMatch]) -> go.Figure:
     counted = [np.histogram(of.cosine_G.float(), _COSINE_BINS)[0] for of in matches.values()]
     share_BL = np.stack([counts / max(1, counts.sum()) for counts in counted], axis=1)
-    figure = empty_drawing()
+    figure = empty_figure()
     figure.add_heatmap(
         z=share_BL.round(4).tolist(),
         x=list(matches),

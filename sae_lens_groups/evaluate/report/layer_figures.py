@@ -8,11 +8,11 @@ from sae_lens_groups.evaluate.metrics import shown_in
 from sae_lens_groups.evaluate.numbers import flops
 from sae_lens_groups.evaluate.report.names import public
 from sae_lens_groups.evaluate.report.plots import (
-    BASELINE,
-    SUITE,
+    BASELINE_COLOUR,
+    SUITE_COLOUR,
     add_line,
-    empty_drawing,
-    label_text,
+    empty_figure,
+    escaped,
     over_layers,
 )
 from sae_lens_groups.evaluate.report.section import Section, drawings
@@ -75,12 +75,12 @@ def _metric(groups: Sequence[LayerGroup], evaluation: SuiteEvaluation, name: str
                 (scores.layer, None if scores.baseline is None else scores.baseline.metrics[name])
                 for scores in evaluation
             ],
-            BASELINE,
-            line={"color": BASELINE, "width": 1.5, "dash": "dash"},
+            BASELINE_COLOUR,
+            line={"color": BASELINE_COLOUR, "width": 1.5, "dash": "dash"},
             marker={"size": 7, "symbol": "square-open"},
         )
     points = [(scores.layer, scores.metrics[name]) for scores in evaluation]
-    add_line(figure, "this suite", points, SUITE)
+    add_line(figure, "this suite", points, SUITE_COLOUR)
     return figure.update_yaxes(title=_DRAWN[name])
 
 
@@ -96,7 +96,7 @@ def _differences(groups: Sequence[LayerGroup], evaluation: SuiteEvaluation, name
         figure,
         "this suite minus the baseline",
         [(layer, found.value) for layer, found in compared],
-        SUITE,
+        SUITE_COLOUR,
         mode="markers",
         showlegend=False,
         error_y={
@@ -113,10 +113,10 @@ def _differences(groups: Sequence[LayerGroup], evaluation: SuiteEvaluation, name
 
 
 def _cost_figure(evaluation: SuiteEvaluation, name: str) -> go.Figure:
-    figure = empty_drawing()
+    figure = empty_figure()
     symbols = ("circle", "square-open")
     for costs, mean, colour, symbol in zip(
-        evaluation.costs, _means(evaluation, name), (SUITE, BASELINE), symbols
+        evaluation.costs, _means(evaluation, name), (SUITE_COLOUR, BASELINE_COLOUR), symbols
     ):
         of_layers = f"{costs.n_saes} SAEs for {costs.n_layers} layers"
         add_line(
@@ -131,7 +131,7 @@ def _cost_figure(evaluation: SuiteEvaluation, name: str) -> go.Figure:
                 "color": colour,
                 "line": {"color": colour, "width": 2},
             },
-            hovertemplate=f"{label_text(public(costs.name))}, {of_layers}: {flops(costs.flops)} for "
+            hovertemplate=f"{escaped(public(costs.name))}, {of_layers}: {flops(costs.flops)} for "
             f"{costs.training_tokens:,} tokens each, {_DRAWN[name]} %{{y:.4f}}<extra></extra>",
         )
     highest = 1.12 * max(costs.flops for costs in evaluation.costs)

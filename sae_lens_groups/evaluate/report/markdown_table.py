@@ -8,7 +8,7 @@ from sae_lens_groups.evaluate.report.layer_table import (
     Column,
     layer_columns,
 )
-from sae_lens_groups.evaluate.report.names import inline_code
+from sae_lens_groups.evaluate.report.names import code_span
 from sae_lens_groups.evaluate.report.templates import templates
 from sae_lens_groups.evaluate.result import SuiteEvaluation
 
@@ -55,5 +55,5 @@ def _cell(column: Column, cell: Cell | None) -> str:
     if cell is None:
         return _MISSING
     if column.name == "hook_name":
-        return inline_code(cell.text)
+        return code_span(cell.text)
     return cell.text.removeprefix("layers_") + "\\*" * cell.is_clear

@@ -2,7 +2,7 @@
 
 import re
 
-from sae_lens_groups.files.places import is_local_path, last_name
+from sae_lens_groups.files import is_local_path, last_name
 
 
 def public(name: str, *, is_place: bool = False) -> str:
@@ -15,7 +15,7 @@ def printable(name: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in name)
 
 
-def inline_code(name: str) -> str:
+def code_span(name: str) -> str:
     """A name as Markdown's inline code, on one line, in a table too."""
     encodable = name.encode(errors="replace").decode()  # JSON can hold halves of surrogate pairs
     text = " ".join("".join(c if c.isprintable() else " " for c in encodable).split())

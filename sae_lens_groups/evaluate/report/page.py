@@ -12,7 +12,7 @@ from sae_lens_groups.evaluate.report.html_table import layers_section
 from sae_lens_groups.evaluate.report.section import Section
 from sae_lens_groups.evaluate.report.templates import templates
 from sae_lens_groups.evaluate.result import SuiteEvaluation
-from sae_lens_groups.saved.training_curves import TrainingPoint
+from sae_lens_groups.saved import TrainingPoint
 from sae_lens_groups.suite import SAESuite
 
 
@@ -51,12 +51,12 @@ def _sections(
         layers_section(evaluation),
         layer_figures.quality(groups, evaluation),
         layer_figures.cost(evaluation),
-        training.training_section(groups, curves),
+        training.training(groups, curves),
         feature_layers(evaluation.features),
         missed_features(groups, evaluation),
         faithfulness(groups, evaluation.faithfulness),
-        training.plan_section(suite.manifest.plan),
-        training.start_section(suite),
-        training.reproduce_section(suite, commands),
+        training.planned(suite.manifest.plan),
+        training.start(suite),
+        training.reproduce(suite, commands),
     ]
     return [section for section in sections if section is not None]

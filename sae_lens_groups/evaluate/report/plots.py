@@ -9,16 +9,15 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.plan.page import layer_step
-from sae_lens_groups.plan.picture import CHOSEN, COLOUR_MAP, CURVES
+from sae_lens_groups.plan import CHOSEN, COLOUR_MAP, LEVEL_CURVES, layer_step
 
-SUITE, _, PURPLE, BASELINE = CURVES
+SUITE_COLOUR, _, PURPLE, BASELINE_COLOUR = LEVEL_CURVES
 WORSE = CHOSEN
 FONT = {"family": "system-ui, sans-serif", "size": 12, "color": "#222"}
 _BAND = "#eff2f5"
 
 
-def empty_drawing(height: int = 300) -> go.Figure:
+def empty_figure(height: int = 300) -> go.Figure:
     """An empty drawing in the page's style, with room for its legend above."""
     figure = go.Figure()
     return figure.update_layout(
@@ -33,7 +32,7 @@ def empty_drawing(height: int = 300) -> go.Figure:
 
 def over_layers(groups: Sequence[LayerGroup], height: int = 300) -> go.Figure:
     """A drawing over layers, with every second group on grey."""
-    figure = empty_drawing(height)
+    figure = empty_figure(height)
     first, last = groups[0].first, groups[-1].last
     figure.update_xaxes(
         title="layer", dtick=layer_step(last - first + 1), range=[first - 0.5, last + 0.5]
@@ -65,7 +64,7 @@ def add_line(
         **{
             "x": [x for x, _ in points],
             "y": [y for _, y in points],
-            "name": label_text(name),
+            "name": escaped(name),
             "mode": "lines+markers",
             "line": {"color": colour, "width": 2},
             "marker": {"size": 6},
@@ -93,6 +92,6 @@ def group_boxes(groups: Iterable[LayerGroup]) -> list[dict[str, Any]]:
     ]
 
 
-def label_text(name: str) -> str:
+def escaped(name: str) -> str:
     """A name from a file, for a label in which plotly would take `<b>` for a tag."""
     return html.escape(name)

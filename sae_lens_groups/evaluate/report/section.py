@@ -6,7 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from sae_lens_groups.evaluate.report.templates import templates
-from sae_lens_groups.plan.page import embedded
+from sae_lens_groups.plan import embedded
 
 parts: Any = templates.get_template("parts.html").module
 """The macros of `parts.html`: HTML of what they are given."""

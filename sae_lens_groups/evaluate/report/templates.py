@@ -5,7 +5,7 @@ import textwrap
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from sae_lens_groups.evaluate.numbers import counted
-from sae_lens_groups.evaluate.report.names import inline_code, printable, public
+from sae_lens_groups.evaluate.report.names import code_span, printable, public
 
 _WIDTH = 100
 
@@ -21,7 +21,7 @@ templates = Environment(
     keep_trailing_newline=True,
 )
 templates.filters |= {
-    "code": lambda name: inline_code(public(name)),
+    "code": lambda name: code_span(public(name)),
     "counted": counted,
     "printable": printable,
     "quoted": repr,

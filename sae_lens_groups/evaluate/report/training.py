@@ -10,31 +10,26 @@ from sae_lens_groups._version import __version__
 from sae_lens_groups.evaluate.numbers import score
 from sae_lens_groups.evaluate.report.names import public
 from sae_lens_groups.evaluate.report.plots import (
-    BASELINE,
+    BASELINE_COLOUR,
     FONT,
-    SUITE,
+    SUITE_COLOUR,
     add_line,
     depth_colours,
-    empty_drawing,
+    empty_figure,
     group_boxes,
     over_layers,
 )
 from sae_lens_groups.evaluate.report.section import Section, drawings, parts
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.plan.group_plan import GroupPlan
-from sae_lens_groups.plan.page import distances_figure, embedded
-from sae_lens_groups.plan.text import stability_note
-from sae_lens_groups.saved.training_curves import TrainingPoint
-from sae_lens_groups.saved.transfer_report import TransferReport
+from sae_lens_groups.plan import GroupPlan, distances_figure, embedded, stability_note
+from sae_lens_groups.saved import TrainingPoint, TransferReport
 from sae_lens_groups.suite import SAESuite
 
 _LONGEST_LEGEND = 8
 _TICKS = [digit * 10.0**power for power in range(-6, 9) for digit in (1, 2, 5)]
 
 
-def training_section(
-    groups: Sequence[LayerGroup], curves: Sequence[TrainingPoint]
-) -> Section | None:
+def training(groups: Sequence[LayerGroup], curves: Sequence[TrainingPoint]) -> Section | None:
     """Loss and explained variance of each group over tokens; None where nothing was recorded."""
     if not curves:
         return None
@@ -58,7 +53,7 @@ def training_section(
     return Section("training", "Training", hint, body)
 
 
-def start_section(suite: SAESuite) -> Section | None:
+def start(suite: SAESuite) -> Section | None:
     """What each layer's SAE started from; None where all were trained from scratch."""
     transfer = suite.manifest.transfer
     if transfer is None:
@@ -78,7 +73,7 @@ def start_section(suite: SAESuite) -> Section | None:
 
 
 def _curves(groups: Sequence[LayerGroup], curves: Sequence[TrainingPoint], name: str) -> go.Figure:
-    figure = empty_drawing()
+    figure = empty_figure()
     for group, colour in zip(groups, depth_colours(len(groups))):
         add_line(
             figure,
@@ -103,7 +98,7 @@ def _start_figure(groups: Sequence[LayerGroup], transfer: TransferReport) -> go.
     figure = over_layers(groups)
     sources = [f"from layer {source}" for source in transfer.source_layers.values()]
     measured = {"at the start": transfer.zero_shot, "after training": transfer.final}
-    for (label, scores), colour in zip(measured.items(), (BASELINE, SUITE)):
+    for (label, scores), colour in zip(measured.items(), (BASELINE_COLOUR, SUITE_COLOUR)):
         if scores:
             add_line(
                 figure,
@@ -119,7 +114,7 @@ def _start_figure(groups: Sequence[LayerGroup], transfer: TransferReport) -> go.
     return figure.update_yaxes(title="explained variance")
 
 
-def plan_section(chosen: GroupPlan | None) -> Section | None:
+def planned(chosen: GroupPlan | None) -> Section | None:
     """The distances that the groups were chosen from; None where they were named."""
     if chosen is None:
         return None
@@ -144,7 +139,7 @@ def _installed_version(name: str) -> str:
         return "-"
 
 
-def reproduce_section(suite: SAESuite, commands: Sequence[str]) -> Section:
+def reproduce(suite: SAESuite, commands: Sequence[str]) -> Section:
     """Commands, where they are known, and the versions of what trained and what evaluated."""
     rows = [
         [name, version, _installed_version(name)]

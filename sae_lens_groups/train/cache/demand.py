@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from sae_lens_groups.activations.shuffle_buffer import n_batches_to_serve
+from sae_lens_groups.activations import n_batches_to_serve
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.scaling.group_scaling import ESTIMATED_MODES
+from sae_lens_groups.scaling import ESTIMATED_MODES
 
 
 class TrainingDemand:

@@ -15,8 +15,8 @@ from sae_lens_groups.train.cache.identity import default_of, draw_settings, row_
 from sae_lens_groups.train.cache.layout import CacheDtype, CacheLayout
 
 CacheRows = Literal["all", "drawn"]
-ALL: CacheRows = "all"
-DRAWN: CacheRows = "drawn"
+ALL_ROWS: CacheRows = "all"
+DRAWN_ROWS: CacheRows = "drawn"
 CACHE_ROWS: tuple[CacheRows, ...] = get_args(CacheRows)
 CACHE_DTYPES: tuple[CacheDtype, ...] = get_args(CacheDtype)
 
@@ -61,7 +61,7 @@ class CacheManifest(files.FileEntries):
             cache_rows=cache_rows,
             layer_groups=format_layer_groups(groups),
             settings=row_settings(cfg),
-            draw_settings=draw_settings(cfg) if cache_rows == DRAWN else {},
+            draw_settings=draw_settings(cfg) if cache_rows == DRAWN_ROWS else {},
             layout=layout,
             versions={
                 "sae-lens-groups": __version__,
@@ -92,7 +92,7 @@ class CacheManifest(files.FileEntries):
         return manifest
 
     def _columns_of_groups(self) -> tuple[str, ...]:
-        if self.cache_rows == DRAWN:
+        if self.cache_rows == DRAWN_ROWS:
             return tuple(group.name for group in self.groups)
         template = HookTemplate.from_text(self.settings["hook_name"])
         return tuple(template.hook_names(self.groups))
@@ -124,7 +124,7 @@ class CacheManifest(files.FileEntries):
         self._require_equal(path, self.settings, row_settings(cfg), "was made with")
         d_in = {"d_in": self.layout.d_in}
         self._require_equal(path, d_in, {"d_in": int(cfg.sae.d_in)}, "holds activations of")
-        if self.cache_rows == DRAWN:
+        if self.cache_rows == DRAWN_ROWS:
             how = "holds rows that were drawn with"
             self._require_equal(path, self.draw_settings, draw_settings(cfg), how)
         self._require_enough_rows(cfg)
@@ -164,7 +164,7 @@ class CacheManifest(files.FileEntries):
                 f"{_AGAIN}"
             )
         other = [group for group in groups if group not in self.groups]
-        if self.cache_rows == DRAWN and other:
+        if self.cache_rows == DRAWN_ROWS and other:
             raise CacheError(
                 f"cached_activations_path {path!r} holds rows drawn for the groups "
                 f"{self.layer_groups}, and this run has the group {format_layer_groups(other)}; "

@@ -13,14 +13,13 @@ from transformer_lens import HookedRootModule
 from typing_extensions import override
 
 from sae_lens_groups import files
-from sae_lens_groups.activations.draw import RowSink
-from sae_lens_groups.activations.store import GroupActivationsStore
+from sae_lens_groups.activations import GroupActivationsStore, RowSink
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import CacheError
-from sae_lens_groups.files.reading import MISREAD
+from sae_lens_groups.files import MISREAD
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.train.cache.layout import DATASET_ROWS_READ, TOKEN_IDS, position_column
-from sae_lens_groups.train.cache.manifest import DRAWN, CacheManifest
+from sae_lens_groups.train.cache.manifest import DRAWN_ROWS, CacheManifest
 
 
 class CachedActivations:
@@ -138,7 +137,7 @@ class CachedActivationsStore(GroupActivationsStore):
 
     @override
     def write_drawn(self, batch_tokens: torch.Tensor, sink: RowSink) -> None:
-        if self.cache.manifest.cache_rows == DRAWN:
+        if self.cache.manifest.cache_rows == DRAWN_ROWS:
             self._write_as_drawn(sink)
         else:
             super().write_drawn(batch_tokens, sink)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sae_lens_groups.activations.store import GroupActivationsStore
+from sae_lens_groups.activations import GroupActivationsStore
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import CacheError
 from sae_lens_groups.layers import LayerGroup

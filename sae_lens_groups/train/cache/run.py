@@ -9,15 +9,17 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups import files
-from sae_lens_groups.activations.dataset import as_stream, open_dataset, require_usable_rows
-from sae_lens_groups.activations.model import (
+from sae_lens_groups.activations import (
+    GroupActivationsStore,
+    as_stream,
     compile_if_asked,
     d_vocab,
     load_hooked_model,
     n_layers_of,
+    open_dataset,
     require_hooks,
+    require_usable_rows,
 )
-from sae_lens_groups.activations.store import GroupActivationsStore
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import CacheError, ConfigError
 from sae_lens_groups.field_values import require_one_of
@@ -25,7 +27,7 @@ from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.train.cache.demand import n_lm_batches
 from sae_lens_groups.train.cache.layout import CacheDtype, CacheLayout
 from sae_lens_groups.train.cache.manifest import (
-    ALL,
+    ALL_ROWS,
     CACHE_DTYPES,
     CACHE_ROWS,
     CacheManifest,
@@ -41,7 +43,7 @@ _SETTING = "cached_activations_path"
 def cache_activations(
     cfg: GroupSAERunnerConfig[Any],
     *,
-    cache_rows: str = ALL,
+    cache_rows: str = ALL_ROWS,
     cache_dtype: str = "float32",
     override_dataset: HfDataset | None = None,
     override_model: HookedRootModule | None = None,
@@ -82,7 +84,7 @@ class CacheRun:
     def __init__(
         self,
         cfg: GroupSAERunnerConfig[Any],
-        cache_rows: str = ALL,
+        cache_rows: str = ALL_ROWS,
         cache_dtype: str = "float32",
         override_dataset: HfDataset | None = None,
         override_model: HookedRootModule | None = None,
@@ -104,7 +106,7 @@ class CacheRun:
         tokenizer = getattr(self.model, "tokenizer", None)
         require_usable_rows(path, dataset, tokenizer, d_vocab(self.model))
         self._dataset = dataset
-        if settled.measures_distances and cache_rows == ALL:  # whatever they will be
+        if settled.measures_distances and cache_rows == ALL_ROWS:  # whatever they will be
             groups = (LayerGroup(0, n_layers_of(self.model, cfg.hook_template) - 1),)
         else:
             groups, _ = settled.choose_groups(self.model, dataset)
@@ -150,7 +152,7 @@ class CacheRun:
 
     def _plan(self, groups: tuple[LayerGroup, ...]) -> None:
         """Decides on the columns, which have to fit on the disk."""
-        layout_of = CacheLayout.of_layers if self.cache_rows == ALL else CacheLayout.of_draws
+        layout_of = CacheLayout.of_layers if self.cache_rows == ALL_ROWS else CacheLayout.of_draws
         self.groups, self.layout = groups, layout_of(self.cfg, groups, self.cache_dtype)
         parent = next(path for path in self.folder.resolve().parents if path.exists())
         n_free = shutil.disk_usage(parent).free

@@ -12,13 +12,13 @@ from typing import Any
 from torch.optim import Optimizer
 
 from sae_lens_groups import files
-from sae_lens_groups.config import AUTO, GroupSAERunnerConfig
+from sae_lens_groups.config import NEWEST, GroupSAERunnerConfig
 from sae_lens_groups.errors import CheckpointError
-from sae_lens_groups.files.reading import MISREAD, UNREADABLE
+from sae_lens_groups.files import MISREAD, UNREADABLE
 from sae_lens_groups.layers import HookTemplate, LayerGroup
-from sae_lens_groups.plan.group_plan import GroupPlan
-from sae_lens_groups.saved.transfer_report import TransferReport
-from sae_lens_groups.scaling.alignments import NONE
+from sae_lens_groups.plan import GroupPlan
+from sae_lens_groups.saved import TransferReport
+from sae_lens_groups.scaling import NONE
 from sae_lens_groups.train.checkpoints.folder import (
     checkpoints_in,
     damage_of,
@@ -213,7 +213,7 @@ def resumed(
     """
     if cfg.resume_from_checkpoint is None:
         return cfg, None
-    if cfg.resume_from_checkpoint != AUTO:
+    if cfg.resume_from_checkpoint != NEWEST:
         return cfg, Checkpoint(cfg.resume_from_checkpoint)
     cfg = copy.copy(cfg)
     newest = _newest(cfg)

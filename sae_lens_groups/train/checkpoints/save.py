@@ -9,13 +9,13 @@ from typing import Any
 from safetensors import SafetensorError
 
 from sae_lens_groups import files
-from sae_lens_groups.activations.batches import TrainingBatches
+from sae_lens_groups.activations import TrainingBatches
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import TrainingInterrupted
 from sae_lens_groups.field_values import parse_every
-from sae_lens_groups.files.writing import only_writer
-from sae_lens_groups.plan.group_plan import GroupPlan
-from sae_lens_groups.saved.transfer_report import TransferReport
+from sae_lens_groups.files import only_writer
+from sae_lens_groups.plan import GroupPlan
+from sae_lens_groups.saved import TransferReport
 from sae_lens_groups.train.checkpoints import folder as run_folder
 from sae_lens_groups.train.checkpoints.schedule import CheckpointSchedule
 from sae_lens_groups.train.group_trainer import GroupTrainer

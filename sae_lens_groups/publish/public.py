@@ -1,20 +1,23 @@
-"""What stands in public for a value of a suite's: names for local paths, nothing for accounts."""
+"""What stands in public for a suite's values, by their keys: names for paths, nothing for accounts."""
 
-import html
+import contextlib
+import csv
+import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
 from sae_lens_groups.config import without_run_id
 from sae_lens_groups.errors import LayerGroupsError
-from sae_lens_groups.files.places import is_local_path, last_name
+from sae_lens_groups.files import is_local_path, last_name
 from sae_lens_groups.layers import format_layer_groups
-from sae_lens_groups.plan.rule import PlanFile, parse_layer_groups
-from sae_lens_groups.saved.manifest import SuiteManifest
+from sae_lens_groups.plan import PlanFile, parse_layer_groups
+from sae_lens_groups.saved import SuiteManifest
 
 _MODEL, _DATASET = "model_name", "dataset_path"
 _EVALUATED = "dataset"
@@ -27,6 +30,8 @@ _PLACES = _FOLDERS | {_MODEL, _DATASET, _EVALUATED, "init_from", "from_pretraine
 _ENDS_OF_PLACES = ("_dir", "_directory", "_file", "_folder", "_path")
 _ACCOUNT = ("wandb_entity", "wandb_id")
 _NO_ID = "00000000"
+# A string of a JSON text; the second part is there where it is a key.
+_JSON_STRING = re.compile(r'("[^"\\]*(?:\\.[^"\\]*)*")(\s*:)?')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +98,42 @@ class PublicValues:
         layer_groups = self.settings.get("layer_groups")
         return layer_groups if isinstance(layer_groups, str) and _is_plan(layer_groups) else None
 
-    def note_path(self, key: str, value: str) -> None:
-        """Remembers a value if it is a path, which other texts may quote."""
-        public = self._of_path(key, value)
-        if public is not None and public != value and _is_worth_a_search(value):
-            self.known.setdefault(value, public)
+    def note_paths(self, text: str) -> None:
+        """Remembers the paths of a JSON text, which other values may quote."""
+        for key, value in _json_values(text):
+            public = self._of_path(key, value)
+            if public is not None and public != value and _is_worth_a_search(value):
+                self.known.setdefault(value, public)
+
+    def of_json(self, text: str) -> str:
+        """A JSON text with public values; whatever else it holds stays as it is written."""
+        key = ""
+
+        def replaced(match: re.Match[str]) -> str:
+            nonlocal key
+            text = json.loads(match[1])
+            if match[2] is not None:
+                key = text
+                return match[0]
+            public = self.value(key, text)
+            return match[0] if public == text else json.dumps(public)
+
+        return _JSON_STRING.sub(replaced, text)
+
+    def of_csv(self, text: str) -> str:
+        """A CSV text with public values; the last part of a column's name says what it holds."""
+        with _long_cells():
+            head, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
+        keys = [column.rpartition(".")[2] for column in head]
+        public = [
+            [self.value(key, cell) or "" for key, cell in zip(chain(keys, repeat("")), row)]
+            for row in rows
+        ]
+        if public == rows:
+            return text
+        written = io.StringIO()
+        csv.writer(written, lineterminator="\n").writerows([head, *public])
+        return written.getvalue()
 
     def value(self, key: str, value: str) -> str | None:
         """What is published in place of a value; None for nothing at all."""
@@ -151,25 +187,15 @@ class PublicValues:
         is_local = self._is_local(dataset_name, is_place=True)
         return last_name(dataset_name) if is_local else dataset_name
 
-    def of_word(self, key: str, word: str) -> str:
-        """What stands for a word of a command line, behind the flag `--key`."""
-        public = self._of_path(key, word)
-        if public is None and self._is_local(word, is_place=True):
-            return last_name(word)
-        return word if public is None else public
-
     def without_known(self, text: str) -> str:
-        """A text with names in place of the paths that were met, however it writes them."""
-        pattern, table = self._known_forms
+        """A text with names in place of the paths that were met."""
+        pattern, table = self._known_paths
         return pattern.sub(lambda found: table[found[1]], text) if table else text
 
     @cached_property
-    def _known_forms(self) -> tuple[re.Pattern[str], dict[str, str]]:
-        """Finds known paths however they are escaped, and says what to put in their place."""
-        table: dict[str, str] = {}
-        for path, public in {**self._own_folder, **self.known}.items():
-            for escaped in (str, html.escape, _in_json, _in_script, _in_shell_in_html):
-                table.setdefault(escaped(path), escaped(public))
+    def _known_paths(self) -> tuple[re.Pattern[str], dict[str, str]]:
+        """Finds known paths, and says what to put in their place."""
+        table = {**self._own_folder, **self.known}
         longest_first = sorted(table, key=lambda path: (-len(path), path))
         either = "|".join(map(re.escape, longest_first))
         return re.compile(rf"(?:file:/{{0,2}}|(?<![\w.~-]))({either})(?![\w-])"), table
@@ -205,15 +231,21 @@ def _is_worth_a_search(path: str) -> bool:
     return len(path) > 3 and len(re.findall(r"[^/\\]+", path)) > 1
 
 
-def _in_json(text: str) -> str:
-    return json.dumps(text)[1:-1]
+def _json_values(text: str) -> Iterator[tuple[str, str]]:
+    """The strings of a JSON text, each with the key before it."""
+    key = ""
+    for match in _JSON_STRING.finditer(text):
+        if match[2] is not None:
+            key = json.loads(match[1])
+        else:
+            yield key, json.loads(match[1])
 
 
-def _in_script(text: str) -> str:
-    """As plotly writes JSON into a page."""
-    escaped = {"<": "\\u003c", ">": "\\u003e", "/": "\\u002f"}
-    return _in_json(text).translate(str.maketrans(escaped))
-
-
-def _in_shell_in_html(text: str) -> str:
-    return html.escape(text.replace("'", "'\"'\"'"))
+@contextlib.contextmanager
+def _long_cells() -> Iterator[None]:
+    """Lets CSV have cells of any length: SAELens writes a number per feature into one."""
+    limit = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)

@@ -1,0 +1,126 @@
+"""The tokens of a dataset, LM batch by LM batch, and how far they were read."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+
+import torch
+from sae_lens import ActivationsStore
+from safetensors.torch import load_file
+from tqdm.auto import tqdm
+from typing_extensions import override
+
+from sae_lens_groups.errors import DatasetError
+
+_N_SEQUENCES = "n_sequences"
+
+
+class TokenStore(ActivationsStore):
+    """SAELens's store as a source of tokens, which goes on exactly where a checkpoint was."""
+
+    source_name = "dataset"
+    """What is read, for messages."""
+
+    @property
+    def buffer_size(self) -> int:
+        """Rows per group in the shuffle buffer."""
+        return self.n_batches_in_buffer * self.training_context_size
+
+    def next_tokens(self, raise_at_epoch_end: bool = False) -> torch.Tensor:
+        """The next LM batch of tokens, (prompts, context), as `get_batch_tokens` gives it."""
+        return self.get_batch_tokens(raise_at_epoch_end=raise_at_epoch_end)
+
+    def trained_tokens(self, batch_tokens: torch.Tensor) -> torch.Tensor:
+        """Of an LM batch of tokens those that are trained on."""
+        return batch_tokens[:, slice(*self.seqpos_slice)]
+
+    def require_filled_buffer(self, n_tokens: int) -> None:
+        """Refuses a dataset that ended after so many tokens, if that is too early.
+
+        Raises:
+            DatasetError: they do not fill the shuffle buffer.
+        """
+        if n_tokens < self.buffer_size:
+            raise DatasetError(
+                f"the {self.source_name} gives {n_tokens:,} tokens in whole batches of "
+                f"{self.store_batch_size_prompts} prompts, less than the shuffle buffer of "
+                f"n_batches_in_buffer * context_size = {self.buffer_size:,} tokens; use more data, "
+                "or lower n_batches_in_buffer or store_batch_size_prompts"
+            )
+
+    def token_batches(self) -> Iterator[torch.Tensor]:
+        """LM batches of tokens, (prompts, context), starting over where the dataset ends."""
+        n_tokens = 0
+        is_first_epoch = self.n_dataset_processed == 0  # a resumed run starts in the middle
+        while True:
+            try:
+                batch_tokens = self.next_tokens(raise_at_epoch_end=True)
+            except StopIteration:
+                batch_tokens = None
+            if batch_tokens is None:
+                if is_first_epoch:
+                    self.require_filled_buffer(n_tokens)
+                warnings.warn(
+                    f"the {self.source_name} ended after {n_tokens:,} tokens and starts over",
+                    stacklevel=1,
+                )
+                is_first_epoch = False
+                batch_tokens = self.next_tokens()
+            n_tokens += self.trained_tokens(batch_tokens).numel()
+            yield batch_tokens
+
+    def kept_positions(self, batch_tokens: torch.Tensor) -> torch.Tensor:
+        """Where the tokens to train on lie among all B of an LM batch."""
+        token_ids = self.trained_tokens(batch_tokens).reshape(-1)
+        if self.exclude_special_tokens is None:
+            return torch.arange(len(token_ids), device=token_ids.device)
+        excluded = self.exclude_special_tokens.to(token_ids.device)
+        return (~torch.isin(token_ids, excluded)).nonzero().squeeze(1)
+
+    @property
+    def iterable_sequences(self) -> Iterator[torch.Tensor]:  # type: ignore[override]
+        """The dataset's sequences of `context_size` tokens, from where the last ones were taken."""
+        return self._sequences
+
+    @iterable_sequences.setter
+    def iterable_sequences(self, sequences: Iterator[torch.Tensor]) -> None:
+        # SAELens sets it anew each time the dataset starts over.
+        self._sequences = _Counted(sequences)
+
+    @override
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """How much of the dataset was read, this time round and in all."""
+        n_sequences = torch.tensor(self._sequences.n_taken)
+        return {**super().state_dict(), _N_SEQUENCES: n_sequences}
+
+    @override
+    def load(self, file_path: str) -> None:
+        self.load_state_dict(load_file(file_path))
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Goes on where `state_dict` was called.
+
+        Rows may be cut into sequences in their middle, so SAELens's own count of rows does not say
+        where that was, and the dataset is read again up to there.
+        """
+        n_sequences = int(state[_N_SEQUENCES])
+        description = "Reading the dataset up to where the checkpoint was"
+        for _ in tqdm(range(n_sequences), desc=description, unit="seq", leave=False):
+            next(self._sequences)
+        self.load_counts(state)
+
+    def load_counts(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Goes on with a checkpoint's count of rows."""
+        self.n_dataset_processed = int(state["n_dataset_processed"])
+
+
+class _Counted(Iterator[torch.Tensor]):
+    """Counts what is taken from it."""
+
+    def __init__(self, source: Iterator[torch.Tensor]) -> None:
+        self._source = source
+        self.n_taken = 0
+
+    def __next__(self) -> torch.Tensor:
+        item = next(self._source)
+        self.n_taken += 1
+        return item
