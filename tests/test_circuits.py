@@ -1,7 +1,6 @@
 """Do features carry what the model does: prompts that fit, exact identities, planted features."""
 
 import copy
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -41,10 +40,10 @@ from sae_lens_groups.evaluate.circuits.curve import Nodes, feature_counts
 from sae_lens_groups.evaluate.circuits.pairs import (
     PADDING,
     PairBatch,
+    Vocabulary,
     log_odds,
     probability_difference,
 )
-from sae_lens_groups.evaluate.circuits.vocabulary import Vocabulary
 
 from .conftest import ARCHITECTURES, sae_config
 
@@ -530,7 +529,7 @@ def test_trained_features_carry_the_answer(demo_model: HookedProxyLM) -> None:
         assert faithful[0] < 0.5 < faithful[64]
 
 
-def test_the_report_as_rows_and_as_json(model: HookedTransformer, tmp_path: Path) -> None:
+def test_the_report_as_rows(model: HookedTransformer, tmp_path: Path) -> None:
     saes = {f"blocks.{n}.hook_resid_post": make_sae(tmp_path / str(n)) for n in (0, 1)}
     report = measure_faithfulness(saes, model, ["ioi", "closing_bracket"], n_pairs=16)
     rows = report.to_rows()
@@ -548,11 +547,8 @@ def test_the_report_as_rows_and_as_json(model: HookedTransformer, tmp_path: Path
     assert [(row["task"], row["layer"], row["n_features"]) for row in rows] == [
         (task, layer, n) for task in ("ioi", "closing_bracket") for layer in (0, 1) for n in counts
     ]
-    read = json.loads(json.dumps(report.to_dict()))
-    assert read["rows"] == rows
-    (of_ioi, _) = read["tasks"]
-    assert of_ioi["solved"] is True
-    assert of_ioi["layers"][1]["hook_name"] == "blocks.1.hook_resid_post"
+    assert report.tasks["ioi"].solved
+    assert report.tasks["ioi"].curves[1].hook_name == "blocks.1.hook_resid_post"
 
 
 def test_the_smallest_sufficient_number_of_features() -> None:
@@ -577,7 +573,7 @@ def test_a_task_left_out_has_no_rows() -> None:
     left_out = TaskResult(task="ioi", n_pairs=3, message="too few")
     report = FaithfulnessReport({"ioi": left_out})
     assert report.to_rows() == []
-    assert report.to_dict()["tasks"][0]["message"] == "too few"
+    assert not report.tasks["ioi"].solved
 
 
 def test_what_cannot_be_measured_is_refused_at_once(

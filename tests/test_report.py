@@ -535,7 +535,9 @@ def test_what_was_not_measured_has_no_section(browser: webdriver.Chrome, tmp_pat
     alone = replace(evaluation, scores=evaluation.scores[:2])
     open_page(browser, report_page(suite_of("0,1"), replace(alone, features=())), tmp_path, 2)
     assert sections(browser) == ["layer_scores", "quality", "reproduce"]
-    assert "baseline" not in browser.find_element(By.TAG_NAME, "body").text
+    text = browser.find_element(By.TAG_NAME, "body").text
+    assert "baseline" not in text
+    assert "No cost of training is shown: the suite does not record" in text
     require_quiet(browser)
 
 

@@ -4,9 +4,8 @@ import argparse
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from datasets import IterableDataset
@@ -79,13 +78,11 @@ def _task_names(given: str) -> list[str]:
     return [task_named(name).name for name in names]
 
 
-@dataclass(frozen=True)
-class _Text:
-    """What is evaluated on."""
+class _Text(NamedTuple):
+    """What is evaluated on; its path is where it was opened, None for what comes with Python."""
 
     name: str
     path: str | None
-    """Where it was opened; None for the text that comes with Python."""
     rows: IterableDataset
 
 
@@ -101,49 +98,45 @@ def _text(
         return _Text(path, None, as_stream(stdlib_tokens("held_out", context_size)))
     if not path:
         raise DatasetError("the suite does not say what it was trained on; give --dataset_path")
-    rows = open_train_split(
-        path,
-        streaming=settings.get("streaming", True),
-        trust_remote_code=flags.trust_remote_code,
-    )
-    n_rows_read = _n_rows_read(path, own_path, suite, baseline)
+    streaming = settings.get("streaming", True)
+    rows = open_train_split(path, streaming=streaming, trust_remote_code=flags.trust_remote_code)
+    n_rows_read = max(_read_by_suite(path, own_path, suite), _read_by_baseline(path, baseline))
     return _Text(Path(path).name, path, held_out_rows(rows, n_rows_read) if n_rows_read else rows)
 
 
-def _n_rows_read(
-    path: str, own_path: str | None, suite: SAESuite, baseline: Baseline | None
-) -> int:
-    """How many rows of this dataset the suite or the baseline was trained on."""
-    n_rows_read = 0
-    if is_same_dataset(path, own_path):
-        if suite.manifest.dataset_rows_read is None:
-            raise DatasetError(
-                f"the suite does not say which rows of {path!r} it was trained on, so none are "
-                "known to be held out; give other text with --dataset_path"
-            )
-        n_rows_read = suite.manifest.dataset_rows_read
-    theirs = None if baseline is None else (baseline.runner_cfg or {}).get("dataset_path")
-    if baseline is None or not is_same_dataset(path, theirs):
-        return n_rows_read
+def _read_by_suite(path: str, own_path: str | None, suite: SAESuite) -> int:
+    """How many rows of this dataset the suite was trained on."""
+    if not is_same_dataset(path, own_path):
+        return 0
+    if suite.manifest.dataset_rows_read is None:
+        raise DatasetError(
+            f"the suite does not say which rows of {path!r} it was trained on, so none are "
+            "known to be held out; give other text with --dataset_path"
+        )
+    return suite.manifest.dataset_rows_read
+
+
+def _read_by_baseline(path: str, baseline: Baseline | None) -> int:
+    """How many of them the baseline was trained on, as far as it says."""
+    settings = {} if baseline is None else baseline.runner_cfg or {}
+    if baseline is None or not is_same_dataset(path, settings.get("dataset_path")):
+        return 0
     if baseline.dataset_rows_read is None:
         print(
             f"warning: the baseline was trained on {path!r} too and does not say on which rows, so "
             "it may have seen the text of this comparison; other text: --dataset_path",
             file=sys.stderr,
         )
-        return n_rows_read
-    return max(n_rows_read, baseline.dataset_rows_read)
+    return baseline.dataset_rows_read or 0
 
 
 def _model(
     flags: argparse.Namespace, suite: SAESuite, any_sae: SAE[Any], baseline: Baseline | None
 ) -> HookedRootModule:
     metadata = any_sae.cfg.metadata
-    template = suite.manifest.hook_template
+    layer_of = suite.manifest.hook_template.layer_of
     # Those of the baseline too, whose cost is counted.
-    others = (
-        [] if baseline is None else [n for n in baseline.saes if template.layer_of(n) is not None]
-    )
+    others = [] if baseline is None else [n for n in baseline.saes if layer_of(n) is not None]
     model_name = flags.model_name or suite.manifest.model_name
     if flags.model_name is None and suite.manifest.is_model_local:
         raise ConfigError(
@@ -181,14 +174,8 @@ def _commands(suite: SAESuite, args: Sequence[str]) -> list[str]:
     if suite.path is None or suite.manifest.dataset_rows_read is None:
         return [again]
     name = suite.path.resolve().name
-    train = [
-        "train",
-        "--config_file",
-        f"{name}/{files.RUNNER_CFG}",
-        "--output_path",
-        f"{name}-again",
-    ]
-    return [f"sae-lens-groups {shlex.join(train)}", again]
+    train = ("--config_file", f"{name}/{files.RUNNER_CFG}", "--output_path", f"{name}-again")
+    return [f"sae-lens-groups train {shlex.join(train)}", again]
 
 
 def _public_word(word: str) -> str:
@@ -212,29 +199,17 @@ def _parser() -> argparse.ArgumentParser:
         help="another suite, the folder of a SAELens SAE or one that holds several, or on the Hub "
         "owner/repo or release:sae_id: layers that both have are compared on the same tokens",
     )
-    parser.add_argument(
-        "--dataset_path",
-        help="other text, on the Hub or in a folder (default: the rows after those that the "
-        "suite was trained on)",
-    )
-    _add_settings(parser)
-    return parser
-
-
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """The model, and how much is measured on it."""
+    text = "other text, on the Hub or in a folder (default: rows that training has not read)"
+    parser.add_argument("--dataset_path", help=text)
     parser.add_argument("--model_name", help="default: the model that the suite was trained on")
     parser.add_argument("--model_class_name", help="default: as in training")
     parser.add_argument("--context_size", type=positive_number, help="default: as in training")
-    parser.add_argument(
-        "--n_eval_batches", type=positive_number, default=8, help="LM batches (default: 8)"
-    )
-    parser.add_argument(
-        "--eval_batch_size_prompts",
-        type=positive_number,
-        default=16,
-        help="prompts per LM batch (default: 16)",
-    )
+    for flag, default, what in (
+        ("--n_eval_batches", 8, "LM batches"),
+        ("--eval_batch_size_prompts", 16, "prompts per LM batch"),
+    ):
+        shown = f"{what} (default: {default})"
+        parser.add_argument(flag, type=positive_number, default=default, help=shown)
     parser.add_argument(
         "--tasks",
         default="none",
@@ -247,6 +222,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         help="run code that comes with the model or the dataset; never because the suite says so",
     )
     parser.add_argument("--device", type=usable_device, default="cpu", help="default: cpu")
+    return parser
 
 
 def usable_device(text: str) -> str:

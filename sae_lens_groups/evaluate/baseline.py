@@ -28,8 +28,10 @@ class Baseline:
     """Rows of its dataset that training read, where they are known."""
 
     @classmethod
-    def of(cls, saes: Mapping[str, SAE[Any]], name: str = "baseline") -> "Baseline":
+    def of(cls, saes: "Baseline | Mapping[str, SAE[Any]]", name: str = "baseline") -> "Baseline":
         """What is known of these SAEs; a suite knows how it was trained, and its folder's name."""
+        if isinstance(saes, Baseline):
+            return saes
         if not isinstance(saes, SAESuite):
             return cls(name, saes, len(saes))
         return cls(
@@ -51,12 +53,7 @@ class Baseline:
 
 
 def open_baseline(place: str | Path, device: str = "cpu") -> Baseline:
-    """A suite, or SAEs that SAELens trained, in any of the forms of `init_from`.
-
-    Raises:
-        SuiteError: there is none of these, or an SAE in it cannot be used.
-        HubError: they cannot be had.
-    """
+    """A suite, or SAEs that SAELens trained, in any of the forms of `init_from`."""
     folder = files.expanded(place)
     name = folder.resolve().name if files.exists(folder) else str(place)
     with named_by("baseline"):

@@ -14,19 +14,15 @@ from sae_lens_groups.scaling import ESTIMATED_MODES
 from sae_lens_groups.suite import SAESuite
 
 
-def require_writable(suite: SAESuite) -> None:
-    """Refuses, before the work, a suite whose folder cannot take the results."""
+def require_evaluable(suite: SAESuite, model: HookedRootModule) -> None:
+    """Refuses a damaged suite, a folder that cannot take the results, and a model that does not fit."""
+    suite.require_whole("an evaluation")
     if suite.path is not None and not os.access(suite.path, os.W_OK):
         raise OutputFolderError(
             f"{str(suite.path)!r} cannot be written to, and the results would be lost; make it "
             "writable, or evaluate a copy (SAESuite.save writes one)"
         )
-
-
-def require_fitting_model(suite: SAESuite, model: HookedRootModule) -> None:
-    """Refuses a model without the suite's hooks, or of another width."""
-    manifest = suite.manifest
-    require_hooks(model, manifest.hook_template, manifest.groups)
+    require_hooks(model, suite.manifest.hook_template, suite.manifest.groups)
     hook_name, sae = next(iter(suite.items()))
     require_width(model, hook_name, sae.cfg.metadata.hook_head_index, sae.cfg.d_in)
 

@@ -38,13 +38,28 @@ class TrainingCost:
         return self.training_tokens * (self.lm_passes + self.sae_steps)
 
 
-def training_cost(
+def training_costs(
+    suite: SAESuite,
+    baseline: Baseline | None,
+    model: HookedRootModule,
+    tokens_ST: torch.Tensor,
+    model_kwargs: Mapping[str, Any],
+) -> tuple[TrainingCost, ...]:
+    """Of the suite and of the baseline, as far as they say what it took; none without the suite's."""
+    ours = _training_cost(Baseline.of(suite, "suite"), model, tokens_ST, model_kwargs)
+    if ours is None:
+        return ()
+    theirs = baseline and _training_cost(baseline, model, tokens_ST, model_kwargs)
+    return (ours,) if theirs is None else (ours, theirs)
+
+
+def _training_cost(
     trained: Baseline,
     model: HookedRootModule,
     tokens_ST: torch.Tensor,
     model_kwargs: Mapping[str, Any],
 ) -> TrainingCost | None:
-    """What it took to train these SAEs; None where they do not say, or the model lacks a hook."""
+    """None where the SAEs do not say, or the model lacks a hook."""
     settings, hook_names = trained.runner_cfg or {}, trained.trained_hook_names
     if any(name not in model.hook_dict for name in hook_names):
         return None

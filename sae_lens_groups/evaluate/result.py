@@ -60,18 +60,14 @@ class LayerScores:
     def _baseline_row(self, baseline: BaselineScores) -> dict[str, Any]:
         row: dict[str, Any] = {"baseline": baseline.name}
         for name, value in baseline.metrics.items():
-            difference = baseline.differences[name]
-            row[f"{name}_baseline"] = value
-            row[f"{name}_diff"] = difference.value
-            row[f"{name}_diff_low"] = difference.low
-            row[f"{name}_diff_high"] = difference.high
+            of = baseline.differences[name]
+            row |= {f"{name}_baseline": value, f"{name}_diff": of.value}
+            row |= {f"{name}_diff_low": of.low, f"{name}_diff_high": of.high}
         row["dead_features_baseline"] = baseline.dead_features
         row["dead_features_diff"] = self.dead_features - baseline.dead_features
         if baseline.match is not None:
-            row["mmcs"] = baseline.match.mmcs
-            row["mmcs_of_baseline"] = baseline.match.mmcs_of_baseline
-            row["missed_features"] = baseline.match.missed_features
-            row["missed_firings"] = baseline.match.missed_firings
+            names = ("mmcs", "mmcs_of_baseline", "missed_features", "missed_firings")
+            row |= {name: getattr(baseline.match, name) for name in names}
         return row
 
 

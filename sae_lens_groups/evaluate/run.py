@@ -10,19 +10,23 @@ from sae_lens.config import HfDataset
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups.evaluate.baseline import Baseline
-from sae_lens_groups.evaluate.bootstrap import Difference, Resamplings
-from sae_lens_groups.evaluate.checks import require_fitting_model, require_writable, shared_layers
+from sae_lens_groups.evaluate.bootstrap import Resamplings
+from sae_lens_groups.evaluate.checks import require_evaluable, shared_layers
 from sae_lens_groups.evaluate.circuits import measure_faithfulness
-from sae_lens_groups.evaluate.cost import training_cost
+from sae_lens_groups.evaluate.cost import training_costs
 from sae_lens_groups.evaluate.features import FeatureLayers
-from sae_lens_groups.evaluate.matching import match_features
+from sae_lens_groups.evaluate.matching import FeatureMatch, match_features
 from sae_lens_groups.evaluate.metrics import metrics_of
 from sae_lens_groups.evaluate.result import BaselineScores, Comparison, LayerScores, SuiteEvaluation
 from sae_lens_groups.evaluate.sweep import LayerResults, sweep
-from sae_lens_groups.evaluate.tokens import read_tokens
+from sae_lens_groups.evaluate.tokens import EvaluatedTokens, read_tokens
 from sae_lens_groups.evaluate.write import write_evaluation
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.suite import SAESuite
+
+_SIGNED = "abstopk"  # the one architecture of SAELens whose features may be negative
+Results = Mapping[str, LayerResults]
+"""By hook name."""
 
 
 def evaluate_suite(
@@ -39,59 +43,50 @@ def evaluate_suite(
 ) -> SuiteEvaluation:
     """SAELens's metrics of every layer, the layers its features fire on, and how a baseline differs.
 
-    One sweep over the tokens: the clean pass of the language model is shared by all layers and
-    both suites, and the numbers are those of SAELens's `run_evals`. Text becomes prompts, and
-    special tokens are left out, as in the run that trained the suite.
-
-    Writes `evaluation.csv` and the folder `evaluation` into the suite's folder, where it has one.
+    The numbers are those of SAELens's `run_evals`, from one sweep over the tokens; text becomes
+    prompts, and special tokens are left out, as in training. Writes `evaluation.csv` and the folder
+    `evaluation` into the suite's folder, where it has one.
 
     Args:
         suite: the suite to score.
         model: the language model, as SAELens's `load_model` gives it, with hooks at all layers.
         dataset: text or tokens the suite was not trained on (a `datasets` dataset).
-        baseline: another suite, or plain SAEs by hook name. Layers that both have are compared,
-            with 95% confidence intervals over sequences.
+        baseline: another suite, or plain SAEs by hook name; layers that both have are compared.
         n_batches: LM batches to evaluate on.
         batch_size_prompts: prompts per LM batch.
         context_size: tokens per prompt; that of the suite's training if None.
-        tasks: circuit tasks to measure faithfulness on: `ioi`, `greater_than`, `subject_verb`,
-            `closing_bracket`.
+        tasks: of `closing_bracket`, `greater_than`, `ioi`, `subject_verb`, for faithfulness.
         dataset_name: what the written files call the dataset.
 
     Raises:
-        SuiteError: files of a suite are damaged or mixed up, or the baseline cannot be compared with it.
-        HookNameError: the model lacks a hook of the suite.
-        ConfigError: the model has another width.
-        DatasetError: the dataset is shorter than one batch, or cannot be used.
-        OutputFolderError: the suite's folder cannot be written to.
-        UnknownNameError: there is no such task.
+        GroupSAEError: the suite, the model, the dataset, a task or the baseline cannot be used.
     """
-    suite.require_whole("an evaluation")
-    require_writable(suite)
-    require_fitting_model(suite, model)
-    if baseline is not None and not isinstance(baseline, Baseline):
-        baseline = Baseline.of(baseline)
-    shared = {} if baseline is None else shared_layers(suite, baseline)
+    require_evaluable(suite, model)
+    compared = None if baseline is None else Baseline.of(baseline)
+    shared = {} if compared is None else shared_layers(suite, compared)
     any_sae = next(iter(suite.values()))
     tokens = read_tokens(model, any_sae, dataset, n_batches, batch_size_prompts, context_size)
+    return _evaluated(suite, model, compared, shared, tokens, tasks, dataset_name)
+
+
+def _evaluated(
+    suite: SAESuite,
+    model: HookedRootModule,
+    baseline: Baseline | None,
+    shared: Mapping[str, SAE[Any]],
+    tokens: EvaluatedTokens,
+    tasks: Sequence[str],
+    dataset_name: str,
+) -> SuiteEvaluation:
     faithfulness = measure_faithfulness(suite, model, tasks) if tasks else None
     model_kwargs = (suite.runner_cfg or {}).get("model_kwargs") or {}
-    trained = [Baseline.of(suite, "suite"), *([] if baseline is None else [baseline])]
-    costs = [training_cost(saes, model, tokens.batches[0], model_kwargs) for saes in trained]
-    results, baseline_results = sweep(
-        model, tokens.batches, [suite, shared], tokens.excluded, model_kwargs
-    )
-
-    of_baseline, comparison = {}, None
-    if baseline is not None:
-        of_baseline, comparison = compare(suite, results, baseline, baseline_results)
+    results, theirs = sweep(model, tokens.batches, [suite, shared], tokens.excluded, model_kwargs)
     evaluation = SuiteEvaluation(
-        scores=_layer_scores(suite, results, of_baseline),
+        **_scored(suite, results, baseline, theirs),
         tokens=tokens,
         dataset_name=dataset_name,
-        features=_feature_layers(suite, results, tokens.n_tokens),
-        costs=tuple(cost for cost in costs if cost is not None),
-        comparison=comparison,
+        features=_features(suite, results, tokens.n_tokens),
+        costs=training_costs(suite, baseline, model, tokens.batches[0], model_kwargs),
         faithfulness=faithfulness,
     )
     if suite.path is not None:
@@ -99,51 +94,63 @@ def evaluate_suite(
     return evaluation
 
 
-_SIGNED = "abstopk"  # the one architecture of SAELens whose features may be negative
-Results = Mapping[str, LayerResults]
-"""By hook name."""
-
-
-def _layer_scores(
-    suite: SAESuite, results: Results, of_baseline: Mapping[str, BaselineScores]
-) -> tuple[LayerScores, ...]:
-    """A row per layer, lowest first."""
+def _scored(
+    suite: SAESuite, results: Results, baseline: Baseline | None, theirs: Results
+) -> dict[str, Any]:
+    """A row per layer, lowest first, and what is told of suite and baseline as a whole."""
     manifest = suite.manifest
-    return tuple(
+    of_baseline, comparison = {}, None
+    if baseline is not None:
+        of_baseline, comparison = _compared(suite, results, baseline, theirs)
+    scores = tuple(
         LayerScores(
             layer=layer,
             hook_name=hook_name,
             group=manifest.group_of(layer).name,
             scaling_factor=manifest.scaling_factors[layer],
             metrics=metrics_of(results[hook_name].sums),
-            dead_features=_dead_share(results[hook_name]),
+            dead_features=results[hook_name].dead_share,
             baseline=of_baseline.get(hook_name),
         )
         for layer, hook_name in zip(manifest.layers, manifest.hook_names)
     )
+    return {"scores": scores, "comparison": comparison}
 
 
-def compare(
-    suite: SAESuite, results: Results, baseline: Baseline, baseline_results: Results
+def _compared(
+    suite: SAESuite, results: Results, baseline: Baseline, theirs: Results
 ) -> tuple[dict[str, BaselineScores], Comparison]:
     """The baseline's scores by hook name, with the differences to them, and their means."""
-    hook_names = [name for name in suite if name in baseline_results]
-    pairs = [(results[name].sums, baseline_results[name].sums) for name in hook_names]
-    resamplings = Resamplings(len(pairs[0][0]))
-    differences, mean_differences = resamplings.differences(pairs)
+    hook_names = [name for name in suite if name in theirs]
+    pairs = [(results[name].sums, theirs[name].sums) for name in hook_names]
+    differences, means = Resamplings(len(pairs[0][0])).differences(pairs)
     of_baseline = {
-        name: _baseline_scores(
-            baseline.name,
-            *(suite[name], results[name], baseline.saes[name], baseline_results[name], difference),
+        name: BaselineScores(
+            name=baseline.name,
+            metrics=metrics_of(theirs[name].sums),
+            dead_features=theirs[name].dead_share,
+            differences=difference,
+            match=_match(suite[name], results[name], baseline.saes[name], theirs[name]),
         )
         for name, difference in zip(hook_names, differences)
     }
-    return of_baseline, Comparison(
-        name=baseline.name, n_layers=len(hook_names), mean_differences=mean_differences
+    comparison = Comparison(name=baseline.name, n_layers=len(hook_names), mean_differences=means)
+    return of_baseline, comparison
+
+
+def _match(
+    ours: SAE[Any], results: LayerResults, theirs: SAE[Any], their_results: LayerResults
+) -> FeatureMatch | None:
+    return match_features(
+        ours.W_dec,
+        results.n_firings_F,
+        theirs.W_dec.to(ours.W_dec.device),
+        their_results.n_firings_F,
+        is_signed=_SIGNED in (ours.cfg.architecture(), theirs.cfg.architecture()),
     )
 
 
-def _feature_layers(suite: SAESuite, results: Results, n_tokens: int) -> tuple[FeatureLayers, ...]:
+def _features(suite: SAESuite, results: Results, n_tokens: int) -> tuple[FeatureLayers, ...]:
     """On which layers of its group each feature fires, a group each."""
     template = suite.manifest.hook_template
 
@@ -152,30 +159,3 @@ def _feature_layers(suite: SAESuite, results: Results, n_tokens: int) -> tuple[F
         return torch.stack(of_layers).numpy()
 
     return tuple(FeatureLayers(group, counted(group), n_tokens) for group in suite.manifest.groups)
-
-
-def _baseline_scores(
-    name: str,
-    sae: SAE[Any],
-    results: LayerResults,
-    baseline_sae: SAE[Any],
-    baseline_results: LayerResults,
-    differences: Mapping[str, Difference],
-) -> BaselineScores:
-    return BaselineScores(
-        name=name,
-        metrics=metrics_of(baseline_results.sums),
-        dead_features=_dead_share(baseline_results),
-        differences=differences,
-        match=match_features(
-            sae.W_dec,
-            results.n_firings_F,
-            baseline_sae.W_dec.to(sae.W_dec.device),
-            baseline_results.n_firings_F,
-            is_signed=_SIGNED in (sae.cfg.architecture(), baseline_sae.cfg.architecture()),
-        ),
-    )
-
-
-def _dead_share(results: LayerResults) -> float:
-    return (results.n_firings_F == 0).float().mean().item()

@@ -6,7 +6,8 @@ two suites share the ablations.
 Shapes: S sequences of a batch, T positions, D = d_in, F = d_sae, L layers.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -43,6 +44,11 @@ class LayerResults:
         """Of all sequences."""
         return SequenceSums.joined(self._batches)
 
+    @property
+    def dead_share(self) -> float:
+        """Part of the features that never fire."""
+        return (self.n_firings_F == 0).float().mean().item()
+
 
 @torch.no_grad()
 def sweep(
@@ -72,40 +78,26 @@ def sweep(
             kept_ST = ~torch.isin(tokens_ST, excluded.to(tokens_ST.device))
             shared = SharedPass(model, tokens_ST, hook_names, model_kwargs or {})
             for name in hook_names:
-                saes = [suite.get(name) for suite in suites]
-                found = [of_suite.get(name) for of_suite in results]
-                _evaluate_layer(name, zip(saes, found), shared, kept_ST)
+                ablating = cache(shared.ablating)
+                for suite, of_suite in zip(suites, results):
+                    if name in suite:
+                        _evaluate(suite[name], name, shared, ablating, kept_ST, of_suite[name])
                 bar.update()
     return results
 
 
-def _evaluate_layer(
-    hook_name: str,
-    contenders: Iterator[tuple[SAE[Any] | None, LayerResults | None]],
-    shared: SharedPass,
-    kept_ST: torch.Tensor,
-) -> None:
-    """All SAEs of one hook on one batch."""
-    ablated: dict[Site, LMEffect] = {}
-    for sae, results in contenders:
-        if sae is None or results is None:
-            continue
-        site = Site(hook_name, sae.cfg.metadata.hook_head_index)
-        if site not in ablated:
-            ablated[site] = shared.ablating(site)
-        _evaluate(sae, site, shared, ablated[site], kept_ST, results)
-
-
 def _evaluate(
     sae: SAE[Any],
-    site: Site,
+    hook_name: str,
     shared: SharedPass,
-    ablated: LMEffect,
+    ablating: Callable[[Site], LMEffect],
     kept_ST: torch.Tensor,
     results: LayerResults,
 ) -> None:
     """One SAE on one batch."""
-    x_STD = site.rows(shared.captured[site.hook_name])
+    site = Site(hook_name, sae.cfg.metadata.hook_head_index)
+    ablated = ablating(site)
+    x_STD = site.rows(shared.captured[hook_name])
     with taking_flat_heads(sae):
         features_STF = sae.encode(x_STD.to(sae.device))
         x_hat_STD = sae.decode(features_STF).to(x_STD.device)

@@ -51,38 +51,25 @@ def read_tokens(
 ) -> EvaluatedTokens:
     """The dataset's first LM batches, made as the run that trained `sae` made them.
 
-    Fewer batches, with a warning, where the dataset ends before.
-
-    Raises:
-        DatasetError: the dataset is shorter than one batch.
+    Fewer batches, with a warning, where the dataset ends before; none at all is a DatasetError.
     """
+    metadata = sae.cfg.metadata
     try:
-        store = _store(model, sae, dataset, batch_size_prompts, context_size)
+        store = ActivationsStore.from_sae(
+            model,
+            sae,
+            as_stream(dataset),
+            context_size=context_size,
+            store_batch_size_prompts=batch_size_prompts,
+            disable_concat_sequences=bool(metadata.disable_concat_sequences),
+            sequence_separator_token=metadata.get("sequence_separator_token", "bos"),
+        )
         batches = _read(store, n_batches)
+    except DatasetError:
+        raise
     except (ValueError, AssertionError) as error:  # SAELens's, of rows that it cannot use
-        if isinstance(error, DatasetError):
-            raise
         raise DatasetError(f"the dataset cannot be used: {' '.join(str(error).split())}") from error
     return EvaluatedTokens(batches, _excluded_tokens(sae, model))
-
-
-def _store(
-    model: HookedRootModule,
-    sae: SAE[Any],
-    dataset: HfDataset,
-    batch_size_prompts: int,
-    context_size: int | None,
-) -> ActivationsStore:
-    metadata = sae.cfg.metadata
-    return ActivationsStore.from_sae(
-        model,
-        sae,
-        as_stream(dataset),
-        context_size=context_size,
-        store_batch_size_prompts=batch_size_prompts,
-        disable_concat_sequences=bool(metadata.disable_concat_sequences),
-        sequence_separator_token=metadata.get("sequence_separator_token", "bos"),
-    )
 
 
 def _read(store: ActivationsStore, n_batches: int) -> list[torch.Tensor]:

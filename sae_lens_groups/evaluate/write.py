@@ -15,11 +15,7 @@ from sae_lens_groups.evaluate.sweep import LayerResults
 from sae_lens_groups.suite import SAESuite
 
 _MISSED_COLUMNS = (
-    "layer",
-    "hook_name",
-    "baseline_feature",
-    "frequency",
-    "largest_cosine",
+    *("layer", "hook_name", "baseline_feature", "frequency", "largest_cosine"),
     "nearest_feature",
 )
 
@@ -61,35 +57,32 @@ def _saelens_result(
 ) -> dict[str, Any]:
     """One layer's entry in the form that SAELens's `process_results` takes."""
     assert suite.path is not None
-    tokens = evaluation.tokens
-    n_batches = len(tokens.batches)
-    config = get_eval_everything_config(len(tokens.batches[0]), n_batches, n_batches)
-    n_read = tokens.n_prompts * tokens.context_size
-    sections = {
-        section: {name: scores.metrics[name] for name in names}
-        for section, names in SECTIONS.items()
-    }
-    counts = {
-        "total_tokens_eval_reconstruction": n_read,
-        "total_tokens_eval_sparsity_variance": n_read,
-    }
     suite_name = suite.path.resolve().name
-    # It becomes a part of file names.
+    tokens = evaluation.tokens
+    n_batches, n_read = len(tokens.batches), tokens.n_prompts * tokens.context_size
+    config = get_eval_everything_config(len(tokens.batches[0]), n_batches, n_batches)
+    # The dataset becomes a part of file names.
     facts = {"context_size": tokens.context_size, "dataset": evaluation.dataset_name[:80]}
     # SAELens has NaN for a feature without a firing and writes -1.
-    heuristic = [
-        firings / prompts if prompts else math.nan
-        for firings, prompts in zip(results.n_firings_F.tolist(), results.n_prompts_F.tolist())
-    ]
+    heuristic_F = results.n_firings_F.double() / results.n_prompts_F
     return {
         "unique_id": f"{suite_name}-{scores.hook_name}",
         "sae_set": suite_name,
         "sae_id": scores.hook_name,
         "eval_cfg": facts | vars(config),
-        "metrics": {**sections, "token_stats": counts},
+        "metrics": {
+            **{
+                section: {name: scores.metrics[name] for name in names}
+                for section, names in SECTIONS.items()
+            },
+            "token_stats": {
+                "total_tokens_eval_reconstruction": n_read,
+                "total_tokens_eval_sparsity_variance": n_read,
+            },
+        },
         "feature_metrics": {
             "feature_density": (results.n_firings_F / tokens.n_tokens).tolist(),
-            "consistent_activation_heuristic": heuristic,
+            "consistent_activation_heuristic": heuristic_F.tolist(),
         },
         "sae_cfg": suite[scores.hook_name].cfg.to_dict(),
     }

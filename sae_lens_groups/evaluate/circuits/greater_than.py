@@ -6,8 +6,7 @@
 import random
 from collections.abc import Iterator
 
-from sae_lens_groups.evaluate.circuits.pairs import PromptPair
-from sae_lens_groups.evaluate.circuits.vocabulary import Vocabulary
+from sae_lens_groups.evaluate.circuits.pairs import PromptPair, Vocabulary
 
 TEMPLATE = "The {noun} lasted from the year {century}{start:02d} to the year {century}"
 NOUNS = ("campaign", "conflict", "journey", "project", "siege", "strike", "trial", "voyage", "war")

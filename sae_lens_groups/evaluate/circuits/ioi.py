@@ -6,8 +6,7 @@
 import random
 from collections.abc import Iterator
 
-from sae_lens_groups.evaluate.circuits.pairs import PromptPair
-from sae_lens_groups.evaluate.circuits.vocabulary import Vocabulary
+from sae_lens_groups.evaluate.circuits.pairs import PromptPair, Vocabulary
 
 TEMPLATES = (
     "When {a} and {b} went to the {place}, {giver} gave a {thing} to",

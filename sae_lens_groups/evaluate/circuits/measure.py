@@ -1,6 +1,7 @@
 """How faithful SAEs are to what a language model does, measured on tasks that it solves."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sae_lens import SAE
@@ -62,30 +63,26 @@ def _measure_task(
 ) -> TaskResult:
     tokenizer: Any = model.tokenizer
     pairs = build_pairs(task, tokenizer, n_pairs, seed)
+    result = TaskResult(task=task.name, n_pairs=len(pairs))
     if len(pairs) < MIN_PAIRS:
-        return TaskResult(
-            task=task.name,
-            n_pairs=len(pairs),
-            message=f"{task.name} cannot be built for this tokenizer: {len(pairs)} pairs of "
-            f"prompts fit and {MIN_PAIRS} are needed, with answers that are single tokens and "
-            "both prompts of a pair equally long; left out",
+        message = (
+            f"{task.name} cannot be built for this tokenizer: {len(pairs)} pairs of prompts fit "
+            f"and {MIN_PAIRS} are needed, with answers that are single tokens and both prompts of "
+            "a pair equally long; left out"
         )
+        return replace(result, message=message)
     device = next(model.parameters()).device
     runs = TaskRuns.of(model, PairBatch.of(pairs, task.metric, device), list(saes))
     if runs.accuracy < MIN_ACCURACY:
-        return TaskResult(
-            task=task.name,
-            n_pairs=len(pairs),
-            accuracy=runs.accuracy,
-            # Rounded down, lest 79.7% read as if it were enough.
-            message=f"the model does not solve {task.name}: right on {int(100 * runs.accuracy)}% "
-            f"of {len(pairs)} prompts, {MIN_ACCURACY:.0%} are needed; left out",
+        # Rounded down, lest 79.7% read as if it were enough.
+        message = (
+            f"the model does not solve {task.name}: right on {int(100 * runs.accuracy)}% of "
+            f"{len(pairs)} prompts, {MIN_ACCURACY:.0%} are needed; left out"
         )
+        return replace(result, accuracy=runs.accuracy, message=message)
     bar = tqdm(saes.items(), desc=f"Faithfulness on {task.name}", unit="layer", leave=False)
-    curves = (layer_curve(HookSite(model, name, sae), runs) for name, sae in bar)
-    return TaskResult(
-        task=task.name, n_pairs=len(pairs), accuracy=runs.accuracy, curves=tuple(curves)
-    )
+    curves = tuple(layer_curve(HookSite(model, name, sae), runs) for name, sae in bar)
+    return replace(result, accuracy=runs.accuracy, curves=curves)
 
 
 def _require_usable(saes: Mapping[str, SAE[Any]], model: HookedRootModule, n_pairs: int) -> None:

@@ -1,9 +1,11 @@
-"""Pairs of prompts that differ in the answer, and how the answer is measured."""
+"""Pairs of prompts that differ in the answer: made by a tokenizer, and measured."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 PADDING = -1
 """Fills up the tokens of pairs that have fewer than others."""
@@ -47,9 +49,49 @@ class PromptPair:
     """Tokens that are wrong after the clean prompt, and right, or more likely, after the other."""
 
 
+class Vocabulary:
+    """A tokenizer, asked the questions that prompts with one-token answers raise."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        bos: Any = tokenizer.bos_token_id
+        self._before: tuple[int, ...] = () if bos is None else (bos,)
+
+    def pair(
+        self, clean: str, counterfactual: str, answers: Collection[int], wrong: Collection[int]
+    ) -> PromptPair:
+        """The pair of these texts, each after a beginning-of-text token where there is one.
+
+        An SAE that was trained without that token does no harm there: up to the first difference
+        both prompts give the same features and the same error.
+        """
+        return PromptPair(
+            clean=(*self._before, *self._ids(clean)),
+            counterfactual=(*self._before, *self._ids(counterfactual)),
+            answers=tuple(answers),
+            wrong=tuple(wrong),
+        )
+
+    def next_token(self, before: str, text: str) -> int | None:
+        """The one token that `text` is after `before`, where it is one and the two do not merge.
+
+        Asked with what comes before, because a tokenizer may mark the start of a text.
+        """
+        start, whole = self._ids(before), self._ids(before + text)
+        return whole[-1] if whole[:-1] == start else None
+
+    def starting_with(self, text: str) -> tuple[int, ...]:
+        """All tokens that start with this text, such as `)`, `),` and `))` for a bracket."""
+        vocabulary = self._tokenizer.get_vocab()
+        return tuple(sorted(token for piece, token in vocabulary.items() if piece.startswith(text)))
+
+    def _ids(self, text: str) -> list[int]:
+        return self._tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[return-value]
+
+
 @dataclass(frozen=True)
 class PairBatch:
-    """Pairs of one length as tensors."""
+    """Pairs whose prompts are all equally long, as tensors."""
 
     clean_PT: torch.Tensor
     counterfactual_PT: torch.Tensor
@@ -61,10 +103,10 @@ class PairBatch:
     def of(
         cls, pairs: Sequence[PromptPair], metric: AnswerMetric, device: torch.device | str
     ) -> "PairBatch":
-        """The batch of pairs whose prompts are all equally long."""
+        """On the model's device."""
         return cls(
-            torch.tensor([pair.clean for pair in pairs], device=device),
-            torch.tensor([pair.counterfactual for pair in pairs], device=device),
+            _padded([pair.clean for pair in pairs], device),
+            _padded([pair.counterfactual for pair in pairs], device),
             _padded([pair.answers for pair in pairs], device),
             _padded([pair.wrong for pair in pairs], device),
             metric,

@@ -58,16 +58,6 @@ class LayerCurve:
         """The same where the error is the counterfactual's."""
         return _first_sufficient(self.points, "faithfulness_without_error")
 
-    def to_dict(self) -> dict[str, Any]:
-        """The layer's entry in a report, without its points, which are rows."""
-        return {
-            "layer": self.layer,
-            "hook_name": self.hook_name,
-            "share": self.share,
-            "sufficient_with_error": self.sufficient_with_error,
-            "sufficient_without_error": self.sufficient_without_error,
-        }
-
 
 @dataclass(frozen=True, kw_only=True)
 class TaskResult:
@@ -86,17 +76,6 @@ class TaskResult:
     def solved(self) -> bool:
         """Whether the model does the task, so that features can be judged by it."""
         return self.message is None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The task's entry in a report."""
-        return {
-            "task": self.task,
-            "solved": self.solved,
-            "message": self.message,
-            "accuracy": self.accuracy,
-            "n_pairs": self.n_pairs,
-            "layers": [curve.to_dict() for curve in self.curves],
-        }
 
 
 @dataclass(frozen=True)
@@ -119,13 +98,6 @@ class FaithfulnessReport:
             for curve in result.curves
             for point in curve.points
         ]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Summary and rows as JSON takes them."""
-        return {
-            "tasks": [result.to_dict() for result in self.tasks.values()],
-            "rows": self.to_rows(),
-        }
 
 
 def _first_sufficient(points: Sequence[CurvePoint], score: str) -> int | None:

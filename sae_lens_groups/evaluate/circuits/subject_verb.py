@@ -6,30 +6,15 @@
 import random
 from collections.abc import Iterator
 
-from sae_lens_groups.evaluate.circuits.pairs import PromptPair
-from sae_lens_groups.evaluate.circuits.vocabulary import Vocabulary
+from sae_lens_groups.evaluate.circuits.pairs import PromptPair, Vocabulary
 
 TEMPLATE = "The {subject} {preposition} the {other}"
-NOUNS = (  # singular and plural
-    ("author", "authors"),
-    ("book", "books"),
-    ("boy", "boys"),
-    ("car", "cars"),
-    ("doctor", "doctors"),
-    ("friend", "friends"),
-    ("girl", "girls"),
-    ("house", "houses"),
-    ("key", "keys"),
-    ("man", "men"),
-    ("officer", "officers"),
-    ("player", "players"),
-    ("student", "students"),
-    ("table", "tables"),
-    ("teacher", "teachers"),
-    ("tree", "trees"),
-    ("woman", "women"),
-    ("writer", "writers"),
+_REGULAR = (
+    *("author", "book", "boy", "car", "doctor", "friend", "girl", "house", "key", "officer"),
+    *("player", "student", "table", "teacher", "tree", "writer"),
 )
+NOUNS = sorted([("man", "men"), ("woman", "women"), *((noun, f"{noun}s") for noun in _REGULAR)])
+"""Singular and plural."""
 PREPOSITIONS = ("behind", "beside", "by", "near")
 VERBS = (("is", "are"), ("was", "were"), ("has", "have"))
 SINGULAR, PLURAL = 0, 1

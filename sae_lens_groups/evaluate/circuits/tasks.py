@@ -15,11 +15,11 @@ from sae_lens_groups.evaluate.circuits.ioi import ioi
 from sae_lens_groups.evaluate.circuits.pairs import (
     AnswerMetric,
     PromptPair,
+    Vocabulary,
     log_odds,
     probability_difference,
 )
 from sae_lens_groups.evaluate.circuits.subject_verb import subject_verb
-from sae_lens_groups.evaluate.circuits.vocabulary import Vocabulary
 
 MIN_PAIRS = 16
 """A task with fewer pairs is left out."""
@@ -48,11 +48,7 @@ TASKS = {
 
 
 def task_named(name: str) -> CircuitTask:
-    """The task of this name.
-
-    Raises:
-        UnknownNameError: lists those that there are.
-    """
+    """The task of this name, or an UnknownNameError that lists those that there are."""
     if name not in TASKS:
         raise UnknownNameError(f"task {name!r} is not known; known names: {', '.join(TASKS)}")
     return TASKS[name]

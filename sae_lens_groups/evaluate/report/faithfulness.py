@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
-from markupsafe import Markup, escape
 
 from sae_lens_groups.evaluate.circuits import FaithfulnessReport, LayerCurve, TaskResult
 from sae_lens_groups.evaluate.circuits.report import SUFFICIENT
@@ -17,9 +16,8 @@ from sae_lens_groups.evaluate.report.plots import (
     empty_figure,
     over_layers,
 )
-from sae_lens_groups.evaluate.report.section import Section, hint, panel, side_by_side, terms
+from sae_lens_groups.evaluate.report.section import Section, drawings, parts
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.plan import embedded
 
 _LINES = {
     "faithfulness_with_error": ("faithfulness", SUITE_COLOUR, "solid"),
@@ -47,51 +45,30 @@ def faithfulness(groups: Sequence[LayerGroup], report: FaithfulnessReport | None
         "Prompts come in pairs with opposite answers. The few features that matter most for the "
         "answer keep their values, and all others get those of the other prompt."
     )
-    measured = [result for result in report.tasks.values() if _layers([result])]
-    left_out = [result.message for result in report.tasks.values() if result.message is not None]
-    parts: list[str] = [terms(_TERMS)] if measured else []
-    parts += [_chooser(_layers(measured))] if measured else []
-    parts += [_task(groups, result) for result in report.tasks.values() if result.solved]
-    parts += [Markup('<p class="message">{}</p>').format(message) for message in left_out]
-    return Section("faithfulness", "Faithfulness to what the model does", text, "\n".join(parts))
+    solved = [of for of in report.tasks.values() if of.solved]
+    layers = sorted({curve.layer for of in solved for curve in of.curves if curve.points})
+    messages = [of.message for of in report.tasks.values() if not of.solved]
+    body = parts.faithfulness(_TERMS, layers, [_task(groups, of) for of in solved], messages)
+    return Section("faithfulness", "Faithfulness to what the model does", text, body)
 
 
-def _layers(results: Sequence[TaskResult]) -> list[int]:
-    """The layers that have a curve for any of these tasks."""
-    return sorted({curve.layer for result in results for curve in result.curves if curve.points})
-
-
-def _chooser(layers: list[int]) -> str:
-    """A slider over layers, which the page's script connects to all drawings of curves."""
-    return (
-        '<div class="choice"><label for="layer">layer</label>'
-        f'<input type="range" id="layer" min="0" max="{len(layers) - 1}" step="1" '
-        f'value="{len(layers) // 2}" data-layers="{" ".join(map(str, layers))}">'
-        '<output id="chosen_layer"></output></div>'
-    )
-
-
-def _task(groups: Sequence[LayerGroup], result: TaskResult) -> str:
-    accuracy = f"right on {percent(result.accuracy or 0.0)} of {result.n_pairs} prompts"
-    title = Markup('<h3 class="task">{} <small>the model is {}</small></h3>').format(
-        result.task, accuracy
-    )
+def _task(groups: Sequence[LayerGroup], result: TaskResult) -> dict[str, Any]:
     curves = [curve for curve in result.curves if curve.points]
-    if not curves:
-        return title + hint(
-            "The answer passes none of these hooks, so there is nothing to measure."
-        )
-    without = ", ".join(str(curve.layer) for curve in result.curves if not curve.points)
-    name = str(escape(result.task))
-    panels = side_by_side(
-        panel("Curves of the chosen layer", embedded(_curves(curves), f"curves_{name}")),
-        panel(
-            "Features that suffice, layer by layer",
-            embedded(_sufficient(groups, result.curves), f"sufficient_{name}"),
+    return {
+        "name": result.task,
+        "accuracy": percent(result.accuracy or 0.0),
+        "n_pairs": result.n_pairs,
+        "without": ", ".join(str(curve.layer) for curve in result.curves if not curve.points),
+        "drawings": curves
+        and drawings(
+            ("curves of the chosen layer", f"curves_{result.task}", _curves(curves)),
+            (
+                "features that suffice, layer by layer",
+                f"sufficient_{result.task}",
+                _sufficient(groups, result.curves),
+            ),
         ),
-    )
-    note = f"Hardly any of the answer passes the hook of layer {without}, which has no curve."
-    return title + (hint(note) if without else "") + panels
+    }
 
 
 def _curves(curves: Sequence[LayerCurve]) -> go.Figure:
@@ -149,9 +126,7 @@ def _count_labels(counts: Sequence[int]) -> dict[str, Any]:
 
 
 def _range(curves: Sequence[LayerCurve]) -> list[float]:
-    values = [
-        getattr(point, score) for curve in curves for point in curve.points for score in _LINES
-    ]
-    finite = [value for value in values if math.isfinite(value)]
+    scores = [getattr(point, name) for of in curves for point in of.points for name in _LINES]
+    finite = [value for value in scores if math.isfinite(value)]
     low, high = min([*finite, -0.05]), max([*finite, 1.05])
     return [max(low, _LOWEST) - 0.03, min(high, _HIGHEST) + 0.03]

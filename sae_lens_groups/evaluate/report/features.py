@@ -1,6 +1,6 @@
 """What the features of groups do, and which of the baseline's the suite lacks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
@@ -16,7 +16,7 @@ from sae_lens_groups.evaluate.report.plots import (
     empty_figure,
     over_layers,
 )
-from sae_lens_groups.evaluate.report.section import Section, panel, side_by_side, table, terms
+from sae_lens_groups.evaluate.report.section import Section, drawings, parts
 from sae_lens_groups.evaluate.result import SuiteEvaluation
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.plan import COLOUR_MAP, embedded, layer_step
@@ -39,8 +39,8 @@ def feature_layers(features: Sequence[FeatureLayers]) -> Section | None:
     if not shared:
         return None
     highest = _highest(shared)
-    panels = [
-        panel(f"Layers {of.group}", embedded(_heat_map(of, highest), f"features_{of.group.first}"))
+    maps = [
+        (f"Layers {of.group}", embedded(_heat_map(of, highest), f"features_{of.group.first}"))
         for of in shared
         if of.is_counted_F.any()
     ]
@@ -50,8 +50,8 @@ def feature_layers(features: Sequence[FeatureLayers]) -> Section | None:
         "firings that fall on each layer, dark for none. A staircase means that features belong to "
         "layers, an even surface that the layers speak one language."
     )
-    body = f"{_legend(highest)}\n<div class='maps'>{''.join(panels)}</div>\n{_group_table(shared)}"
-    return Section("feature_layers", "On which layers features fire", text, body)
+    shown = [parts.maps(f"{highest:.0%}", maps), _group_table(shared), parts.terms(_TERMS)]
+    return Section("feature_layers", "On which layers features fire", text, "\n".join(shown))
 
 
 def missed_features(groups: Sequence[LayerGroup], evaluation: SuiteEvaluation) -> Section | None:
@@ -71,12 +71,10 @@ def missed_features(groups: Sequence[LayerGroup], evaluation: SuiteEvaluation) -
         "in nothing but their seed miss some of each other's features too, and an SAE that started "
         "from the baseline's misses few."
     )
-    body = side_by_side(
-        panel("Likeness (MMCS)", embedded(_mmcs(groups, matches), "mmcs")),
-        panel(
-            "Features of the baseline that are missed", embedded(_missed(groups, matches), "missed")
-        ),
-        panel("How near the nearest feature is", embedded(_cosines(matches), "cosines")),
+    body = drawings(
+        ("likeness (MMCS)", "mmcs", _mmcs(groups, matches)),
+        ("features of the baseline that are missed", "missed", _missed(groups, matches)),
+        ("how near the nearest feature is", "cosines", _cosines(matches)),
     )
     return Section(
         "missed_features", "Features that the baseline has and this suite lacks", text, body
@@ -111,14 +109,6 @@ def _heat_map(of_group: FeatureLayers, highest: float) -> go.Figure:
     return figure.update_layout(margin={"l": 28, "r": 8, "t": 6, "b": 42})
 
 
-def _legend(highest: float) -> str:
-    """The colours of all heat maps, in words and as a strip."""
-    return (
-        '<p class="legend">0% <span class="cividis"></span> '
-        f"{highest:.0%} or more of a feature's firings</p>"
-    )
-
-
 def _group_table(shared: Sequence[FeatureLayers]) -> str:
     rows = [
         [
@@ -132,37 +122,37 @@ def _group_table(shared: Sequence[FeatureLayers]) -> str:
         for of in shared
     ]
     head = ["layers", "features", "counted", "specific", "entropy", "dead"]
-    return table(head, rows) + terms(_TERMS)
+    return parts.table(head, rows)
 
 
 def _mmcs(groups: Sequence[LayerGroup], matches: dict[int, FeatureMatch]) -> go.Figure:
-    figure = over_layers(groups)
-    _add(figure, matches, "this suite's features in the baseline", SUITE_COLOUR, lambda of: of.mmcs)
-    _add(figure, matches, "the baseline's in this suite", PURPLE, lambda of: of.mmcs_of_baseline)
-    return figure.update_yaxes(title="mean of largest cosine")
+    names = {
+        "this suite's features in the baseline": ("mmcs", SUITE_COLOUR),
+        "the baseline's in this suite": ("mmcs_of_baseline", PURPLE),
+    }
+    return _lines(groups, matches, names).update_yaxes(title="mean of largest cosine")
 
 
 def _missed(groups: Sequence[LayerGroup], matches: dict[int, FeatureMatch]) -> go.Figure:
-    figure = over_layers(groups)
-    _add(figure, matches, "features", WORSE, lambda of: of.missed_features)
-    _add(figure, matches, "firings", PURPLE, lambda of: of.missed_firings)
-    figure.update_traces(hovertemplate="layer %{x}: %{y:.1%}")
+    names = {"features": ("missed_features", WORSE), "firings": ("missed_firings", PURPLE)}
+    figure = _lines(groups, matches, names).update_traces(hovertemplate="layer %{x}: %{y:.1%}")
     highest = max(max(of.missed_features, of.missed_firings) for of in matches.values())
     return figure.update_yaxes(
         title="missed", tickformat="~%", range=[0, max(0.02, 1.08 * highest)]
     )
 
 
-def _add(
-    figure: go.Figure,
+def _lines(
+    groups: Sequence[LayerGroup],
     matches: dict[int, FeatureMatch],
-    name: str,
-    colour: str,
-    value: Callable[[FeatureMatch], float],
-) -> None:
-    dash = "solid" if colour != PURPLE else "dot"
-    points = [(layer, value(match)) for layer, match in matches.items()]
-    add_line(figure, name, points, colour, line={"color": colour, "width": 2, "dash": dash})
+    names: dict[str, tuple[str, str]],
+) -> go.Figure:
+    figure = over_layers(groups)
+    for label, (name, colour) in names.items():
+        line = {"color": colour, "width": 2, "dash": "dot" if colour == PURPLE else "solid"}
+        points = [(layer, getattr(match, name)) for layer, match in matches.items()]
+        add_line(figure, label, points, colour, line=line)
+    return figure
 
 
 def _cosines(matches: dict[int, FeatureMatch]) -> go.Figure:

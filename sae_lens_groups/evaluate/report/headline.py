@@ -1,15 +1,14 @@
 """The top of the page: what was trained, how good it is, and what it saves."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
-
-from markupsafe import escape
 
 from sae_lens_groups.evaluate.cost import TrainingCost
 from sae_lens_groups.evaluate.metrics import compared_in, shown_in
 from sae_lens_groups.evaluate.numbers import counted, flops, interval, signed
 from sae_lens_groups.evaluate.report.names import public
-from sae_lens_groups.evaluate.report.plots import gaps
-from sae_lens_groups.evaluate.report.section import bar
+from sae_lens_groups.evaluate.report.section import parts
 from sae_lens_groups.evaluate.result import Comparison, SuiteEvaluation
 from sae_lens_groups.layers import LayerGroup, format_layer_groups
 from sae_lens_groups.suite import SAESuite
@@ -33,69 +32,50 @@ def facts(suite: SAESuite, evaluation: SuiteEvaluation) -> str:
 
 
 def headline(suite: SAESuite, evaluation: SuiteEvaluation) -> str:
-    """The groups as a bar of layers, the means of all layers, and what the saving costs."""
+    """HTML: the groups as a bar of layers, the means of all layers, and what the saving costs."""
     groups = suite.manifest.groups
-    parts = [
-        bar(_boxes(groups)),
-        _figures(evaluation),
-        _saving(evaluation),
-        f"<p><code>--layer_groups {format_layer_groups(groups)}</code></p>",
-    ]
-    return "\n".join(parts)
+    figures = {of.label: of.written(evaluation.mean(of.name)) for of in shown_in("headline")}
+    if evaluation.costs:
+        figures["of training"] = flops(evaluation.costs[0].flops)
+    return parts.headline(
+        _boxes(groups),
+        figures,
+        evaluation.comparison and _compared(evaluation.comparison, evaluation.costs),
+        format_layer_groups(groups),
+        has_cost=bool(evaluation.costs),
+    )
 
 
-def _boxes(groups: tuple[LayerGroup, ...]) -> list[dict[str, Any]]:
-    """The groups and, without a name, the layers left out between them."""
-    boxes: list[dict[str, Any]] = [
-        {"group": str(group), "width": len(group), "is_even": bool(n % 2)}
-        for n, group in enumerate(groups)
-    ]
-    for position, n_layers in reversed(list(enumerate(gaps(groups), start=1))):
-        if n_layers:
-            boxes.insert(position, {"group": None, "width": n_layers, "is_even": False})
+def _boxes(groups: Sequence[LayerGroup]) -> list[tuple[str, int]]:
+    """The groups' names and widths and, without a name, the layers left out between them."""
+    boxes = [(str(groups[0]), len(groups[0]))]
+    for below, group in pairwise(groups):
+        n_left_out = group.first - below.last - 1
+        boxes += [("", n_left_out)] if n_left_out else []
+        boxes.append((str(group), len(group)))
     return boxes
 
 
-def _figures(evaluation: SuiteEvaluation) -> str:
-    figures = {
-        metric.label: metric.written(evaluation.mean(metric.name))
-        for metric in shown_in("headline")
-    }
-    found = [f"<div><b>{value}</b>{name}</div>" for name, value in figures.items()]
-    found += [f"<div><b>{value}</b>{name}</div>" for name, value in _cost_figures(evaluation)]
-    return f'<div id="figures">{"".join(found)}</div>'
-
-
-def _cost_figures(evaluation: SuiteEvaluation) -> list[tuple[str, str]]:
-    if not evaluation.costs:
-        return []
-    return [("of training", flops(evaluation.costs[0].flops))]
-
-
-def _saving(evaluation: SuiteEvaluation) -> str:
-    comparison = evaluation.comparison
-    if comparison is None:
-        return ""
+def _compared(comparison: Comparison, costs: Sequence[TrainingCost]) -> dict[str, Any]:
     found = {of.label: comparison.mean_differences[of.name] for of in compared_in("headline")}
-    differences = "; ".join(
-        f"{label} <b>{signed(of.value)}</b> {interval(of.low, of.high)}"
-        for label, of in found.items()
-    )
-    return (
-        f'<p id="saving">Against the baseline <b>{escape(public(comparison.name))}</b>, '
-        f"{_cost_sentence(evaluation.costs, comparison)}mean differences over "
-        f"{counted(comparison.n_layers, 'layer')} with 95% intervals: {differences}.</p>"
-    )
+    return {
+        "name": public(comparison.name),
+        "layers": counted(comparison.n_layers, "layer"),
+        "differences": [
+            (label, signed(of.value), interval(of.low, of.high)) for label, of in found.items()
+        ],
+        "cost": _saved(costs, comparison.n_layers) if len(costs) == 2 else None,
+    }
 
 
-def _cost_sentence(costs: tuple[TrainingCost, ...], comparison: Comparison) -> str:
-    if len(costs) < 2:
-        return ""
-    ours, theirs = costs[:2]
-    is_alike = ours.n_layers == theirs.n_layers == comparison.n_layers
-    whole = "" if is_alike else f" ({ours.n_layers} layers against {theirs.n_layers})"
-    return (
-        f"this suite took <b>{ours.flops / theirs.flops:.0%}</b> of the training FLOPs{whole} "
-        f"({flops(ours.flops)} of {flops(theirs.flops)}, {ours.n_saes} SAEs instead of "
-        f"{theirs.n_saes}); "
-    )
+def _saved(costs: Sequence[TrainingCost], n_compared: int) -> dict[str, Any]:
+    ours, theirs = costs
+    is_alike = ours.n_layers == theirs.n_layers == n_compared
+    return {
+        "share": f"{ours.flops / theirs.flops:.0%}",
+        "whole": "" if is_alike else f" ({ours.n_layers} layers against {theirs.n_layers})",
+        "ours": flops(ours.flops),
+        "theirs": flops(theirs.flops),
+        "n_saes": ours.n_saes,
+        "n_saes_of_baseline": theirs.n_saes,
+    }

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from sae_lens_groups.evaluate.report.layer_table import SCALING, SCORES, layer_columns
-from sae_lens_groups.evaluate.report.section import Section, layer_scores, terms
+from sae_lens_groups.evaluate.report.section import Section, parts
 from sae_lens_groups.evaluate.result import SuiteEvaluation
 
 _JUDGED = (
@@ -20,11 +20,12 @@ def layers_section(evaluation: SuiteEvaluation) -> Section:
     judged = {} if evaluation.comparison is None else {"difference": _JUDGED}
     scores = {of.title: of.meaning for of in columns if of.meaning and of.block == SCORES}
     others = {of.title: of.meaning for of in columns if of.meaning and of.title not in scores}
-    table = layer_scores(columns, Counter(of.block for of in columns))
+    rows = list(zip(*(of.cells for of in columns)))
+    table = parts.layers(columns, rows, Counter(of.block for of in columns))
     return Section(
         "layer_scores",
         "Every layer",
         "Click a heading to sort; what the columns mean stands below. evaluation.csv, beside this "
         "page, has all of SAELens's metrics.",
-        f"{table}\n{terms(scores | judged | others)}",
+        f"{table}\n{parts.terms(scores | judged | others)}",
     )

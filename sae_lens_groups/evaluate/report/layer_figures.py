@@ -15,10 +15,9 @@ from sae_lens_groups.evaluate.report.plots import (
     escaped,
     over_layers,
 )
-from sae_lens_groups.evaluate.report.section import Section, panel, side_by_side
-from sae_lens_groups.evaluate.result import LayerScores, SuiteEvaluation
+from sae_lens_groups.evaluate.report.section import Section, drawings
+from sae_lens_groups.evaluate.result import SuiteEvaluation
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.plan import embedded
 
 _DRAWN = {metric.name: metric.label for metric in shown_in("drawing")}
 
@@ -29,8 +28,8 @@ def quality(groups: Sequence[LayerGroup], evaluation: SuiteEvaluation) -> Sectio
         "Each point is a layer; a grey or white band is a group, whose layers share one SAE. "
         "1 is perfect for both scores."
     )
-    panels = [
-        panel(_capitalised(label), embedded(_metric(groups, evaluation, name), f"layers_{name}"))
+    drawn = [
+        (label, f"layers_{name}", _metric(groups, evaluation, name))
         for name, label in _DRAWN.items()
     ]
     if evaluation.comparison is not None:
@@ -38,23 +37,23 @@ def quality(groups: Sequence[LayerGroup], evaluation: SuiteEvaluation) -> Sectio
             " The lower drawings show this suite minus the baseline with 95% intervals: above "
             "zero, the suite is better."
         )
-        panels += [
-            panel(
-                f"Difference in {label}",
-                embedded(_differences(groups, evaluation, name), f"differences_{name}"),
+        drawn += [
+            (
+                f"difference in {label}",
+                f"differences_{name}",
+                _differences(groups, evaluation, name),
             )
             for name, label in _DRAWN.items()
         ]
-    return Section("quality", "Quality of each layer", hint, side_by_side(*panels))
+    return Section("quality", "Quality of each layer", hint, drawings(*drawn))
 
 
 def cost(evaluation: SuiteEvaluation) -> Section | None:
     """Both metrics over what training took; None where there are no two to compare."""
     if len(evaluation.costs) < 2:
         return None
-    panels = [
-        panel(_capitalised(label), embedded(_cost_figure(evaluation, name), f"cost_{name}"))
-        for name, label in _DRAWN.items()
+    drawn = [
+        (label, f"cost_{name}", _cost_figure(evaluation, name)) for name, label in _DRAWN.items()
     ]
     hint = (
         "Means over layers against the floating-point operations of the whole training: passes of "
@@ -63,11 +62,7 @@ def cost(evaluation: SuiteEvaluation) -> Section | None:
     )
     if evaluation.comparison is not None and evaluation.comparison.n_layers < len(evaluation):
         hint += f" Means are over the {evaluation.comparison.n_layers} layers that both have."
-    return Section("cost", "Quality against cost", hint, side_by_side(*panels))
-
-
-def _capitalised(label: str) -> str:
-    return label[0].upper() + label[1:]
+    return Section("cost", "Quality against cost", hint, drawings(*drawn))
 
 
 def _metric(groups: Sequence[LayerGroup], evaluation: SuiteEvaluation, name: str) -> go.Figure:
@@ -146,17 +141,9 @@ def _cost_figure(evaluation: SuiteEvaluation, name: str) -> go.Figure:
 
 def _means(evaluation: SuiteEvaluation, name: str) -> list[float]:
     """Of the suite and of the baseline, over the layers that both have."""
-    compared = [scores for scores in evaluation if scores.baseline is not None]
-    if not compared:
-        return [evaluation.mean(name)]
-    return [_mean_of(compared, name, of_baseline=who) for who in (False, True)]
-
-
-def _mean_of(compared: Sequence[LayerScores], name: str, *, of_baseline: bool) -> float:
-    values = [
-        scores.baseline.metrics[name]
-        if of_baseline and scores.baseline is not None
-        else scores.metrics[name]
-        for scores in compared
+    both = [
+        (of.metrics[name], of.baseline.metrics[name])
+        for of in evaluation
+        if of.baseline is not None
     ]
-    return sum(values) / len(values)
+    return [sum(values) / len(values) for values in zip(*both)]

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sae_lens_groups.evaluate.bootstrap import Difference
-from sae_lens_groups.evaluate.matching import FOUND_COSINE, FeatureMatch
+from sae_lens_groups.evaluate.matching import FOUND_COSINE
 from sae_lens_groups.evaluate.metrics import Metric, Where, compared_in, shown_in
 from sae_lens_groups.evaluate.numbers import interval, percent, score, signed
-from sae_lens_groups.evaluate.result import LayerScores, SuiteEvaluation
+from sae_lens_groups.evaluate.result import SuiteEvaluation
 
 LAYERS, SCORES = "", "this suite"
 DIFFERENCES, FEATURES = "difference to the baseline", "the baseline's features"
@@ -55,14 +55,13 @@ def layer_columns(evaluation: SuiteEvaluation, where: Where) -> list[Column]:
 
 
 def _layers(evaluation: SuiteEvaluation) -> list[Column]:
-    def column(name: str, text: Callable[[LayerScores], str], mean: str) -> Column:
-        cells = [Cell(text(of), of.layer) for of in evaluation]
-        return Column(LAYERS, name, name, "", cells, Cell(mean))
-
     return [
-        column("layer", lambda of: str(of.layer), "mean"),
-        column("hook_name", lambda of: of.hook_name, ""),
-        column("group", lambda of: of.group, ""),
+        Column(
+            *(LAYERS, name, name, ""),
+            [Cell(str(getattr(of, name)), of.layer) for of in evaluation],
+            Cell("mean" if name == "layer" else ""),
+        )
+        for name in ("layer", "hook_name", "group")
     ]
 
 
@@ -92,36 +91,29 @@ def _differences(evaluation: SuiteEvaluation, metric: Metric) -> Column:
 def _features(evaluation: SuiteEvaluation) -> list[Column]:
     matches = [None if of.baseline is None else of.baseline.match for of in evaluation]
 
-    def column(
-        title: str,
-        value: Callable[[FeatureMatch], float],
-        written: Callable[[float], str],
-        meaning: str,
-    ) -> Column:
-        values = [None if match is None else value(match) for match in matches]
+    def column(title: str, name: str, written: Callable[[float], str], meaning: str) -> Column:
+        values = [match and getattr(match, name) for match in matches]
         known = [value for value in values if value is not None]
-        mean = sum(known) / len(known) if known else None
-        cells = [
-            None if value is None else Cell(written(value), value) for value in (*values, mean)
-        ]
+        values.append(sum(known) / len(known) if known else None)
+        cells = [None if value is None else Cell(written(value), value) for value in values]
         return Column(FEATURES, title, title, meaning, cells[:-1], cells[-1])
 
     return [
         column(
             "mmcs",
-            lambda match: match.mmcs,
+            "mmcs",
             "{:.3f}".format,
             "How like the features are: mean over this suite's features of the largest cosine "
             "with a feature of the baseline.",
         ),
         column(
             "missed",
-            lambda match: match.missed_features,
+            "missed_features",
             percent,
             "Features of the baseline with no feature of this suite as near as "
             f"{FOUND_COSINE}, and the part of the baseline's firings that are theirs.",
         ),
-        column("missed firings", lambda match: match.missed_firings, percent, ""),
+        column("missed firings", "missed_firings", percent, ""),
     ]
 
 

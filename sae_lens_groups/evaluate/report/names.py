@@ -16,10 +16,10 @@ def printable(name: str) -> str:
 
 
 def code_span(name: str) -> str:
-    """A name as Markdown's inline code_span, on one line, in a table too."""
+    """A name as Markdown's inline code, on one line, in a table too."""
     encodable = name.encode(errors="replace").decode()  # JSON can hold halves of surrogate pairs
     text = " ".join("".join(c if c.isprintable() else " " for c in encodable).split())
-    text = text.replace("|", r"\|")  # GitHub's tables end a cell at a pipe even in code_span
+    text = text.replace("|", r"\|")  # GitHub's tables end a cell at a pipe even in code
     if "`" not in text:
         return f"`{text}`"
     ticks = "`" * (max(map(len, re.findall("`+", text))) + 1)

@@ -9,7 +9,8 @@ from sae_lens_groups.evaluate.report import headline, layer_figures, training
 from sae_lens_groups.evaluate.report.faithfulness import faithfulness
 from sae_lens_groups.evaluate.report.features import feature_layers, missed_features
 from sae_lens_groups.evaluate.report.html_table import layers_section
-from sae_lens_groups.evaluate.report.section import Section, templates
+from sae_lens_groups.evaluate.report.section import Section
+from sae_lens_groups.evaluate.report.templates import templates
 from sae_lens_groups.evaluate.result import SuiteEvaluation
 from sae_lens_groups.saved import TrainingPoint
 from sae_lens_groups.suite import SAESuite

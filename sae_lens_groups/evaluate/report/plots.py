@@ -3,7 +3,6 @@
 import html
 import math
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from typing import Any
 
 import plotly.graph_objects as go
@@ -91,11 +90,6 @@ def group_boxes(groups: Iterable[LayerGroup]) -> list[dict[str, Any]]:
         {"type": "rect", "x0": low, "y0": low, "x1": high, "y1": high, "line": line}
         for low, high in boxes
     ]
-
-
-def gaps(groups: Sequence[LayerGroup]) -> list[int]:
-    """Layers left out between each group and the next."""
-    return [above.first - below.last - 1 for below, above in pairwise(groups)]
 
 
 def escaped(name: str) -> str:

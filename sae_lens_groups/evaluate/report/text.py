@@ -1,9 +1,9 @@
 """An evaluation in the terminal: a line per layer, and what is told of the whole suite."""
 
-import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from sae_lens_groups.evaluate.circuits import LayerCurve, TaskResult
+from sae_lens_groups.evaluate.circuits import TaskResult
 from sae_lens_groups.evaluate.circuits.report import SUFFICIENT
 from sae_lens_groups.evaluate.features import FEWEST_FIRINGS, SPECIFIC_SHARE, FeatureLayers
 from sae_lens_groups.evaluate.matching import FOUND_COSINE
@@ -17,36 +17,34 @@ from sae_lens_groups.evaluate.report.layer_table import (
     Column,
     layer_columns,
 )
-from sae_lens_groups.evaluate.report.names import printable
-from sae_lens_groups.evaluate.result import Comparison, SuiteEvaluation
-
-_WIDTH = 100
+from sae_lens_groups.evaluate.report.templates import templates
+from sae_lens_groups.evaluate.result import SuiteEvaluation
 
 
 def evaluation_text(evaluation: SuiteEvaluation) -> str:
     """What `sae-lens-groups evaluate` prints, at most 100 columns wide."""
-    parts = [
-        _scores_table(evaluation),
-        _comparison(evaluation),
-        _measured_on(evaluation),
-        _features(evaluation.features),
-        _faithfulness(evaluation),
-    ]
-    return "\n\n".join(part for part in parts if part)
+    found = layer_columns(evaluation, "terminal")
+    columns = [of for of in found if of.name not in ("hook_name", "missed firings")]
+    faithfulness = evaluation.faithfulness
+    text = templates.get_template("text.txt").render(
+        scores=_table(of for of in columns if of.block in (LAYERS, SCORES)),
+        comparison=evaluation.comparison,
+        differences=_table(of for of in columns if of.block in (LAYERS, DIFFERENCES, FEATURES)),
+        tokens=evaluation.tokens,
+        dataset_name=evaluation.dataset_name,
+        features=_features([of for of in evaluation.features if len(of.group) > 1]),
+        tasks=[] if faithfulness is None else [_task(of) for of in faithfulness.tasks.values()],
+        d_sae=evaluation.features[0].n_firings_LF.shape[1] if evaluation.features else 0,
+        found_cosine=FOUND_COSINE,
+        specific_share=SPECIFIC_SHARE,
+        fewest_firings=FEWEST_FIRINGS,
+        sufficient=SUFFICIENT,
+    )
+    return text.rstrip()
 
 
-def _scores_table(evaluation: SuiteEvaluation) -> str:
-    return _table([of for of in _columns(evaluation) if of.block in (LAYERS, SCORES)])
-
-
-def _columns(evaluation: SuiteEvaluation) -> list[Column]:
-    columns = layer_columns(evaluation, "terminal")
-    return [of for of in columns if of.name not in ("hook_name", "missed firings")]
-
-
-def _table(columns: Sequence[Column]) -> str:
-    cells = [[_cell(cell) for cell in (*of.cells, of.mean)] for of in columns]
-    return _aligned([[of.title for of in columns], *map(list, zip(*cells))])
+def _table(columns: Iterable[Column]) -> str:
+    return _aligned([[of.title, *map(_cell, (*of.cells, of.mean))] for of in columns])
 
 
 def _cell(cell: Cell | None) -> str:
@@ -59,108 +57,43 @@ def _cell(cell: Cell | None) -> str:
     )
 
 
-def _comparison(evaluation: SuiteEvaluation) -> str:
-    comparison = evaluation.comparison
-    if comparison is None:
-        return ""
-    blocks = (LAYERS, DIFFERENCES, FEATURES)
-    table = _table([of for of in _columns(evaluation) if of.block in blocks])
-    return f"{_introduction(comparison)}\n{table}"
-
-
-def _introduction(comparison: Comparison) -> str:
-    return _wrapped(
-        f"This suite minus the baseline {printable(comparison.name)!r}, "
-        f"{counted(comparison.n_layers, 'layer')}: the difference and its 95% interval over "
-        "prompts, with * where that leaves out zero. mmcs: mean of the largest cosine of each "
-        "feature's direction with one of the baseline. Missed: features of the baseline with none "
-        f"as near as {FOUND_COSINE} in this suite."
-    )
-
-
-def _measured_on(evaluation: SuiteEvaluation) -> str:
-    tokens = evaluation.tokens
-    return _wrapped(
-        f"Measured on {tokens.n_tokens:,} tokens of {printable(evaluation.dataset_name)}: "
-        f"{tokens.n_prompts:,} prompts of {tokens.context_size} tokens."
-    )
-
-
-def _features(groups: Sequence[FeatureLayers]) -> str:
-    shared = [features for features in groups if len(features.group) > 1]
-    if not shared:
-        return ""
-    rows = [["group", "on one layer", "mean entropy", "dead on all layers"]]
-    rows += [
-        [
-            features.group.name,
-            percent(features.specific_share),
-            f"{features.mean_entropy:.2f}",
-            percent(features.dead_share),
-        ]
-        for features in shared
+def _features(shared: Sequence[FeatureLayers]) -> str:
+    columns = [
+        ["group", *(of.group.name for of in shared)],
+        ["on one layer", *(percent(of.specific_share) for of in shared)],
+        ["mean entropy", *(f"{of.mean_entropy:.2f}" for of in shared)],
+        ["dead on all layers", *(percent(of.dead_share) for of in shared)],
     ]
-    introduction = (
-        "Features of groups. On one layer: part of the features with "
-        f"{SPECIFIC_SHARE:.0%} of their firings on one layer. Entropy of the layers a feature "
-        "fires on: 0 for one layer alone, 1 for all alike. Both of features with "
-        f"{FEWEST_FIRINGS} firings or more."
-    )
-    return f"{_wrapped(introduction)}\n{_aligned(rows)}"
+    return _aligned(columns) if shared else ""
 
 
-def _faithfulness(evaluation: SuiteEvaluation) -> str:
-    if evaluation.faithfulness is None:
-        return ""
-    d_sae = evaluation.features[0].n_firings_LF.shape[1]
-    introduction = (
-        f"Faithfulness: how many of a layer's {d_sae:,} features suffice for {SUFFICIENT:.0%} of "
-        "the model's score on a task, mean over the layers where some do."
-    )
-    return "\n".join(
-        [_wrapped(introduction), *map(_task_line, evaluation.faithfulness.tasks.values())]
-    )
-
-
-def _task_line(result: TaskResult) -> str:
-    if result.message is not None:
-        return _wrapped(f"  {result.message}", indent="    ")
-    with_error = _sufficient(result.curves, lambda curve: curve.sufficient_with_error)
-    without = _sufficient(result.curves, lambda curve: curve.sufficient_without_error)
-    return _wrapped(
-        f"  {result.task}: {with_error} beside the SAE's error, {without} without it; the model is "
-        f"right on {percent(result.accuracy or 0.0)} of {result.n_pairs} prompts",
-        indent="    ",
-    )
-
-
-def _sufficient(
-    curves: Sequence[LayerCurve], n_features: Callable[[LayerCurve], int | None]
-) -> str:
-    """`12.5 (11 of 12 layers)`."""
-    found = [n for n in map(n_features, curves) if n is not None]
-    if not found:
-        return f"never ({counted(len(curves), 'layer')})"
-    return f"{count(_mean(found))} ({len(found)} of {counted(len(curves), 'layer')})"
-
-
-def _mean(values: Iterable[float]) -> float:
-    values = list(values)
-    return sum(values) / len(values)
-
-
-def _wrapped(text: str, indent: str = "") -> str:
-    return textwrap.fill(text, _WIDTH, subsequent_indent=indent)
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def _aligned(columns: Sequence[Sequence[str]]) -> str:
     """Columns two blanks apart: numbers to the right, the group's name to the left."""
-    names = rows[0].index("group")
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column == names else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths))
-        ).rstrip()
-        for row in rows
+    padded = []
+    for column in columns:
+        width = max(map(len, column))
+        is_name = column[0] == "group"
+        padded.append([cell.ljust(width) if is_name else cell.rjust(width) for cell in column])
+    return "\n".join("  ".join(row).rstrip() for row in zip(*padded))
+
+
+def _task(result: TaskResult) -> dict[str, Any]:
+    return {
+        "name": result.task,
+        "message": result.message,
+        "with_error": _sufficient([of.sufficient_with_error for of in result.curves]),
+        "without": _sufficient([of.sufficient_without_error for of in result.curves]),
+        "accuracy": percent(result.accuracy or 0.0),
+        "n_pairs": result.n_pairs,
+    }
+
+
+def _sufficient(n_features: Sequence[int | None]) -> str:
+    """`12.5 (11 of 12 layers)`."""
+    found = [n for n in n_features if n is not None]
+    layers = counted(len(n_features), "layer")
+    return (
+        f"{count(sum(found) / len(found))} ({len(found)} of {layers})"
+        if found
+        else f"never ({layers})"
     )

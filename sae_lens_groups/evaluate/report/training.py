@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from importlib import metadata
 
 import plotly.graph_objects as go
-from markupsafe import Markup
 
 from sae_lens_groups._version import __version__
 from sae_lens_groups.evaluate.numbers import score
@@ -20,7 +19,7 @@ from sae_lens_groups.evaluate.report.plots import (
     group_boxes,
     over_layers,
 )
-from sae_lens_groups.evaluate.report.section import Section, panel, side_by_side, table
+from sae_lens_groups.evaluate.report.section import Section, drawings, parts
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.plan import GroupPlan, distances_figure, embedded, stability_note
 from sae_lens_groups.saved import TrainingPoint, TransferReport
@@ -43,13 +42,12 @@ def training(groups: Sequence[LayerGroup], curves: Sequence[TrainingPoint]) -> S
     if _spans_decades([point.loss for point in curves]):
         losses.update_yaxes(type="log", tickvals=_TICKS, ticktext=[f"{tick:g}" for tick in _TICKS])
     variance = _curves(groups, curves, "explained_variance")
-    body = side_by_side(
-        panel("Loss", embedded(losses.update_yaxes(title="loss"), "training_loss")),
-        panel(
-            "Explained variance",
-            embedded(
-                variance.update_yaxes(title="explained variance"), "training_explained_variance"
-            ),
+    body = drawings(
+        ("loss", "training_loss", losses.update_yaxes(title="loss")),
+        (
+            "explained variance",
+            "training_explained_variance",
+            variance.update_yaxes(title="explained variance"),
         ),
     )
     return Section("training", "Training", hint, body)
@@ -64,8 +62,13 @@ def start(suite: SAESuite) -> Section | None:
         "Each layer's SAE began with the weights of another layer's. Explained variance before "
         "the first step and, where the run measured it, after the last, on the same tokens."
     )
-    figure = _start_figure(suite.manifest.groups, transfer)
-    body = f"<p>{_source(transfer)}</p>\n{embedded(figure, 'start_figure')}"
+    body = parts.start(
+        transfer,
+        public(transfer.init_from, is_place=True),
+        score(transfer.mean(transfer.zero_shot)),
+        score(transfer.mean(transfer.final)) if transfer.final else "",
+        embedded(_start_figure(suite.manifest.groups, transfer), "start_figure"),
+    )
     return Section("start", "What the SAEs started from", hint, body)
 
 
@@ -89,22 +92,6 @@ def _spans_decades(losses: Sequence[float]) -> bool:
     """Whether a logarithmic axis shows more of these losses than a plain one."""
     finite = [loss for loss in losses if math.isfinite(loss)]
     return bool(finite) and 0 < 10 * min(finite) < max(finite)
-
-
-def _source(transfer: TransferReport) -> Markup:
-    before = score(transfer.mean(transfer.zero_shot))
-    after = f", {score(transfer.mean(transfer.final))} after training" if transfer.final else ""
-    return Markup(
-        "From <code>{}</code>: init_direction {}, init_parameters {}, init_alignment {}. Mean "
-        "explained variance {} at the start{}."
-    ).format(
-        public(transfer.init_from, is_place=True),
-        transfer.init_direction,
-        transfer.init_parameters,
-        transfer.init_alignment,
-        before,
-        after,
-    )
 
 
 def _start_figure(groups: Sequence[LayerGroup], transfer: TransferReport) -> go.Figure:
@@ -154,7 +141,6 @@ def _installed_version(name: str) -> str:
 
 def reproduce(suite: SAESuite, commands: Sequence[str]) -> Section:
     """Commands, where they are known, and the versions of what trained and what evaluated."""
-    shown = Markup("<pre><code>{}</code></pre>\n").format("\n".join(commands)) if commands else ""
     rows = [
         [name, version, _installed_version(name)]
         for name, version in suite.manifest.versions.items()
@@ -162,5 +148,5 @@ def reproduce(suite: SAESuite, commands: Sequence[str]) -> Section:
     hint = (
         "What was run, and the versions of the packages that trained the suite and made this page."
     )
-    body = shown + table(["package", "trained with", "page made with"], rows)
+    body = parts.reproduce(commands, ["package", "trained with", "page made with"], rows)
     return Section("reproduce", "To do it again", hint, body)

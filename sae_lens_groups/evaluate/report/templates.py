@@ -1,0 +1,29 @@
+"""The templates of this folder: the page's parts in HTML, the terminal's text, the card's table."""
+
+import textwrap
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from sae_lens_groups.evaluate.numbers import counted
+from sae_lens_groups.evaluate.report.names import code_span, printable, public
+
+_WIDTH = 100
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    return textwrap.fill(text, _WIDTH, subsequent_indent=indent)
+
+
+templates = Environment(
+    loader=PackageLoader("sae_lens_groups.evaluate", "report"),
+    autoescape=select_autoescape(["html"]),
+    undefined=StrictUndefined,
+    keep_trailing_newline=True,
+)
+templates.filters |= {
+    "code": lambda name: code_span(public(name)),
+    "counted": counted,
+    "printable": printable,
+    "quoted": repr,
+    "wrapped": _wrapped,
+}
