@@ -51,15 +51,22 @@ def evaluate_suite(
         suite: the suite to score.
         model: the language model, as SAELens's `load_model` gives it, with hooks at all layers.
         dataset: text or tokens the suite was not trained on (a `datasets` dataset).
-        baseline: another suite, or plain SAEs by hook name; layers that both have are compared.
+        baseline: another suite, or plain SAEs by hook name. Layers that both have are compared,
+            with 95% confidence intervals over sequences.
         n_batches: LM batches to evaluate on.
         batch_size_prompts: prompts per LM batch.
         context_size: tokens per prompt; that of the suite's training if None.
-        tasks: of `closing_bracket`, `greater_than`, `ioi`, `subject_verb`, for faithfulness.
+        tasks: circuit tasks to measure faithfulness on: `ioi`, `greater_than`, `subject_verb`,
+            `closing_bracket`.
         dataset_name: what the written files call the dataset.
 
     Raises:
-        GroupSAEError: the suite, the model, the dataset, a task or the baseline cannot be used.
+        SuiteError: files of a suite are damaged or mixed up, or the baseline cannot be compared with it.
+        HookNameError: the model lacks a hook of the suite.
+        ConfigError: the model has another width.
+        DatasetError: the dataset is shorter than one batch, or cannot be used.
+        OutputFolderError: the suite's folder cannot be written to.
+        UnknownNameError: there is no such task.
     """
     require_evaluable(suite, model)
     compared = None if baseline is None else Baseline.of(baseline)
