@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import yaml
 
@@ -68,22 +67,16 @@ def _model(facts: CardFacts) -> str:
     return facts.base_model or facts.manifest.model_name
 
 
-def _expected(row: Any) -> dict[str, float]:
+def _expected(row: Mapping[str, str]) -> dict[str, float]:
     """What the layer scored, where it was evaluated."""
-    found = {
-        "l0": _number_of(row, "l0"),
-        "variance_explained": _number_of(row, "explained_variance"),
-    }
-    return {
-        name: round(value, 4)
-        for name, value in found.items()
-        if value is not None and math.isfinite(value)
-    }
+    columns = {"l0": "l0", "variance_explained": "explained_variance"}
+    found = {name: _number_of(row, column) for name, column in columns.items()}
+    return {name: round(value, 4) for name, value in found.items() if math.isfinite(value)}
 
 
-def _number_of(row: Mapping[str, str], name: str) -> float | None:
-    """A number from `evaluation.csv`; None where there is none."""
+def _number_of(row: Mapping[str, str], column: str) -> float:
+    """A number from `evaluation.csv`; not a number where there is none."""
     try:
-        return float(row.get(name) or "")
+        return float(row.get(column) or "nan")
     except ValueError:
-        return None
+        return math.nan

@@ -62,28 +62,18 @@ class PublicValues:
     def _is_local(self, text: str, *, is_place: bool) -> bool:
         return is_local_path(text, is_place=is_place, bases=self._bases)
 
-    def _own_path(self, key: str) -> str | None:
-        """The suite's own model or dataset, if it is a local one."""
-        value = self.manifest.model_name if key == _MODEL else self.settings.get(key)
-        return value if isinstance(value, str) and self._is_local(value, is_place=True) else None
-
     @cached_property
-    def own_model(self) -> str | None:
-        """Where the suite's own model lies, if that is a local folder."""
-        return self._own_path(_MODEL)
-
-    @cached_property
-    def _own_dataset(self) -> str | None:
-        return self._own_path(_DATASET)
-
-    @cached_property
-    def public_model(self) -> str | None:
-        """What stands for the suite's own model, if that is local."""
-        return self.own_model and (self.base_model or last_name(self.own_model))
-
-    @cached_property
-    def _public_dataset(self) -> str | None:
-        return self._own_dataset and (self.dataset_name or last_name(self._own_dataset))
+    def _own(self) -> dict[str, tuple[str, str]]:
+        """Where the suite's own model and dataset lie, if they are local, and what stands for each."""
+        given = {
+            _MODEL: (self.manifest.model_name, self.base_model),
+            _DATASET: (self.settings.get(_DATASET), self.dataset_name),
+        }
+        return {
+            key: (path, public or last_name(path))
+            for key, (path, public) in given.items()
+            if isinstance(path, str) and self._is_local(path, is_place=True)
+        }
 
     @cached_property
     def _urls(self) -> frozenset[str]:
@@ -140,13 +130,13 @@ class PublicValues:
         if key in _ACCOUNT or value in self._urls:
             return None
         if key == _EVALUATED:
-            return self.evaluated_on(value)[:80]  # as in the name of its file
+            return self._evaluated_on(value)[:80]  # as in the name of its file
         public = self._of_path(key, value)
         if public is not None:
             return public
         if key == "run_name" and self._plan is not None:
             value = value.replace(f"-groups-{self._plan}-LR-", f"-groups-{self._groups}-LR-")
-        return self.without_known(value)
+        return self._without_known(value)
 
     @cached_property
     def _groups(self) -> str:
@@ -162,10 +152,9 @@ class PublicValues:
             return last_name(value)
         if not self._is_local(value, is_place=_is_place(key)):
             return None
-        if self.own_model is not None and _is_same(key, _MODEL, value, self.own_model):
-            return self.public_model
-        if self._own_dataset is not None and _is_same(key, _DATASET, value, self._own_dataset):
-            return self._public_dataset
+        for own_key, (path, public) in self._own.items():
+            if _is_same(key, own_key, value, path):
+                return public
         return last_name(value)
 
     def _checkpoint_path(self, value: str) -> str:
@@ -177,17 +166,18 @@ class PublicValues:
         run_id = Path(value).name
         return f"{last_name(folder)}/{_NO_ID if run_id == wandb_id else run_id}"
 
-    def evaluated_on(self, dataset_name: str) -> str:
+    def _evaluated_on(self, dataset_name: str) -> str:
         """What an evaluation calls its dataset in public: often the last name of its folder."""
-        own = self._own_dataset
-        own_names = () if own is None else (own, Path(own).name, last_name(own))
+        own, public = self._own.get(_DATASET, ("", ""))
         # The name of an evaluation's file has at most 80 characters of it.
-        if self._public_dataset and dataset_name[:80] in {name[:80] for name in own_names}:
-            return self._public_dataset
+        if own and dataset_name[:80] in {
+            name[:80] for name in (own, Path(own).name, last_name(own))
+        }:
+            return public
         is_local = self._is_local(dataset_name, is_place=True)
         return last_name(dataset_name) if is_local else dataset_name
 
-    def without_known(self, text: str) -> str:
+    def _without_known(self, text: str) -> str:
         """A text with names in place of the paths that were met."""
         pattern, table = self._known_paths
         return pattern.sub(lambda found: table[found[1]], text) if table else text

@@ -145,8 +145,9 @@ def _find_suite(folder: Path, manifest: SuiteManifest) -> _Found:
     ):
         if not found.has(name) and found.suite.lists(name):
             found.require_unaltered(name)
-    for name in _evaluation_names(found.folder, manifest):
-        found.has(name)
+    for path in sorted(found.folder.glob(f"{files.EVALUATION_FOLDER}/*")):
+        if is_of_evaluation(path.name, manifest.hook_names):
+            found.has(f"{files.EVALUATION_FOLDER}/{path.name}")
     return found
 
 
@@ -180,19 +181,6 @@ def _scaler_names(suite: Path, group: LayerGroup, manifest: SuiteManifest) -> It
 
 def _group_folder(group: LayerGroup) -> str:
     return f"{files.GROUPS}/{group.name}"
-
-
-def _evaluation_names(suite: Path, manifest: SuiteManifest) -> list[str]:
-    """What an evaluation writes into its folder, as far as it is there."""
-    folder = suite / files.EVALUATION_FOLDER
-    if not folder.is_dir():
-        return []
-    names = [path.name for path in sorted(folder.iterdir())]
-    return [
-        f"{files.EVALUATION_FOLDER}/{name}"
-        for name in names
-        if is_of_evaluation(name, manifest.hook_names)
-    ]
 
 
 def _is_weights(name: str) -> bool:

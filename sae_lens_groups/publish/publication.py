@@ -80,7 +80,8 @@ class Publication:
         settings = None if self.manifest.is_imported else self._json(files.RUNNER_CFG)
         scores = _text(self.files, files.EVALUATION)
         cfgs = {name: self._json(f"{name}/{SAE_CFG_FILENAME}") for name in self.manifest.hook_names}
-        dataset = self.options.dataset_name or _dataset_path(settings, cfgs)
+        known = next(iter(cfgs.values())).get("metadata") if settings is None else settings
+        dataset = self.options.dataset_name or (known or {}).get("dataset_path")
         return CardFacts(
             repo_id=self.repo_id,
             manifest=self.manifest,
@@ -155,13 +156,6 @@ def _with_checksums(public: dict[str, Path | str], folder: Path) -> dict[str, Pa
     """Adds the checksums of the files as they are published."""
     covered = {name: content for name, content in public.items() if is_covered(name)}
     return {**public, files.CHECKSUMS: checksums_text(covered, CheckedFolder(folder).checksums)}
-
-
-def _dataset_path(settings: Mapping[str, Any] | None, cfgs: Mapping[str, Any]) -> str | None:
-    if settings is not None:
-        return settings.get("dataset_path")
-    metadata = next(iter(cfgs.values())).get("metadata") or {}
-    return metadata.get("dataset_path")
 
 
 def _text(contents: Mapping[str, Path | str], path: str) -> str | None:
