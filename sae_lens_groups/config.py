@@ -46,18 +46,18 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
     Args:
         layer_groups (str): Which layers share an SAE. `0-3,4-7,8-10,11` names the groups (only the layers named are trained), `each` is one SAE per layer, `even:4` is all layers but the last in 4 near-equal runs, plus the last alone. `auto` measures how far apart the layers are and merges neighbouring ones into the fewest groups whose AMAD is below `amad_threshold`, `auto:4` into 4; `optimal` and `optimal:4` do the same by another rule. A path such as `my_plan/plan.json` takes the groups of a plan.
         amad_threshold (float): For `auto` without a number: the mean over the groups of the largest distance in each stays below it.
-        plan_tokens (int): How many tokens distances and alignments are measured on, where they are.
-        layers_per_token (int): How many layers of each group every token gives a row of. More make more rows of one language-model pass; a group of fewer layers gives some of its rows more than once.
-        fast_step (str): Whether SAEs are trained with the sparse step, which gives the loss and the gradients of SAELens's own but for rounding: `auto` (where it is faster), `always` (or an error where the settings rule it out) or `never`, which is SAELens's own step and optimiser bit for bit.
+        plan_tokens (int): How many tokens distances and alignments are measured on, where they are measured.
+        layers_per_token (int): How many layers of each group are drawn for every token. More give more training rows per pass of the language model; a group with fewer layers gives some of its rows more than once.
+        fast_step (str): Whether SAEs are trained with the sparse step, which gives the loss and the gradients of SAELens's own up to rounding: `auto` (where it is faster), `always` (or an error where the settings rule it out) or `never`, which is SAELens's own step and optimiser bit for bit.
         layer_alignment (str): How each layer of a group is mapped to the group's middle layer before the SAE: `none`, `orthogonal` (a rotation), `affine` (least squares) or `scale` (one factor). The maps are fitted before training and folded into each layer's SAE at the end.
 
         init_from (str | None): Trained SAEs to start from: a suite's folder, the folder of a SAELens SAE (in training or inference form), `release:sae_id` of a published SAE, or on the Hub `owner/repo` (a suite, or SAEs of several layers) or `owner/repo:sae_id`.
         init_direction (str): Which layer of them each layer starts from: `nearest` (the layer itself where it is there), `forward` (the one below) or `backward` (the one above).
         init_parameters (str): What is taken: `all`, `encoder` or `decoder`.
         init_alignment (str): How the activations of two different layers are related for that: `none` (parameters are copied), `scale` (ratio of the mean norms), `orthogonal` (a rotation) or `affine` (least squares).
-        init_keep_layers (bool): Puts those layers of the suite that `init_from` names into the new suite too which are not trained, so that one suite holds all.
+        init_keep_layers (bool): Also puts those layers of the `init_from` suite that are not trained into the new suite, so that one suite holds all.
         checkpoint_every (str | None): How often a checkpoint is saved, beside SAELens's `n_checkpoints`: after a time such as `10m` (`s`, `m` and `h` are known) or a number of training tokens such as `5000000`.
-        keep_checkpoints (int | None): Keeps only so many of the newest checkpoints, and the one with the highest explained variance; all where it is not given.
+        keep_checkpoints (int | None): Keeps only this many of the newest checkpoints, and the one with the highest explained variance; all where it is not given.
         token_fraction (float | None): Trains on this fraction of the tokens that the SAEs of `init_from` were trained on, in place of `training_tokens`.
 
     Raises:
@@ -129,7 +129,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
     def _require_usable_flags(self) -> None:
         require_threshold(self.amad_threshold)
         if self.plan_tokens < 1:
-            raise ConfigError(f"plan_tokens is {self.plan_tokens}; measure at least some thousands")
+            raise ConfigError(f"plan_tokens is {self.plan_tokens}; use at least a few thousand")
         if self.layers_per_token < 1:
             raise ConfigError(
                 f"layers_per_token is {self.layers_per_token}; every token gives at least 1 row"

@@ -14,7 +14,7 @@ GroupSAEError (a ValueError)
 ├── InitSourceError             init_from names nothing usable, or an SAE that does not fit
 ├── CheckpointError             a checkpoint that is missing, broken or of another run
 ├── OutputFolderError           an output folder that already holds something
-├── SuiteError                  a folder that is no suite, or a broken one
+├── SuiteError                  a folder that is not a suite, or a broken one
 ├── PublishError                a suite that cannot be published as it is
 ├── HubError                    the Hugging Face Hub cannot be reached, or refuses
 └── UnknownLayerError           a suite asked for a layer that it does not have (also a KeyError)

@@ -20,7 +20,7 @@ class LayerGroup:
     def __post_init__(self) -> None:
         for layer in (self.first, self.last):
             if not isinstance(layer, Integral) or isinstance(layer, bool):
-                raise LayerGroupsError(f"layer {quoted(layer)} is no whole number")
+                raise LayerGroupsError(f"layer {quoted(layer)} is not a whole number")
         if self.first < 0:
             raise LayerGroupsError(f"layer {self.first} does not exist; layers count from 0")
         if self.last < self.first:

@@ -232,7 +232,7 @@ class SAESuite(Mapping[str, SAE[Any]]):
         """Publishes the suite on the Hugging Face Hub, where plain SAELens loads every layer.
 
         What lies in the suite's folder goes up in one commit, with a model card; changes to SAEs in
-        memory do not. Publishing the same again makes no commit, and an interrupted upload goes on
+        memory do not. Publishing the same again makes no commit, and an interrupted upload resumes
         where it stopped. Local paths become names, and nothing is sent while a path, a user name or
         a secret is left.
 

@@ -299,7 +299,7 @@ def test_a_folder_that_is_no_checkpoint_is_refused(
     model: HookedTransformer, tmp_path: Path
 ) -> None:
     assert refusal(model, tmp_path / "nowhere").endswith(
-        "is no checkpoint of a grouped run: it has no runner_cfg.json; name a folder such as "
+        "is not a checkpoint of a grouped run: it has no runner_cfg.json; name a folder such as "
         "checkpoints/<run id>/<tokens>"
     )
 

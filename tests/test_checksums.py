@@ -53,7 +53,7 @@ def test_damage_is_named(folder: Path) -> None:
     ("text", "message"),
     [
         (None, "checksums.json is missing"),
-        ("{", "checksums.json is damaged: it is no JSON ("),
+        ("{", "checksums.json is damaged: it is not JSON ("),
         ("[]", "checksums.json is damaged: it is [], which should be an object"),
         (
             '{"format_version": 2, "files": {}}',

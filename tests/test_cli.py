@@ -328,7 +328,7 @@ def test_the_architecture_is_the_config_files_own(
         ),
         (
             arguments("--layer_groups", "0-3", "--resume_from_checkpoint", "nowhere"),
-            "resume_from_checkpoint 'nowhere' is no checkpoint of a grouped run",
+            "resume_from_checkpoint 'nowhere' is not a checkpoint of a grouped run",
         ),
         (
             arguments("--layer_groups", "0-3", "--model_name", "./no-model"),

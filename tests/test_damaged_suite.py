@@ -203,7 +203,7 @@ def test_generated_damages_are_found_and_named_or_do_no_harm(whole: Path, tmp_pa
             harmless.add(name)
         elif name != "checksums.json":  # damaged, it may accuse any file
             assert name in found, (kind.__name__, name, found)
-            assert "copy or download the suite anew" in found
+            assert "copy or download the suite again" in found
     assert len(cases) >= 150
     assert harmless <= {name for name in files_of(whole) if not is_covered(name)}
 
@@ -707,7 +707,7 @@ def test_a_snapshot_of_the_hubs_cache_is_a_suite(whole: Path, tmp_path: Path) ->
     weights = (snapshot / FIRST / WEIGHTS).resolve()
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + b"x")
-    again = re.escape(f"delete {str(repository)!r}, and download it anew")
+    again = re.escape(f"delete {str(repository)!r}, and download it again")
     with pytest.raises(SuiteError, match=f"{FIRST}/{WEIGHTS} was altered .*; {again}"):
         SAESuite.load(snapshot)[FIRST]
     weights.write_bytes(content)

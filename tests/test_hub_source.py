@@ -123,7 +123,9 @@ def test_what_is_not_on_the_hub_is_named(hub_folder: Path, tmp_path: Path) -> No
         "owner/nothing:layer_3",
         "owner/suite:blocks.7.hook_resid_post",
     )
-    assert "init_from 'owner/nothing' is no folder, and cannot be had from the Hub" in no_repo
+    assert (
+        "init_from 'owner/nothing' is not a folder, and cannot be fetched from the Hub" in no_repo
+    )
     assert "'owner/other' is neither a suite nor a folder of SAELens SAEs" in no_suite
     assert "SAELens finds no SAE 'layer_3' in 'owner/nothing'" in no_sae
     assert "SAELens finds no SAE 'blocks.7.hook_resid_post' in 'owner/suite'" in no_layer
@@ -131,4 +133,4 @@ def test_what_is_not_on_the_hub_is_named(hub_folder: Path, tmp_path: Path) -> No
 
 def test_without_a_network_the_message_says_so(hub_folder: Path, tmp_path: Path) -> None:
     (found,) = opened(hub_folder, tmp_path / "home", "owner/suite", HF_HUB_OFFLINE="1")
-    assert "init_from 'owner/suite' is no folder, and cannot be had from the Hub" in found
+    assert "init_from 'owner/suite' is not a folder, and cannot be fetched from the Hub" in found

@@ -125,7 +125,7 @@ def test_a_path_that_cannot_exist_is_a_missing_plan(path: str) -> None:
 
 @pytest.mark.parametrize("layers", [[0.5], [True], ["3"], [0, 1.0]])
 def test_a_layer_is_a_whole_number(layers: list[Any]) -> None:
-    with pytest.raises(LayerGroupsError, match="is no whole number"):
+    with pytest.raises(LayerGroupsError, match="is not a whole number"):
         LayerGroup.from_layers(layers)
 
 

@@ -647,7 +647,7 @@ def test_a_card_with_windows_line_ends_is_read_and_a_second_publish_changes_noth
         (lambda card: card.replace("\n---\n", "\n"), "no front matter that the Hub can read"),
         (lambda card: card.replace("tags:", "license: 2024-99-99\ntags:"), "cannot be read"),
         (lambda _: "---\n{language: en}\n---\n", "one key per line"),
-        (lambda _: "---\ntags: {a: b}\n---\n", "tags in the card's front matter is no list"),
+        (lambda _: "---\ntags: {a: b}\n---\n", "tags in the card's front matter is not a list"),
         (lambda _: "---\ntags: &a [x]\nmore: *a\n---\n", "without anchors and braces"),
         (lambda card: card.replace(END, ""), "has 1 begin and 0 end marks"),
         (lambda card: card + END, "has 1 begin and 2 end marks"),

@@ -247,7 +247,7 @@ def test_every_plan_covers_every_layer_once(measured: LayerDistances, partition:
         ("auto:4", {}, "'auto:4' asks for 4 groups, and there are 3 layers to group"),
         ("auto", {"amad_threshold": 0}, "amad_threshold is 0; it lies above 0"),
         ("auto", {"amad_threshold": 0.51}, "is at most 0.5"),
-        ("auto", {"max_cost": 1.5}, "max_cost is 1.5; it is the part of what an SAE per layer"),
+        ("auto", {"max_cost": 1.5}, "max_cost is 1.5; it is the fraction of what an SAE per layer"),
         ("auto", {"max_cost": 0.5}, "max_cost needs to know what a suite costs"),
         ("auto:2", {"max_cost": 0.5}, "both decide on the number of groups"),
         ("each", {"max_cost": 0.5}, "both decide on the number of groups"),
@@ -476,7 +476,7 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "plan.json"
     path.write_text(text)
     with pytest.raises(
-        PlanError, match=r"read: (it is no JSON|it is .* object|format_version is miss)"
+        PlanError, match=r"read: (it is not JSON|it is .* object|format_version is miss)"
     ):
         GroupPlan.load(path)
     with pytest.raises(PlanError, match="cannot be read"):

@@ -140,7 +140,7 @@ def test_a_folder_of_another_plan_is_left_alone(
     ("flags", "message"),
     [
         (["--metric", "euclidean"], "metric 'euclidean' is not known; known metrics: angular"),
-        (["--max_cost", "2"], "max_cost is 2.0; it is the part of what an SAE per layer costs"),
+        (["--max_cost", "2"], "max_cost is 2.0; it is the fraction of what an SAE per layer costs"),
         (["--max_cost", "x"], "argument --max_cost: invalid float value: 'x'"),
         (["--last_layer", "no"], "argument --last_layer: invalid choice: 'no'"),
         (["--amad_threshold", "0.7"], "amad_threshold is 0.7; it lies above 0"),

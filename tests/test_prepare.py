@@ -42,7 +42,10 @@ NAMING = [
     ({"init_alignment": "linear"}, "init_alignment 'linear' is not known"),
     ({"fast_step": "always", "autocast": True}, "fast_step is always, but autocast is on"),
     ({"init_from": "./gone", "token_fraction": 0.5}, "init_from './gone' does not exist"),
-    ({"init_from": "no/body", "token_fraction": 0.5}, "'no/body' is no folder, and cannot be had"),
+    (
+        {"init_from": "no/body", "token_fraction": 0.5},
+        "'no/body' is not a folder, and cannot be had",
+    ),
 ]
 
 

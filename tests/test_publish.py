@@ -388,7 +388,7 @@ def test_a_base_model_can_be_named_later(server: Hub, ours: Client, suite_folder
     assert message.endswith("or name the same model with base_model")
     for wrong in ("/home/jdoe/models/tiny", "https://hf.co/org/model", "not a model!"):
         message = ours.command("publish", suite_folder, "owner/x", "--base_model", wrong).error
-        assert message.startswith(f"base_model {wrong!r} is no id on the Hub")
+        assert message.startswith(f"base_model {wrong!r} is not an id on the Hub")
     assert "owner/x" not in server.repositories
 
 
@@ -420,7 +420,7 @@ def test_a_licence_that_the_hub_does_not_know_makes_no_repository(
     assert "the Hub does not take the front matter of the card" in message
     assert server.repositories == {}
     message = ours.command("publish", suite_folder, "owner/suite", "--license", "MIT License").error
-    assert "the license 'MIT License' is no identifier of the Hub" in message
+    assert "the license 'MIT License' is not an identifier of the Hub" in message
 
 
 def test_who_may_not_write_is_told(server: Hub, ours: Client, suite_folder: Path) -> None:
@@ -444,7 +444,7 @@ def test_what_is_no_repository_is_refused_before_anything_is_read(ours: Client) 
     for repo_id in ("suite", "a/b/c", "owner/", "ow ner/suite", "./suite", "https://hf.co/a/b"):
         message = ours.command("publish", "nowhere", repo_id).error
         assert message == (
-            f"{repo_id!r} is no repository's name; give owner/name, such as your-name/my-suite"
+            f"{repo_id!r} is not a repository's name; give owner/name, such as your-name/my-suite"
         )
 
 
@@ -456,7 +456,7 @@ def test_the_wrong_folder_is_told_from_the_right_one(
     assert message == f"{str(layer)!r} is a part of the suite 'suite'; publish that"
     message = ours.command("publish", "owner/suite", suite_folder).error
     assert message == (
-        f"'owner/suite' is no folder, and {str(suite_folder)!r} is one; the suite comes first: "
+        f"'owner/suite' is not a folder, and {str(suite_folder)!r} is one; the suite comes first: "
         f"publish {suite_folder} owner/suite"
     )
     assert server.requests == []
@@ -687,7 +687,7 @@ for repo_id, options in asked:
         messages,
         [
             "'owner/nothing' on the Hub: there is no such repository, or you may not see it",
-            "'nothing' is no repository's name; give owner/name",
+            "'nothing' is not a repository's name; give owner/name",
             "'owner/empty' is neither a suite nor a folder of SAELens SAEs",
             "has no SAE for layers [2]; it has the layers 0,1,3",
             "'owner/others' on the Hub: it has no such revision",

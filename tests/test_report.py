@@ -256,7 +256,7 @@ layer  group       explained_variance  ce_loss_score  kl_div_score   l0  dead fe
 
 Measured on 15 tokens of text: 2 prompts of 8 tokens.
 
-Features of groups. On one layer: part of the features with 90% of their firings on one layer.
+Features of groups. On one layer: share of the features with 90% of their firings on one layer.
 Entropy of the layers a feature fires on: 0 for one layer alone, 1 for all alike. Both of features
 with 10 firings or more.
 group       on one layer  mean entropy  dead on all layers

@@ -690,7 +690,11 @@ def configure_and_start(tokens: Dataset, changes: dict[str, Any]) -> None:
         (None, {"init_keep_layers": True}, "init_keep_layers needs init_from"),
         (None, {"token_fraction": 0.1}, "name them there, or give training_tokens"),
         ("pythia", {}, "'pythia' does not exist"),
-        ("nobody/nothing", {}, "'nobody/nothing' is no folder, and cannot be had from the Hub"),
+        (
+            "nobody/nothing",
+            {},
+            "'nobody/nothing' is not a folder, and cannot be fetched from the Hub",
+        ),
         (
             "nobody:layer_3",
             {},

@@ -60,7 +60,9 @@ def require_no_remote_code(model_kwargs: object, asked_by: str, to_do: str) -> N
     if model_kwargs is None:
         return
     if not isinstance(model_kwargs, Mapping):
-        raise ConfigError(f"{asked_by} has {_MODEL}={model_kwargs!r}, which is no set of settings")
+        raise ConfigError(
+            f"{asked_by} has {_MODEL}={model_kwargs!r}, which is not a set of settings"
+        )
     asked = [f"{name}={value!r}" for name, value in model_kwargs.items() if _asks(name, value)]
     if asked:
         raise ConfigError(

@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max_cost",
         type=float,
-        help="the most groups whose suite costs at most this part of an SAE per layer, such as 0.4",
+        help="the most groups whose suite costs at most this fraction of an SAE per layer, such as 0.4",
     )
     parser.add_argument(
         "--last_layer",
@@ -125,6 +125,6 @@ def _parser() -> argparse.ArgumentParser:
         help="whether the last layer may share an SAE (default: alone, as in the paper)",
     )
     parser.add_argument(
-        "--time", action="store_true", help="time some steps, and estimate the wall-clock"
+        "--time", action="store_true", help="time a few steps, and estimate the wall-clock time"
     )
     return parser

@@ -24,7 +24,7 @@ def publish(args: Sequence[str]) -> int:
     flags = _parser().parse_args(list(args))
     if files.exists(flags.repo_id) and not files.exists(flags.suite):
         raise ConfigError(
-            f"{flags.suite!r} is no folder, and {flags.repo_id!r} is one; the suite comes first: "
+            f"{flags.suite!r} is not a folder, and {flags.repo_id!r} is one; the suite comes first: "
             f"publish {flags.repo_id} {flags.suite}"
         )
     require_repo_id(flags.repo_id)
@@ -107,7 +107,9 @@ def _parser() -> argparse.ArgumentParser:
         "become names, and nothing is sent while a path, a user name or a secret is left.",
     )
     parser.add_argument("suite", metavar="SUITE", help="the output_path of a training run")
-    parser.add_argument("repo_id", metavar="REPO_ID", help="owner/name; made where it is missing")
+    parser.add_argument(
+        "repo_id", metavar="REPO_ID", help="owner/name; created if it does not exist"
+    )
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--revision", help="the branch (default: main, all that SAELens reads)")
     parser.add_argument(
@@ -120,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     shown.add_argument(
         "--dry_run",
         action="store_true",
-        help="publish nothing; list the files that would be, and show the card",
+        help="publish nothing: list the files that would go up, and show the card",
     )
     shown.add_argument(
         "--yaml",

@@ -62,14 +62,14 @@ class FeatureLayers:
 
     @property
     def specific_share(self) -> float:
-        """Part of the features, that fire often enough, which belong to one layer."""
+        """Share of the features, that fire often enough, which belong to one layer."""
         if not self.is_counted_F.any():
             return float("nan")
         return float((self.share_LF.max(0)[self.is_counted_F] >= SPECIFIC_SHARE).mean())
 
     @property
     def dead_share(self) -> float:
-        """Part of the features that fire on no layer."""
+        """Share of the features that fire on no layer."""
         return float((self.n_firings_LF.sum(0) == 0).mean())
 
     def heat_map_RL(self, n_rows: int) -> np.ndarray:

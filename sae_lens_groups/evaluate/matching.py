@@ -36,12 +36,12 @@ class FeatureMatch:
 
     @property
     def missed_features(self) -> float:
-        """Part of the baseline's features that are missed."""
+        """Share of the baseline's features that are missed."""
         return self.is_missed_G.float().mean().item()
 
     @property
     def missed_firings(self) -> float:
-        """Part of the baseline's firings that are of missed features."""
+        """Share of the baseline's firings that are of missed features."""
         firings_G = self.n_firings_G.double()
         return (firings_G[self.is_missed_G].sum() / firings_G.sum()).item()
 

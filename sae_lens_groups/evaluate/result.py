@@ -37,7 +37,7 @@ class LayerScores:
     metrics: Mapping[str, float]
     """SAELens's metrics by their names: explained_variance, ce_loss_score, l0, ..."""
     dead_features: float
-    """Part of the features that fire on none of the evaluated tokens at this layer."""
+    """Share of the features that fire on none of the evaluated tokens at this layer."""
     baseline: BaselineScores | None = None
     """None without a baseline, or where it has no SAE for this layer."""
 

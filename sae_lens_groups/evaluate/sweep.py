@@ -46,7 +46,7 @@ class LayerResults:
 
     @property
     def dead_share(self) -> float:
-        """Part of the features that never fire."""
+        """Share of the features that never fire."""
         return (self.n_firings_F == 0).float().mean().item()
 
 

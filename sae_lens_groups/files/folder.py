@@ -89,7 +89,7 @@ class CheckedFolder:
         """What a text file says.
 
         Raises:
-            SuiteError: it cannot be used, see `file`, or is no text.
+            SuiteError: it cannot be used, see `file`, or is not text.
         """
         path = self.file(name)
         try:
@@ -119,8 +119,8 @@ class CheckedFolder:
     @property
     def _to_do(self) -> str:
         if self.path.parent.name == "snapshots":  # the Hub's client would take what is there
-            return f"delete {str(self.path.parent.parent)!r}, and download it anew"
-        return "copy or download the suite anew"
+            return f"delete {str(self.path.parent.parent)!r}, and download it again"
+        return "copy or download the suite again"
 
     def _as_unusable(self, name: str, error: Exception) -> SuiteError:
         if isinstance(error, SuiteError):
@@ -167,7 +167,7 @@ class CheckedFolder:
         size = (self.path / name).stat().st_size
         if size > _MOST_TEXT_BYTES:
             raise self.unusable(
-                f"{name} is {size:,} bytes long, which no such file is; {self._to_do}"
+                f"{name} is {size:,} bytes long, too long for such a file; {self._to_do}"
             )
 
     def _require_inside(self, name: str) -> None:

@@ -53,9 +53,9 @@ def parse_json(text: str) -> Any:
     try:
         return json.loads(text)
     except RecursionError as error:
-        raise ValueError("it is no JSON that can be read (nested too deeply)") from error
+        raise ValueError("it is not JSON that can be read (nested too deeply)") from error
     except ValueError as error:
-        raise ValueError(f"it is no JSON ({error})") from error
+        raise ValueError(f"it is not JSON ({error})") from error
 
 
 def require_kinds(data: Mapping[str, Any], kinds: Mapping[str, type | UnionType]) -> None:
@@ -113,7 +113,7 @@ def read_entries(kind: type[ENTRIES], content: object) -> ENTRIES:
     """The entries of a JSON file, from its text or from what that says.
 
     Raises:
-        ValueError: the text is no JSON, or an entry is missing or of another kind; `refusing` says
+        ValueError: the text is not JSON, or an entry is missing or of another kind; `refusing` says
             which.
     """
     return kind.model_validate(parse_json(content) if isinstance(content, str) else content)

@@ -42,13 +42,14 @@ def require_tensors(file: Path, wanted: Mapping[str, Shape], wanted_by: str) -> 
     extra = sorted(found.keys() - wanted.keys() - {*_LEFT_OUT})
     if missing or extra:
         which = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(extra[:4])} too many"
-        raise _unusable(file, f"it {which}, by {wanted_by}")
+        raise _unusable(file, f"it {which}, according to {wanted_by}")
     for name, shape in wanted.items():
         of_file, dtype = found[name]
         # SAELens takes a single number in either form.
         if of_file != shape and (math.prod(of_file), math.prod(shape)) != (1, 1):
             raise _unusable(
-                file, f"{name} is of shape {_text(of_file)}, and by {wanted_by} of {_text(shape)}"
+                file,
+                f"{name} has shape {_text(of_file)}, and according to {wanted_by} {_text(shape)}",
             )
         _require_usable(file, name, of_file, dtype)
 
@@ -92,7 +93,7 @@ def require_size(file: Path, **sizes: Any) -> None:
         sizes: the settings by name, such as `d_in` and `d_sae`.
 
     Raises:
-        SuiteError: one is no positive whole number, or together they are absurd.
+        SuiteError: one is not a positive whole number, or together they are absurd.
     """
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
@@ -127,5 +128,5 @@ def _text(shape: Shape) -> str:
 
 def _unusable(file: Path, why: str) -> SuiteError:
     return SuiteError(
-        f"{str(file)!r} cannot be used: {why}; copy or download the SAE anew, or ask its author"
+        f"{str(file)!r} cannot be used: {why}; copy or download the SAE again, or ask its author"
     )

@@ -48,7 +48,7 @@ def plan_groups(
         layer_groups: as in training: `auto` or `linkage`, `optimal`, `even`, each also with a number
             as in `auto:4`; or groups such as `0-3,4-7,11`.
         amad_threshold: above 0, at most 0.5.
-        max_cost: above 0, at most 1: the part of what an SAE per layer costs from one pass. Needs
+        max_cost: above 0, at most 1: the fraction of what an SAE per layer costs from one pass. Needs
             `flops`.
         last_layer: `alone` keeps the last layer out of every group, as in the paper.
         flops: what suites cost, from `sae_lens_groups.count_cost.count_flops`.
@@ -127,7 +127,7 @@ def require_plannable(
         raise ConfigError(f"last_layer is {last_layer!r}; it is alone or grouped")
     if max_cost is not None and not 0 < max_cost <= 1:
         raise ConfigError(
-            f"max_cost is {max_cost}; it is the part of what an SAE per layer costs, so it lies "
+            f"max_cost is {max_cost}; it is the fraction of what an SAE per layer costs, so it lies "
             "above 0 and is at most 1"
         )
     read = isinstance(layer_groups, PartitionRule)

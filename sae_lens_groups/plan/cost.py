@@ -45,7 +45,7 @@ class SuiteCost:
         return self.n_layers * self.grouped(1)
 
     def relative(self, n_saes: int) -> float:
-        """The grouped suite's part of what an SAE per layer costs from one pass."""
+        """The grouped suite's fraction of what an SAE per layer costs from one pass."""
         return self.grouped(n_saes) / self.shared_pass
 
     def to_dict(self) -> dict[str, Any]:

@@ -186,7 +186,7 @@ class GroupPlan:
         """Reads what `to_json` wrote.
 
         Raises:
-            PlanError: the text is no plan, or is of a newer format.
+            PlanError: the text is not a plan, or is of a newer format.
         """
         with _refusing("the plan"):
             return cls.from_entries(files.read_entries(PlanEntries, text))

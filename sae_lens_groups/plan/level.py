@@ -24,7 +24,7 @@ class PlanLevel:
     max_diameter: float
     """The largest distance between two layers of one group."""
     cost: float | None
-    """This suite's part of what an SAE per layer costs from one pass; None where it is unknown."""
+    """This suite's fraction of what an SAE per layer costs from one pass; None where it is unknown."""
 
     @classmethod
     def of(

@@ -148,7 +148,7 @@ def _curves_figure(plan: GroupPlan) -> go.Figure:
             hovertemplate=f"G = %{{x}}: {label} %{{y:.3f}}<extra></extra>",
         )
     figure.update_xaxes(title="number of groups G", dtick=layer_step(len(n_groups)))
-    figure.update_yaxes(title="distance, or part of the cost", rangemode="tozero")
+    figure.update_yaxes(title="distance, or fraction of the cost", rangemode="tozero")
     return figure.update_layout(
         height=360, margin=_MARGIN, template="simple_white", legend={"orientation": "h", "y": 1.1}
     )

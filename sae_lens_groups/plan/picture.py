@@ -79,7 +79,7 @@ def draw_curves(axes: Axes, plan: GroupPlan) -> None:
         axes.plot(n_groups, values, style, color=colour, label=label, marker=marker, markersize=3)
     axes.axvline(plan.chosen.n_groups, color=CHOSEN, linewidth=2, label="chosen")
     axes.set_xlabel("number of groups G")
-    axes.set_ylabel("distance; cost as a part of an SAE per layer")
+    axes.set_ylabel("distance; cost as a fraction of an SAE per layer")
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(13, integer=True))
     axes.grid(alpha=0.25)

@@ -93,7 +93,7 @@ class RunningDistances:
         standard_errors_LL = (spread_LL * (n_clusters - 1)).sqrt()
         if not (distances_LL.isfinite() & standard_errors_LL.isfinite()).all():
             raise PlanError(
-                f"the distances cannot be worked out from {self.n_tokens:,} tokens in "
+                f"the distances cannot be computed from {self.n_tokens:,} tokens in "
                 f"{self._n_batches} LM batches: some layers do not vary there; raise plan_tokens or "
                 "store_batch_size_prompts"
             )

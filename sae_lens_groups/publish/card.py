@@ -269,7 +269,7 @@ def _front_matter(facts: CardFacts) -> FrontMatter:
     """Our keys; those that the Hub would refuse, or that are not known, are left out."""
     if facts.license is not None and not _LICENSE.fullmatch(facts.license):
         raise PublishError(
-            f"the license {facts.license!r} is no identifier of the Hub; give one in lower case "
+            f"the license {facts.license!r} is not an identifier of the Hub; give one in lower case "
             "such as mit, apache-2.0 or other, see "
             "https://huggingface.co/docs/hub/repositories-licenses"
         )

@@ -133,7 +133,7 @@ def _united(name: str, theirs: Any, ours: str | list[str]) -> Any:
     if isinstance(ours, str):
         return theirs if isinstance(theirs, list) and ours in theirs else ours
     if isinstance(theirs, dict):
-        raise PublishError(f"{name} in the card's front matter is no list; {_ADVICE}")
+        raise PublishError(f"{name} in the card's front matter is not a list; {_ADVICE}")
     known = [] if theirs is None else theirs if isinstance(theirs, list) else [theirs]
     missing = [value for value in ours if value not in known]
     return [*known, *missing] if missing else theirs

@@ -30,7 +30,7 @@ from sae_lens_groups.saved import SuiteManifest
 from sae_lens_groups.scaling import NONE
 
 _WEIGHTS = ".safetensors"
-_TO_DO = "nothing was published; copy the suite anew, or train it again"
+_TO_DO = "nothing was published; copy the suite again, or train it again"
 
 
 class PublicFiles(NamedTuple):
@@ -209,7 +209,7 @@ def _json(name: str, text: str) -> Any:
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _damaged(name, f"is no JSON ({error})") from error
+        raise _damaged(name, f"is not JSON ({error})") from error
     if not isinstance(data, dict) and not name.endswith(f"{ALL_RESULTS}.json"):
         raise _damaged(name, "holds no JSON object")
     return data
@@ -237,12 +237,12 @@ def _public_version(public: PublicValues, name: str, text: str) -> tuple[str, st
     if name.endswith((".html", ".md")):  # evaluate writes them with public names
         return name, text
     if name == files.EVALUATION and not text.startswith("layer,"):
-        raise _damaged(name, "is no table of scores")
+        raise _damaged(name, "is not a table of scores")
     if name.endswith(".csv"):
         try:
             return name, public.of_csv(text)
         except csv.Error as error:
-            raise _damaged(name, f"is no CSV ({error})") from error
+            raise _damaged(name, f"is not CSV ({error})") from error
     return _public_name(public, name, _json(name, text)), public.of_json(text)
 
 

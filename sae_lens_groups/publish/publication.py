@@ -45,7 +45,7 @@ class PublishOptions:
         for name, value in (("base_model", self.base_model), ("dataset_name", self.dataset_name)):
             if value is not None and not is_hub_id(value):
                 raise PublishError(
-                    f"{name} {value!r} is no id on the Hub; give owner/name, or leave it out for "
+                    f"{name} {value!r} is not an id on the Hub; give owner/name, or leave it out for "
                     "one that is not there"
                 )
 

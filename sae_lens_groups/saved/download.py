@@ -35,7 +35,7 @@ def download(repo: HubRepo, layers: Iterable[int] | None, *, groups_only: bool =
             trained elsewhere have no groups; of them it is all layers.
 
     Raises:
-        HubError: it cannot be had.
+        HubError: it cannot be fetched.
         SuiteError: the repository holds no SAELens SAEs, or broken ones.
         UnknownLayerError: it lacks one of the layers.
     """

@@ -42,7 +42,7 @@ class HubRepo:
         """A local folder with the files that match one of the patterns, and perhaps more.
 
         Raises:
-            HubError: they cannot be had.
+            HubError: they cannot be fetched.
         """
         require_repo_id(self.repo_id)
         with as_hub_errors(self.repo_id):
@@ -73,7 +73,7 @@ def require_repo_id(repo_id: str) -> None:
     """
     if not is_repo_id(repo_id):
         raise HubError(
-            f"{repo_id!r} is no repository's name; give owner/name, such as your-name/my-suite"
+            f"{repo_id!r} is not a repository's name; give owner/name, such as your-name/my-suite"
         )
 
 
@@ -96,9 +96,9 @@ def as_hub_errors(repo_id: str) -> Iterator[None]:
 def _in_words(error: Exception) -> str:
     # The narrower classes first: some derive from the later ones.
     if isinstance(error, HFValidationError):
-        return f"that is no repository's name ({first_line(error)}); give owner/name"
+        return f"that is not a repository's name ({first_line(error)}); give owner/name"
     if isinstance(error, GatedRepoError):
-        return f"access has to be asked for on the repository's page; then {_LOG_IN}"
+        return f"access has to be requested on the repository's page; then {_LOG_IN}"
     if isinstance(error, RepositoryNotFoundError):
         return (
             "there is no such repository, or you may not see it or write to it; check its name, "

@@ -159,7 +159,7 @@ class SuiteManifest:
         Raises:
             SuiteError: the text is no such file, contradicts itself, or is of a newer format.
         """
-        to_do = "copy or download the suite anew"
+        to_do = "copy or download the suite again"
         with files.refusing(SuiteError, f"{files.SUITE} cannot be read", to_do):
             saved = files.read_entries(_SuiteEntries, text)
             manifest = cls._from_entries(saved)
@@ -209,7 +209,7 @@ def read_manifest(folder: CheckedFolder) -> SuiteManifest:
     """
     if not folder.is_suite():
         raise SuiteError(
-            f"{str(folder.path)!r} is no suite: it has no {files.SUITE}; "
+            f"{str(folder.path)!r} is not a suite: it has no {files.SUITE}; "
             "give the output_path of a training run"
         )
     return SuiteManifest.from_json(folder.text(files.SUITE))

@@ -33,7 +33,7 @@ def open_saes(
     Raises:
         SuiteError: there are none, or they are broken, or of a newer format. The message begins
             with the place.
-        HubError: they cannot be had from the Hub. So does this one.
+        HubError: they cannot be fetched from the Hub. So does this one.
         UnknownLayerError: the suite on the Hub lacks one of the layers.
     """
     if isinstance(place, HubRepo):
@@ -100,7 +100,7 @@ def _located(place: str | Path) -> Path | HubRepo | tuple[str, str]:
     """Where a place is: a folder, a suite on the Hub, or an SAE by SAELens's names.
 
     Raises:
-        SuiteError: it is no folder, and has none of the forms that mean the Hub.
+        SuiteError: it is not a folder, and has none of the forms that mean the Hub.
     """
     folder = files.expanded(place)
     if files.exists(folder):
@@ -122,7 +122,7 @@ def _sought_on_the_hub(repo: HubRepo) -> Iterator[None]:
         yield
     except HubError as error:
         raise HubError(
-            f"{repo.repo_id!r} is no folder, and cannot be had from the Hub: {error}; {FORMS}"
+            f"{repo.repo_id!r} is not a folder, and cannot be fetched from the Hub: {error}; {FORMS}"
         ) from error
 
 

@@ -30,7 +30,7 @@ UNKNOWN = "unknown"
 
 
 class OtherSAEs(SAESource):
-    """The SAEs in a folder that is no suite, and in the folders inside.
+    """The SAEs in a folder that is not a suite, and in the folders inside.
 
     One for each layer, started from in the form that it is in; or a single one, which may be that
     of a group in a suite or a checkpoint, with its layers' scaling beside it.
@@ -154,7 +154,7 @@ def _template(name: str, folder: str, metadata: Mapping[str, Any], is_alone: boo
                 f"{hook_name!r} ({error})"
             ) from error
         raise SuiteError(
-            f"{name!r} is no suite, because of the SAE in {folder!r}: {error}"
+            f"{name!r} is not a suite, because of the SAE in {folder!r}: {error}"
         ) from error
 
 

@@ -201,7 +201,7 @@ class SavedSAE:
     def _unusable(self, why: str) -> SuiteError:
         return SuiteError(
             f"{str(self.folder)!r} does not hold a SAELens SAE: {SAE_CFG_FILENAME}: {why}; "
-            "copy or download it anew"
+            "copy or download it again"
         )
 
 

@@ -19,7 +19,7 @@ from sae_lens_groups.saved.source import SAESource
 from sae_lens_groups.saved.training_curves import TrainingPoint, points_from_csv
 from sae_lens_groups.scaling import NONE, load_layer_scaler
 
-_MIXED_UP = "the suite's files were mixed up, take it anew from where it was trained"
+_MIXED_UP = "the suite's files were mixed up, copy it again from where it was trained"
 
 
 class SavedSuite(SAESource):

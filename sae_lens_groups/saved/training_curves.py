@@ -70,7 +70,7 @@ def points_from_csv(text: str) -> tuple[TrainingPoint, ...]:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise SuiteError(
-            f"training_curves.csv cannot be read: {quoted(error)}; copy or download the folder anew"
+            f"training_curves.csv cannot be read: {quoted(error)}; copy or download the folder again"
         ) from error
 
 

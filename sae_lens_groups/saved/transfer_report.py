@@ -101,5 +101,5 @@ class TransferReport:
 def _layer(template: HookTemplate, hook_name: str) -> int:
     layer = template.layer_of(hook_name)
     if layer is None:
-        raise ValueError(f"{quoted(hook_name)} is no hook of {template}")
+        raise ValueError(f"{quoted(hook_name)} is not a hook of {template}")
     return layer

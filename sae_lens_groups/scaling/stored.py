@@ -11,7 +11,7 @@ from sae_lens_groups.files import CheckedFolder, Shape, load_numbers
 from sae_lens_groups.scaling.group_scaling import whitening_of
 from sae_lens_groups.scaling.layer_scaler import LayerMap, LayerScaler
 
-_TO_DO = "copy or download the suite anew"
+_TO_DO = "copy or download the suite again"
 
 
 class _Scaling(files.Entries):

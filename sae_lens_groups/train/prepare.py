@@ -202,8 +202,8 @@ def _require_schedule_that_fits(cfg: GroupSAERunnerConfig[Any]) -> None:
     for name, n in needed.items():
         if n > n_steps:
             raise ConfigError(
-                f"token_fraction leaves {n_steps} training steps, and {name} take {n}; lower what "
-                "is in the way"
+                f"token_fraction leaves {n_steps} training steps, and {name} take {n}; lower them, "
+                "or raise token_fraction"
             )
 
 

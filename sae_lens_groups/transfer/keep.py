@@ -44,7 +44,7 @@ def require_keepable(cfg: GroupSAERunnerConfig[Any], source: SAESource) -> None:
     """Refuses, before training, a source whose layers cannot stand in the run's suite.
 
     Raises:
-        ConfigError: it is no suite, was aligned otherwise, or lacks files.
+        ConfigError: it is not a suite, was aligned otherwise, or lacks files.
     """
     manifest = source.manifest
     if source.folder is None or manifest.is_imported:

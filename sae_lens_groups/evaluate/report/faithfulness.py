@@ -91,7 +91,7 @@ def _curves(curves: Sequence[LayerCurve]) -> go.Figure:
             )
     figure.add_hline(y=SUFFICIENT, opacity=1, line={"color": "#888", "width": 1, "dash": "dash"})
     figure.update_xaxes(title="number of features, most important first", **_count_labels(counts))
-    return figure.update_yaxes(title="part of the model's score", range=_range(curves))
+    return figure.update_yaxes(title="share of the model's score", range=_range(curves))
 
 
 def _sufficient(groups: Sequence[LayerGroup], curves: Sequence[LayerCurve]) -> go.Figure:

@@ -24,11 +24,11 @@ from sae_lens_groups.plan import COLOUR_MAP, embedded, layer_step
 _ROWS = 150
 _TERMS = {
     "counted": f"Features with {FEWEST_FIRINGS} firings or more, over all layers of the group.",
-    "specific": f"Part of the counted features with {SPECIFIC_SHARE:.0%} or more of their firings "
+    "specific": f"Share of the counted features with {SPECIFIC_SHARE:.0%} or more of their firings "
     "on one layer.",
     "entropy": "How evenly the firings spread over the group's layers, mean over the counted "
     "features: 0 for one layer alone, 1 for all alike.",
-    "dead": "Part of all features that fire on no layer.",
+    "dead": "Share of all features that fire on no layer.",
 }
 _COSINE_BINS = np.linspace(0, 1, 26)
 
@@ -48,7 +48,7 @@ def feature_layers(features: Sequence[FeatureLayers]) -> Section | None:
         "The layers of a group share their features. Each row of a drawing is a feature, or the "
         "mean of several alike, ordered by where it fires; its colours are the parts of its "
         "firings that fall on each layer, dark for none. A staircase means that features belong to "
-        "layers, an even surface that the layers speak one language."
+        "layers, an even surface that all layers use the same features."
     )
     shown = [parts.maps(f"{highest:.0%}", maps), _group_table(shared), parts.terms(_TERMS)]
     return Section("feature_layers", "On which layers features fire", text, "\n".join(shown))

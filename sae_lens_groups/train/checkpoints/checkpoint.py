@@ -66,7 +66,7 @@ class Checkpoint:
         path = Path(path)
         if not (path / files.RUNNER_CFG).is_file():
             raise CheckpointError(
-                f"resume_from_checkpoint {str(path)!r} is no checkpoint of a grouped run: it has "
+                f"resume_from_checkpoint {str(path)!r} is not a checkpoint of a grouped run: it has "
                 f"no {files.RUNNER_CFG}; name a folder such as checkpoints/<run id>/<tokens>"
             )
         if not (path / files.CHECKSUMS).exists():

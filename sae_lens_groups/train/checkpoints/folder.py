@@ -89,7 +89,7 @@ def newest_whole(run_folder: Path) -> Path | None:
     if checkpoints:
         raise CheckpointError(
             f"all {len(checkpoints)} checkpoints in {str(run_folder)!r} are damaged; remove the "
-            "folder to start anew"
+            "folder to start over"
         )
     return None
 
