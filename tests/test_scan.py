@@ -304,13 +304,22 @@ def test_the_library_of_another_version_is_no_text_about_people() -> None:
     require_nothing_private({"a.html": "<style>.alice {}</style>"}, repo_id=REPO_ID)
 
 
+def test_the_library_that_draws_is_no_private_text_in_any_version() -> None:
+    of_another_version = get_plotlyjs().replace("plotly.js v", "plotly.js v0", 1)
+    assert of_another_version != get_plotlyjs()
+    require_nothing_private({"a.html": f"<script>{of_another_version}</script>"}, repo_id=REPO_ID)
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.floats(0, 1), st.sampled_from([" /home/alfred/x ", f" {TOKEN} ", " alice "]))
 @example(0.999, " alice ")
 def test_what_was_put_anywhere_into_a_page_is_found(position: float, private: str) -> None:
     text = page("<script>Plotly.newPlot('a', [{\"x\": [1, 2]}])</script>")
-    at = int(position * len(text))
-    refusal({"a.html": text[:at] + private + text[at:]})
+    # Names are looked for in what is ours: in the library they are no people's.
+    library = get_plotlyjs() if private == " alice " else ""
+    own = text.replace(library, "\0") if library else text
+    at = int(position * len(own))
+    refusal({"a.html": (own[:at] + private + own[at:]).replace("\0", library)})
 
 
 # --- properties ---

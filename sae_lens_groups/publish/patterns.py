@@ -138,11 +138,9 @@ _PATHS = (
     (":/", rf"(?<![A-Za-z])(?i:file):/+[\w~%][^{_STOPS}]*"),
     (":/", rf"(?<![A-Za-z0-9])[A-Za-z]:/[\w.$ -]+/[^{_STOPS}]*"),
     (":\\", rf"(?<![A-Za-z0-9])[A-Za-z]:\\{{1,2}}\w[\w.$-]+[^{_STOPS}]*"),
-    (
-        "\\\\",
-        r"(?<![\\\w:])\\{2,4}(?!u[0-9A-Fa-f]{4})[A-Za-z0-9][\w.-]+\\{1,2}[A-Za-z0-9$][\w$.-]+",
-    ),
 )
+# Of a Windows share. A program's regular expressions look like one.
+_SHARE = r"(?<![\\\w:])\\{2,4}(?!u[0-9A-Fa-f]{4})[A-Za-z0-9][\w.-]+\\{1,2}[A-Za-z0-9$][\w$.-]+"
 PATHS = [
     Private(  # a whole value, whatever the folder at the top is called
         "the path",
@@ -153,6 +151,7 @@ PATHS = [
         not_in=[TEXT, PROGRAM, CARD_TEXT],
     ),
     *(Private("the path", (anchor,), re.compile(pattern)) for anchor, pattern in _PATHS),
+    Private("the path", ("\\\\",), re.compile(_SHARE), not_in=[PROGRAM]),
     Private(
         "the path",
         ("~",),
