@@ -1,13 +1,14 @@
 """Which layers should share an SAE: measure distances, propose groups, show the plan."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from sae_lens_groups.plan.choose import plan_groups, require_plannable
 from sae_lens_groups.plan.cost import SuiteCost
 from sae_lens_groups.plan.distances import LayerDistances
 from sae_lens_groups.plan.group_plan import GroupPlan, PlanEntries
 from sae_lens_groups.plan.measure import all_layers_store, find_metric, measure_layer_distances
 from sae_lens_groups.plan.metrics import DistanceMetric
-from sae_lens_groups.plan.page import distances_figure, embedded, layer_step, save_plan_folder
-from sae_lens_groups.plan.picture import CHOSEN, COLOUR_MAP, LEVEL_CURVES
 from sae_lens_groups.plan.rule import (
     Partition,
     PartitionRequest,
@@ -19,6 +20,10 @@ from sae_lens_groups.plan.rule import (
     resolve,
 )
 from sae_lens_groups.plan.text import plan_text, stability_note
+
+if TYPE_CHECKING:
+    from sae_lens_groups.plan.page import distances_figure, embedded, layer_step, save_plan_folder
+    from sae_lens_groups.plan.picture import CHOSEN, COLOUR_MAP, LEVEL_CURVES
 
 __all__ = [
     "CHOSEN",
@@ -49,3 +54,20 @@ __all__ = [
     "save_plan_folder",
     "stability_note",
 ]
+
+# What draws brings plotly and matplotlib, which training never needs.
+_DRAWING = {
+    "CHOSEN": "picture",
+    "COLOUR_MAP": "picture",
+    "LEVEL_CURVES": "picture",
+    "distances_figure": "page",
+    "embedded": "page",
+    "layer_step": "page",
+    "save_plan_folder": "page",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _DRAWING:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_DRAWING[name]}"), name)
