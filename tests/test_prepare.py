@@ -44,7 +44,7 @@ NAMING = [
     ({"init_from": "./gone", "token_fraction": 0.5}, "init_from './gone' does not exist"),
     (
         {"init_from": "no/body", "token_fraction": 0.5},
-        "'no/body' is not a folder, and cannot be had",
+        "'no/body' is not a folder, and cannot be fetched",
     ),
 ]
 
