@@ -89,6 +89,7 @@ def test_the_same_settings_give_the_same_weights(
     require_equal_weights(written / "again", written / name)
 
 
+@pytest.mark.filterwarnings("ignore:the run goes on from:UserWarning")  # of another SAELens
 def test_a_checkpoint_is_resumed(written: Path) -> None:
     (checkpoint,) = (written / "checkpoints").glob("*/*")
     train("resumed", **STOPPED, resume_from_checkpoint=str(checkpoint))
