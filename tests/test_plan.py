@@ -1,5 +1,6 @@
 """Partitions, plans and costs: against brute force, by rule, and on disk."""
 
+import importlib
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -239,6 +240,13 @@ def test_every_plan_covers_every_layer_once(measured: LayerDistances, partition:
         layers = [layer for group in groups for layer in group.layers]
         assert layers == list(range(measured.n_layers))
         assert groups[-1] == LayerGroup(measured.n_layers - 1, measured.n_layers - 1)
+
+
+def test_the_message_about_max_cost_names_an_import_that_works() -> None:
+    with pytest.raises(ConfigError, match="max_cost needs to know what a suite costs") as error:
+        plan_groups(on_a_line(0, 1, 2, 3), "auto", max_cost=0.5)
+    module = str(error.value).rpartition("from ")[2]
+    assert callable(importlib.import_module(module).count_flops)
 
 
 @pytest.mark.parametrize(

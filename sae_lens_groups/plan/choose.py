@@ -51,7 +51,7 @@ def plan_groups(
         max_cost: above 0, at most 1: the fraction of what an SAE per layer costs from one pass. Needs
             `flops`.
         last_layer: `alone` keeps the last layer out of every group, as in the paper.
-        flops: what suites cost, from `sae_lens_groups.count_cost.count_flops`.
+        flops: what suites cost, from `sae_lens_groups.train.count_flops`.
         seconds: the same in seconds, from `time_steps` there; kept in the plan.
 
     Raises:
@@ -175,7 +175,7 @@ def _affordable(hierarchy: Sequence[PlanLevel], max_cost: float) -> PlanLevel:
     if cheapest.cost is None:
         raise ConfigError(
             "max_cost needs to know what a suite costs; pass flops=count_flops(cfg, model, dataset) "
-            "from sae_lens_groups.count_cost"
+            "from sae_lens_groups.train"
         )
     affordable = [level for level in hierarchy if level.cost is not None and level.cost <= max_cost]
     if not affordable:
