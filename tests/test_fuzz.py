@@ -18,7 +18,8 @@ from sae_lens_groups.plan.distances import LayerDistances
 from sae_lens_groups.plan.rule import PartitionRule, parse_layer_groups, resolve
 from sae_lens_groups.plan.text import plan_text
 from sae_lens_groups.plugins import partitions
-from sae_lens_groups.saved.manifest import SuiteManifest, read_manifest
+from sae_lens_groups.saved.manifest import SuiteManifest
+from sae_lens_groups.saved.suite import SavedSuite
 from sae_lens_groups.saved.transfer_report import TransferReport
 
 from .fuzzing import damaged, damaged_file, fuzzed, message_of, texts
@@ -175,7 +176,7 @@ def require_sound_plan(plan: GroupPlan) -> None:
 def test_a_damaged_suite_json_is_a_sound_manifest_or_a_suite_error(content: bytes) -> None:
     Path("suite.json").write_bytes(content)
     try:
-        manifest = read_manifest(CheckedFolder(Path()))
+        manifest = SavedSuite(CheckedFolder(Path())).manifest
     except SuiteError as error:
         message_of(error)
         return

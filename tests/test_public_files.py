@@ -21,7 +21,8 @@ from sae_lens_groups.errors import PublishError
 from sae_lens_groups.files.folder import CheckedFolder
 from sae_lens_groups.publish.public_files import public_files
 from sae_lens_groups.publish.scan import require_nothing_private
-from sae_lens_groups.saved.manifest import SuiteManifest, read_manifest
+from sae_lens_groups.saved.manifest import SuiteManifest
+from sae_lens_groups.saved.suite import SavedSuite
 from sae_lens_groups.train.prepare import settle
 
 from .conftest import group_config, make_model, make_tokens, sae_config
@@ -50,7 +51,7 @@ def folder(trained: Path, tmp_path: Path) -> Path:
 
 
 def published(folder: Path, **names: str) -> dict[str, Path | str]:
-    return public_files(folder, read_manifest(CheckedFolder(folder)), **names).contents
+    return public_files(folder, SavedSuite(CheckedFolder(folder)).manifest, **names).contents
 
 
 def text_of(content: Path | str) -> str:
@@ -242,7 +243,7 @@ def empty(path: Path) -> None:
 def test_what_is_missing_or_damaged_is_named(
     folder: Path, name: str, damage: Callable[[Path], None]
 ) -> None:
-    manifest = read_manifest(CheckedFolder(folder))
+    manifest = SavedSuite(CheckedFolder(folder)).manifest
     if name.startswith("evaluation"):
         (folder / "evaluation").mkdir()
     (folder / name).touch()
@@ -403,7 +404,7 @@ def test_the_published_settings_train_the_same_groups(folder: Path) -> None:
     assert found["layer_groups"] == "0-2,3"
     assert found["logger"]["run_name"] == "topk-48-groups-0-2,3-LR-0.003-Tokens-9e+02"
     cfg = GroupSAERunnerConfig.from_saved(found)
-    assert settle(cfg).groups_of(4) == read_manifest(CheckedFolder(folder)).groups
+    assert settle(cfg).groups_of(4) == SavedSuite(CheckedFolder(folder)).manifest.groups
     assert Path(str(cfg.checkpoint_path)).parent.name == "ckpt"
 
 
@@ -497,7 +498,7 @@ def test_a_page_of_an_older_version_that_quotes_a_path_is_refused(
     change(folder / "runner_cfg.json", init_from=_OLD_PATH, output_path="/d/a b/suite")
     with (folder / "report.html").open("a") as page:
         page.write(quoted)
-    contents, local_paths = public_files(folder, read_manifest(CheckedFolder(folder)))
+    contents, local_paths = public_files(folder, SavedSuite(CheckedFolder(folder)).manifest)
     with pytest.raises(PublishError, match=r"report\.html: .*(?s:.*)evaluate the suite again"):
         require_nothing_private(contents, repo_id="a/b", paths=local_paths)
 

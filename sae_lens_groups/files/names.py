@@ -42,6 +42,11 @@ ALIGNMENT = "alignment.safetensors"
 IF_OWN = f"; if you changed it yourself, delete {CHECKSUMS}"
 
 
+def group_folder(group: str) -> str:
+    """Where a suite keeps the SAE of the group of this name."""
+    return f"{GROUPS}/{group}"
+
+
 def layer_scaler_folder(layer: int) -> str:
     """Where a checkpoint keeps one layer's scaler, inside its group's folder."""
     return f"layer_{layer}"
@@ -82,7 +87,7 @@ _PARTS = {
     "<dataset>": r"[^/]*",
     "<shard>": r"\d+-of-\d+",
 }
-_IN_GROUP = f"{GROUPS}/<group>"
+_IN_GROUP = group_folder("<group>")
 _SCALED = "layer_<n>"
 FILES = (
     _suite(SUITE, "facts"),

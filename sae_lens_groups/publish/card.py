@@ -9,6 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from sae_lens_groups import files
 from sae_lens_groups.errors import PublishError
 from sae_lens_groups.layers import LayerGroup, format_layer_groups
 from sae_lens_groups.publish import markdown
@@ -257,7 +258,7 @@ def _template() -> Template:
         autoescape=False,  # it is Markdown
     )
     filters = (
-        *(markdown.plain, markdown.code, markdown.cell, markdown.words, markdown.py),
+        *(files.plain, files.code, files.cell, markdown.words, markdown.py),
         *(markdown.f_string, markdown.shell, markdown.fenced, markdown.paragraph),
         *(markdown.number, markdown.numbers, markdown.in_words, markdown.drawing),
     )

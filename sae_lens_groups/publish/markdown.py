@@ -5,34 +5,12 @@ import re
 import shlex
 from collections.abc import Sequence
 
+from sae_lens_groups.files import MISSING, plain, ticks_around
 from sae_lens_groups.layers import LayerGroup
 
-MISSING = "\N{EN DASH}"
 # More single layers than these are drawn in one row.
 _MANY_ALONE = 2
 _ALONE = "one SAE each"
-
-
-def plain(text: str) -> str:
-    """A name on one line: whitespace and what cannot be printed become single spaces."""
-    encodable = text.encode(errors="replace").decode()  # JSON can hold halves of surrogate pairs
-    return " ".join("".join(c if c.isprintable() else " " for c in encodable).split())
-
-
-def code(text: str) -> str:
-    """A name as inline code."""
-    text = plain(text)
-    if not text:
-        return MISSING
-    if "`" not in text:
-        return f"`{text}`"
-    ticks = "`" * (_longest_run_of_ticks(text) + 1)
-    return f"{ticks} {text} {ticks}"
-
-
-def cell(text: str) -> str:
-    """A name as inline code in a table."""
-    return code(text).replace("|", r"\|")  # GitHub's tables end a cell at a pipe even in code
 
 
 def words(text: str) -> str:
@@ -58,7 +36,7 @@ def shell(text: str) -> str:
 
 def fenced(text: str, language: str) -> str:
     """A code block whose fence is longer than any in it."""
-    ticks = "`" * max(3, _longest_run_of_ticks(text) + 1)
+    ticks = ticks_around(text, at_least=3)
     return f"{ticks}{language}\n{text.strip()}\n{ticks}\n"
 
 
@@ -126,7 +104,3 @@ def _row(name: str, parts: list[tuple[int, str]]) -> str:
     for column, text in parts:
         line = line.ljust(column) + text
     return line
-
-
-def _longest_run_of_ticks(text: str) -> int:
-    return max(map(len, re.findall("`+", text)), default=0)

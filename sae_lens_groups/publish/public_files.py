@@ -155,7 +155,7 @@ def _missing_of_groups(found: _Found, manifest: SuiteManifest) -> list[str]:
     missing: list[str] = []
     scalers: list[str] = []
     for group in manifest.groups:
-        folder = _group_folder(group)
+        folder = files.group_folder(group.name)
         missing += found.missing(
             [f"{folder}/{SAE_CFG_FILENAME}", f"{folder}/{SAE_WEIGHTS_FILENAME}"]
         )
@@ -168,7 +168,7 @@ def _missing_of_groups(found: _Found, manifest: SuiteManifest) -> list[str]:
 def _scaler_names(suite: Path, group: LayerGroup, manifest: SuiteManifest) -> Iterator[str]:
     """What the scaling of a group's layers needs."""
     for layer in group.layers:
-        folder = f"{_group_folder(group)}/{files.layer_scaler_folder(layer)}"
+        folder = f"{files.group_folder(group.name)}/{files.layer_scaler_folder(layer)}"
         scaler = f"{folder}/{files.SCALER}"
         yield scaler
         if (suite / scaler).is_file() and _json(scaler, _text(scaler, suite / scaler)).get(
@@ -177,10 +177,6 @@ def _scaler_names(suite: Path, group: LayerGroup, manifest: SuiteManifest) -> It
             yield f"{folder}/{files.WHITENING_MATRICES}"
         if manifest.layer_alignment != NONE and layer != group.middle:
             yield f"{folder}/{files.ALIGNMENT}"
-
-
-def _group_folder(group: LayerGroup) -> str:
-    return f"{files.GROUPS}/{group.name}"
 
 
 def _is_weights(name: str) -> bool:

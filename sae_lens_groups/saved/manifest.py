@@ -7,7 +7,7 @@ from typing import Any
 
 from sae_lens_groups import files
 from sae_lens_groups.errors import SuiteError, UnknownLayerError
-from sae_lens_groups.files import CheckedFolder, find_file
+from sae_lens_groups.files import find_file
 from sae_lens_groups.layers import HookTemplate, LayerGroup, disjoint, format_layer_groups
 from sae_lens_groups.plan import GroupPlan, PlanEntries
 from sae_lens_groups.saved.transfer_report import TransferEntries, TransferReport
@@ -199,20 +199,6 @@ class SuiteManifest:
 def group_metadata(group: LayerGroup) -> dict[str, Any]:
     """The group's part of the metadata that its SAEs carry under `sae_lens_groups`."""
     return {"group": group.name, "layers": list(group.layers)}
-
-
-def read_manifest(folder: CheckedFolder) -> SuiteManifest:
-    """The manifest of the suite in a folder.
-
-    Raises:
-        SuiteError: there is no suite, or its manifest is broken or of a newer format.
-    """
-    if not folder.is_suite():
-        raise SuiteError(
-            f"{str(folder.path)!r} is not a suite: it has no {files.SUITE}; "
-            "give the output_path of a training run"
-        )
-    return SuiteManifest.from_json(folder.text(files.SUITE))
 
 
 def is_of_suite(path: str, manifest: SuiteManifest) -> bool:

@@ -63,7 +63,7 @@ class SavedSuite(SAESource):
         if missing:
             raise SuiteError(
                 f"suite {str(self.folder)!r} lacks the folders {', '.join(missing)}; copy or "
-                "download it anew"
+                "download it again"
             )
         return held
 
@@ -85,7 +85,7 @@ class SavedSuite(SAESource):
         facts = sae.cfg.metadata.sae_lens_groups or {}
         if not isinstance(sae, TrainingSAE) or facts.get("layers") != [*group.layers]:
             raise self._files.unusable(
-                f"{_group_folder(group)}/{SAE_CFG_FILENAME} is not that of the SAE of group "
+                f"{files.group_folder(group.name)}/{SAE_CFG_FILENAME} is not that of the SAE of group "
                 f"{group} in training form; {_MIXED_UP}"
             )
         return sae
@@ -112,11 +112,11 @@ class SavedSuite(SAESource):
         return SavedSAE(self._files, self.manifest.hook_template.hook_name(layer))
 
     def _saved_group(self, group: LayerGroup) -> SavedSAE:
-        return SavedSAE(self._files, _group_folder(group))
+        return SavedSAE(self._files, files.group_folder(group.name))
 
     def _scaler_folder(self, layer: int) -> str:
         group = self.manifest.group_of(layer)
-        return f"{_group_folder(group)}/{files.layer_scaler_folder(layer)}"
+        return f"{files.group_folder(group.name)}/{files.layer_scaler_folder(layer)}"
 
     def _require_own(self, layer: int, sae: SAE[Any]) -> None:
         """Refuses an SAE that lies at another layer than the one that it was made for.
@@ -134,7 +134,3 @@ class SavedSuite(SAESource):
                 f"{metadata.hook_name} with scaling_factor {own}, and the suite has {wanted} there; "
                 f"{_MIXED_UP}"
             )
-
-
-def _group_folder(group: LayerGroup) -> str:
-    return f"{files.GROUPS}/{group.name}"

@@ -37,7 +37,7 @@ def write_suite(
             name = source.manifest.hook_template.hook_name(layer)
             _write_layer(source, layer, changed.get(layer), folder / name)
         for group in source.manifest.groups:
-            of_group = folder / files.GROUPS / group.name
+            of_group = folder / files.group_folder(group.name)
             if source.has_groups:
                 source.group(group).save_model(of_group)
             if source.has_scalers:

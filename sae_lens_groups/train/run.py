@@ -316,12 +316,12 @@ class GroupSAETrainingRunner:
     def _finish_wandb(self, trainer: GroupTrainer, suite: SAESuite) -> None:
         """Uploads each group's SAE as SAELens uploads a finished SAE, and ends the W&B run."""
         if suite.path is not None:
-            groups_folder = suite.path / files.GROUPS
             for name, group_trainer in trainer.group_trainers.items():
+                folder = suite.path / files.group_folder(name)
                 self.cfg.logger.log(
                     group_trainer,
-                    groups_folder / name / SAE_WEIGHTS_FILENAME,
-                    groups_folder / name / SAE_CFG_FILENAME,
+                    folder / SAE_WEIGHTS_FILENAME,
+                    folder / SAE_CFG_FILENAME,
                     sparsity_path=None,
                     wandb_aliases=["final_model"],
                 )

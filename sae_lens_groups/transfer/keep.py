@@ -61,7 +61,7 @@ def require_keepable(cfg: GroupSAERunnerConfig[Any], source: SAESource) -> None:
         )
     names = [
         *(f"{name}/{files.SAE_WEIGHTS}" for name in manifest.hook_names),
-        *(f"{files.GROUPS}/{group.name}/{files.SAE_WEIGHTS}" for group in manifest.groups),
+        *(f"{files.group_folder(group.name)}/{files.SAE_WEIGHTS}" for group in manifest.groups),
         *(f"{name}/{files.SPARSITY}" for name in manifest.hook_names),
     ]
     missing = [name for name in names if not (source.folder / name).exists()]

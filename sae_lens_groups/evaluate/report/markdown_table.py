@@ -8,12 +8,12 @@ from sae_lens_groups.evaluate.report.layer_table import (
     Column,
     layer_columns,
 )
-from sae_lens_groups.evaluate.report.names import code_span
 from sae_lens_groups.evaluate.report.templates import templates
 from sae_lens_groups.evaluate.result import SuiteEvaluation
+from sae_lens_groups.files import MISSING
+from sae_lens_groups.files import cell as as_code
 
 _MANY_LAYERS = 24  # longer tables are folded, so that what comes after them is found
-_MISSING = "\N{EN DASH}"
 _DIFFERENCE = "\N{GREEK CAPITAL LETTER DELTA}"
 
 
@@ -53,7 +53,7 @@ def _columns(evaluation: SuiteEvaluation) -> list[Column]:
 
 def _cell(column: Column, cell: Cell | None) -> str:
     if cell is None:
-        return _MISSING
+        return MISSING
     if column.name == "hook_name":
-        return code_span(cell.text)
+        return as_code(cell.text)
     return cell.text.removeprefix("layers_") + "\\*" * cell.is_clear

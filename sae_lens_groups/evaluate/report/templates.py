@@ -5,7 +5,8 @@ import textwrap
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from sae_lens_groups.evaluate.numbers import counted
-from sae_lens_groups.evaluate.report.names import code_span, printable, public
+from sae_lens_groups.evaluate.report.names import printable, public
+from sae_lens_groups.files import cell
 
 _WIDTH = 100
 
@@ -21,7 +22,7 @@ templates = Environment(
     keep_trailing_newline=True,
 )
 templates.filters |= {
-    "code": lambda name: code_span(public(name)),
+    "code": lambda name: cell(public(name)),
     "counted": counted,
     "printable": printable,
     "quoted": repr,
