@@ -145,6 +145,15 @@ def require_threshold(amad_threshold: float) -> None:
         )
 
 
+def require_norm_multiple(multiple: float | None) -> None:
+    """Refuses a limit that ordinary tokens are beyond."""
+    if multiple is not None and not multiple > 1:
+        raise ConfigError(
+            f"max_activation_norm_multiple is {multiple}, which leaves out half of the tokens or "
+            "more; give a number such as 10, or None to train on all"
+        )
+
+
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 _EVERY = re.compile(r"(?P<number>\d+(\.\d+)?) ?(?P<unit>[smh]?)", re.ASCII)
 
