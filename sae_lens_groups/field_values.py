@@ -145,12 +145,12 @@ def require_threshold(amad_threshold: float) -> None:
         )
 
 
-def require_norm_multiple(multiple: float | None) -> None:
+def require_norm_multiple(multiple: float) -> None:
     """Refuses a limit that ordinary tokens are beyond."""
-    if multiple is not None and not multiple > 1:
+    if multiple != 0 and not 1 < multiple < math.inf:
         raise ConfigError(
-            f"max_activation_norm_multiple is {multiple}, which leaves out half of the tokens or "
-            "more; give a number such as 10, or None to train on all"
+            f"max_activation_norm_multiple is {multiple}; give a number such as 10, or 0 to train on "
+            "every token (1 or less would leave out half of them)"
         )
 
 

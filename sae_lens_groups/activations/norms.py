@@ -58,15 +58,15 @@ class ActivationNorms:
     """The norms of several layers, and which tokens are outliers in any of them."""
 
     layers: Mapping[int, LayerNorms]
-    multiple: float | None
-    """`max_activation_norm_multiple`; None where no token is left out."""
+    multiple: float
+    """`max_activation_norm_multiple`; 0 where no token is left out."""
     outliers: str = ""
     """How many tokens are far beyond the median, and which, in words; empty where nobody looked."""
 
     def limit(self, layer: int) -> float | None:
         """The norm beyond which a token is left out of training; None where none is."""
         norms = self.layers.get(layer)
-        return None if norms is None or self.multiple is None else self.multiple * norms.median
+        return self.multiple * norms.median if norms is not None and self.multiple else None
 
     def limits(self, template: HookTemplate) -> dict[str, float]:
         """The limits by hook name."""
@@ -90,7 +90,7 @@ class ActivationNorms:
         }
         if not massive:
             return
-        if self.multiple is None:
+        if not self.multiple:
             what = "they are trained on, so losses, norms, distances and explained variance are "
             what += f"about them: set max_activation_norm_multiple to {USUAL_MULTIPLE:g}"
         else:

@@ -162,11 +162,12 @@ def resampled_metrics(sums: SequenceSums, weights_RS: torch.Tensor) -> dict[str,
     found = {name: total[name] / n_tokens_R for name in _means_over("token")}
     found |= {name: total[name] / n_losses_R for name in _means_over("next token")}
     found["mse"] = total["squared_error"] / n_tokens_R
-    sum_RD = {"": weights_RS @ sums.x_SD, WITH_OUTLIERS: weights_RS @ sums.x_with_outliers_SD}
-    for which in sum_RD:
+    for which, x_SD in {"": sums.x_SD, WITH_OUTLIERS: sums.x_with_outliers_SD}.items():
         found["explained_variance" + which] = _explained_variance(
-            *(total[name + which] for name in ("n_tokens", "squared_error", "x_squared")),
-            sum_RD[which],
+            total["n_tokens" + which],
+            total["squared_error" + which],
+            total["x_squared" + which],
+            weights_RS @ x_SD,
         )
     found["relative_reconstruction_bias"] = _bias(sums, weights_RS)
     found["ce_loss_score"] = (found["ce_loss_with_ablation"] - found["ce_loss_with_sae"]) / (
