@@ -473,7 +473,7 @@ def test_a_model_that_transformer_lens_does_not_know_goes_through_saelens_loader
     assert names["features"].count_nonzero() == 4 * names["tokens"].numel()
 
 
-LIMIT = 18.0  # some of the tokens are beyond it
+LIMIT = 20.0  # some of the tokens are beyond it
 
 
 @pytest.mark.parametrize("prepend_bos", [True, False])
@@ -495,7 +495,7 @@ def test_the_programs_take_the_tokens_of_training(
     tokenizer: Any = names["model"].tokenizer
     bos = [tokenizer.bos_token_id] if prepend_bos else []
     assert names["tokens"].tolist() == [[*bos, *tokenizer("The cat sat on the mat").input_ids]]
-    activations = names["cache"]["gpt_neox.layers.2"]
+    (activations,) = names["cache"].values()
     kept = activations[activations.norm(dim=-1) <= LIMIT]
     assert 0 < len(kept) < names["tokens"].numel()
     assert torch.equal(names["activations"], kept)
@@ -540,7 +540,7 @@ def test_a_branch_is_downloaded_where_saelens_would_read_main(
     exec(programs(card)[0], names)
     hook_name = "blocks.2.hook_resid_post"
     assert asked == [(REPO, {"revision": "v2", "allow_patterns": [f"{hook_name}/*"]})]
-    assert hook_name == "gpt_neox.layers.2"
+    assert names["sae"].cfg.metadata.hook_name == hook_name
     assert ', revision="v2")' in program(card, "SAESuite")
     assert "--revision v2" in card
     assert model_card(facts_of(suite, revision="main")) == model_card(facts_of(suite))
