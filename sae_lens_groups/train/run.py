@@ -289,7 +289,8 @@ class GroupSAETrainingRunner:
         self._transfer_report = checkpoint.transfer(self.cfg.hook_template)
 
     def _scores(self) -> SuiteScores:
-        return SuiteScores(self.cfg, self.model, self._dataset, self.groups)
+        limits = self._norms.limits(self.cfg.hook_template)
+        return SuiteScores(self.cfg, self.model, self._dataset, self.groups, limits)
 
     def _compile_saes_if_asked(self) -> None:
         if not self.cfg.compile_sae:
