@@ -132,16 +132,16 @@ def require_usable_rows(
     try:
         row = cast("dict[str, Any] | None", next(iter(dataset), None))
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise DatasetError(f"{_named(dataset_path)} cannot be read: {error}") from error
+        raise DatasetError(f"{named(dataset_path)} cannot be read: {error}") from error
     if row is None:
-        raise DatasetError(f"{_named(dataset_path)} holds no rows")
+        raise DatasetError(f"{named(dataset_path)} holds no rows")
     column = next((name for name in TOKEN_COLUMNS if name in row), None)
     if column is None:
         return
     highest = max((int(token) for token in row[column]), default=-1)
     if highest >= (n_known := d_vocab(model)):
         raise DatasetError(
-            f"{_named(dataset_path)} holds token {highest}, but the model's vocabulary "
+            f"{named(dataset_path)} holds token {highest}, but the model's vocabulary "
             f"ends at {n_known - 1}; it was tokenised for another model"
         )
     tokenizer = getattr(model, "tokenizer", None)
@@ -149,5 +149,6 @@ def require_usable_rows(
         validate_pretokenized_dataset_tokenizer(dataset_path, tokenizer)
 
 
-def _named(dataset_path: str | None) -> str:
+def named(dataset_path: str | None) -> str:
+    """What a message calls a dataset."""
     return "override_dataset" if dataset_path is None else f"dataset_path {dataset_path!r}"

@@ -44,6 +44,7 @@ def evaluate(args: Sequence[str]) -> int:
     task_names = _task_names(flags.tasks)
     suite = SAESuite.load(flags.suite, flags.device)
     folder = suite.require_folder()
+    files.require_writable(folder, "the suite")
     any_sae = next(iter(suite.values()))
     with as_mistakes():
         baseline = None if flags.baseline is None else open_baseline(flags.baseline, flags.device)

@@ -17,7 +17,12 @@ def train(args: Sequence[str]) -> int:
         runner = GroupSAETrainingRunner(cfg)
     if runner.plan is not None:
         print(plan_text(runner.plan), flush=True)
-    suite = runner.run()
+    if runner.checkpoint is not None:
+        n_done, n_tokens = runner.checkpoint.training_tokens, runner.cfg.training_tokens
+        where = f"after {n_done:,} of {n_tokens:,} tokens"
+        print(f"Goes on from {runner.checkpoint.path}, {where}.", flush=True)
+    with as_mistakes():
+        suite = runner.run()
     n_saes, n_layers = len(runner.groups), sum(map(len, runner.groups))
     print(f"Trained {n_saes} SAEs for {n_layers} layers.")
     if suite.manifest.transfer is not None:

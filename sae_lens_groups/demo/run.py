@@ -35,6 +35,7 @@ def demo(args: Sequence[str]) -> int:
     )
     parsed = parser.parse_args(args)
     files.require_free(parsed.output_path)
+    files.require_writable(parsed.output_path)
     _run(parsed.layer_groups, parsed.output_path, parsed.training_tokens)
     return 0
 
