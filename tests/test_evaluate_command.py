@@ -187,6 +187,62 @@ def test_the_suites_own_dataset_is_known_however_it_is_spelled(
     assert first_row_evaluated(suite_folder, tokens_folder) == rows_read(suite_folder)
 
 
+@pytest.mark.parametrize("form", ["moved", "as text rows of JSON", "a link"])
+def test_the_suites_own_dataset_is_known_by_its_content(
+    suite_folder: Path, tokens_folder: Path, tmp_path: Path, form: str
+) -> None:
+    place = tmp_path / "elsewhere"
+    if form == "moved":
+        shutil.copytree(tokens_folder, place)
+    elif form == "a link":
+        place.symlink_to(tokens_folder)
+    else:
+        place.mkdir()
+        dataset = load_from_disk(str(tokens_folder))
+        assert isinstance(dataset, Dataset)
+        dataset.to_json(place / "train.jsonl")
+    assert main(["evaluate", str(suite_folder), "--dataset_path", str(place), *QUICK]) == 0
+    assert first_row_evaluated(suite_folder, tokens_folder) == rows_read(suite_folder)
+
+
+def test_a_suite_of_before_goes_by_the_path_of_its_dataset(
+    suite_folder: Path, tokens_folder: Path, tmp_path: Path
+) -> None:
+    folder = altered(suite_folder, tmp_path)
+    manifest = json.loads((folder / "suite.json").read_text())
+    assert len(manifest.pop("dataset_fingerprint")) == 32
+    (folder / "suite.json").write_text(json.dumps(manifest))
+    assert main(["evaluate", str(folder), "--dataset_path", f"{tokens_folder}/", *QUICK]) == 0
+    assert first_row_evaluated(folder, tokens_folder) == rows_read(folder)
+
+
+def test_rows_of_a_moved_dataset_that_the_baseline_read_are_not_held_out(
+    suite_folder: Path, tokens_folder: Path, tmp_path: Path
+) -> None:
+    moved = Path(shutil.copytree(tokens_folder, tmp_path / "moved"))
+    long = train(tmp_path / "long", moved, training_tokens="6400")
+    assert main(["evaluate", str(suite_folder), "--baseline", str(long), *QUICK]) == 0
+    assert first_row_evaluated(suite_folder, tokens_folder) == rows_read(long) > 200
+    short = train(tmp_path / "short", tokens_folder, init_from=str(long), training_tokens="512")
+    assert rows_read(short) == rows_read(long)
+
+
+def test_a_relative_dataset_path_says_where_it_was_looked_for(
+    tokens_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tokens_folder.parent)
+    suite = train(tmp_path / "suite", Path(tokens_folder.name))
+    assert main(["evaluate", str(suite), *QUICK]) == 0
+    monkeypatch.chdir(tmp_path)
+    message = failure(capsys, str(suite), *QUICK)
+    assert f"there is no folder 'tokens' in {str(tmp_path)!r}" in message
+    assert main(["evaluate", str(suite), "--dataset_path", str(tokens_folder), *QUICK]) == 0
+    assert first_row_evaluated(suite, tokens_folder) == rows_read(suite)
+
+
 def test_rows_that_the_baseline_or_the_source_read_are_not_held_out(
     suite_folder: Path, tokens_folder: Path, tmp_path: Path
 ) -> None:

@@ -14,9 +14,10 @@ from transformer_lens import HookedRootModule
 
 from sae_lens_groups import files
 from sae_lens_groups.activations import (
+    DatasetId,
     as_stream,
+    fingerprint,
     held_out_rows,
-    is_same_dataset,
     load_with_hooks,
     open_train_split,
     require_no_remote_code,
@@ -100,14 +101,15 @@ def _text(
         raise DatasetError("the suite does not say what it was trained on; give --dataset_path")
     streaming = settings.get("streaming", True)
     rows = open_train_split(path, streaming=streaming, trust_remote_code=flags.trust_remote_code)
-    n_rows_read = max(_read_by_suite(path, own_path, suite), _read_by_baseline(path, baseline))
+    given = DatasetId(path, fingerprint(rows))
+    own = DatasetId(own_path, suite.manifest.dataset_fingerprint)
+    of_suite = _read_by_suite(suite, path) if given.is_same(own) else 0
+    n_rows_read = max(of_suite, _read_by_baseline(given, baseline))
     return _Text(Path(path).name, path, held_out_rows(rows, n_rows_read) if n_rows_read else rows)
 
 
-def _read_by_suite(path: str, own_path: str | None, suite: SAESuite) -> int:
-    """How many rows of this dataset the suite was trained on."""
-    if not is_same_dataset(path, own_path):
-        return 0
+def _read_by_suite(suite: SAESuite, path: str) -> int:
+    """How many rows of its dataset, which now lies there, the suite was trained on."""
     if suite.manifest.dataset_rows_read is None:
         raise DatasetError(
             f"the suite does not say which rows of {path!r} it was trained on, so none are "
@@ -116,15 +118,14 @@ def _read_by_suite(path: str, own_path: str | None, suite: SAESuite) -> int:
     return suite.manifest.dataset_rows_read
 
 
-def _read_by_baseline(path: str, baseline: Baseline | None) -> int:
+def _read_by_baseline(given: DatasetId, baseline: Baseline | None) -> int:
     """How many of them the baseline was trained on, as far as it says."""
-    settings = {} if baseline is None else baseline.runner_cfg or {}
-    if baseline is None or not is_same_dataset(path, settings.get("dataset_path")):
+    if baseline is None or not given.is_same(baseline.dataset):
         return 0
     if baseline.dataset_rows_read is None:
         print(
-            f"warning: the baseline was trained on {path!r} too and does not say on which rows, so "
-            "it may have seen the text of this comparison; other text: --dataset_path",
+            f"warning: the baseline was trained on {given.path!r} too and does not say on which "
+            "rows, so it may have seen the text of this comparison; other text: --dataset_path",
             file=sys.stderr,
         )
     return baseline.dataset_rows_read or 0

@@ -46,6 +46,7 @@ def export_suite(
     plan: GroupPlan | None,
     transfer: TransferReport | None,
     dataset_rows_read: int | None,
+    dataset_fingerprint: str | None,
     training_curves: tuple[TrainingPoint, ...],
     sae_step_flops: float | None,
 ) -> SAESuite:
@@ -63,6 +64,7 @@ def export_suite(
         plan=plan,
         transfer=transfer,
         dataset_rows_read=dataset_rows_read,
+        dataset_fingerprint=dataset_fingerprint,
         sae_step_flops=sae_step_flops,
     )
     return SAESuite(_TrainedGroups(manifest, layers, cfg.to_dict(), training_curves))

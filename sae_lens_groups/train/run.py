@@ -17,6 +17,7 @@ from transformer_lens import HookedRootModule
 from sae_lens_groups import files
 from sae_lens_groups.activations import (
     BatchStream,
+    DatasetId,
     GroupActivationsStore,
     TrainingBatches,
     compile_if_asked,
@@ -90,6 +91,7 @@ class GroupSAETrainingRunner:
         completed = complete(prepared, self.model)
         self.groups, self.plan = completed.groups, completed.plan
         self._transfer, self._norms = completed.transfer, completed.norms
+        self._dataset_id = DatasetId(self._dataset_path, completed.dataset_fingerprint)
         compile_if_asked(cfg, self.model)
         store = CachedActivationsStore if cfg.use_cached_activations else GroupActivationsStore
         self.activations_store = store.from_group_config(
@@ -141,6 +143,7 @@ class GroupSAETrainingRunner:
             self.plan,
             self._finished_report(trainers),
             dataset_rows_read=self._dataset_rows_read(),
+            dataset_fingerprint=self._dataset_id.fingerprint,
             training_curves=trainer.curves.points,
             sae_step_flops=self._sae_step_flops,
         )
@@ -158,7 +161,7 @@ class GroupSAETrainingRunner:
         source = None if self._transfer is None else self._transfer.source
         n_rows = self.activations_store.n_dataset_processed
         try:
-            return rows_read_with_source(n_rows, self._dataset_path, source)
+            return rows_read_with_source(n_rows, self._dataset_id, source)
         except (GroupSAEError, OSError) as error:
             warnings.warn(f"the rows that init_from read are not known: {error}", stacklevel=2)
             return None
