@@ -437,6 +437,21 @@ def test_a_page_that_asks_for_something_would_be_noticed(
         require_quiet(browser)
 
 
+def test_no_line_goes_over_layers_that_were_not_trained(
+    browser: webdriver.Chrome, tmp_path: Path
+) -> None:
+    suite = suite_of("0-1,4-5", transfer=transfer([0, 1, 4, 5]))
+    open_page(browser, report_page(suite, random_evaluation(suite)), tmp_path, n_plots=14)
+    drawn = """return [...document.querySelectorAll('.js-plotly-plot')].flatMap(plot =>
+        plot.data.filter(line => plot.layout.xaxis.title?.text == 'layer' && line.type == 'scatter'
+            && line.mode.includes('lines')).map(line => [plot.id, line.x.map((x, i) => line.y[i]
+                == null ? null : x)]))"""
+    lines = browser.execute_script(drawn)
+    assert {name for name, _ in lines} >= {"layers_explained_variance", "missed", "start_figure"}
+    for name, layers in lines:
+        assert layers.index(4) > layers.index(1) + 1, name
+
+
 # Quality 4, cost 2, training 2, missed features 3, faithfulness 2, plan 1, start 1.
 N_PLOTS_BESIDE_GROUPS = 15
 GROUPS_OF_48 = "0-3,4-9,10-17,18,19-30,31-40,41-46,47"

@@ -12,7 +12,7 @@ from sae_lens_groups.evaluate.report.plots import (
     PURPLE,
     SUITE_COLOUR,
     WORSE,
-    add_line,
+    add_layer_line,
     empty_figure,
     over_layers,
 )
@@ -150,8 +150,8 @@ def _lines(
     figure = over_layers(groups)
     for label, (name, colour) in names.items():
         line = {"color": colour, "width": 2, "dash": "dot" if colour == PURPLE else "solid"}
-        points = [(layer, getattr(match, name)) for layer, match in matches.items()]
-        add_line(figure, label, points, colour, line=line)
+        values = {layer: getattr(match, name) for layer, match in matches.items()}
+        add_layer_line(figure, label, values, colour, line=line)
     return figure
 
 
