@@ -25,7 +25,7 @@ from sae_lens_groups.layers import HookTemplate, LayerGroup, in_words
 
 USUAL_MULTIPLE = 10.0
 """What most tokens are far below: 10 times the median, as in dictionary_learning (its PR 52)."""
-_MASSIVE_SHARE = 0.3  # of the squared norm in 1% of the tokens; Gaussian rows have .01 to .02
+_MASSIVE_SHARE = 0.15  # of the squared norm in 1% of the tokens; ordinary layers have .01 to .07
 _FEWEST_TOKENS, _MOST_TOKENS, _PART_OF_RUN = 1024, 4096, 50
 _N_NAMED = 3
 
@@ -124,9 +124,9 @@ def measure_norms(
     n_prompts = math.ceil(wanted / cfg.rows_per_prompt)
     multiple = cfg.max_activation_norm_multiple
     token_ids, norms = _read(store, n_prompts)
-    if not norms:  # too little text, which training refuses
-        return ActivationNorms({}, multiple)
     is_kept_B, is_first_B = _positions(store, cfg, token_ids)
+    if not is_kept_B.any():  # too little text, which training refuses
+        return ActivationNorms({}, multiple)
     layers = [layer for group in groups for layer in group.layers]
     norm_LB = torch.stack([norms[cfg.hook_template.hook_name(layer)] for layer in layers])
     norm_LB, is_first_B = norm_LB[:, is_kept_B], is_first_B[is_kept_B]
@@ -134,9 +134,13 @@ def measure_norms(
     median_L = torch.tensor([norms.median for norms in of_layers])
     is_outlier_LB = norm_LB > (multiple or USUAL_MULTIPLE) * median_L[:, None]
     is_outlier_B = is_outlier_LB.any(dim=0)
-    ids = token_ids.reshape(-1)[is_kept_B][is_outlier_B]
-    outliers = f": {is_outlier_B.float().mean():.1%} of them, {_named(model, ids, is_first_B[is_outlier_B])}"
-    return ActivationNorms(dict(zip(layers, of_layers)), multiple, outliers if len(ids) else "")
+    token_B = token_ids.reshape(-1)[is_kept_B]
+    outliers = f": {is_outlier_B.float().mean():.1%} of them, " + _named(
+        model, token_B, is_first_B, is_outlier_B
+    )
+    return ActivationNorms(
+        dict(zip(layers, of_layers)), multiple, outliers if is_outlier_B.any() else ""
+    )
 
 
 def _read(
@@ -154,9 +158,9 @@ def _read(
         for hook_name, norm_B in store.norms(batch_tokens).items():
             norms[hook_name].append(norm_B)
         token_ids.append(store.trained_tokens(batch_tokens).cpu())
-    if not token_ids:
-        return torch.empty(0, 0), {}
-    return torch.cat(token_ids), {name: torch.cat(parts) for name, parts in norms.items()}
+    n_positions = store.training_context_size
+    token_ids_PT = torch.cat([torch.empty(0, n_positions, dtype=torch.long), *token_ids])
+    return token_ids_PT, {name: torch.cat(parts) for name, parts in norms.items()}
 
 
 def _positions(
@@ -170,10 +174,17 @@ def _positions(
     return is_kept_B, is_first_B
 
 
-def _named(model: HookedRootModule, ids_N: torch.Tensor, is_first_N: torch.Tensor) -> str:
-    """`the first position, ' the' and others`."""
-    counts = collections.Counter(ids_N[~is_first_N].tolist())
+def _named(
+    model: HookedRootModule,
+    token_B: torch.Tensor,
+    is_first_B: torch.Tensor,
+    is_outlier_B: torch.Tensor,
+) -> str:
+    """`the first position, ' the' and others`: where outliers are."""
+    is_sink = bool(is_first_B.any()) and is_outlier_B[is_first_B].float().mean() > 0.5
+    elsewhere_B = is_outlier_B & ~is_first_B if is_sink else is_outlier_B
+    counts = collections.Counter(token_B[elsewhere_B].tolist())
     decode = getattr(model.tokenizer, "decode", str)
-    names = ["the first position"] if is_first_N.any() else []
+    names = ["the first position"] if is_sink else []
     names += [repr(decode([token])) for token, _ in counts.most_common(_N_NAMED)]
     return ", ".join(names) + " and others" * (len(counts) > _N_NAMED)
