@@ -426,7 +426,8 @@ def full_page(layer_groups: str) -> str:
     plan = synthetic_plan(n_layers, layer_groups=layer_groups)
     suite = suite_of(layer_groups, plan=plan, transfer=transfer(list(range(n_layers))))
     commands = ["sae-lens-groups train --layer_groups auto:3", "sae-lens-groups evaluate suite"]
-    return report_page(suite, random_evaluation(suite), training_points(suite), commands)
+    suite.training_curves = tuple(training_points(suite))
+    return report_page(suite, random_evaluation(suite), commands)
 
 
 def test_a_page_that_asks_for_something_would_be_noticed(
@@ -586,7 +587,9 @@ def test_a_page_without_a_number_anywhere_still_opens(
             {"ioi": TaskResult(task="ioi", n_pairs=20, curves=(curve(0, (math.nan,) * 8),))}
         ),
     )
-    page = report_page(suite_of("0-1"), evaluation, [points])
+    suite = suite_of("0-1")
+    suite.training_curves = (points,)
+    page = report_page(suite, evaluation)
     assert not re.search(r"[:\[,]\s*(NaN|Infinity)", page.partition("<body>")[2])
     open_page(browser, page, tmp_path, n_plots=8)
     require_quiet(browser)
@@ -600,7 +603,7 @@ def test_names_from_files_cannot_run_as_scripts(browser: webdriver.Chrome, tmp_p
         transfer=transfer([0, 1, 2]),
     )
     evaluation = random_evaluation(suite, baseline_name=HOSTILE, dataset_name=HOSTILE)
-    open_page(browser, report_page(suite, evaluation, (), [HOSTILE]), tmp_path, n_plots=13)
+    open_page(browser, report_page(suite, evaluation, [HOSTILE]), tmp_path, n_plots=13)
     assert browser.title.startswith("2 SAEs for 3 layers of ")
     assert not browser.find_elements(By.CSS_SELECTOR, "img")
     assert browser.find_element(By.CSS_SELECTOR, "pre").text == HOSTILE

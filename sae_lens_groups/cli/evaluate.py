@@ -33,7 +33,6 @@ from sae_lens_groups.evaluate import (
     evaluation_text,
     open_baseline,
     public,
-    report_page,
     task_named,
 )
 from sae_lens_groups.suite import SAESuite
@@ -61,14 +60,16 @@ def evaluate(args: Sequence[str]) -> int:
             context_size=flags.context_size,
             tasks=task_names,
             dataset_name=text.name,
+            autocast_lm=flags.autocast_lm,
+            commands=_commands(suite, args),
         )
     print(evaluation_text(evaluation))
-    page = report_page(suite, evaluation, suite.training_curves, _commands(suite, args))
-    files.write_text(folder / files.REPORT, page)
     print(
         f"\nLook at it: {folder / files.REPORT}\n"
         f"Figures:    {folder / files.EVALUATION}, and more in {folder / files.EVALUATION_FOLDER}"
     )
+    if evaluation.kept_earlier is not None:
+        print(f"Earlier:    {folder / evaluation.kept_earlier}, whose settings were others")
     return 0
 
 
@@ -146,7 +147,7 @@ def _model(
         )
     model_kwargs = _model_kwargs(flags, metadata.model_from_pretrained_kwargs or {})
     try:
-        return load_with_hooks(
+        model = load_with_hooks(
             flags.model_class_name or metadata.model_class_name or "HookedTransformer",
             model_name,
             list(dict.fromkeys([*suite, *others])),
@@ -158,6 +159,7 @@ def _model(
             f"the model {model_name!r} cannot be loaded: {error}; say with --model_name where the "
             "model lies that the suite was trained on, and with --model_class_name how to load it"
         ) from error
+    return model if flags.dtype is None else model.to(getattr(torch, flags.dtype))
 
 
 def _model_kwargs(flags: argparse.Namespace, of_suite: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,8 +224,24 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="run code that comes with the model or the dataset; never because the suite says so",
     )
-    parser.add_argument("--device", type=usable_device, default="cpu", help="default: cpu")
+    _add_precision(parser)
     return parser
+
+
+def _add_precision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", type=usable_device, default="cpu", help="default: cpu")
+    parser.add_argument(
+        "--autocast_lm",
+        type=_yes_or_no,
+        nargs="?",
+        const=True,
+        help="whether the language model computes in bfloat16, True or False (default: as in training)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        help="of the language model's weights (default: as they were loaded for training)",
+    )
 
 
 def usable_device(text: str) -> str:
@@ -233,6 +251,12 @@ def usable_device(text: str) -> str:
         reason = str(error).splitlines()[0].rstrip(".")
         raise argparse.ArgumentTypeError(f"{text!r} cannot be used here: {reason}") from error
     return text
+
+
+def _yes_or_no(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+    return text.lower() == "true"
 
 
 def positive_number(text: str) -> int:
