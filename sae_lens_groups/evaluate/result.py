@@ -107,6 +107,8 @@ class SuiteEvaluation(Sequence[LayerScores]):
     """Of the suite and, if it says how it was trained, of the baseline."""
     comparison: Comparison | None = None
     faithfulness: FaithfulnessReport | None = None
+    faults: Sequence[str] = ()
+    """What is likely wrong with the suite, and the setting of training to change."""
     kept_earlier: str | None = None
     """Where an earlier evaluation, of other settings, lies now, inside the suite's folder."""
 

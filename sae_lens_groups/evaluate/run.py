@@ -1,6 +1,6 @@
 """Evaluates a suite: a row of scores for every layer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from sae_lens_groups.evaluate.sweep import LayerResults, sweep
 from sae_lens_groups.evaluate.tokens import EvaluatedTokens, read_tokens
 from sae_lens_groups.evaluate.write import EvaluationSettings, keep_earlier, write_evaluation
 from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.saved import Figures, likely_faults
 from sae_lens_groups.suite import SAESuite
 
 _SIGNED = "abstopk"  # the one architecture of SAELens whose features may be negative
@@ -122,7 +123,25 @@ def _evaluated(
         costs=training_costs(suite, baseline, model, tokens.batches[0], model_kwargs),
         faithfulness=faithfulness,
     )
-    return evaluation, results
+    faults = likely_faults(_figures(evaluation), suite.runner_cfg or {})
+    return replace(evaluation, faults=faults), results
+
+
+_FEWEST_FIRINGS_PER_FEATURE = 10  # fewer do not tell a dead feature from a rare one
+
+
+def _figures(evaluation: SuiteEvaluation) -> Iterator[Figures]:
+    for of in evaluation:
+        group = next(one for one in evaluation.features if of.layer in one.group.layers)
+        n_firings_F = group.n_firings_LF.sum(0)
+        tells = n_firings_F.sum() >= _FEWEST_FIRINGS_PER_FEATURE * len(n_firings_F)
+        yield Figures(
+            where=f"layer {of.layer}",
+            explained_variance=of.metrics["explained_variance"],
+            l0=of.metrics["l0"],
+            norm=of.metrics["l2_norm_in"] * (of.scaling_factor or 1.0),
+            dead_share=group.dead_share if tells else None,
+        )
 
 
 def _scored(

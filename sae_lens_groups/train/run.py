@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ from sae_lens_groups.train.checkpoints.checkpoint import Checkpoint, rescale_lea
 from sae_lens_groups.train.checkpoints.save import UNWRITABLE, RunCheckpoints, save_runner_files
 from sae_lens_groups.train.cost import flops_of_sae_step
 from sae_lens_groups.train.evals import GroupEvaluator, SuiteScores
-from sae_lens_groups.train.export import export_suite
+from sae_lens_groups.train.export import export_suite, faults_of_training
 from sae_lens_groups.train.group_trainer import GroupTrainer
 from sae_lens_groups.train.initial import initial_saes
 from sae_lens_groups.train.prepare import complete, prepare
@@ -74,6 +74,8 @@ class GroupSAETrainingRunner:
     """What the groups were chosen from; None where they were named, or follow a rule."""
     saes: dict[str, TrainingSAE[Any]]
     activations_store: GroupActivationsStore
+    faults: Sequence[str] = ()
+    """What is likely wrong with the result, and the setting to change; known once it ran."""
     _transfer_report: TransferReport | None = None
 
     def __init__(
@@ -136,6 +138,7 @@ class GroupSAETrainingRunner:
     def _saved_suite(self, trainer: GroupTrainer, checkpoints: RunCheckpoints) -> SAESuite:
         """The suite, written where the config asks for it. Nothing that goes wrong here loses it."""
         trainers = list(trainer.group_trainers.values())
+        self.faults = faults_of_training(self.cfg, trainers, trainer.curves.points)
         trained = export_suite(
             self.cfg,
             trainers,

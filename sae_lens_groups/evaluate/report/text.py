@@ -36,6 +36,7 @@ def evaluation_text(evaluation: SuiteEvaluation) -> str:
         tokens=evaluation.tokens,
         dataset_name=evaluation.dataset_name,
         features=_features([of for of in evaluation.features if len(of.group) > 1]),
+        faults=evaluation.faults,
         tasks=[] if faithfulness is None else [_task(of) for of in faithfulness.tasks.values()],
         d_sae=evaluation.features[0].n_firings_LF.shape[1] if evaluation.features else 0,
         found_cosine=FOUND_COSINE,
