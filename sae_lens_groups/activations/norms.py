@@ -26,7 +26,7 @@ from sae_lens_groups.layers import HookTemplate, LayerGroup, in_words
 USUAL_MULTIPLE = 10.0
 """What most tokens are far below: 10 times the median, as in dictionary_learning (its PR 52)."""
 _MASSIVE_SHARE = 0.15  # of the squared norm in 1% of the tokens; ordinary layers have .01 to .07
-_FEWEST_TOKENS, _MOST_TOKENS, _PART_OF_RUN = 1024, 4096, 50
+_FEWEST_TOKENS, _MOST_TOKENS, _PART_OF_RUN = 1024, 4096, 100
 _N_NAMED = 3
 
 
@@ -81,6 +81,10 @@ class ActivationNorms:
             "activation_norms": None if norms is None else norms.model_dump(),
         }
 
+    def to_dict(self) -> dict[str, Any]:
+        """By layer, as JSON has it."""
+        return {str(layer): norms.model_dump() for layer, norms in self.layers.items()}
+
     def warn_if_massive(self) -> None:
         """Says that few tokens carry most of the norm, which, and what is or can be done."""
         massive = {
@@ -115,7 +119,7 @@ def measure_norms(
 ) -> ActivationNorms:
     """The norms at the layers of `groups`, on the first tokens that training reads.
 
-    A 50th of `n_tokens` is read, at least 1,024 tokens and at most 4,096. Leaves the dataset and all
+    A 100th of `n_tokens` is read, at least 1,024 tokens and at most 4,096. Leaves the dataset and all
     random generators as they are.
     """
     groups = tuple(groups)

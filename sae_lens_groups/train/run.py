@@ -295,7 +295,8 @@ class GroupSAETrainingRunner:
         self._transfer_report = checkpoint.transfer(self.cfg.hook_template)
 
     def _scores(self) -> SuiteScores:
-        return SuiteScores(self.cfg, self.model, self._dataset, self.groups)
+        limits = self._norms.limits(self.cfg.hook_template)
+        return SuiteScores(self.cfg, self.model, self._dataset, self.groups, limits)
 
     def _compile_saes_if_asked(self) -> None:
         if not self.cfg.compile_sae:
@@ -318,7 +319,7 @@ class GroupSAETrainingRunner:
         wandb.init(
             project=log.wandb_project,
             entity=log.wandb_entity,
-            config=self.cfg.to_dict(),
+            config={**self.cfg.to_dict(), "activation_norms": self._norms.to_dict()},
             name=log.run_name,
             id=log.wandb_id,
         )
