@@ -48,7 +48,7 @@ def fingerprint(dataset: HfDataset) -> str:
     """A hash of what the first rows hold: the same in whatever form they are stored."""
     hashed = hashlib.sha256()
     for row in itertools.islice(as_stream(dataset), _N_FIRST_ROWS):
-        value = next((row[name] for name in _COLUMNS if name in row), row)
+        value: Any = next((row[name] for name in _COLUMNS if name in row), row)
         value = value.tolist() if hasattr(value, "tolist") else value
         hashed.update(json.dumps(value, sort_keys=True, default=str).encode() + b"\n")
     return hashed.hexdigest()[:32]
