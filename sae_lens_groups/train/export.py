@@ -81,7 +81,8 @@ def faults_of_training(
     points, figures = list(points), []
     for one in trainers:
         own = [point for point in points if point.group == one.group.name]
-        is_dead_F = one.n_forward_passes_since_fired.gt(one.cfg.dead_feature_window)
+        silent_F: torch.Tensor = one.n_forward_passes_since_fired  # type: ignore[assignment]
+        is_dead_F = silent_F > one.cfg.dead_feature_window
         if own:
             dead_share = is_dead_F.float().mean().item()
             figures.append(figures_of_training(in_words(one.group.layers), own, dead_share))
