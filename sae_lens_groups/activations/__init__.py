@@ -2,9 +2,10 @@
 
 from sae_lens_groups.activations.batches import BatchStream, TrainingBatches
 from sae_lens_groups.activations.dataset import (
+    DatasetId,
     as_stream,
+    fingerprint,
     held_out_rows,
-    is_same_dataset,
     open_dataset,
     open_train_split,
     require_usable_rows,
@@ -39,6 +40,7 @@ __all__ = [
     "USUAL_MULTIPLE",
     "ActivationNorms",
     "BatchStream",
+    "DatasetId",
     "GroupActivationsStore",
     "GroupBatch",
     "LayerNorms",
@@ -48,9 +50,9 @@ __all__ = [
     "TrainingBatches",
     "as_stream",
     "compile_if_asked",
+    "fingerprint",
     "flops_of",
     "held_out_rows",
-    "is_same_dataset",
     "load_hooked_model",
     "load_with_hooks",
     "measure_norms",

@@ -1,6 +1,10 @@
 """Opens the dataset that a config names, local or on the Hub."""
 
-from typing import Any, cast
+import hashlib
+import itertools
+import json
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 import datasets
 import datasets.exceptions
@@ -15,6 +19,39 @@ from sae_lens_groups.activations.model import d_vocab
 from sae_lens_groups.errors import DatasetError
 
 TOKEN_COLUMNS = ("tokens", "input_ids")
+_COLUMNS = (*TOKEN_COLUMNS, "text", "problem", "messages")
+"""What of a row can be read, the first that is there."""
+_N_FIRST_ROWS = 16
+
+
+class DatasetId(NamedTuple):
+    """What tells a dataset from others: its path as it was given, and its content."""
+
+    path: str | None = None
+    fingerprint: str | None = None
+    """Of its first rows; None where nobody looked."""
+
+    def is_same(self, other: "DatasetId") -> bool:
+        """Whether both mean one dataset, wherever it lies and however its path is spelled."""
+        if self.fingerprint is not None and self.fingerprint == other.fingerprint:
+            return True
+        if not self.path or not other.path:
+            return False
+        places = (
+            files.expanded(p).resolve() if is_local(p) else p.rstrip("/")
+            for p in (self.path, other.path)
+        )
+        return len(set(places)) == 1
+
+
+def fingerprint(dataset: HfDataset) -> str:
+    """A hash of what the first rows hold: the same in whatever form they are stored."""
+    hashed = hashlib.sha256()
+    for row in itertools.islice(as_stream(dataset), _N_FIRST_ROWS):
+        value: Any = next((row[name] for name in _COLUMNS if name in row), row)
+        value = value.tolist() if hasattr(value, "tolist") else value
+        hashed.update(json.dumps(value, sort_keys=True, default=str).encode() + b"\n")
+    return hashed.hexdigest()[:32]
 
 
 def open_dataset(cfg: LanguageModelSAERunnerConfig[Any]) -> IterableDataset:
@@ -43,8 +80,11 @@ def open_train_split(
         open_path = _open_local if is_local(path) else _load
         dataset = open_path(path, streaming, trust_remote_code)
     except (OSError, ValueError, IndexError, datasets.exceptions.DatasetsError) as error:
+        looked = (
+            "" if is_local(path) else f", and there is no folder {path!r} in {str(Path.cwd())!r}"
+        )
         raise DatasetError(
-            f"dataset_path {path!r} cannot be read: {error}; "
+            f"dataset_path {path!r} cannot be read: {error}{looked}; "
             "name a Hub dataset or a local folder with a 'train' split"
         ) from error
     return as_stream(dataset)
@@ -88,14 +128,6 @@ def as_stream(dataset: HfDataset) -> IterableDataset:
 def is_local(dataset_path: str) -> bool:
     """Whether a dataset path means a place on disk rather than a name on the Hub."""
     return files.exists(dataset_path) or dataset_path.startswith((".", "/", "~"))
-
-
-def is_same_dataset(path: str | None, other: str | None) -> bool:
-    """Whether two dataset paths mean one dataset, however they are spelled."""
-    if not path or not other:
-        return False
-    places = [files.expanded(p).resolve() if is_local(p) else p.rstrip("/") for p in (path, other)]
-    return places[0] == places[1]
 
 
 def _open_local(path: str, streaming: bool, trust_remote_code: bool) -> HfDataset:

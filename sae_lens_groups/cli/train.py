@@ -31,6 +31,8 @@ def train(args: Sequence[str]) -> int:
         hook_name = next(iter(suite))
         print(f"The suite of {len(suite)} layers lies in {suite.path}, a plain SAE for each:")
         print(f'    SAE.load_from_disk("{suite.path / hook_name}")')
+    for fault in runner.faults:
+        print(f"Look into: {fault}")
     return 0
 
 

@@ -35,6 +35,11 @@ def counted(n: int, what: str) -> str:
     return f"{n} {what}" + "s" * (n != 1)
 
 
+def as_given(value: object) -> str:
+    """A setting: `40,000`, or `0.001`."""
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
 def percent(part: float) -> str:
     """`12.3%`; `nan` where there is none."""
     return f"{part:.1%}" if math.isfinite(part) else str(part)

@@ -15,6 +15,7 @@ from sae_lens_groups import files
 from sae_lens_groups.activations import (
     ActivationNorms,
     as_stream,
+    fingerprint,
     measure_norms,
     n_layers_before_loading,
     n_layers_of,
@@ -292,6 +293,7 @@ class CompletedRun:
     transfer: Transfer | None
     """Where each group starts from."""
     norms: ActivationNorms
+    dataset_fingerprint: str
 
 
 def complete(run: PreparedRun, model: HookedRootModule) -> CompletedRun:
@@ -311,7 +313,13 @@ def complete(run: PreparedRun, model: HookedRootModule) -> CompletedRun:
             given.require_fit(cfg, groups)
     norms = _norms(run, model, hooked)
     norms.warn_if_massive()
-    return CompletedRun(groups=groups, plan=plan, transfer=transfer, norms=norms)
+    return CompletedRun(
+        groups=groups,
+        plan=plan,
+        transfer=transfer,
+        norms=norms,
+        dataset_fingerprint=fingerprint(run.dataset),
+    )
 
 
 def _norms(

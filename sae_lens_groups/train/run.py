@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from transformer_lens import HookedRootModule
 from sae_lens_groups import files
 from sae_lens_groups.activations import (
     BatchStream,
+    DatasetId,
     GroupActivationsStore,
     TrainingBatches,
     compile_if_asked,
@@ -45,7 +46,7 @@ from sae_lens_groups.train.checkpoints.checkpoint import Checkpoint
 from sae_lens_groups.train.checkpoints.save import RunCheckpoints, save_runner_files
 from sae_lens_groups.train.cost import flops_of_sae_step
 from sae_lens_groups.train.evals import GroupEvaluator, SuiteScores
-from sae_lens_groups.train.export import export_suite
+from sae_lens_groups.train.export import export_suite, faults_of_training
 from sae_lens_groups.train.group_trainer import GroupTrainer
 from sae_lens_groups.train.initial import initial_saes
 from sae_lens_groups.train.prepare import complete, prepare
@@ -77,6 +78,8 @@ class GroupSAETrainingRunner:
     activations_store: GroupActivationsStore
     checkpoint: Checkpoint | None
     """What the run goes on from."""
+    faults: Sequence[str] = ()
+    """What is likely wrong with the result, and the setting to change; known once it ran."""
     _transfer_report: TransferReport | None = None
 
     def __init__(
@@ -96,6 +99,7 @@ class GroupSAETrainingRunner:
         completed = complete(prepared, self.model)
         self.groups, self.plan = completed.groups, completed.plan
         self._transfer, self._norms = completed.transfer, completed.norms
+        self._dataset_id = DatasetId(self._dataset_path, completed.dataset_fingerprint)
         compile_if_asked(cfg, self.model)
         store = CachedActivationsStore if cfg.use_cached_activations else GroupActivationsStore
         self.activations_store = store.from_group_config(
@@ -153,6 +157,7 @@ class GroupSAETrainingRunner:
 
     def _exported(self, trainer: GroupTrainer) -> SAESuite:
         trainers = list(trainer.group_trainers.values())
+        self.faults = faults_of_training(self.cfg, trainers, trainer.curves.points)
         trained = export_suite(
             self.cfg,
             trainers,
@@ -160,6 +165,7 @@ class GroupSAETrainingRunner:
             self.plan,
             self._finished_report(trainers),
             dataset_rows_read=self._dataset_rows_read(),
+            dataset_fingerprint=self._dataset_id.fingerprint,
             training_curves=trainer.curves.points,
             sae_step_flops=self._sae_step_flops,
         )
@@ -177,7 +183,7 @@ class GroupSAETrainingRunner:
         source = None if self._transfer is None else self._transfer.source
         n_rows = self.activations_store.n_dataset_processed
         try:
-            return rows_read_with_source(n_rows, self._dataset_path, source)
+            return rows_read_with_source(n_rows, self._dataset_id, source)
         except (GroupSAEError, OSError) as error:
             warnings.warn(f"the rows that init_from read are not known: {error}", stacklevel=2)
             return None
