@@ -1,13 +1,13 @@
 """Which layers form a group, and which hook each layer has."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Integral
 from typing import Any
 
-from sae_lens_groups.errors import HookNameError, LayerGroupsError, quoted
+from sae_lens_groups.errors import HookNameError, LayerGroupsError, counted, quoted
 
 
 @dataclass(frozen=True, order=True)
@@ -67,9 +67,18 @@ class LayerGroup:
         return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
 
 
+Layers = int | LayerGroup | Iterable[int | str | LayerGroup]
+"""Layers as a user names them: numbers, hook names, groups or the names of groups; one or several."""
+
+
 def format_layer_groups(groups: Sequence[LayerGroup]) -> str:
     """The flag that names these groups: `0-3,4-7,8-10,11`."""
     return ",".join(map(str, groups))
+
+
+def saes_for_layers(groups: Collection[LayerGroup]) -> str:
+    """`5 SAEs for 12 layers`, which is what groups are for."""
+    return f"{counted(len(groups), 'SAE')} for {counted(sum(map(len, groups)), 'layer')}"
 
 
 # No more digits than any model has layers, and than Python reads.

@@ -28,8 +28,12 @@ class Baseline:
     """Rows of its dataset that training read, where they are known."""
 
     @classmethod
-    def of(cls, saes: "Baseline | Mapping[str, SAE[Any]]", name: str = "baseline") -> "Baseline":
+    def of(
+        cls, saes: "Baseline | Mapping[str, SAE[Any]] | str | Path", name: str = "baseline"
+    ) -> "Baseline":
         """What is known of these SAEs; a suite knows how it was trained, and its folder's name."""
+        if isinstance(saes, str | Path):
+            return open_baseline(saes)
         if isinstance(saes, Baseline):
             return saes
         if not isinstance(saes, SAESuite):

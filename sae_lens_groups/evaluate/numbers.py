@@ -30,11 +30,6 @@ def count(value: float) -> str:
     return f"{value:.1f}"
 
 
-def counted(n: int, what: str) -> str:
-    """`12 layers`, or `1 layer`."""
-    return f"{n} {what}" + "s" * (n != 1)
-
-
 def percent(part: float) -> str:
     """`12.3%`; `nan` where there is none."""
     return f"{part:.1%}" if math.isfinite(part) else str(part)

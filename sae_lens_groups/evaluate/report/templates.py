@@ -4,7 +4,7 @@ import textwrap
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from sae_lens_groups.evaluate.numbers import counted
+from sae_lens_groups.errors import counted
 from sae_lens_groups.evaluate.report.names import printable, public
 from sae_lens_groups.files import cell
 
