@@ -107,6 +107,27 @@ def _parse_range(part: str, text: str) -> LayerGroup:
     return LayerGroup(int(first), int(last if last is not None else first))
 
 
+def layer_groups_text(given: object) -> object:
+    """`layer_groups` as text where it is given as a list of groups, or as what has groups, a plan.
+
+    A group is a `LayerGroup`, its layers, the first and the last of them, a layer, or text. What is
+    no list comes back as it is.
+    """
+    groups = getattr(given, "groups", given)
+    if not isinstance(groups, list | tuple):
+        return given
+    return format_layer_groups(disjoint(group for each in groups for group in _given(each)))
+
+
+def _given(group: Any) -> Sequence[LayerGroup]:
+    if isinstance(group, str):
+        return parse_ranges(group)
+    if isinstance(group, LayerGroup) or not isinstance(group, Iterable):
+        return [group if isinstance(group, LayerGroup) else LayerGroup(group, group)]
+    layers = list(group)
+    return [LayerGroup(*layers) if len(layers) == 2 else LayerGroup.from_layers(layers)]
+
+
 def disjoint(groups: Iterable[LayerGroup]) -> tuple[LayerGroup, ...]:
     """The groups sorted by layer, checked to be at least one and to share no layer."""
     ordered = tuple(sorted(groups))
