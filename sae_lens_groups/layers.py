@@ -156,6 +156,11 @@ def require_within(groups: Iterable[LayerGroup], n_layers: int) -> None:
 _LONGEST_NAME = 230
 
 
+# Modules of transformers whose output is the residual stream after the block, as
+# tests/test_transformer_lens.py finds for the families that it has.
+_BLOCKS = ("gpt_neox.layers.", "transformer.h.", "model.layers.")
+
+
 @dataclass(frozen=True)
 class HookTemplate:
     """A hook name whose layer number is the variable part: `blocks.{layer}.hook_resid_post`."""
@@ -200,6 +205,13 @@ class HookTemplate:
                 "dots, as in blocks.{layer}.hook_resid_post"
             )
         return template
+
+    @property
+    def in_transformer_lens(self) -> "HookTemplate | None":
+        """What TransformerLens calls these hooks; None where that is not known."""
+        if self.before in _BLOCKS and not self.after:
+            return HookTemplate("blocks.", ".hook_resid_post")
+        return self if self.before == "blocks." else None
 
     def hook_name(self, layer: int) -> str:
         """The name of the hook at this layer."""

@@ -462,10 +462,10 @@ def test_a_block_of_transformers_is_the_hook_that_the_program_names_for_transfor
     )
 
 
-def test_a_model_that_transformer_lens_does_not_know_goes_through_saelens_loader(
-    of_transformers: CardFacts,
-) -> None:
-    unknown = replace(of_transformers, base_model="me/pythia")
+@pytest.mark.usefixtures("of_transformers")
+def test_a_model_that_transformer_lens_does_not_know_goes_through_saelens_loader() -> None:
+    inside = facts(hook="gpt_neox.layers.{layer}.mlp", base_model="me/pythia")
+    unknown = with_metadata(inside, model_class_name="AutoModelForCausalLM")
     assert "loads models by TransformerLens's names, and has none" in model_card(unknown)
     text = program(model_card(unknown), "load_model")
     names: dict[str, Any] = {}
@@ -473,10 +473,23 @@ def test_a_model_that_transformer_lens_does_not_know_goes_through_saelens_loader
     assert names["features"].count_nonzero() == 4 * names["tokens"].numel()
 
 
+def test_a_block_of_a_model_that_transformer_lens_does_not_name_goes_through_its_bridge(
+    of_transformers: CardFacts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unknown = replace(of_transformers, base_model="me/pythia")
+    text = program(model_card(unknown), "SAETransformerBridge")
+    exec(text.replace("me/pythia", "EleutherAI/pythia-14m"), {})
+    shown = capsys.readouterr().out
+    assert "No hook found" not in shown
+    without, with_them = re.findall(r"tensor\(([\d.]+)", shown)
+    assert abs(float(without) - float(with_them)) > 0.1
+
+
 def test_a_model_that_is_not_on_the_hub_is_a_path_to_fill_in() -> None:
-    local = facts(hook="gpt_neox.layers.{layer}", base_model=None)
-    shown = program(model_card(local), "load_model")
-    assert '"path/to/pythia-160m")  # it is not on the Hub' in shown
+    for hook, loader in (("{layer}.mlp", "load_model"), ("{layer}", "SAETransformerBridge")):
+        local = facts(hook=f"gpt_neox.layers.{hook}", base_model=None)
+        shown = program(model_card(local), loader)
+        assert '"path/to/pythia-160m")  # it is not on the Hub' in shown
 
 
 def test_a_local_model_does_not_pass_for_one_that_transformer_lens_knows_by_its_name() -> None:
