@@ -462,10 +462,10 @@ def test_a_block_of_transformers_is_the_hook_that_the_program_names_for_transfor
     )
 
 
-@pytest.mark.usefixtures("of_transformers")
-def test_a_model_that_transformer_lens_does_not_know_goes_through_saelens_loader() -> None:
-    inside = facts(hook="gpt_neox.layers.{layer}.mlp", base_model="me/pythia")
-    unknown = with_metadata(inside, model_class_name="AutoModelForCausalLM")
+def test_a_model_that_transformer_lens_does_not_know_goes_through_saelens_loader(
+    of_transformers: CardFacts,
+) -> None:
+    unknown = replace(of_transformers, base_model="me/pythia")
     assert "loads models by TransformerLens's names, and has none" in model_card(unknown)
     text = program(model_card(unknown), "load_model")
     names: dict[str, Any] = {}
@@ -485,9 +485,37 @@ def test_a_block_of_a_model_that_transformer_lens_does_not_name_goes_through_its
     assert abs(float(without) - float(with_them)) > 0.1
 
 
+LIMIT = 20.0  # some of the tokens are beyond it
+
+
+@pytest.mark.parametrize("prepend_bos", [True, False])
+def test_the_programs_take_the_tokens_of_training(
+    of_transformers: CardFacts, monkeypatch: pytest.MonkeyPatch, prepend_bos: bool
+) -> None:
+    norms = {"median": 1.0, "first_position": 90.0, "largest": 90.0, "top_share": 0.9}
+    limited = {"max_activation_norm": LIMIT, "max_activation_norm_multiple": 30.0}
+    metadata = {"model_class_name": "AutoModelForCausalLM", "prepend_bos": prepend_bos}
+    trained = with_metadata(of_transformers, **metadata, **limited, activation_norms=norms)
+    unknown = replace(trained, base_model="me/pythia")
+    assert "beyond 30 times the median norm" in " ".join(model_card(unknown).split())
+    names: dict[str, Any] = {}
+    sae = demo_sae("gpt_neox.layers.2")
+    sae.cfg.metadata.max_activation_norm = LIMIT
+    monkeypatch.setattr(SAE, "from_pretrained", staticmethod(lambda *_: sae))
+    text = program(model_card(unknown), "load_model")
+    exec(text.replace("me/pythia", "EleutherAI/pythia-14m"), names)
+    tokenizer: Any = names["model"].tokenizer
+    bos = [tokenizer.bos_token_id] if prepend_bos else []
+    assert names["tokens"].tolist() == [[*bos, *tokenizer("The cat sat on the mat").input_ids]]
+    (activations,) = names["cache"].values()
+    kept = activations[activations.norm(dim=-1) <= LIMIT]
+    assert 0 < len(kept) < names["tokens"].numel()
+    assert torch.equal(names["activations"], kept)
+
+
 def test_a_model_that_is_not_on_the_hub_is_a_path_to_fill_in() -> None:
-    for hook, loader in (("{layer}.mlp", "load_model"), ("{layer}", "SAETransformerBridge")):
-        local = facts(hook=f"gpt_neox.layers.{hook}", base_model=None)
+    local = facts(hook="gpt_neox.layers.{layer}", base_model=None)
+    for loader in ("import load_model", "SAETransformerBridge"):
         shown = program(model_card(local), loader)
         assert '"path/to/pythia-160m")  # it is not on the Hub' in shown
 
