@@ -308,8 +308,7 @@ def _require_known(flags: Mapping[str, Any], names: list[str]) -> None:
     for name in flags:
         if name not in names:
             similar = " or ".join(get_close_matches(name, names, n=3))
-            of_fields = "its fields are those of SAELens's config and of GroupSAERunnerConfig"
-            meant = f"did you mean {similar}?" if similar else of_fields
+            meant = f"did you mean {similar}?" if similar else "it has SAELens's fields and ours"
             raise UnknownNameError(f"the config has no field {name!r}; {meant}")
 
 
