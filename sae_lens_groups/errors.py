@@ -145,6 +145,11 @@ def quoted(value: object) -> str:
         return f"a number too long to write out ({type(value).__name__})"
 
 
+def counted(n: int, what: str) -> str:
+    """`1,200 layers`, or `1 layer`."""
+    return f"{n:,} {what}" + "s" * (n != 1)
+
+
 def first_line(error: BaseException) -> str:
     """What an error says first; its name where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from sae_lens_groups.cli.flags import OwnFlags, ParsedFlags, as_mistakes, parse_flags
-from sae_lens_groups.errors import ConfigError
+from sae_lens_groups.errors import ConfigError, counted
 from sae_lens_groups.train import ALL_ROWS, CACHE_DTYPES, CACHE_ROWS, DRAWN_ROWS, CacheRun
 
 _DEFAULTS = {"layer_groups": "each"}
@@ -17,10 +17,9 @@ def cache(args: Sequence[str]) -> int:
     _require_groups(flags, own.cache_rows)
     with as_mistakes():
         caching = CacheRun(flags.cfg, own.cache_rows, own.cache_dtype)
-        n_layers = sum(map(len, caching.groups))
-        what = (
-            f"{n_layers} layers" if own.cache_rows == ALL_ROWS else f"{len(caching.groups)} groups"
-        )
+        groups, every_row = caching.groups, own.cache_rows == ALL_ROWS
+        n_layers = sum(map(len, groups))
+        what = counted(n_layers, "layer") if every_row else counted(len(groups), "group")
         print(
             f"Caching about {caching.n_tokens:,} tokens of {what}: {caching.n_bytes / 1e9:,.2f} GB "
             f"in {caching.folder}",

@@ -5,6 +5,8 @@ from typing import Any
 
 from sae_lens_groups.cli.flags import as_mistakes, parse_flags
 from sae_lens_groups.config import GroupSAERunnerConfig
+from sae_lens_groups.errors import counted
+from sae_lens_groups.layers import saes_for_layers
 from sae_lens_groups.plan import plan_text
 from sae_lens_groups.saved import TransferReport
 from sae_lens_groups.train import GroupSAETrainingRunner
@@ -23,13 +25,14 @@ def train(args: Sequence[str]) -> int:
         print(f"Goes on from {runner.checkpoint.path}, {where}.", flush=True)
     with as_mistakes():
         suite = runner.run()
-    n_saes, n_layers = len(runner.groups), sum(map(len, runner.groups))
-    print(f"Trained {n_saes} SAEs for {n_layers} layers.")
+    print(f"Trained {saes_for_layers(runner.groups)}.")
     if suite.manifest.transfer is not None:
         print(_came_from(suite.manifest.transfer))
     if suite.path is not None:
         hook_name = next(iter(suite))
-        print(f"The suite of {len(suite)} layers lies in {suite.path}, a plain SAE for each:")
+        print(
+            f"The suite of {counted(len(suite), 'layer')} lies in {suite.path}, a plain SAE for each:"
+        )
         print(f'    SAE.load_from_disk("{suite.path / hook_name}")')
     for fault in runner.faults:
         print(f"Look into: {fault}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from sae_lens_groups import files
 from sae_lens_groups.demo.model import D_IN, DATASET_NAME, HOOK_NAME, MODEL_CLASS_NAME, MODEL_FOLDER
-from sae_lens_groups.layers import format_layer_groups
+from sae_lens_groups.layers import format_layer_groups, saes_for_layers
 
 CONTEXT_SIZE = 128
 D_SAE = 8 * D_IN
@@ -89,7 +89,7 @@ def _run(layer_groups: str, output_path: Path, training_tokens: int) -> None:
 
         print(plan_text(runner.plan), end="\n\n")
     print(
-        f"Training {len(runner.groups)} SAEs for {sum(map(len, runner.groups))} layers "
+        f"Training {saes_for_layers(runner.groups)} "
         f"(groups {format_layer_groups(runner.groups)}), "
         f"{training_tokens:,} tokens each, from one pass of the language model.",
         flush=True,

@@ -31,8 +31,12 @@ class Baseline:
     """and how many rows of it."""
 
     @classmethod
-    def of(cls, saes: "Baseline | Mapping[str, SAE[Any]]", name: str = "baseline") -> "Baseline":
+    def of(
+        cls, saes: "Baseline | Mapping[str, SAE[Any]] | str | Path", name: str = "baseline"
+    ) -> "Baseline":
         """What is known of these SAEs; a suite knows how it was trained, and its folder's name."""
+        if isinstance(saes, str | Path):
+            return open_baseline(saes)
         if isinstance(saes, Baseline):
             return saes
         if not isinstance(saes, SAESuite):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,11 +34,11 @@ Results = Mapping[str, LayerResults]
 
 
 def evaluate_suite(
-    suite: SAESuite,
+    suite: SAESuite | str | Path,
     model: HookedRootModule,
     dataset: HfDataset,
     *,
-    baseline: Baseline | Mapping[str, SAE[Any]] | None = None,
+    baseline: Baseline | Mapping[str, SAE[Any]] | str | Path | None = None,
     n_batches: int = 8,
     batch_size_prompts: int = 16,
     context_size: int | None = None,
@@ -54,11 +55,12 @@ def evaluate_suite(
     other settings left there is kept in `earlier_evaluation` beside them.
 
     Args:
-        suite: the suite to score.
+        suite: the suite to score, or its folder.
         model: the language model, as SAELens's `load_model` gives it, with hooks at all layers.
         dataset: text or tokens the suite was not trained on (a `datasets` dataset).
-        baseline: another suite, or plain SAEs by hook name. Layers that both have are compared,
-            with 95% confidence intervals over sequences.
+        baseline: another suite, plain SAEs by hook name, or a place of either in any form of
+            `init_from`. Layers that both have are compared, with 95% confidence intervals over
+            sequences.
         n_batches: LM batches to evaluate on.
         batch_size_prompts: prompts per LM batch.
         context_size: tokens per prompt; that of the suite's training if None.
@@ -76,6 +78,7 @@ def evaluate_suite(
         OutputFolderError: the suite's folder cannot be written to.
         UnknownNameError: there is no such task.
     """
+    suite = suite if isinstance(suite, SAESuite) else SAESuite.load(suite)
     require_evaluable(suite, model)
     compared = None if baseline is None else Baseline.of(baseline)
     shared = {} if compared is None else shared_layers(suite, compared)
@@ -232,8 +235,10 @@ def _features(suite: SAESuite, results: Results, n_tokens: int) -> tuple[Feature
     """On which layers of its group each feature fires, a group each."""
     template = suite.manifest.hook_template
 
-    def counted(group: LayerGroup) -> np.ndarray:
+    def n_firings(group: LayerGroup) -> np.ndarray:
         of_layers = [results[template.hook_name(layer)].n_firings_F for layer in group.layers]
         return torch.stack(of_layers).numpy()
 
-    return tuple(FeatureLayers(group, counted(group), n_tokens) for group in suite.manifest.groups)
+    return tuple(
+        FeatureLayers(group, n_firings(group), n_tokens) for group in suite.manifest.groups
+    )

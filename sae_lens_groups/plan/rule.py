@@ -3,12 +3,19 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
 from sae_lens_groups import files
 from sae_lens_groups.errors import LayerGroupsError, UnknownNameError, quoted
-from sae_lens_groups.layers import LayerGroup, disjoint, parse_ranges, require_within
+from sae_lens_groups.layers import (
+    LayerGroup,
+    disjoint,
+    layer_groups_text,
+    parse_ranges,
+    require_within,
+)
 from sae_lens_groups.plan.distances import LayerDistances
 
 LastLayer = Literal["alone", "grouped"]
@@ -65,12 +72,18 @@ class PlanFile:
     path: Path
 
 
-def parse_layer_groups(text: str) -> PartitionRule | PlanFile:
-    """Reads the flag: explicit groups, a rule, or the path of a plan.
+def parse_layer_groups(given: object) -> PartitionRule | PlanFile:
+    """Reads the flag: explicit groups, also in a list, a rule, or the path of a plan.
 
     Raises:
-        LayerGroupsError: the text is none of `0-3,4-7,11`, `name`, `name:G` and `folder/plan.json`.
+        LayerGroupsError: it is none of `0-3,4-7,11`, `name`, `name:G` and `folder/plan.json`.
     """
+    text = layer_groups_text(given)
+    if not isinstance(text, str):
+        raise LayerGroupsError(
+            f"layer_groups is {quoted(given)}; it takes text such as 0-3,4-7,11 or even:4, or a list "
+            "of groups such as [(0, 3), 4]"
+        )
     text = text.strip()
     if not text:
         raise LayerGroupsError(
@@ -98,12 +111,16 @@ def _n_groups(number: str, text: str) -> int:
 
 def find_partition(name: str, known: Mapping[str, Partition]) -> Partition:
     """The partition of this name among those that plugins registered."""
-    if name not in known:
-        raise UnknownNameError(
-            f"layer_groups {quoted(name)} is not known; known rules: {', '.join(sorted(known))}; "
-            "or name the groups themselves, such as 0-3,4-7,11, or the path of a plan.json"
-        )
-    return known[name]
+    if name in known:
+        return known[name]
+    plan = files.expanded(name) / files.PLAN
+    hint = f"write {plan} for the plan in that folder; " if files.exists(plan) else ""
+    if similar := get_close_matches(name, known, n=1):
+        hint += f"did you mean {similar[0]}? "
+    raise UnknownNameError(
+        f"layer_groups {quoted(name)} is not known; {hint}known rules: {', '.join(sorted(known))}; "
+        "or name the groups themselves, such as 0-3,4-7,11, or the path of a plan.json"
+    )
 
 
 def require_usable(rule: PartitionRule, partition: Partition, n_split: int | None = None) -> None:

@@ -118,15 +118,13 @@ class _TrainedGroups(SAESource):
 
     @override
     def layer(self, layer: int, device: str = "cpu") -> SAE[Any]:
-        part = self._layers[layer]
-        metadata = {
-            "hook_name": self.manifest.hook_template.hook_name(layer),
-            "sae_lens_groups": {
-                **group_metadata(part.group),
-                "layer": layer,
-                "scaling_factor": part.scaler.scaling_factor,
-            },
-        }
+        part, template = self._layers[layer], self.manifest.hook_template
+        ours = {**group_metadata(part.group), "layer": layer}
+        ours["scaling_factor"] = part.scaler.scaling_factor
+        if template.in_transformer_lens not in (None, template):
+            # Its bridge attaches an SAE only where hook_name is this.
+            ours["transformer_lens_hook_name"] = template.in_transformer_lens.hook_name(layer)
+        metadata = {"hook_name": template.hook_name(layer), "sae_lens_groups": ours}
         return layer_sae(part.group_sae, part.scaler, metadata | part.results)
 
     @override

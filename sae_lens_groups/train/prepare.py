@@ -29,7 +29,7 @@ from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.field_values import require_one_of
 from sae_lens_groups.files import only_writer
-from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.layers import LayerGroup, format_layer_groups
 from sae_lens_groups.plan import (
     GroupPlan,
     PartitionRule,
@@ -124,7 +124,12 @@ class SettledConfig:
 
 def settle(cfg: GroupSAERunnerConfig[Any]) -> SettledConfig:
     """Looks up what a config names: rules and alignments, a plan, a checkpoint, a source's tokens."""
-    rule = _read_layer_groups(cfg.layer_groups)
+    if not isinstance(cfg, GroupSAERunnerConfig):
+        raise ConfigError(
+            f"the config is {type(cfg).__name__}, which has no layer groups; add them with "
+            'GroupSAERunnerConfig.from_sae_lens(cfg, layer_groups="0-3,4-7")'
+        )
+    rule = _read_layer_groups(cfg)
     _require_usable_step(cfg)
     layer_alignment = _find_alignment(cfg, "layer_alignment")
     if layer_alignment is not None:
@@ -144,8 +149,11 @@ def settle(cfg: GroupSAERunnerConfig[Any]) -> SettledConfig:
     return SettledConfig(cfg=cfg, rule=rule, checkpoint=checkpoint)
 
 
-def _read_layer_groups(layer_groups: str) -> PartitionRule | GroupPlan:
-    rule = parse_layer_groups(layer_groups)
+def _read_layer_groups(cfg: GroupSAERunnerConfig[Any]) -> PartitionRule | GroupPlan:
+    plan = cfg.given_groups
+    if isinstance(plan, GroupPlan) and format_layer_groups(plan.groups) == cfg.layer_groups:
+        return plan
+    rule = parse_layer_groups(cfg.layer_groups)
     if isinstance(rule, PlanFile):
         return GroupPlan.load(rule.path)
     require_usable(rule, find_partition(rule.name, partitions()))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
+from sae_lens_groups.errors import counted
 from sae_lens_groups.evaluate.metrics import shown_in
 from sae_lens_groups.evaluate.numbers import flops
 from sae_lens_groups.evaluate.report.names import public
@@ -116,7 +117,7 @@ def _cost_figure(evaluation: SuiteEvaluation, name: str) -> go.Figure:
     for costs, mean, colour, symbol in zip(
         evaluation.costs, _means(evaluation, name), (SUITE_COLOUR, BASELINE_COLOUR), symbols
     ):
-        of_layers = f"{costs.n_saes} SAEs for {costs.n_layers} layers"
+        of_layers = f"{counted(costs.n_saes, 'SAE')} for {counted(costs.n_layers, 'layer')}"
         add_line(
             figure,
             f"{public(costs.name)}: {of_layers}",

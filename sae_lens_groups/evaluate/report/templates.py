@@ -4,7 +4,8 @@ import textwrap
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from sae_lens_groups.evaluate.numbers import as_given, counted, percent
+from sae_lens_groups.errors import counted
+from sae_lens_groups.evaluate.numbers import as_given, percent
 from sae_lens_groups.evaluate.report.names import printable, public
 from sae_lens_groups.files import cell
 from sae_lens_groups.layers import in_words

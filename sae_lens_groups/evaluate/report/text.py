@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from sae_lens_groups.errors import counted
 from sae_lens_groups.evaluate.circuits import TaskResult
 from sae_lens_groups.evaluate.circuits.report import SUFFICIENT
 from sae_lens_groups.evaluate.features import FEWEST_FIRINGS, SPECIFIC_SHARE, FeatureLayers
 from sae_lens_groups.evaluate.matching import FOUND_COSINE
-from sae_lens_groups.evaluate.numbers import count, counted, percent
+from sae_lens_groups.evaluate.numbers import count, percent
 from sae_lens_groups.evaluate.report.layer_table import (
     DIFFERENCES,
     FEATURES,
