@@ -22,6 +22,7 @@ TrainingInterrupted (a KeyboardInterrupt)
 """
 
 import reprlib
+import shlex
 import signal
 from pathlib import Path
 
@@ -124,7 +125,7 @@ class TrainingInterrupted(KeyboardInterrupt):
             )
         return (
             f"training stopped by {name}; progress is saved in {self.checkpoint}, "
-            f"continue with --resume_from_checkpoint {self.checkpoint}"
+            f"continue with --resume_from_checkpoint {shlex.quote(str(self.checkpoint))}"
         )
 
 

@@ -21,6 +21,7 @@ from sae_lens_groups.activations.model import (
     require_hooks,
     require_width,
     width_at,
+    width_before_loading,
 )
 from sae_lens_groups.activations.pair_moments import moments_of_pairs, pairs_with_middle_layers
 from sae_lens_groups.activations.remote_code import require_no_remote_code, without_remote_code
@@ -54,5 +55,6 @@ __all__ = [
     "require_width",
     "taking_flat_heads",
     "width_at",
+    "width_before_loading",
     "without_remote_code",
 ]

@@ -1,30 +1,18 @@
 """`sae-lens-groups plan`: measures a model, proposes groups, and draws both."""
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sae_lens_groups import files
-from sae_lens_groups.activations import (
-    load_hooked_model,
-    n_layers_before_loading,
-    open_dataset,
-    require_usable_rows,
-    width_at,
-)
-from sae_lens_groups.cli.flags import OwnFlags, ParsedFlags, as_mistakes, parse_flags
-from sae_lens_groups.plan import (
-    GroupPlan,
-    find_metric,
-    measure_layer_distances,
-    plan_groups,
-    plan_text,
-    require_plannable,
-    save_plan_folder,
-)
-from sae_lens_groups.train import count_flops, settle, time_steps
+from sae_lens_groups.cli.command_line import CommandLine, OwnFlags, announce, read_command_line
+
+if TYPE_CHECKING:  # they bring SAELens, which takes seconds to import
+    from sae_lens_groups.cli.flags import ParsedFlags
+    from sae_lens_groups.plan import GroupPlan
 
 # Features per dimension of the SAEs that a plan without --d_sae reckons with, as in the paper.
 _EXPANSION = 16
@@ -37,27 +25,45 @@ _DEFAULTS = {"layer_groups": "auto", "n_batches_in_buffer": 1_000_000}
 def plan(args: Sequence[str]) -> int:
     """Measures, plans, prints, and writes `plan.json`, `plan.html` and `plan.png`."""
     own, rest = _parser().parse_known_args(list(args))
-    flags = parse_flags("plan", rest, _DEFAULTS, d_sae=_ANY_D_SAE)
+    line = read_command_line("plan", rest, needs_layer_groups=False)
+    folder = Path(line.given.get("output_path") or "plan")
+    files.require_free(folder)
+    announce(line)
+    return _plan(line, own, folder)
+
+
+def _plan(line: CommandLine, own: argparse.Namespace, folder: Path) -> int:
+    from sae_lens_groups.cli.flags import as_mistakes, parse_flags
+    from sae_lens_groups.plan import find_metric, plan_text, save_plan_folder
+    from sae_lens_groups.train import settle
+
+    flags = parse_flags(line, _DEFAULTS, d_sae=_ANY_D_SAE)
     with as_mistakes():
         flags = replace(flags, cfg=settle(flags.cfg).cfg)
-    asked_for = flags.cfg.output_path if "output_path" in flags.given else None
-    folder = Path(asked_for or "plan")
-    files.require_free(folder)
     find_metric(own.metric)
     with as_mistakes():
-        made = _plan(flags, own)
+        made = _made(flags, own)
     print(plan_text(made, flags.cfg.training_tokens))
     sae = flags.cfg.sae
     print(f"                of SAEs of architecture {sae.architecture()} with d_sae {sae.d_sae:,}")
     save_plan_folder(made, folder)
     print(
         f"\nLook at it: {folder / files.PLAN_PAGE} (or {files.PLAN_PICTURE})\n"
-        f"Train it:   sae-lens-groups train --layer_groups {folder / files.PLAN} ..."
+        f"Train it:   sae-lens-groups train --layer_groups {shlex.quote(str(folder / files.PLAN))} ..."
     )
     return 0
 
 
-def _plan(flags: ParsedFlags, own: argparse.Namespace) -> GroupPlan:
+def _made(flags: "ParsedFlags", own: argparse.Namespace) -> "GroupPlan":
+    from sae_lens_groups.activations import (
+        load_hooked_model,
+        n_layers_before_loading,
+        open_dataset,
+        require_usable_rows,
+    )
+    from sae_lens_groups.plan import measure_layer_distances, plan_groups, require_plannable
+    from sae_lens_groups.train import count_flops, time_steps
+
     cfg = flags.cfg
     choice = {
         "amad_threshold": cfg.amad_threshold,
@@ -77,8 +83,10 @@ def _plan(flags: ParsedFlags, own: argparse.Namespace) -> GroupPlan:
     return plan_groups(distances, rule, flops=flops, seconds=seconds, **choice)
 
 
-def _complete(flags: ParsedFlags, model: Any) -> None:
+def _complete(flags: "ParsedFlags", model: Any) -> None:
     """Sets what a plan needs not be told: the width, and the size of an SAE."""
+    from sae_lens_groups.activations import width_at
+
     cfg = flags.cfg
     hook_name = cfg.hook_template.hook_name(0)
     if flags.has_file or hook_name not in model.hook_dict:

@@ -1,6 +1,7 @@
 """`sae-lens-groups publish`: puts a suite on the Hugging Face Hub."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ def publish(args: Sequence[str]) -> int:
     if files.exists(flags.repo_id) and not files.exists(flags.suite):
         raise ConfigError(
             f"{flags.suite!r} is not a folder, and {flags.repo_id!r} is one; the suite comes first: "
-            f"publish {flags.repo_id} {flags.suite}"
+            f"publish {shlex.join([flags.repo_id, flags.suite])}"
         )
     require_repo_id(flags.repo_id)
     options = PublishOptions(

@@ -176,6 +176,8 @@ class GroupPlan:
             PlanError: there is no plan, or it is broken or of a newer format.
         """
         path = Path(path)
+        if not files.exists(path):
+            raise PlanError(f"plan {str(path)!r} is not there{files.did_you_mean(path)}")
         with _refusing(f"plan {str(path)!r}"):
             return cls.from_entries(
                 files.read_entries(PlanEntries, path.read_text(encoding="utf-8"))

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -99,9 +100,14 @@ def _n_groups(number: str, text: str) -> int:
 def find_partition(name: str, known: Mapping[str, Partition]) -> Partition:
     """The partition of this name among those that plugins registered."""
     if name not in known:
+        folder = files.expanded(name)
+        near = get_close_matches(name, known, n=1)
+        if files.exists(folder / files.PLAN):
+            near = [str(folder / files.PLAN)]
         raise UnknownNameError(
             f"layer_groups {quoted(name)} is not known; known rules: {', '.join(sorted(known))}; "
             "or name the groups themselves, such as 0-3,4-7,11, or the path of a plan.json"
+            + "".join(f"; did you mean {one}?" for one in near)
         )
     return known[name]
 
