@@ -515,4 +515,4 @@ def test_the_demo_of_the_wheel_prints_a_score_for_every_layer(wheel: Path, tmp_p
     assert "<h1>4 SAEs for 12 layers" in (tmp_path / "demo_suite" / "report.html").read_text()
     again = demo()
     assert again.returncode == 2
-    assert "already holds a suite of another run" in again.stderr
+    assert "already holds a finished suite" in again.stderr

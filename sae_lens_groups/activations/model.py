@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import warnings
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -49,7 +50,8 @@ def width_before_loading(cfg: GroupSAERunnerConfig[Any]) -> int | None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     try:
-        with FakeTensorMode():  # shapes without numbers, so that nothing takes memory
+        # Shapes without numbers, so that nothing takes memory.
+        with FakeTensorMode(), warnings.catch_warnings(action="ignore"):
             return width_at(_without_weights(cfg), cfg.hook_name, cfg.hook_head_index)
     except Exception:  # any failure here shows again, with its own message, when the model loads
         return None

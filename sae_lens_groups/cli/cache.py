@@ -4,7 +4,7 @@ import argparse
 import shlex
 from collections.abc import Sequence
 
-from sae_lens_groups.cli.command_line import CommandLine, OwnFlags, announce, read_command_line
+from sae_lens_groups.cli.command_line import CommandLine, ConfigFlags, announce, read_command_line
 from sae_lens_groups.errors import ConfigError
 
 _DEFAULTS = {"layer_groups": "each"}
@@ -12,8 +12,7 @@ _DEFAULTS = {"layer_groups": "each"}
 
 def cache(args: Sequence[str]) -> int:
     """Says how large the activations will be, writes them, and says how to train from them."""
-    own, rest = _parser().parse_known_args(list(args))
-    line = read_command_line("cache", rest, needs_layer_groups=False)
+    own, line = read_command_line(_parser(), args)
     if own.cache_rows == "drawn" and line.saved is None and "layer_groups" not in line.given:
         raise ConfigError(
             "cache_rows is drawn, and layer_groups does not say for which groups; name those that "
@@ -46,11 +45,9 @@ def _cache(line: CommandLine, own: argparse.Namespace) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = OwnFlags(
-        prog="sae-lens-groups cache",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+def _parser() -> ConfigFlags:
+    parser = ConfigFlags(
+        "cache",
         usage="sae-lens-groups cache --cached_activations_path FOLDER --model_name NAME ...",
         description="Runs the language model once and stores the activations that training reads. "
         "Training then\ntakes them from disk with --use_cached_activations, as often as you like.",

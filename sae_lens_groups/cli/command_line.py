@@ -48,26 +48,20 @@ class CommandLine:
 
 
 def read_command_line(
-    command: str, args: Sequence[str], *, needs_layer_groups: bool = True
-) -> CommandLine:
-    """Reads the flags of the config.
+    parser: "ConfigFlags", args: Sequence[str]
+) -> tuple[argparse.Namespace, CommandLine]:
+    """A command's own flags, and those of the config.
 
     Raises:
         GroupSAEError: one is unknown, lacks its value, or has an impossible one.
     """
-    parser = OwnFlags(f"sae-lens-groups {command}", add_help=False, allow_abbrev=False)
-    parser.add_argument("--config_file", type=Path)
-    parser.add_argument("--architecture", "--sae")
     own, rest = parser.parse_known_args(list(args))
     saved = None if own.config_file is None else _config_file(own.config_file, own.architecture)
     architecture = saved["sae"]["architecture"] if saved else own.architecture
-    architecture = architecture or DEFAULT_ARCHITECTURE
-    flags, given = _spelled_out(parser, rest, architecture)
-    if needs_layer_groups and "layer_groups" not in {**given, **(saved or {})}:
+    flags, given = _spelled_out(parser, rest, architecture or DEFAULT_ARCHITECTURE)
+    if parser.needs_layer_groups and "layer_groups" not in {**given, **(saved or {})}:
         parser.error("the following arguments are required: --layer_groups")
-    if (output_path := given.get("output_path")) is not None and command == "train":
-        files.require_free(output_path)
-    return CommandLine(parser.prog, architecture, flags, given, saved)
+    return own, CommandLine(parser.prog, architecture or DEFAULT_ARCHITECTURE, flags, given, saved)
 
 
 def announce(line: CommandLine | None = None) -> None:
@@ -105,6 +99,21 @@ class OwnFlags(argparse.ArgumentParser):
         if is_unknown:
             message += _similar(flags.split()[0], [*self._option_string_actions, *known])
         raise ConfigError(f"{message}; `{self.prog} --help` lists the flags")
+
+
+class ConfigFlags(OwnFlags):
+    """The same for a command that takes the flags of the config too, each its own parser's."""
+
+    def __init__(self, command: str, needs_layer_groups: bool = False, **settings: Any) -> None:
+        super().__init__(
+            prog=f"sae-lens-groups {command}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            **settings,
+        )
+        self.needs_layer_groups = needs_layer_groups
+        self.add_argument("--config_file", type=Path, help="the runner_cfg.json of an earlier run")
+        self.add_argument("--architecture", "--sae", help="of the SAE (default: standard)")
 
 
 def _similar(given: str, known: Iterable[str]) -> str:
@@ -159,8 +168,7 @@ def _whole_name(parser: OwnFlags, name: str, known: list[str], architecture: str
         return begun[0]
     if begun:
         parser.error(f"{name} is the beginning of {', '.join(begun)}; write one of them")
-    own = [*known, "--config_file", "--architecture", "--dry_run"]
-    return parser.error(f"unrecognized arguments: {name}", own)
+    return parser.error(f"unrecognized arguments: {name}", known)
 
 
 def _checked(parser: OwnFlags, field: Field, text: str) -> str:

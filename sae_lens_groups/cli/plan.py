@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sae_lens_groups import files
-from sae_lens_groups.cli.command_line import CommandLine, OwnFlags, announce, read_command_line
+from sae_lens_groups.cli.command_line import CommandLine, ConfigFlags, announce, read_command_line
 
 if TYPE_CHECKING:  # they bring SAELens, which takes seconds to import
     from sae_lens_groups.cli.flags import ParsedFlags
@@ -24,8 +24,7 @@ _DEFAULTS = {"layer_groups": "auto", "n_batches_in_buffer": 1_000_000}
 
 def plan(args: Sequence[str]) -> int:
     """Measures, plans, prints, and writes `plan.json`, `plan.html` and `plan.png`."""
-    own, rest = _parser().parse_known_args(list(args))
-    line = read_command_line("plan", rest, needs_layer_groups=False)
+    own, line = read_command_line(_parser(), args)
     folder = Path(line.given.get("output_path") or "plan")
     files.require_free(folder)
     announce(line)
@@ -97,11 +96,9 @@ def _complete(flags: "ParsedFlags", model: Any) -> None:
         cfg.sae.d_sae = _EXPANSION * cfg.sae.d_in
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = OwnFlags(
-        prog="sae-lens-groups plan",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+def _parser() -> ConfigFlags:
+    parser = ConfigFlags(
+        "plan",
         usage="sae-lens-groups plan --model_name NAME --hook_name HOOK --dataset_path DATASET ...",
         description="Measures how far apart the layers of a model are, proposes groups of layers to "
         "share an SAE,\nand writes plan.json, plan.html and plan.png. Nothing is trained.",

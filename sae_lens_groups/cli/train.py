@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sae_lens_groups.cli.command_line import CommandLine, OwnFlags, announce, read_command_line
+from sae_lens_groups import files
+from sae_lens_groups.cli.command_line import CommandLine, ConfigFlags, announce, read_command_line
 from sae_lens_groups.cli.train_help import train_help
 
 if TYPE_CHECKING:  # they bring SAELens, which takes seconds to import
@@ -13,12 +14,14 @@ if TYPE_CHECKING:  # they bring SAELens, which takes seconds to import
 
 def train(args: Sequence[str]) -> int:
     """Trains a suite from command-line flags and says where it lies."""
-    own, rest = _parser().parse_known_args(list(args))
-    architecture = [] if own.architecture is None else ["--architecture", own.architecture]
+    parser = _parser()
+    own, _ = parser.parse_known_args(list(args))
     if own.help:
         print(train_help(own.architecture))
         return 0
-    line = read_command_line("train", [*architecture, *rest])
+    _, line = read_command_line(parser, args)
+    if (output_path := line.given.get("output_path")) is not None:
+        files.require_free(output_path)
     announce(line)
     return _train(line, is_dry_run=own.dry_run)
 
@@ -50,11 +53,10 @@ def _train(line: CommandLine, *, is_dry_run: bool) -> int:
     return 0
 
 
-def _parser() -> OwnFlags:
-    parser = OwnFlags(prog="sae-lens-groups train", add_help=False, allow_abbrev=False)
+def _parser() -> ConfigFlags:
+    parser = ConfigFlags("train", needs_layer_groups=True, add_help=False)
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--dry_run", action="store_true")
-    parser.add_argument("--architecture", "--sae")  # whose settings the help shows
     return parser
 
 
@@ -74,4 +76,4 @@ def parse_config(args: Sequence[str]) -> "GroupSAERunnerConfig[Any]":
     """
     from sae_lens_groups.cli.flags import parse_flags
 
-    return parse_flags(read_command_line("train", args)).cfg
+    return parse_flags(read_command_line(_parser(), args)[1]).cfg

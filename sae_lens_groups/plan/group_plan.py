@@ -177,7 +177,9 @@ class GroupPlan:
         """
         path = Path(path)
         if not files.exists(path):
-            raise PlanError(f"plan {str(path)!r} is not there{files.did_you_mean(path)}")
+            raise PlanError(
+                f"plan {str(path)!r} cannot be read: it is not there{files.did_you_mean(path)}"
+            )
         with _refusing(f"plan {str(path)!r}"):
             return cls.from_entries(
                 files.read_entries(PlanEntries, path.read_text(encoding="utf-8"))
