@@ -473,6 +473,33 @@ def test_a_model_that_transformer_lens_does_not_know_goes_through_saelens_loader
     assert names["features"].count_nonzero() == 4 * names["tokens"].numel()
 
 
+@pytest.mark.parametrize("prepend_bos", [True, False])
+def test_the_programs_take_the_tokens_of_training(
+    of_transformers: CardFacts, monkeypatch: pytest.MonkeyPatch, prepend_bos: bool
+) -> None:
+    norms = {"median": 1.0, "first_position": 90.0, "largest": 90.0, "top_share": 0.9}
+    limited = {"max_activation_norm": 30.0, "max_activation_norm_multiple": 30.0}
+    metadata = {"model_class_name": "AutoModelForCausalLM", "prepend_bos": prepend_bos}
+    trained = with_metadata(of_transformers, **metadata, **limited, activation_norms=norms)
+    unknown = replace(trained, base_model="me/pythia")
+    assert "beyond 30 times the median norm" in " ".join(model_card(unknown).split())
+    names: dict[str, Any] = {}
+    sae = demo_sae("gpt_neox.layers.2")
+    sae.cfg.metadata.max_activation_norm = 30.0
+    monkeypatch.setattr(SAE, "from_pretrained", staticmethod(lambda *_: sae))
+    text = program(model_card(unknown), "load_model")
+    exec(text.replace("me/pythia", "EleutherAI/pythia-14m"), names)
+    model = load_model("AutoModelForCausalLM", "EleutherAI/pythia-14m")
+    bos = [model.tokenizer.bos_token_id] if prepend_bos else []
+    ids = [*bos, *model.tokenizer("The cat sat on the mat")["input_ids"]]
+    assert names["tokens"].tolist() == [ids]
+    _, cache = model.run_with_cache(torch.tensor([ids]))
+    activations = cache["gpt_neox.layers.2"]
+    kept = activations[activations.norm(dim=-1) <= 30]
+    assert 0 < len(kept) < len(ids)
+    assert torch.equal(names["activations"], kept)
+
+
 def test_a_model_that_is_not_on_the_hub_is_a_path_to_fill_in() -> None:
     local = facts(hook="gpt_neox.layers.{layer}", base_model=None)
     shown = program(model_card(local), "load_model")
@@ -512,7 +539,7 @@ def test_a_branch_is_downloaded_where_saelens_would_read_main(
     exec(programs(card)[0], names)
     hook_name = "blocks.2.hook_resid_post"
     assert asked == [(REPO, {"revision": "v2", "allow_patterns": [f"{hook_name}/*"]})]
-    assert names["sae"].cfg.metadata.hook_name == hook_name
+    assert "gpt_neox.layers.2" == hook_name
     assert ', revision="v2")' in program(card, "SAESuite")
     assert "--revision v2" in card
     assert model_card(facts_of(suite, revision="main")) == model_card(facts_of(suite))
