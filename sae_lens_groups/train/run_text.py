@@ -61,6 +61,7 @@ def _text(run: PreparedRun) -> str:
     cfg = run.cfg
     if cfg.use_cached_activations:
         return f"cached activations, {cfg.cached_activations_path}"
+    limit = cfg.max_activation_norm_multiple
     excluded = cfg.exclude_special_tokens
     special = "all special tokens" if excluded is True else f"tokens {excluded}"
     return ", ".join(
@@ -69,6 +70,7 @@ def _text(run: PreparedRun) -> str:
             f"context {cfg.context_size}",
             f"{'' if cfg.prepend_bos else 'no '}BOS prepended to text",
             *([f"{special} left out of training"] if excluded else []),
+            *([f"tokens over {limit:g} times the median norm left out"] if limit else []),
             *([] if cfg.seqpos_slice == (None,) else [f"positions {cfg.seqpos_slice} of each"]),
         ]
     )
