@@ -12,6 +12,7 @@ from transformer_lens import HookedTransformerConfig
 from sae_lens_groups import GroupPlan
 from sae_lens_groups.activations import width_before_loading
 from sae_lens_groups.cli import main
+from sae_lens_groups.cli.fields import architectures, config_fields
 from sae_lens_groups.cli.train import parse_config
 from sae_lens_groups.demo.model import MODEL_FOLDER
 from sae_lens_groups.errors import TrainingInterrupted
@@ -28,6 +29,7 @@ WITHOUT_WIDTH = [flag for flag in FLAGS if flag not in ("--d_in", "96")]
 _COMMANDS = """
 import contextlib, io, json, sys
 from sae_lens_groups.cli import main
+from sae_lens_groups.cli.fields import architectures, config_fields
 for args in json.loads(sys.argv[1]):
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
@@ -299,3 +301,37 @@ def test_a_plan_says_how_many_rows_it_leaves_out() -> None:
 def test_advice_quotes_paths() -> None:
     message = str(TrainingInterrupted(2, Path("my runs/ckpt/512")))
     assert message.endswith("continue with --resume_from_checkpoint 'my runs/ckpt/512'")
+
+
+# --- pages ---
+
+TUTORIALS = Path(__file__).parent.parent / "tutorials"
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (TUTORIALS / "README.md").read_text()
+    pages = {path.name for pattern in ("*.md", "*.ipynb") for path in TUTORIALS.glob(pattern)}
+    assert {page for page in pages - {"README.md"} if f"]({page})" not in index} == set()
+
+
+@pytest.mark.parametrize("page", ["your_own_model.md", "choosing.md", "trouble.md"])
+def test_every_flag_that_a_page_for_beginners_names_is_one(page: str) -> None:
+    known = {field.flag for name in architectures() for field in config_fields(name)}
+    known |= {flag.replace("--", "--no", 1) for flag in known}
+    known |= {"--architecture", "--config_file", "--dry_run", "--help"}
+    of_others = {"--n_eval_batches", "--eval_batch_size_prompts", "--base_model", "--license"}
+    named = set(re.findall(r"(?<![\w-])--\w+", (TUTORIALS / page).read_text()))
+    assert named - known - of_others == set()
+    assert named
+
+
+def test_every_message_on_the_page_about_trouble_is_one_that_somebody_gets() -> None:
+    rows = re.findall(r"^\| `([^`]+)` \|", (TUTORIALS / "trouble.md").read_text(), re.MULTILINE)
+    package = TUTORIALS.parent / "sae_lens_groups"
+    code = " ".join(path.read_text() for path in package.rglob("*.py"))
+    code = re.sub(r'"\s*f?"', " ", code)  # strings over several lines
+    code = " ".join(re.sub(r"\{[^{}]*\}", "", code).split())
+    for row in rows:
+        parts = [re.escape(part.strip()).replace(r"\ ", r"\s*") for part in row.split("...")]
+        assert re.search(".{0,90}".join(parts), code), row
+    assert len(rows) > 6

@@ -26,9 +26,9 @@ def _cache(line: CommandLine, own: argparse.Namespace) -> int:
     from sae_lens_groups.cli.flags import as_mistakes, parse_flags, with_width
     from sae_lens_groups.train import ALL_ROWS, CacheRun
 
-    flags = with_width(parse_flags(line, _DEFAULTS))
+    cfg = with_width(parse_flags(line, _DEFAULTS), line)
     with as_mistakes():
-        caching = CacheRun(flags.cfg, own.cache_rows, own.cache_dtype)
+        caching = CacheRun(cfg, own.cache_rows, own.cache_dtype)
         n_layers = sum(map(len, caching.groups))
         what = (
             f"{n_layers} layers" if own.cache_rows == ALL_ROWS else f"{len(caching.groups)} groups"

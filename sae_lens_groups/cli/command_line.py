@@ -21,16 +21,11 @@ from sae_lens_groups.layers import parse_ranges
 
 _READ: dict[str, Callable[[str], float]] = {"int": whole_number, "float": float}
 _RANGES = re.compile(r"[\d\s,-]*\d[\d\s,-]*")
-# What others call them.
+# What others call them, where it is not the beginning of the name.
 _SYNONYMS = {
     "learning_rate": "lr",
     "batch_size": "train_batch_size_tokens",
-    "tokens": "training_tokens",
-    "model": "model_name",
-    "dataset": "dataset_path",
-    "output": "output_path",
     "groups": "layer_groups",
-    "layers": "layer_groups",
 }
 
 

@@ -43,7 +43,7 @@ class Field:
 @cache
 def architectures() -> dict[str, str]:
     """The architectures that SAELens trains, and the config class of each."""
-    calls = [node for node in ast.walk(_tree("__init__.py")) if isinstance(node, ast.Call)]
+    calls = [node for node in ast.walk(_parsed("__init__.py")) if isinstance(node, ast.Call)]
     return {
         ast.literal_eval(call.args[0]): ast.unparse(call.args[2])
         for call in calls
@@ -128,25 +128,19 @@ def _classes_upwards(class_name: str) -> Iterator[ast.ClassDef]:
 
 @cache
 def _classes() -> dict[str, ast.ClassDef]:
-    trees = [_tree("config.py"), *map(_tree, sorted(p.name for p in _root().glob("saes/*.py")))]
     own = Path(__file__).parent.parent / "config.py"
-    trees.append(ast.parse(own.read_text(encoding="utf-8")))
-    return {
-        node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)
-    }
+    trees = [*map(_parsed, ("config.py", "saes/*.py")), _parsed(own.name, own.parent)]
+    nodes = [node for tree in trees for node in tree.body]
+    return {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
 
 
-def _tree(name: str) -> ast.Module:
-    path = _root() / name
-    path = path if path.exists() else _root() / "saes" / name
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
-def _root() -> Path:
+def _parsed(names: str, folder: Path | None = None) -> ast.Module:
+    """The source of SAELens's files of these names, or of another folder's."""
     spec = find_spec("sae_lens")  # which does not import it
     assert spec is not None
     assert spec.origin is not None
-    return Path(spec.origin).parent
+    paths = (folder or Path(spec.origin).parent).glob(names)
+    return ast.parse("\n".join(path.read_text(encoding="utf-8") for path in paths))
 
 
 def _descriptions(docstring: str) -> dict[str, str]:

@@ -2,8 +2,8 @@
 
 import argparse
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, make_dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import make_dataclass
 from functools import partial
 from typing import Any, NoReturn
 
@@ -20,23 +20,12 @@ from sae_lens_groups.cli.command_line import CommandLine, OwnFlags
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError, GroupSAEError
 
-__all__ = ["OwnFlags", "ParsedFlags", "as_mistakes", "parse_flags"]
-
-
-@dataclass(frozen=True)
-class ParsedFlags:
-    """A config from the command line."""
-
-    cfg: GroupSAERunnerConfig[Any]
-    given: frozenset[str]
-    """The fields that the flags gave, such as `sae.d_sae`."""
-    has_file: bool
-    """Whether a file gave all the others; they have defaults otherwise."""
+__all__ = ["OwnFlags", "as_mistakes", "parse_flags", "with_width"]
 
 
 def parse_flags(
     line: CommandLine, defaults: Mapping[str, Any] | None = None, d_sae: int = 1024
-) -> ParsedFlags:
+) -> GroupSAERunnerConfig[Any]:
     """The config that the flags mean, on top of the file that `--config_file` names.
 
     Args:
@@ -47,15 +36,14 @@ def parse_flags(
     Raises:
         GroupSAEError: a flag has an impossible value.
     """
-    saved, given = line.saved, frozenset(line.given)
+    saved = line.saved
     try:
         defaults = dict(defaults or {})
         if saved is not None and "layer_groups" in saved:  # one of SAELens's own runs has none
             defaults["layer_groups"] = saved["layer_groups"]
         parser = _parser(line.prog, defaults, d_sae, is_partial=saved is not None)
         parsed = parser.parse_args(["--architecture", line.architecture, *line.flags]).cfg
-        cfg = parsed if saved is None else _on_top_of(_trusted(saved, given), parsed, given)
-        return ParsedFlags(cfg, given, has_file=saved is not None)
+        return parsed if saved is None else _on_top_of(_trusted(saved, line), parsed, line)
     except argparse.ArgumentError as error:
         raise ConfigError(f"{error}; `{line.prog} --help` lists every flag") from error
     except GroupSAEError:
@@ -64,23 +52,22 @@ def parse_flags(
         raise ConfigError(str(error)) from error
 
 
-def with_width(flags: ParsedFlags) -> ParsedFlags:
-    """The same with the width of the model's activations, where `--d_in` does not say it.
+def with_width(cfg: GroupSAERunnerConfig[Any], line: CommandLine) -> GroupSAERunnerConfig[Any]:
+    """The config with the width of the model's activations, where `--d_in` does not say it.
 
     Raises:
         ConfigError: the model's configuration does not tell.
     """
-    if flags.has_file or "sae.d_in" in flags.given:
-        return flags
-    width = width_before_loading(flags.cfg)
+    if line.saved is not None or "sae.d_in" in line.given:
+        return cfg
+    width = width_before_loading(cfg)
     if width is None:
-        name, hook = flags.cfg.model_name, flags.cfg.hook_name
         raise ConfigError(
-            f"the configuration of the model {name!r} does not tell how wide its activations at "
-            f"{hook} are, or cannot be found; check both, or give --d_in"
+            f"the configuration of the model {cfg.model_name!r} does not tell how wide its "
+            f"activations at {cfg.hook_name} are, or cannot be found; check both, or give --d_in"
         )
-    flags.cfg.sae.d_in = width
-    return flags
+    cfg.sae.d_in = width
+    return cfg
 
 
 @contextlib.contextmanager
@@ -131,27 +118,27 @@ def _parser(
     return parser
 
 
-def _trusted(saved: dict[str, Any], given: frozenset[str]) -> dict[str, Any]:
+def _trusted(saved: dict[str, Any], line: CommandLine) -> dict[str, Any]:
     """The saved settings without code that the command line does not ask for.
 
     Raises:
         ConfigError: the model is to be loaded with some.
     """
-    if "model_from_pretrained_kwargs" not in given:
+    if "model_from_pretrained_kwargs" not in line.given:
         require_no_remote_code(
             saved.get("model_from_pretrained_kwargs"),
             "config_file",
             "say so with --model_from_pretrained_kwargs",
         )
-    return saved if "dataset_trust_remote_code" in given else without_remote_code(saved)
+    return saved if "dataset_trust_remote_code" in line.given else without_remote_code(saved)
 
 
 def _on_top_of(
-    saved: dict[str, Any], parsed: GroupSAERunnerConfig[Any], given: Iterable[str]
+    saved: dict[str, Any], parsed: GroupSAERunnerConfig[Any], line: CommandLine
 ) -> GroupSAERunnerConfig[Any]:
     """The saved settings, with those replaced that the command line gave."""
     flags: dict[str, Any] = {"layer_groups": parsed.layer_groups}
-    for field in given:
+    for field in line.given:
         *section, name = field.split(".")
         if not section:
             if name != "sae":  # the architecture is the file's own

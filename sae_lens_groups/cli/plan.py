@@ -3,7 +3,6 @@
 import argparse
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from sae_lens_groups import files
 from sae_lens_groups.cli.command_line import CommandLine, ConfigFlags, announce, read_command_line
 
 if TYPE_CHECKING:  # they bring SAELens, which takes seconds to import
-    from sae_lens_groups.cli.flags import ParsedFlags
+    from sae_lens_groups.config import GroupSAERunnerConfig
     from sae_lens_groups.plan import GroupPlan
 
 # Features per dimension of the SAEs that a plan without --d_sae reckons with, as in the paper.
@@ -36,14 +35,13 @@ def _plan(line: CommandLine, own: argparse.Namespace, folder: Path) -> int:
     from sae_lens_groups.plan import find_metric, plan_text, save_plan_folder
     from sae_lens_groups.train import settle
 
-    flags = parse_flags(line, _DEFAULTS, d_sae=_ANY_D_SAE)
+    cfg = parse_flags(line, _DEFAULTS, d_sae=_ANY_D_SAE)
     with as_mistakes():
-        flags = replace(flags, cfg=settle(flags.cfg).cfg)
-    find_metric(own.metric)
-    with as_mistakes():
-        made = _made(flags, own)
-    print(plan_text(made, flags.cfg.training_tokens))
-    sae = flags.cfg.sae
+        cfg = settle(cfg).cfg
+        find_metric(own.metric)
+        made = _made(cfg, line, own)
+    print(plan_text(made, cfg.training_tokens))
+    sae = cfg.sae
     print(f"                of SAEs of architecture {sae.architecture()} with d_sae {sae.d_sae:,}")
     save_plan_folder(made, folder)
     print(
@@ -53,7 +51,9 @@ def _plan(line: CommandLine, own: argparse.Namespace, folder: Path) -> int:
     return 0
 
 
-def _made(flags: "ParsedFlags", own: argparse.Namespace) -> "GroupPlan":
+def _made(
+    cfg: "GroupSAERunnerConfig[Any]", line: CommandLine, own: argparse.Namespace
+) -> "GroupPlan":
     from sae_lens_groups.activations import (
         load_hooked_model,
         n_layers_before_loading,
@@ -63,7 +63,6 @@ def _made(flags: "ParsedFlags", own: argparse.Namespace) -> "GroupPlan":
     from sae_lens_groups.plan import measure_layer_distances, plan_groups, require_plannable
     from sae_lens_groups.train import count_flops, time_steps
 
-    cfg = flags.cfg
     choice = {
         "amad_threshold": cfg.amad_threshold,
         "max_cost": own.max_cost,
@@ -73,7 +72,7 @@ def _made(flags: "ParsedFlags", own: argparse.Namespace) -> "GroupPlan":
     rule = require_plannable(cfg.layer_groups, n_layers=n_layers_before_loading(cfg), **choice)
     model = load_hooked_model(cfg, None)
     require_usable_rows(cfg.dataset_path, dataset, model)
-    _complete(flags, model)
+    _complete(cfg, line, model)
     flops = count_flops(cfg, model, dataset)
     seconds = time_steps(cfg, model, dataset) if own.time else None
     distances = measure_layer_distances(
@@ -82,17 +81,16 @@ def _made(flags: "ParsedFlags", own: argparse.Namespace) -> "GroupPlan":
     return plan_groups(distances, rule, flops=flops, seconds=seconds, **choice)
 
 
-def _complete(flags: "ParsedFlags", model: Any) -> None:
+def _complete(cfg: "GroupSAERunnerConfig[Any]", line: CommandLine, model: Any) -> None:
     """Sets what a plan needs not be told: the width, and the size of an SAE."""
     from sae_lens_groups.activations import width_at
 
-    cfg = flags.cfg
     hook_name = cfg.hook_template.hook_name(0)
-    if flags.has_file or hook_name not in model.hook_dict:
+    if line.saved is not None or hook_name not in model.hook_dict:
         return
-    if "sae.d_in" not in flags.given:
+    if "sae.d_in" not in line.given:
         cfg.sae.d_in = width_at(model, hook_name, cfg.hook_head_index)
-    if "sae.d_sae" not in flags.given:
+    if "sae.d_sae" not in line.given:
         cfg.sae.d_sae = _EXPANSION * cfg.sae.d_in
 
 

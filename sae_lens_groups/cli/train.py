@@ -31,7 +31,7 @@ def _train(line: CommandLine, *, is_dry_run: bool) -> int:
     from sae_lens_groups.plan import plan_text
     from sae_lens_groups.train import GroupSAETrainingRunner, dry_run, run_text
 
-    cfg = with_width(parse_flags(line)).cfg
+    cfg = with_width(parse_flags(line), line)
     with as_mistakes():
         if is_dry_run:
             print(dry_run(cfg))
@@ -76,4 +76,4 @@ def parse_config(args: Sequence[str]) -> "GroupSAERunnerConfig[Any]":
     """
     from sae_lens_groups.cli.flags import parse_flags
 
-    return parse_flags(read_command_line(_parser(), args)[1]).cfg
+    return parse_flags(read_command_line(_parser(), args)[1])
