@@ -206,6 +206,7 @@ def test_every_flag_of_ours_is_in_the_readme() -> None:
         "amad_threshold",
         "plan_tokens",
         "layers_per_token",
+        "max_activation_norm_multiple",
         "fast_step",
         "layer_alignment",
         "init_from",
