@@ -2,6 +2,7 @@
 
 import copy
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -19,6 +20,7 @@ from sae_lens_groups.field_values import (
     require_field_values,
     require_one_of,
     require_threshold,
+    why_not_here,
 )
 from sae_lens_groups.files import refusing, require_kinds
 from sae_lens_groups.layers import HookTemplate
@@ -128,12 +130,6 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
 
     def _require_usable_flags(self) -> None:
         require_threshold(self.amad_threshold)
-        if self.plan_tokens < 1:
-            raise ConfigError(f"plan_tokens is {self.plan_tokens}; use at least a few thousand")
-        if self.layers_per_token < 1:
-            raise ConfigError(
-                f"layers_per_token is {self.layers_per_token}; every token gives at least 1 row"
-            )
         require_one_of("fast_step", self.fast_step, FAST_STEPS)
         if self.use_cached_activations and self.cached_activations_path is None:
             raise ConfigError(
@@ -188,7 +184,8 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
             raise ConfigError(
                 f"the shuffle buffer holds n_batches_in_buffer * context_size = {buffer_size} "
                 f"tokens, less than one batch of train_batch_size_tokens="
-                f"{self.train_batch_size_tokens}; raise n_batches_in_buffer"
+                f"{self.train_batch_size_tokens}; raise n_batches_in_buffer to "
+                f"{-(-self.train_batch_size_tokens // self.rows_per_prompt)}"
             )
 
     def _require_one_batch(self) -> None:
@@ -218,6 +215,15 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
             )
         for name in ("device", "llm_device", "act_store_device"):
             require_device(name, getattr(self, name))
+        # SAELens moves an SAE to `device`, once its first weights are drawn where the SAE says.
+        if why_not_here(self.sae.device) is not None:
+            warnings.warn(
+                f"sae.device is {self.sae.device!r}, which cannot be used here; SAEs are trained "
+                f"on device, {self.device!r}",
+                stacklevel=4,
+            )
+            self.sae = copy.copy(self.sae)
+            self.sae.device = self.device
 
     @property
     def hook_template(self) -> HookTemplate:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from datasets import IterableDataset
 from sae_lens import SAE
 from transformer_lens import HookedRootModule
@@ -35,6 +34,7 @@ from sae_lens_groups.evaluate import (
     report_page,
     task_named,
 )
+from sae_lens_groups.field_values import why_not_here
 from sae_lens_groups.suite import SAESuite
 
 
@@ -226,11 +226,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def usable_device(text: str) -> str:
-    try:
-        torch.empty(0, device=text)
-    except (RuntimeError, AssertionError) as error:  # the latter where torch was built without it
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be used here: {reason}") from error
+    if (reason := why_not_here(text)) is not None:
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be used here: {reason}")
     return text
 
 

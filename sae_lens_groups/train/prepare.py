@@ -132,7 +132,7 @@ def settle(cfg: GroupSAERunnerConfig[Any]) -> SettledConfig:
             else checkpoint.settings["training_tokens"]
         )
         cfg = cfg.with_training_tokens(tokens)
-        _require_schedule_that_fits(cfg)
+    _require_schedules_that_fit(cfg)
     if cfg.init_from is not None and init_alignment is not None and not init_alignment.only_norms:
         _require_foldable(cfg, "init_alignment", init_alignment, "scale, orthogonal or none")
     return SettledConfig(cfg=cfg, rule=rule, checkpoint=checkpoint)
@@ -194,17 +194,34 @@ def _tokens_of_fraction(cfg: GroupSAERunnerConfig[Any], fraction: float) -> int:
     return round(fraction * found)
 
 
-def _require_schedule_that_fits(cfg: GroupSAERunnerConfig[Any]) -> None:
-    """Catches the schedule of a long run that was taken over for a fraction of it."""
-    n_steps = cfg.total_training_steps
-    needed = {"lr_warm_up_steps and lr_decay_steps": cfg.lr_warm_up_steps + cfg.lr_decay_steps}
-    needed |= {name: getattr(cfg.sae, name, 0) for name in _SPARSITY_WARM_UPS}
-    for name, n in needed.items():
-        if n > n_steps:
+def _require_schedules_that_fit(cfg: GroupSAERunnerConfig[Any]) -> None:
+    """Refuses schedules that the run would end in the middle of, and such as jump.
+
+    SAELens follows them without a word: a warm-up of 1,000 steps ends 40 steps at 4% of `lr`.
+    """
+    length, n_steps = "training_tokens", cfg.total_training_steps
+    if cfg.token_fraction is not None:
+        length = "token_fraction"
+    rate = {name: getattr(cfg, name) for name in ("lr_warm_up_steps", "lr_decay_steps")}
+    scheduler = cfg.lr_scheduler_name.lower()
+    if scheduler == "cosineannealingwarmrestarts":
+        rate["n_restart_cycles"] = cfg.n_restart_cycles
+    elif scheduler != "constant":
+        rate[f"a step of {scheduler}"] = 1
+    of_sae = [{name: getattr(cfg.sae, name, 0)} for name in _SPARSITY_WARM_UPS]
+    for needed in (rate, *of_sae):
+        names = [name for name, n in needed.items() if n]
+        if (n_needed := sum(needed.values())) > n_steps:
             raise ConfigError(
-                f"token_fraction leaves {n_steps} training steps, and {name} take {n}; lower them, "
-                "or raise token_fraction"
+                f"{length} leaves {n_steps} training steps, and {' and '.join(names)} "
+                f"take{'s' if len(names) == 1 else ''} {n_needed}; lower that, or raise {length}"
             )
+    first = "lr" if scheduler == "constant" else "lr_end"
+    if cfg.lr_decay_steps and getattr(cfg, first) == 0:
+        raise ConfigError(
+            f"lr_decay_steps is {cfg.lr_decay_steps}, which would begin at {first} = 0; raise "
+            f"{first}, or set lr_decay_steps to 0"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
