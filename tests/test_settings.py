@@ -5,13 +5,20 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from sae_lens.load_model import HookedProxyLM
 from transformer_lens import HookedTransformer
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from sae_lens_groups import GroupSAERunnerConfig, GroupSAETrainingRunner
-from sae_lens_groups.errors import ConfigError
+from sae_lens_groups import (
+    GroupSAERunnerConfig,
+    GroupSAETrainingRunner,
+    evaluate_suite,
+    measure_layer_distances,
+)
+from sae_lens_groups.errors import ConfigError, HookNameError
 from sae_lens_groups.train.prepare import settle
 
-from .conftest import group_config, sae_config
+from .conftest import D_IN, group_config, make_model, sae_config
 
 WARM_RESTARTS = "cosineannealingwarmrestarts"
 LONG_SCHEDULES = [
@@ -96,3 +103,130 @@ def test_the_number_that_a_buffer_needs_is_named() -> None:
             train_batch_size_tokens=4096,
             training_tokens=8192,
         )
+
+
+SILENT_HOOKS = [
+    ("hook_mlp_in", "use_hook_mlp_in"),
+    ("hook_attn_in", "use_attn_in"),
+    ("attn.hook_result", "use_attn_result"),
+    ("hook_q_input", "use_split_qkv_input"),
+]
+
+
+@pytest.mark.parametrize(("hook", "flag"), SILENT_HOOKS)
+def test_a_hook_that_the_model_does_not_compute_names_the_flag_that_makes_it(
+    tokens: Dataset, hook: str, flag: str
+) -> None:
+    model = make_model(n_layers=1)
+    d_in = D_IN if hook == "hook_mlp_in" else 2 * D_IN  # two heads
+    cfg = group_config("0", hook_name=f"blocks.0.{hook}", sae=sae_config(d_in=d_in))
+    with pytest.raises(HookNameError, match=rf"call model\.set_{flag}\(True\)"):
+        GroupSAETrainingRunner(cfg, tokens, model)
+    with pytest.raises(HookNameError, match=rf"call model\.set_{flag}\(True\)"):
+        measure_layer_distances(cfg, override_dataset=tokens, override_model=model)
+    getattr(model, f"set_{flag}")(True)
+    assert len(GroupSAETrainingRunner(cfg, tokens, model).run()) == 1
+
+
+NO_ROWS = [
+    ("attn.hook_pattern", 0, HookNameError, r"of shape \(1, 2, 7, 7\) for a prompt of 7 tokens"),
+    ("attn.hook_pattern", None, HookNameError, r"of shape \(1, 2, 7, 7\)"),
+    ("attn.hook_z", 2, ConfigError, "hook_head_index is 2, but .* has the heads 0 to 1"),
+    ("hook_resid_post", 0, ConfigError, "hook_head_index is 0, but .* has no heads"),
+    ("hook_resid_post", None, ConfigError, "d_in is 8, but .* is 16 wide; set d_in to 16"),
+]
+
+
+@pytest.mark.parametrize(("hook", "head", "error", "message"), NO_ROWS)
+def test_a_hook_that_gives_no_rows_of_d_in_is_refused_before_training(
+    model: HookedTransformer,
+    tokens: Dataset,
+    hook: str,
+    head: int | None,
+    error: type[Exception],
+    message: str,
+) -> None:
+    cfg = group_config(
+        "1", hook_name=f"blocks.1.{hook}", hook_head_index=head, sae=sae_config(d_in=8)
+    )
+    with pytest.raises(error, match=message):
+        GroupSAETrainingRunner(cfg, tokens, model)
+
+
+def hf_model(kind: str, n_positions: int, **changes: Any) -> HookedProxyLM:
+    """A random transformers model of one or two layers."""
+    sizes = {
+        "vocab_size": 60,
+        "hidden_size": D_IN,
+        "intermediate_size": D_IN,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "max_position_embeddings": n_positions,
+    }
+    config = AutoConfig.for_model(kind, **{**sizes, **changes})
+    model = AutoModelForCausalLM.from_config(config).eval()
+    return HookedProxyLM(model, None)  # type: ignore[arg-type]  # the tests give it tokens
+
+
+def test_a_hook_without_a_position_axis_is_not_blamed_on_heads(tokens: Dataset) -> None:
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 2}
+    model = hf_model("mixtral", 64, **experts)
+    cfg = group_config(
+        "0", hook_name="model.layers.0.mlp.gate", model_class_name="AutoModelForCausalLM"
+    )
+    with pytest.raises(HookNameError, match=r"gives activations of shape .* row of each token"):
+        GroupSAETrainingRunner(cfg, tokens, model)
+
+
+def test_a_wrong_argument_of_the_models_pass_is_refused_before_training(
+    model: HookedTransformer, tokens: Dataset
+) -> None:
+    with pytest.raises(ConfigError, match=r"model_kwargs \{'stop_here': 1\} cannot be passed"):
+        GroupSAETrainingRunner(group_config(model_kwargs={"stop_here": 1}), tokens, model)
+
+
+long_tokens = Dataset.from_dict({"tokens": [[n % 60] * 32 for n in range(100)]})
+OPT = {"ffn_dim": D_IN, "word_embed_proj_dim": D_IN, "pad_token_id": 1}
+LEARNED_POSITIONS = [
+    ("gpt2", "transformer.h.0", {}),
+    ("opt", "model.decoder.layers.0", OPT),
+    ("gptj", "transformer.h.0", {"rotary_dim": 8}),
+]
+
+
+@pytest.mark.parametrize(("kind", "hook_name", "changes"), LEARNED_POSITIONS)
+def test_prompts_beyond_the_positions_of_a_model_are_refused(
+    kind: str, hook_name: str, changes: dict[str, Any]
+) -> None:
+    cfg = group_config(
+        "0",
+        hook_name=hook_name,
+        model_class_name="AutoModelForCausalLM",
+        context_size=32,
+    )
+    with pytest.raises(ConfigError, match="context_size is 32, and the model has 31 positions"):
+        GroupSAETrainingRunner(cfg, long_tokens, hf_model(kind, 31, **changes))
+    assert GroupSAETrainingRunner(cfg, long_tokens, hf_model(kind, 32, **changes)).run()
+
+
+def test_prompts_beyond_the_positions_of_transformerlens_are_refused(
+    model: HookedTransformer, tokens: Dataset
+) -> None:
+    with pytest.raises(ConfigError, match="context_size is 32, and the model has 16 positions"):
+        GroupSAETrainingRunner(group_config(context_size=32), long_tokens, model)
+    suite = GroupSAETrainingRunner(group_config("3"), tokens, model).run()
+    with pytest.raises(ConfigError, match="context_size is 32, and the model has 16 positions"):
+        evaluate_suite(suite, model, long_tokens, context_size=32)
+
+
+def test_prompts_longer_than_a_rotary_model_was_made_for_are_warned_of() -> None:
+    cfg = group_config(
+        "0",
+        hook_name="model.layers.0",
+        model_class_name="AutoModelForCausalLM",
+        context_size=32,
+    )
+    with pytest.warns(UserWarning, match="the model was made for prompts of up to 16 tokens"):
+        runner = GroupSAETrainingRunner(cfg, long_tokens, hf_model("llama", 16))
+    assert runner.run()
+    GroupSAETrainingRunner(cfg, long_tokens, hf_model("llama", 32))  # no warning

@@ -10,6 +10,12 @@ from sae_lens_groups.activations.dataset import (
     require_usable_rows,
 )
 from sae_lens_groups.activations.draw import RowSink
+from sae_lens_groups.activations.fit import (
+    require_hooks,
+    require_positions,
+    require_width,
+    width_at,
+)
 from sae_lens_groups.activations.flops import flops_of
 from sae_lens_groups.activations.hooks import Site, taking_flat_heads
 from sae_lens_groups.activations.model import (
@@ -18,9 +24,6 @@ from sae_lens_groups.activations.model import (
     load_with_hooks,
     n_layers_before_loading,
     n_layers_of,
-    require_hooks,
-    require_width,
-    width_at,
 )
 from sae_lens_groups.activations.pair_moments import moments_of_pairs, pairs_with_middle_layers
 from sae_lens_groups.activations.remote_code import require_no_remote_code, without_remote_code
@@ -50,6 +53,7 @@ __all__ = [
     "pairs_with_middle_layers",
     "require_hooks",
     "require_no_remote_code",
+    "require_positions",
     "require_usable_rows",
     "require_width",
     "taking_flat_heads",

@@ -1,7 +1,6 @@
 """The language model: how many layers it has, before and after it is loaded, and how it is loaded."""
 
 import inspect
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,7 +9,7 @@ from sae_lens.load_model import HookedProxyLM, load_model
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.errors import ConfigError, HookNameError
+from sae_lens_groups.errors import HookNameError
 from sae_lens_groups.layers import HookTemplate, LayerGroup
 
 CAN_CHOOSE_HOOKS = "hook_names" in inspect.signature(load_model).parameters
@@ -132,43 +131,6 @@ def n_layers_among(names: Iterable[str], template: HookTemplate) -> int:
             f"the model has no hook named {template}; {_similar_names(names, template)}"
         )
     return max(layers) + 1
-
-
-def require_hooks(
-    model: HookedRootModule, template: HookTemplate, groups: Iterable[LayerGroup]
-) -> None:
-    """Refuses layers of the groups that have no hook in this model."""
-    missing = [name for name in template.hook_names(groups) if name not in model.hook_dict]
-    if missing:
-        raise HookNameError(
-            f"the model has no hook at {', '.join(missing)}; leave these layers out of "
-            "layer_groups, or load the model with hooks there"
-        )
-
-
-def require_width(
-    model: HookedRootModule, hook_name: str, hook_head_index: int | None, d_in: int
-) -> None:
-    """Refuses a model whose activations at a hook are not as wide as an SAE's input.
-
-    Raises:
-        ConfigError: they are wider or narrower.
-    """
-    width = width_at(model, hook_name, hook_head_index)
-    if width != d_in:
-        raise ConfigError(
-            f"the SAE at {hook_name} takes activations of width {d_in}, and this model's are "
-            f"{width} wide; give the model that the suite was trained on"
-        )
-
-
-@torch.no_grad()
-def width_at(model: HookedRootModule, hook_name: str, hook_head_index: int | None) -> int:
-    """The width d_in of the activations at a hook; of one head where an index is given."""
-    device = next(model.parameters()).device
-    token = torch.zeros(1, 1, dtype=torch.long, device=device)
-    shape = model.run_with_cache(token, names_filter=[hook_name])[1][hook_name].shape
-    return shape[-1] if hook_head_index is not None else math.prod(shape[2:])
 
 
 def d_vocab(model: HookedRootModule) -> int:
