@@ -10,6 +10,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
+from sae_lens.saes.sae import SAEConfig
 
 from sae_lens_groups.errors import ConfigError, UnknownNameError, first_line, quoted
 
@@ -120,6 +121,17 @@ def require_one_of(field: str, name: str, known: Collection[str]) -> None:
     if not isinstance(name, str) or name not in known:
         listed = ", ".join(known if isinstance(known, tuple) else sorted(known))
         raise UnknownNameError(f"{field} {quoted(name)} is not known; known names: {listed}")
+
+
+def require_k(sae: SAEConfig) -> None:
+    """Refuses a k that is no number of an SAE's features."""
+    k = getattr(sae, "k", None)
+    if k is not None and k <= 0:
+        raise ConfigError(f"k is {k}; at least one feature has to be active")
+    if k is not None and k > sae.d_sae:
+        raise ConfigError(
+            f"k is {k}, more than the d_sae={sae.d_sae} features; lower k or raise d_sae"
+        )
 
 
 def require_device(name: str, device: str | None) -> None:

@@ -1,10 +1,15 @@
 """Settings that do not fit the run, the model or the machine are found before training, with numbers."""
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from datasets import Dataset
+from sae_lens import LanguageModelSAERunnerConfig, PretokenizeRunner, PretokenizeRunnerConfig
 from sae_lens.load_model import HookedProxyLM
 from transformer_lens import HookedTransformer
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -15,10 +20,18 @@ from sae_lens_groups import (
     evaluate_suite,
     measure_layer_distances,
 )
-from sae_lens_groups.errors import ConfigError, HookNameError
-from sae_lens_groups.train.prepare import settle
+from sae_lens_groups.activations import (
+    GroupActivationsStore,
+    load_with_hooks,
+    open_train_split,
+    require_usable_rows,
+)
+from sae_lens_groups.demo import MODEL_FOLDER
+from sae_lens_groups.errors import ConfigError, DatasetError, HookNameError
+from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.train.prepare import prepare, settle
 
-from .conftest import D_IN, group_config, make_model, sae_config
+from .conftest import D_IN, group_config, make_model, make_tokens, sae_config, settings
 
 WARM_RESTARTS = "cosineannealingwarmrestarts"
 LONG_SCHEDULES = [
@@ -72,12 +85,13 @@ def test_a_decay_that_begins_at_0_is_refused_before_the_model_loads(
         settle(group_config(lr_decay_steps=5, **changes))
 
 
+ELSEWHERE = "xpu"  # no machine that runs these tests has one
+
+
 def test_saes_are_trained_on_device_where_their_own_cannot_be_used(
-    model: HookedTransformer, tokens: Dataset, monkeypatch: pytest.MonkeyPatch
+    model: HookedTransformer, tokens: Dataset
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.warns(UserWarning, match=r"sae.device is 'cuda', which .* on device, 'cpu'"):
-        cfg = group_config("3", sae=sae_config(device="cuda"))
+    cfg = group_config("3", sae=sae_config(device=ELSEWHERE))
     suite = GroupSAETrainingRunner(cfg, tokens, model).run()
     plain = GroupSAETrainingRunner(group_config("3"), tokens, model).run()
     assert torch.equal(suite.layer(3).W_dec, plain.layer(3).W_dec)
@@ -88,10 +102,9 @@ def test_the_settings_of_a_run_on_another_device_are_used_with_device(
 ) -> None:
     saved = group_config("3").to_dict()
     for name in ("device", "llm_device", "act_store_device"):
-        saved[name] = "cuda"
-    saved["sae"]["device"] = "cuda"
-    with pytest.warns(UserWarning, match="sae.device is 'cuda'"):
-        cfg = GroupSAERunnerConfig.from_saved(saved, device="cpu")
+        saved[name] = ELSEWHERE
+    saved["sae"]["device"] = ELSEWHERE
+    cfg = GroupSAERunnerConfig.from_saved(saved, device="cpu")
     assert len(GroupSAETrainingRunner(cfg, tokens, model).run()) == 1
 
 
@@ -230,3 +243,193 @@ def test_prompts_longer_than_a_rotary_model_was_made_for_are_warned_of() -> None
         runner = GroupSAETrainingRunner(cfg, long_tokens, hf_model("llama", 16))
     assert runner.run()
     GroupSAETrainingRunner(cfg, long_tokens, hf_model("llama", 32))  # no warning
+
+
+# --- loading the model ---
+
+ON_HF, ON_TL = "AutoModelForCausalLM", "HookedTransformer"
+UNLOADABLE = [
+    (ON_HF, str(MODEL_FOLDER), {"typo": 1}, "cannot be loaded with typo=1: "),
+    (ON_HF, str(MODEL_FOLDER), {"dtype": "float17"}, "cannot be loaded with dtype='float17': "),
+    (
+        ON_HF,
+        str(MODEL_FOLDER),
+        {"quantization_config": {"load_in_8bit": True, "quant_method": "bitsandbytes"}},
+        "cannot be loaded with quantization_config={'load_in_8bit': True",
+    ),
+    (ON_TL, "gpt2", {"load_in_8bit": True}, "cannot be loaded with load_in_8bit=True: Quantiz"),
+    (ON_TL, str(MODEL_FOLDER), None, "give model_class_name AutoModelForCausalLM"),
+    (
+        ON_TL,
+        "nobody/knows",
+        None,
+        "the model 'nobody/knows' cannot be loaded: HookedTransformer kn",
+    ),
+    (ON_HF, "nobody/knows", None, "the model 'nobody/knows' cannot be loaded: We couldn't connect"),
+    (ON_TL, "gelu-2l", None, "the model 'gelu-2l' cannot be loaded: "),
+]
+
+
+@pytest.mark.parametrize(("class_name", "name", "kwargs", "message"), UNLOADABLE)
+def test_a_model_that_cannot_be_loaded_is_named_with_the_setting_in_one_line(
+    class_name: str, name: str, kwargs: dict[str, Any] | None, message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_with_hooks(class_name, name, None, "cpu", kwargs)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+# --- the dataset ---
+
+
+def write_text(folder: Path, text: str) -> str:
+    folder.mkdir(parents=True)
+    (folder / "rows.jsonl").write_text(json.dumps({"text": text}))
+    return text
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_the_path_of_a_dataset_is_taken_literally(tmp_path: Path, streaming: bool) -> None:
+    named = [tmp_path / "runs [1]*" / "t?xt", Path("text"), Path("json")]
+    for folder in named:
+        text = write_text(folder, f"in {folder}")
+        rows = open_train_split(str(folder), streaming=streaming)
+        assert list(rows) == [{"text": text}]
+
+
+def test_the_splits_of_a_folder_whose_name_looks_like_a_pattern_are_told_apart(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "[a]"
+    write_text(folder / "test", "not this")
+    text = write_text(folder / "train", "this")
+    assert list(open_train_split(str(folder))) == [{"text": text}]
+
+
+def test_several_configurations_are_named_with_a_way_out(tmp_path: Path) -> None:
+    write_text(tmp_path / "data" / "a", "a")
+    write_text(tmp_path / "data" / "b", "b")
+    configs = "".join(f"- config_name: {n}\n  data_files: {n}/*\n" for n in "ab")
+    (tmp_path / "data" / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    with pytest.raises(DatasetError, match=r"configurations, 'a', 'b'.*save_to_disk\(FOLDER\)"):
+        open_train_split(str(tmp_path / "data"))
+
+
+def test_a_cache_that_cannot_be_written_is_not_blamed_on_the_dataset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_text(tmp_path / "data", "a")
+    (tmp_path / "file").touch()
+    for name, place in (("HF_CACHE_HOME", "file"), ("HF_DATASETS_CACHE", "file/datasets")):
+        monkeypatch.setattr(datasets.config, name, str(tmp_path / place))
+    with pytest.raises(
+        DatasetError, match=r"cache of datasets cannot be used.*set HF_HOME"
+    ) as caught:
+        open_train_split(str(tmp_path / "data"), streaming=False)
+    assert "dataset_path" not in str(caught.value)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_rows_that_are_padded_on_the_left_are_refused_wherever_they_come(
+    model: HookedTransformer, tmp_path: Path, in_memory: bool
+) -> None:
+    masks = [[1] * 16] * 10 + [[1] * 9 + [0] * 7] * 10  # padding that comes last changes nothing
+    rows = {"input_ids": [[5] * 16] * 21, "attention_mask": [*masks, [0, 0] + [1] * 14]}
+    write_text(tmp_path / "data", "")
+    lines = [json.dumps(dict(zip(rows, row))) for row in zip(*rows.values())]
+    (tmp_path / "data" / "rows.jsonl").write_text("\n".join(lines))
+    given = Dataset.from_dict(rows) if in_memory else open_train_split(str(tmp_path / "data"))
+    runner = GroupSAETrainingRunner(group_config("3"), given, model)
+    with pytest.raises(DatasetError, match="row 20 of the dataset is padded on the left"):
+        runner.run()
+    right = Dataset.from_dict({name: values[:20] for name, values in rows.items()})
+    with pytest.warns(UserWarning, match="starts over"):
+        suite = GroupSAETrainingRunner(group_config("3"), right, model).run()
+    with pytest.raises(DatasetError, match="row 20 of the dataset is padded on the left"):
+        evaluate_suite(suite, model, given, batch_size_prompts=3)
+
+
+@pytest.fixture(scope="module")
+def other_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's tokenizer with two tokens swapped: the ids of a text differ, and none is too high."""
+    folder = tmp_path_factory.mktemp("other_tokenizer")
+    for path in MODEL_FOLDER.glob("*token*"):
+        shutil.copy(path, folder)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    vocab = content["model"]["vocab"]
+    first, second = [token for token, n in vocab.items() if n in (300, 301)]
+    vocab[first], vocab[second] = vocab[second], vocab[first]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_tokens_of_another_tokenizer_are_refused_by_what_saelens_writes_beside_them(
+    tmp_path: Path, other_tokenizer: Path
+) -> None:
+    write_text(tmp_path / "text", "def f(x):\n    return x\n" * 400)
+    made_with = {"own": MODEL_FOLDER, "other": other_tokenizer}
+    for name, tokenizer in made_with.items():
+        pretokenize = PretokenizeRunnerConfig(
+            tokenizer_name=str(tokenizer),
+            dataset_path=str(tmp_path / "text"),
+            save_path=str(tmp_path / name),
+            context_size=16,
+            num_proc=1,
+        )
+        PretokenizeRunner(pretokenize).run()
+    model = load_with_hooks(ON_HF, str(MODEL_FOLDER), ["gpt_neox.layers.0"], "cpu", None)
+    require_usable_rows(str(tmp_path / "own"), open_train_split(str(tmp_path / "own")), model)
+    path = str(tmp_path / "other")
+    with pytest.raises(DatasetError, match=r"was tokenised with .* is token 30"):
+        require_usable_rows(path, open_train_split(path), model)
+    gone = json.loads((tmp_path / "other" / "sae_lens.json").read_text())
+    (tmp_path / "other" / "sae_lens.json").write_text(
+        json.dumps({**gone, "tokenizer_name": "gone"})
+    )
+    with pytest.warns(UserWarning, match="was tokenised with 'gone', which cannot be compared"):
+        require_usable_rows(path, open_train_split(path), model)
+
+
+def test_the_last_prompts_that_fill_no_batch_are_not_used(model: HookedTransformer) -> None:
+    """As with SAELens: of 11 prompts in batches of 4, the last 3."""
+    rows = Dataset.from_dict({"tokens": [[n] * 16 for n in range(11)]})
+    groups = (LayerGroup(3, 3),)
+    store = GroupActivationsStore.from_group_config(model, group_config("3"), groups, rows)
+    read = [store.next_tokens() for _ in range(4)]
+    assert torch.cat(read)[:, 0].tolist() == [*range(8), *range(8)]
+
+
+# --- the norm estimate ---
+
+
+def test_a_norm_estimate_is_a_tenth_of_the_run_where_it_is_not_given() -> None:
+    def batches(n_steps: int, mode: str = "expected_average_only_in", **given: Any) -> int:
+        sae = sae_config(normalize_activations=mode)
+        return group_config(
+            "3", sae=sae, training_tokens=256 * n_steps, train_batch_size_tokens=256, **given
+        ).norm_estimate_batches
+
+    default: dict[str, Any] = {"n_batches_for_norm_estimate": None, "n_batches_in_buffer": 16}
+    assert batches(40, **default) == 16  # 4,096 rows
+    assert batches(3000, **default) == 300
+    assert batches(20_000, **default) == 1000
+    wide = sae_config(d_in=1024, normalize_activations="covariance_whitening")
+    of_wide = group_config("3", train_batch_size_tokens=256, **{**default, "sae": wide})
+    assert of_wide.norm_estimate_batches == 200  # 50 rows of 1,024
+    assert batches(40, n_batches_for_norm_estimate=1000, n_batches_in_buffer=16) == 1000
+
+
+def test_a_saelens_config_keeps_its_norm_estimate() -> None:
+    theirs = LanguageModelSAERunnerConfig(**settings(n_batches_for_norm_estimate=1000))
+    ours = GroupSAERunnerConfig.from_sae_lens(theirs, layer_groups="3")
+    assert ours.to_sae_trainer_config().n_batches_for_norm_estimate == 1000
+
+
+def test_an_estimate_out_of_proportion_is_said_before_the_model_loads() -> None:
+    sae = sae_config(normalize_activations="expected_average_only_in")
+    with pytest.warns(
+        UserWarning, match="norms are estimated on 32,000 tokens before a run of 960"
+    ):
+        prepare(group_config("3", sae=sae, n_batches_for_norm_estimate=1000), make_tokens())

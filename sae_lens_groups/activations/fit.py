@@ -88,23 +88,14 @@ def widths_at(
             f"model_kwargs {quoted(model_kwargs)} cannot be passed to the model: "
             f"{first_line(error)}; they are the arguments of its forward pass"
         ) from error
-    silent = [name for name in hook_names if name not in shapes]
-    if silent:
-        raise HookNameError(_of_silent_hook(silent[0]))
+    for name in hook_names:
+        if name not in shapes:
+            flag = _FLAGS.get(name.rsplit(".", 1)[-1])
+            to_do = f"call model.set_{flag}(True) and pass the model as override_model"
+            raise HookNameError(
+                f"the model's pass does not compute {name}; {to_do if flag else 'name another hook'}"
+            )
     return {name: _width(name, shape, n_tokens, hook_head_index) for name, shape in shapes.items()}
-
-
-def _of_silent_hook(hook_name: str) -> str:
-    flag = _FLAGS.get(hook_name.rsplit(".", 1)[-1])
-    if flag is None:
-        return (
-            f"the model's pass does not reach {hook_name}, or gives no tensor there; name another "
-            "hook"
-        )
-    return (
-        f"TransformerLens computes {hook_name} only with {flag}, which is off in this model; call "
-        f"model.set_{flag}(True) and pass the model as override_model"
-    )
 
 
 def _width(hook_name: str, shape: torch.Size, n_tokens: int, head_index: int | None) -> int:

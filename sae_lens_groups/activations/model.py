@@ -1,7 +1,7 @@
 """The language model: how many layers it has, before and after it is loaded, and how it is loaded."""
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -9,9 +9,11 @@ from sae_lens.load_model import HookedProxyLM, load_model
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.errors import HookNameError
+from sae_lens_groups.errors import ConfigError, HookNameError
 from sae_lens_groups.layers import HookTemplate, LayerGroup
 
+# What a setting of the loader leads to that it does not take, or whose package is not there.
+_OF_A_SETTING = (AssertionError, AttributeError, ImportError, KeyError, TypeError)
 CAN_CHOOSE_HOOKS = "hook_names" in inspect.signature(load_model).parameters
 
 
@@ -81,17 +83,47 @@ def load_with_hooks(
     """SAELens's `load_model`, without keys and values that nobody reads.
 
     Also where it cannot choose hooks yet: 6.44 hooks every module.
+
+    Raises:
+        ConfigError: the model cannot be loaded, with these settings or at all.
     """
     chosen = {"hook_names": hook_names} if CAN_CHOOSE_HOOKS else {}
-    model = load_model(
-        model_class_name,
-        model_name,
-        device=device,
-        model_from_pretrained_kwargs=model_from_pretrained_kwargs,
-        **chosen,
-    )
+    try:
+        model = load_model(
+            model_class_name,
+            model_name,
+            device=device,
+            model_from_pretrained_kwargs=model_from_pretrained_kwargs,
+            **chosen,
+        )
+    except (*_OF_A_SETTING, OSError, RuntimeError, ValueError) as error:
+        kwargs = model_from_pretrained_kwargs or {}
+        raise ConfigError(_why_not_loaded(error, model_class_name, model_name, kwargs)) from error
     _keep_no_keys_and_values(model)
     return model
+
+
+def _why_not_loaded(
+    error: Exception, model_class_name: str, model_name: str, kwargs: Mapping[str, Any]
+) -> str:
+    reason = " ".join(str(error).split()).rstrip(".")
+    named = [
+        name
+        for name, value in kwargs.items()
+        if name in reason or (isinstance(value, str) and value in reason)
+    ]
+    if isinstance(error, _OF_A_SETTING):
+        named = named or list(kwargs)
+    if named and not isinstance(error, OSError):
+        return (
+            f"model_from_pretrained_kwargs: {model_class_name} cannot be loaded with "
+            f"{', '.join(f'{name}={kwargs[name]!r}' for name in named)}: {reason}"
+        )
+    to_do = "model_name says where it lies, and model_class_name how to load it"
+    if "official model names" in reason:  # several hundred follow
+        reason = f"{model_class_name} knows its own models only"
+        to_do = "give model_class_name AutoModelForCausalLM, and a hook_name such as model.layers.3"
+    return f"the model {model_name!r} cannot be loaded: {reason}; {to_do}"
 
 
 def _keep_no_keys_and_values(model: HookedRootModule) -> None:

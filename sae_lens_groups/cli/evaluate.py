@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from datasets import IterableDataset
 from sae_lens import SAE
 from transformer_lens import HookedRootModule
@@ -36,6 +37,8 @@ from sae_lens_groups.evaluate import (
 )
 from sae_lens_groups.field_values import why_not_here
 from sae_lens_groups.suite import SAESuite
+
+_PLACING = ("device_map", "max_memory", "n_devices")
 
 
 def evaluate(args: Sequence[str]) -> int:
@@ -143,24 +146,19 @@ def _model(
             f"the suite was trained on a model in a folder called {model_name!r}, wherever that "
             "lies now; name it with --model_name"
         )
-    model_kwargs = _model_kwargs(flags, metadata.model_from_pretrained_kwargs or {})
-    try:
-        return load_with_hooks(
-            flags.model_class_name or metadata.model_class_name or "HookedTransformer",
-            model_name,
-            list(dict.fromkeys([*suite, *others])),
-            flags.device,
-            model_kwargs,
-        )
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"the model {model_name!r} cannot be loaded: {error}; say with --model_name where the "
-            "model lies that the suite was trained on, and with --model_class_name how to load it"
-        ) from error
+    return load_with_hooks(
+        flags.model_class_name or metadata.model_class_name or "HookedTransformer",
+        model_name,
+        list(dict.fromkeys([*suite, *others])),
+        flags.device,
+        _model_kwargs(flags, metadata.model_from_pretrained_kwargs or {}),
+    )
 
 
 def _model_kwargs(flags: argparse.Namespace, of_suite: Mapping[str, Any]) -> dict[str, Any]:
     """How the model is loaded; without its code, unless the user asks for that."""
+    if not torch.cuda.is_available():  # where it was trained, there may have been several devices
+        of_suite = {name: value for name, value in of_suite.items() if name not in _PLACING}
     if flags.trust_remote_code:
         return {**of_suite, "trust_remote_code": True}
     require_no_remote_code(of_suite, "the suite", "say --trust_remote_code")

@@ -45,9 +45,8 @@ from sae_lens_groups.train.checkpoints.checkpoint import Checkpoint, resumed
 from sae_lens_groups.train.cost import count_flops
 from sae_lens_groups.train.fast_step import ALWAYS, why_not
 from sae_lens_groups.train.initial import pretrained_sae
+from sae_lens_groups.train.proportions import require_schedules_that_fit, warn_of_long_estimate
 from sae_lens_groups.transfer import Transfer, kept_groups, usable_source
-
-_SPARSITY_WARM_UPS = ("l1_warm_up_steps", "l0_warm_up_steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +131,7 @@ def settle(cfg: GroupSAERunnerConfig[Any]) -> SettledConfig:
             else checkpoint.settings["training_tokens"]
         )
         cfg = cfg.with_training_tokens(tokens)
-    _require_schedules_that_fit(cfg)
+    require_schedules_that_fit(cfg)
     if cfg.init_from is not None and init_alignment is not None and not init_alignment.only_norms:
         _require_foldable(cfg, "init_alignment", init_alignment, "scale, orthogonal or none")
     return SettledConfig(cfg=cfg, rule=rule, checkpoint=checkpoint)
@@ -194,36 +193,6 @@ def _tokens_of_fraction(cfg: GroupSAERunnerConfig[Any], fraction: float) -> int:
     return round(fraction * found)
 
 
-def _require_schedules_that_fit(cfg: GroupSAERunnerConfig[Any]) -> None:
-    """Refuses schedules that the run would end in the middle of, and such as jump.
-
-    SAELens follows them without a word: a warm-up of 1,000 steps ends 40 steps at 4% of `lr`.
-    """
-    length, n_steps = "training_tokens", cfg.total_training_steps
-    if cfg.token_fraction is not None:
-        length = "token_fraction"
-    rate = {name: getattr(cfg, name) for name in ("lr_warm_up_steps", "lr_decay_steps")}
-    scheduler = cfg.lr_scheduler_name.lower()
-    if scheduler == "cosineannealingwarmrestarts":
-        rate["n_restart_cycles"] = cfg.n_restart_cycles
-    elif scheduler != "constant":
-        rate[f"a step of {scheduler}"] = 1
-    of_sae = [{name: getattr(cfg.sae, name, 0)} for name in _SPARSITY_WARM_UPS]
-    for needed in (rate, *of_sae):
-        names = [name for name, n in needed.items() if n]
-        if (n_needed := sum(needed.values())) > n_steps:
-            raise ConfigError(
-                f"{length} leaves {n_steps} training steps, and {' and '.join(names)} "
-                f"take{'s' if len(names) == 1 else ''} {n_needed}; lower that, or raise {length}"
-            )
-    first = "lr" if scheduler == "constant" else "lr_end"
-    if cfg.lr_decay_steps and getattr(cfg, first) == 0:
-        raise ConfigError(
-            f"lr_decay_steps is {cfg.lr_decay_steps}, which would begin at {first} = 0; raise "
-            f"{first}, or set lr_decay_steps to 0"
-        )
-
-
 @dataclass(frozen=True, kw_only=True)
 class PreparedRun:
     """All that a run needs but the language model, found and checked."""
@@ -261,6 +230,7 @@ def prepare(
     """Finds and checks all that `GroupSAETrainingRunner` needs before it loads the model."""
     settled = settle(cfg)
     cfg = settled.cfg
+    warn_of_long_estimate(cfg)
     if cfg.output_path is not None:
         files.require_free(cfg.output_path)
         with only_writer(cfg.output_path):
