@@ -18,6 +18,7 @@ from sae_lens_groups.field_values import (
     require_device,
     require_field_values,
     require_k,
+    require_norm_multiple,
     require_one_of,
     require_threshold,
 )
@@ -49,6 +50,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         amad_threshold (float): For `auto` without a number: the mean over the groups of the largest distance in each stays below it.
         plan_tokens (int): How many tokens distances and alignments are measured on, where they are measured.
         layers_per_token (int): How many layers of each group are drawn for every token. More give more training rows per pass of the language model; a group with fewer layers gives some of its rows more than once.
+        max_activation_norm_multiple (float): Leaves out tokens whose activation at any of the layers is larger than this many times the layer's median norm: the massive activations of real models, mostly at the first position, of which a mean norm, a loss or a distance would otherwise be made. 0 trains on every token, as SAELens does. For the first position whatever its norm, set SAELens's `seqpos_slice`.
         fast_step (str): Whether SAEs are trained with the sparse step, which gives the loss and the gradients of SAELens's own up to rounding: `auto` (where it is faster), `always` (or an error where the settings rule it out) or `never`, which is SAELens's own step and optimiser bit for bit.
         layer_alignment (str): How each layer of a group is mapped to the group's middle layer before the SAE: `none`, `orthogonal` (a rotation), `affine` (least squares) or `scale` (one factor). The maps are fitted before training and folded into each layer's SAE at the end.
 
@@ -73,6 +75,9 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
     amad_threshold: float = field(default=0.2, metadata=NOT_IN_CACHE)
     plan_tokens: int = field(default=200_000, metadata=NOT_IN_CACHE)
     layers_per_token: int = field(default=1, metadata=IN_CACHED_DRAWS)
+    max_activation_norm_multiple: float = field(
+        default=10.0, metadata={**IN_CACHED_DRAWS, "before": 0.0}
+    )
     fast_step: str = field(default="auto", metadata=NOT_IN_CACHE)
     layer_alignment: str = field(default=NONE, metadata=NOT_IN_CACHE)
     init_from: str | None = field(default=None, metadata=NOT_IN_CACHE)
@@ -133,6 +138,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
 
     def _require_usable_flags(self) -> None:
         require_threshold(self.amad_threshold)
+        require_norm_multiple(self.max_activation_norm_multiple)
         require_one_of("fast_step", self.fast_step, FAST_STEPS)
         if self.use_cached_activations and self.cached_activations_path is None:
             raise ConfigError(

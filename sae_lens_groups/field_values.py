@@ -163,6 +163,15 @@ def require_threshold(amad_threshold: float) -> None:
         )
 
 
+def require_norm_multiple(multiple: float) -> None:
+    """Refuses a limit that ordinary tokens are beyond."""
+    if multiple != 0 and not 1 < multiple < math.inf:
+        raise ConfigError(
+            f"max_activation_norm_multiple is {multiple}; give a number such as 10, or 0 to train on "
+            "every token (1 or less would leave out half of them)"
+        )
+
+
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 _EVERY = re.compile(r"(?P<number>\d+(\.\d+)?) ?(?P<unit>[smh]?)", re.ASCII)
 

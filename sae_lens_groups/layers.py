@@ -72,6 +72,19 @@ def format_layer_groups(groups: Sequence[LayerGroup]) -> str:
     return ",".join(map(str, groups))
 
 
+def in_words(layers: Sequence[int]) -> str:
+    """`layers 0-3 and 11`."""
+    runs: list[list[int]] = []
+    for layer in sorted(layers):
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    names = [str(LayerGroup(run[0], run[-1])) for run in runs]
+    listed = ", ".join(names[:-1]) + " and " * (len(names) > 1) + names[-1]
+    return "layer" + "s" * (len(layers) > 1) + f" {listed}"
+
+
 # No more digits than any model has layers, and than Python reads.
 _RANGE = re.compile(r"\s*(\d{1,18})\s*(?:-\s*(\d{1,18})\s*)?")
 

@@ -285,6 +285,7 @@ def test_the_manifest_says_what_the_activations_were_made_of() -> None:
     assert said["draw_settings"] == {
         "seed": 7,
         "layers_per_token": 2,
+        "max_activation_norm_multiple": 10.0,
         "exclude_special_tokens": False,
     }
     assert {"sae-lens-groups", "sae-lens", "datasets", "torch"} == said["versions"].keys()

@@ -25,15 +25,24 @@ from sae_lens_groups.activations.model import (
     n_layers_before_loading,
     n_layers_of,
 )
+from sae_lens_groups.activations.norms import (
+    USUAL_MULTIPLE,
+    ActivationNorms,
+    LayerNorms,
+    measure_norms,
+)
 from sae_lens_groups.activations.pair_moments import moments_of_pairs, pairs_with_middle_layers
 from sae_lens_groups.activations.remote_code import require_no_remote_code, without_remote_code
 from sae_lens_groups.activations.shuffle_buffer import GroupBatch, n_batches_to_serve
 from sae_lens_groups.activations.store import GroupActivationsStore
 
 __all__ = [
+    "USUAL_MULTIPLE",
+    "ActivationNorms",
     "BatchStream",
     "GroupActivationsStore",
     "GroupBatch",
+    "LayerNorms",
     "RowSink",
     "Site",
     "TrainingBatches",
@@ -44,6 +53,7 @@ __all__ = [
     "is_same_dataset",
     "load_hooked_model",
     "load_with_hooks",
+    "measure_norms",
     "moments_of_pairs",
     "n_batches_to_serve",
     "n_layers_before_loading",

@@ -40,3 +40,7 @@ class RowSink(Protocol):
     def write(self, group: str, slot_N: torch.Tensor, rows_ND: torch.Tensor, position: int) -> None:
         """Puts rows of one of a group's layers into reserved slots."""
         ...
+
+    def release(self, slot_N: torch.Tensor) -> None:
+        """Gives back slots of the last reservation, whose tokens are left out after all."""
+        ...

@@ -26,11 +26,12 @@ def moments_of_pairs(
     model: HookedRootModule,
     dataset: HfDataset,
     pairs: Iterable[LayerPair],
+    norm_limits: Mapping[str, float] | None = None,
 ) -> dict[LayerPair, PairMoments]:
     """The moments of each pair of layers, of raw activations.
 
-    Reads `cfg.plan_tokens` tokens, or all there are, from the dataset's start; nothing where there
-    are no pairs. Memory is D x D for each pair and does not grow with tokens. Leaves all random
+    Reads `cfg.plan_tokens` tokens, or all there are, from the dataset's start, without those that
+    are beyond a limit at one of these layers; nothing where there are no pairs. Memory is D x D for each pair and does not grow with tokens. Leaves all random
     generators as they are.
 
     Raises:
@@ -44,7 +45,9 @@ def moments_of_pairs(
     moments = {pair: PairMoments(d_in).to(device) for pair in pairs}
     layers = sorted({layer for pair in pairs for layer in pair})
     alone = tuple(LayerGroup(layer, layer) for layer in layers)
-    store = GroupActivationsStore.from_group_config(model, cfg, alone, as_stream(dataset))
+    store = GroupActivationsStore.from_group_config(
+        model, cfg, alone, as_stream(dataset), norm_limits
+    )
     for rows_LBD in store.layer_rows(cfg.plan_tokens, "Aligning layers"):
         rows = dict(zip(layers, rows_LBD))
         for layer, other in pairs:

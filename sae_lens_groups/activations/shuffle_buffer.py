@@ -74,11 +74,16 @@ class ShuffleBuffer:
         rows.index_copy_(0, slot_N, rows_ND)
         positions.index_fill_(0, slot_N, position)
 
+    def release(self, slot_N: torch.Tensor) -> None:
+        """Gives back slots of the last reservation; the other rows keep their order."""
+        n_filled = len(self._order) - len(self._reserved)
+        self._reserved = self._reserved[~torch.isin(self._reserved, slot_N)]
+        self._order = torch.cat([self._order[:n_filled], self._reserved])
+        self._free = torch.cat([slot_N, self._free])
+
     def cancel_reservation(self) -> None:
         """Gives back the slots that were reserved last, which could not be filled."""
-        n_filled = len(self._order) - len(self._reserved)
-        self._order, self._free = self._order[:n_filled], torch.cat([self._reserved, self._free])
-        self._reserved = self._reserved[:0]
+        self.release(self._reserved)
 
     def batches(self) -> Iterator[dict[str, GroupBatch]]:
         """The training batches that can be served now."""

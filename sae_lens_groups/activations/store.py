@@ -22,6 +22,8 @@ from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError, NonFiniteActivationsError
 from sae_lens_groups.layers import HookTemplate, LayerGroup
 
+_LIMIT = "norm_limit."
+
 
 class GroupActivationsStore(TokenStore):
     """SAELens's store, which draws layers of each group for every token.
@@ -40,6 +42,7 @@ class GroupActivationsStore(TokenStore):
     places: dict[str, tuple[LayerGroup, int]]
     """Of each hook: the group, and the position in it, of the layer."""
     _layers_per_token: int
+    _norm_limits: dict[str, float]
     _is_compiled: bool
 
     @classmethod
@@ -49,8 +52,13 @@ class GroupActivationsStore(TokenStore):
         cfg: GroupSAERunnerConfig[Any],
         groups: tuple[LayerGroup, ...],
         dataset: HfDataset,
+        norm_limits: Mapping[str, float] | None = None,
     ) -> Self:
-        """A store that captures every layer of `groups` and reads `dataset` from its start."""
+        """A store that captures every layer of `groups` and reads `dataset` from its start.
+
+        A token whose norm is beyond the limit of any of the hooks is left out, of all layers alike:
+        groups stay in step, and pairs of layers have the same tokens.
+        """
         hook_names = cfg.hook_template.hook_names(groups)
         assert cfg.act_store_device is not None  # SAELens's config fills it in
         device = torch.device(cfg.act_store_device)
@@ -80,12 +88,17 @@ class GroupActivationsStore(TokenStore):
             use_chat_formatting=cfg.use_chat_formatting,
         )
         assert isinstance(store, cls)
-        store._set_up(cfg, groups)
+        store._set_up(cfg, groups, norm_limits or {})
         require_positions(model, cfg.context_size)
         store._require_width()
         return store
 
-    def _set_up(self, cfg: GroupSAERunnerConfig[Any], groups: tuple[LayerGroup, ...]) -> None:
+    def _set_up(
+        self,
+        cfg: GroupSAERunnerConfig[Any],
+        groups: tuple[LayerGroup, ...],
+        norm_limits: Mapping[str, float],
+    ) -> None:
         """What SAELens's own store has not."""
         self.groups = groups
         self.template = cfg.hook_template
@@ -96,6 +109,7 @@ class GroupActivationsStore(TokenStore):
             for position, layer in enumerate(group.layers)
         }
         self._layers_per_token = cfg.layers_per_token
+        self._norm_limits = dict(norm_limits)
         self._is_compiled = cfg.compile_llm
 
     def shuffle_buffer(self, generator: torch.Generator | None = None) -> ShuffleBuffer:
@@ -141,11 +155,24 @@ class GroupActivationsStore(TokenStore):
 
     def _layer_rows_of(self, batch_tokens: torch.Tensor) -> list[torch.Tensor]:
         activations = self.captured_layers(batch_tokens)
-        kept_B = self.kept_positions(batch_tokens)
+        kept_B = self.ordinary_positions(batch_tokens, activations)
         layers = [activations[name] for name in self.template.hook_names(self.groups)]
         if len(kept_B) == len(layers[0]):
             return layers
         return [acts_BD[kept_B.to(acts_BD.device)] for acts_BD in layers]
+
+    def ordinary_positions(
+        self, batch_tokens: torch.Tensor, activations: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """Where the tokens to train on lie, given all layers' activations (B, D)."""
+        kept_B = self.kept_positions(batch_tokens)
+        if not self._norm_limits:
+            return kept_B
+        is_outlier = [self._is_outlier(name, acts_BD) for name, acts_BD in activations.items()]
+        return kept_B[~_any(is_outlier)[kept_B.cpu()].to(kept_B.device)]
+
+    def _is_outlier(self, hook_name: str, acts_BD: torch.Tensor) -> torch.Tensor:
+        return _norms(acts_BD) > self._norm_limits.get(hook_name, torch.inf)
 
     def write_drawn(self, batch_tokens: torch.Tensor, sink: RowSink) -> None:
         """Draws rows from every layer of an LM batch and writes them into a buffer.
@@ -154,6 +181,7 @@ class GroupActivationsStore(TokenStore):
             NonFiniteActivationsError: a drawn row holds NaN or infinity.
         """
         kept_B = self.kept_positions(batch_tokens).cpu()
+        is_outlier: list[torch.Tensor] = []
         slot_N = sink.reserve(len(kept_B) * self._layers_per_token)
         drawn = {
             group.name: draw_positions(
@@ -167,12 +195,18 @@ class GroupActivationsStore(TokenStore):
             group, position = self.places[hook_name]
             row_N = (drawn[group.name] == position).nonzero().squeeze(1)
             token_N = kept_B[row_N // self._layers_per_token]
-            rows_ND = acts.reshape(-1, self.d_in)[token_N.to(acts.device)]
+            acts_BD = acts.reshape(-1, self.d_in)
+            if self._norm_limits:
+                is_outlier.append(self._is_outlier(hook_name, acts_BD))
+            rows_ND = acts_BD[token_N.to(acts.device)]
             is_finite[hook_name] = rows_ND.isfinite().all()
             sink.write(group.name, slot_N[row_N], self.as_served(rows_ND), position)
 
         self.capture(batch_tokens, take)
         self.require_finite(is_finite)
+        if is_outlier:  # known only once the last layer is
+            left_out_N = _any(is_outlier)[kept_B].repeat_interleave(self._layers_per_token)
+            sink.release(slot_N[left_out_N])
 
     def as_served(self, rows_ND: torch.Tensor) -> torch.Tensor:
         """Drawn rows on the store's device: nothing else leaves the language model's."""
@@ -218,6 +252,16 @@ class GroupActivationsStore(TokenStore):
         self.capture(batch_tokens, take)
         return layers
 
+    def norms(self, batch_tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+        """One LM pass: hook name -> the norms (B,) of all activations, on the CPU."""
+        norms: dict[str, torch.Tensor] = {}
+
+        def take(hook_name: str, acts: torch.Tensor) -> None:
+            norms[hook_name] = _norms(acts.reshape(-1, self.d_in)).cpu()
+
+        self.capture(batch_tokens, take)
+        return norms
+
     def _require_width(self) -> None:
         widths = widths_at(self.model, self.places, self.hook_head_index, self.model_kwargs)
         if len(set(widths.values())) > 1:
@@ -253,14 +297,30 @@ class GroupActivationsStore(TokenStore):
     def state_dict(self) -> dict[str, torch.Tensor]:
         """How much of the dataset was read, this time round and in all, and the draws."""
         draws = {f"draws.{name}": draw.get_state() for name, draw in self._draws.items()}
-        return {**super().state_dict(), **draws}
+        limits = {
+            _LIMIT + name: torch.tensor(n, dtype=torch.double)
+            for name, n in self._norm_limits.items()
+        }
+        return {**super().state_dict(), **draws, **limits}
 
     @override
     def load_counts(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Goes on with the draws of a checkpoint, and its count of rows."""
+        """Goes on with the draws and the limits of a checkpoint, and its count of rows."""
         super().load_counts(state)
+        self._norm_limits = {
+            name: float(state[_LIMIT + name]) for name in self.places if _LIMIT + name in state
+        }
         for name, draw in self._draws.items():
             draw.set_state(state[f"draws.{name}"])
+
+
+def _norms(acts_BD: torch.Tensor) -> torch.Tensor:
+    return acts_BD.float().norm(dim=-1)
+
+
+def _any(of_layers: list[torch.Tensor]) -> torch.Tensor:
+    """Whether any layer says so, of each token, on the CPU."""
+    return torch.stack([of_layer_B.cpu() for of_layer_B in of_layers]).any(dim=0)
 
 
 def _excluded_tokens(

@@ -70,7 +70,11 @@ class TokenStore(ActivationsStore):
 
     def kept_positions(self, batch_tokens: torch.Tensor) -> torch.Tensor:
         """Where the tokens to train on lie among all B of an LM batch."""
-        token_ids = self.trained_tokens(batch_tokens).reshape(-1)
+        return self.kept(self.trained_tokens(batch_tokens))
+
+    def kept(self, trained_tokens: torch.Tensor) -> torch.Tensor:
+        """The same of tokens at trained positions alone."""
+        token_ids = trained_tokens.reshape(-1)
         if self.exclude_special_tokens is None:
             return torch.arange(len(token_ids), device=token_ids.device)
         excluded = self.exclude_special_tokens.to(token_ids.device)

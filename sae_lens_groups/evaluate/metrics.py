@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 
 from sae_lens_groups.evaluate.numbers import count, percent, score
-from sae_lens_groups.evaluate.sums import SequenceSums
+from sae_lens_groups.evaluate.sums import WITH_OUTLIERS, SequenceSums
 
 Of = Literal["token", "next token", "derived", "firings"]
 """A mean over tokens or over next tokens, a function of others, or counted from firings."""
@@ -39,6 +39,8 @@ class Metric:
     shown: tuple[Where, ...] = ()
     compared: tuple[Where, ...] = ()
     """Where the difference to a baseline stands."""
+    is_of_outliers: bool = False
+    """Whether it says nothing new where no token is an outlier."""
 
     @property
     def title(self) -> str:
@@ -83,6 +85,16 @@ ALL = (
         shown=("terminal", "page", "card", "headline", "drawing"),
         compared=("terminal", "page", "card", "headline"),
     ),
+    Metric(
+        *("explained_variance" + WITH_OUTLIERS, "", "derived"),
+        label="EV with outliers",
+        meaning="The explained variance with tokens of massive activations in it, which no other score "
+        "has: it is mostly about these few.",
+        is_more_better=True,
+        rank=7,
+        shown=("terminal", "page", "card"),
+        is_of_outliers=True,
+    ),
     Metric("explained_variance_legacy", _RECONSTRUCTION, "token"),
     Metric(
         *("mse", _RECONSTRUCTION, "derived"),
@@ -115,8 +127,8 @@ ALL = (
     ),
 )
 BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in ALL}
-METRICS = tuple(metric.name for metric in ALL if metric.section)
-"""Those of SAELens, in its order."""
+METRICS = tuple(metric.name for metric in ALL if metric.of != "firings")
+"""Those that are computed from sums over sequences: SAELens's, in its order, and ours."""
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     section: tuple(metric.name for metric in ALL if metric.section == section)
     for section in dict.fromkeys(metric.section for metric in ALL if metric.section)
@@ -150,19 +162,31 @@ def resampled_metrics(sums: SequenceSums, weights_RS: torch.Tensor) -> dict[str,
     found = {name: total[name] / n_tokens_R for name in _means_over("token")}
     found |= {name: total[name] / n_losses_R for name in _means_over("next token")}
     found["mse"] = total["squared_error"] / n_tokens_R
-    mean_RD = (weights_RS @ sums.x_SD) / n_tokens_R[:, None]
-    variance_R = total["x_squared"] / n_tokens_R - mean_RD.pow(2).sum(1)
-    found["explained_variance"] = torch.where(
-        variance_R < _NO_VARIANCE,  # as in SAELens
-        (found["mse"] < _NO_VARIANCE).double(),
-        1 - found["mse"] / variance_R,
-    )
+    for which, x_SD in {"": sums.x_SD, WITH_OUTLIERS: sums.x_with_outliers_SD}.items():
+        found["explained_variance" + which] = _explained_variance(
+            total["n_tokens" + which],
+            total["squared_error" + which],
+            total["x_squared" + which],
+            weights_RS @ x_SD,
+        )
     found["relative_reconstruction_bias"] = _bias(sums, weights_RS)
     found["ce_loss_score"] = (found["ce_loss_with_ablation"] - found["ce_loss_with_sae"]) / (
         found["ce_loss_with_ablation"] - found["ce_loss_without_sae"]
     )
     found["kl_div_score"] = 1 - found["kl_div_with_sae"] / found["kl_div_with_ablation"]
     return found
+
+
+def _explained_variance(
+    n_tokens_R: torch.Tensor,
+    squared_error_R: torch.Tensor,
+    x_squared_R: torch.Tensor,
+    sum_RD: torch.Tensor,
+) -> torch.Tensor:
+    mse_R = squared_error_R / n_tokens_R
+    variance_R = x_squared_R / n_tokens_R - (sum_RD / n_tokens_R[:, None]).pow(2).sum(1)
+    has_none_R = variance_R < _NO_VARIANCE  # as in SAELens
+    return torch.where(has_none_R, (mse_R < _NO_VARIANCE).double(), 1 - mse_R / variance_R)
 
 
 def _means_over(of: Of) -> list[str]:

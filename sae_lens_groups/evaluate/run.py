@@ -1,6 +1,7 @@
 """Evaluates a suite: a row of scores for every layer."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,8 @@ def _evaluated(
 ) -> SuiteEvaluation:
     faithfulness = measure_faithfulness(suite, model, tasks) if tasks else None
     model_kwargs = (suite.runner_cfg or {}).get("model_kwargs") or {}
-    results, theirs = sweep(model, tokens.batches, [suite, shared], tokens.excluded, model_kwargs)
+    (results, theirs), n_outliers = sweep(model, tokens, [suite, shared], model_kwargs)
+    tokens = replace(tokens, n_outliers=n_outliers)
     evaluation = SuiteEvaluation(
         **_scored(suite, results, baseline, theirs),
         tokens=tokens,

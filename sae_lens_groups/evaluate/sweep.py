@@ -8,7 +8,7 @@ Shapes: S sequences of a batch, T positions, D = d_in, F = d_sae, L layers.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from sae_lens import SAE
@@ -16,8 +16,10 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups.activations import Site, taking_flat_heads
+from sae_lens_groups.evaluate.outliers import Counted, Outliers
 from sae_lens_groups.evaluate.shared_pass import LMEffect, SharedPass
 from sae_lens_groups.evaluate.sums import SequenceSums
+from sae_lens_groups.evaluate.tokens import EvaluatedTokens
 
 
 class LayerResults:
@@ -50,63 +52,78 @@ class LayerResults:
         return (self.n_firings_F == 0).float().mean().item()
 
 
+class Sweep(NamedTuple):
+    """What all SAEs did on the same tokens."""
+
+    suites: list[dict[str, LayerResults]]
+    """Of each suite, by hook name."""
+    n_outliers: int
+    """Tokens of massive activations."""
+
+
 @torch.no_grad()
 def sweep(
     model: HookedRootModule,
-    batches: Sequence[torch.Tensor],
+    tokens: EvaluatedTokens,
     suites: Sequence[Mapping[str, SAE[Any]]],
-    excluded_tokens: Sequence[int] = (),
     model_kwargs: Mapping[str, Any] | None = None,
-) -> list[dict[str, LayerResults]]:
+) -> Sweep:
     """For each suite, what its SAE does at each hook, all on the same tokens.
+
+    Tokens that do not count, and outliers at any of the hooks, go through the model unreconstructed.
 
     Args:
         model: the language model, with hooks at all layers.
-        batches: LM batches of tokens, (S, T).
-        suites: by hook name, SAEs that take the activations as they are.
-        excluded_tokens: ids of tokens whose activations stay as they are, and which do not count.
+        tokens: what is read, and which of it counts.
+        suites: by hook name, SAEs that take the activations as they are. The first one says how
+            large activations may be.
         model_kwargs: of the model's forward pass, as in SAELens's config.
     """
     hook_names = list(dict.fromkeys(name for suite in suites for name in suite))
     results = [
         {name: LayerResults(sae.cfg.d_sae) for name, sae in suite.items()} for suite in suites
     ]
-    excluded = torch.tensor(list(excluded_tokens), dtype=torch.long)
-    n_steps = len(batches) * len(hook_names)
+    sites = {
+        name: Site(name, sae.cfg.metadata.hook_head_index)
+        for suite in suites
+        for name, sae in suite.items()
+    }
+    outliers = Outliers(sites, suites[0])
+    n_steps = len(tokens.batches) * len(hook_names)
     with tqdm(total=n_steps, desc="Evaluating layers", unit="layer", leave=False) as bar:
-        for tokens_ST in batches:
-            kept_ST = ~torch.isin(tokens_ST, excluded.to(tokens_ST.device))
+        for tokens_ST in tokens.batches:
             shared = SharedPass(model, tokens_ST, hook_names, model_kwargs or {})
+            counted = outliers.apart(shared.captured, tokens.kept(tokens_ST))
             for name in hook_names:
                 ablating = cache(shared.ablating)
                 for suite, of_suite in zip(suites, results):
                     if name in suite:
-                        _evaluate(suite[name], name, shared, ablating, kept_ST, of_suite[name])
+                        _evaluate(
+                            suite[name], sites[name], shared, ablating, counted, of_suite[name]
+                        )
                 bar.update()
-    return results
+    return Sweep(results, outliers.n_found)
 
 
 def _evaluate(
     sae: SAE[Any],
-    hook_name: str,
+    site: Site,
     shared: SharedPass,
     ablating: Callable[[Site], LMEffect],
-    kept_ST: torch.Tensor,
+    counted: Counted,
     results: LayerResults,
 ) -> None:
     """One SAE on one batch."""
-    site = Site(hook_name, sae.cfg.metadata.hook_head_index)
     ablated = ablating(site)
-    x_STD = site.rows(shared.captured[hook_name])
+    x_STD = site.rows(shared.captured[site.hook_name])
     with taking_flat_heads(sae):
         features_STF = sae.encode(x_STD.to(sae.device))
         x_hat_STD = sae.decode(features_STF).to(x_STD.device)
-    is_replaced = kept_ST.to(x_STD.device)[..., None]
+    is_replaced = counted.ordinary_ST.to(x_STD.device)[..., None]
     replaced_STD = torch.where(is_replaced, x_hat_STD.to(x_STD.dtype), x_STD)
     reconstructed = shared.replacing(site, replaced_STD)
     features_STF = features_STF.to_dense() if features_STF.is_sparse else features_STF
-    kept_ST = kept_ST.to(features_STF.device)
-    fires_STF = (features_STF != 0) & kept_ST[..., None]
+    fires_STF = (features_STF != 0) & counted.ordinary_ST.to(features_STF.device)[..., None]
     lm_effect = {
         "ce_loss_with_sae": reconstructed.losses,
         "ce_loss_without_sae": shared.clean_losses,
@@ -115,4 +132,7 @@ def _evaluate(
         "kl_div_with_ablation": ablated.divergences,
     }
     per_token = {"l0": fires_STF.sum(-1), "l1": features_STF.abs().sum(-1), **lm_effect}
-    results.add(SequenceSums.of_batch(x_STD, x_hat_STD, kept_ST, per_token), fires_STF)
+    sums = SequenceSums.of_batch(
+        x_STD, x_hat_STD, counted.ordinary_ST, per_token, counted.with_outliers_ST
+    )
+    results.add(sums, fires_STF)

@@ -1,6 +1,7 @@
 """The tokens that every layer of every suite is evaluated on."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,12 +18,16 @@ from sae_lens_groups.errors import DatasetError
 
 @dataclass(frozen=True)
 class EvaluatedTokens:
-    """LM batches of prompts, and which tokens in them do not count."""
+    """LM batches of prompts, and which tokens in them do not count: those that training left out."""
 
     batches: list[torch.Tensor]
     """Each (prompts, context)."""
-    excluded: list[int]
-    """Ids of tokens that are left out, as training left them out."""
+    excluded: Sequence[int] = ()
+    """Ids of tokens that are left out."""
+    seqpos_slice: tuple[int | None, ...] = (None,)
+    """The positions that count."""
+    n_outliers: int = 0
+    """Tokens of massive activations, which do not count either; known once they were evaluated."""
 
     @property
     def n_prompts(self) -> int:
@@ -37,8 +42,14 @@ class EvaluatedTokens:
     @cached_property
     def n_tokens(self) -> int:
         """Tokens that count, in all batches."""
-        excluded = torch.tensor(self.excluded, dtype=torch.long)
-        return sum(int((~torch.isin(batch.cpu(), excluded)).sum()) for batch in self.batches)
+        return sum(int(self.kept(batch).sum()) for batch in self.batches) - self.n_outliers
+
+    def kept(self, tokens_ST: torch.Tensor) -> torch.Tensor:
+        """Which tokens of a batch count, unless they are outliers."""
+        excluded = torch.tensor(list(self.excluded), dtype=torch.long, device=tokens_ST.device)
+        is_in_slice_T = torch.zeros(tokens_ST.shape[1], dtype=torch.bool, device=tokens_ST.device)
+        is_in_slice_T[slice(*self.seqpos_slice)] = True
+        return ~torch.isin(tokens_ST, excluded) & is_in_slice_T
 
 
 def read_tokens(
@@ -70,7 +81,8 @@ def read_tokens(
         raise
     except (ValueError, AssertionError) as error:  # SAELens's, of rows that it cannot use
         raise DatasetError(f"the dataset cannot be used: {' '.join(str(error).split())}") from error
-    return EvaluatedTokens(batches, _excluded_tokens(sae, model))
+    seqpos_slice = tuple(metadata.get("seqpos_slice") or (None,))
+    return EvaluatedTokens(batches, _excluded_tokens(sae, model), seqpos_slice)
 
 
 def _read(store: ActivationsStore, n_batches: int) -> list[torch.Tensor]:

@@ -1,6 +1,7 @@
 """Measures how far apart the layers of a model are, in one pass over some tokens."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 from sae_lens import LanguageModelSAERunnerConfig
@@ -11,6 +12,7 @@ from sae_lens_groups.activations import (
     GroupActivationsStore,
     as_stream,
     load_hooked_model,
+    measure_norms,
     n_layers_of,
     open_dataset,
     require_hooks,
@@ -39,7 +41,8 @@ def measure_layer_distances(
     """How far apart the layers of the model are, each with its standard error.
 
     Reads tokens as a training run of this config would, without those that
-    `exclude_special_tokens` leaves out, with all layers captured in one pass. Memory does not grow
+    `exclude_special_tokens` and `max_activation_norm_multiple` leave out, with all layers captured
+    in one pass. Memory does not grow
     with the number of tokens.
 
     The standard errors are jackknife estimates over up to 32 clusters of LM batches: tokens of one
@@ -69,7 +72,10 @@ def measure_layer_distances(
     path = cfg.dataset_path if override_dataset is None else None
     require_usable_rows(path, dataset, model)
     n_tokens = cfg.plan_tokens if n_tokens is None else n_tokens
-    store = all_layers_store(cfg, model, dataset, _prompts_per_batch(cfg, n_tokens))
+    norms = measure_norms(cfg, model, dataset, _every_layer(cfg, model), n_tokens)
+    norms.warn_if_massive()
+    limits = norms.limits(cfg.hook_template)
+    store = all_layers_store(cfg, model, dataset, _prompts_per_batch(cfg, n_tokens), limits)
     measurement = RunningDistances(chosen, n_tokens, cfg.hook_template.hook_names(store.groups))
     for rows_LBD in store.layer_rows(n_tokens, "Measuring layer distances"):
         measurement.add(rows_LBD)
@@ -100,17 +106,25 @@ def all_layers_store(
     model: HookedRootModule,
     dataset: HfDataset,
     prompts_per_batch: int | None = None,
+    norm_limits: Mapping[str, float] | None = None,
 ) -> GroupActivationsStore:
     """A store of its own that captures every layer, from the dataset's first row on.
 
-    `prompts_per_batch` replaces `store_batch_size_prompts`.
+    `prompts_per_batch` replaces `store_batch_size_prompts`; tokens beyond the limits are left out.
     """
-    every_layer = (LayerGroup(0, n_layers_of(model, cfg.hook_template) - 1),)
-    require_hooks(model, cfg.hook_template, every_layer)
+    groups = _every_layer(cfg, model)
     if prompts_per_batch is not None:
         cfg = copy.copy(cfg)  # not dataclasses.replace: a new config gets a checkpoint folder
         cfg.store_batch_size_prompts = prompts_per_batch
-    return GroupActivationsStore.from_group_config(model, cfg, every_layer, as_stream(dataset))
+    return GroupActivationsStore.from_group_config(
+        model, cfg, groups, as_stream(dataset), norm_limits
+    )
+
+
+def _every_layer(cfg: GroupSAERunnerConfig[Any], model: HookedRootModule) -> tuple[LayerGroup, ...]:
+    every_layer = (LayerGroup(0, n_layers_of(model, cfg.hook_template) - 1),)
+    require_hooks(model, cfg.hook_template, every_layer)
+    return every_layer
 
 
 def _prompts_per_batch(cfg: GroupSAERunnerConfig[Any], n_tokens: int) -> int:

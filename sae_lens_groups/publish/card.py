@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from sae_lens_groups import files
 from sae_lens_groups.errors import PublishError
-from sae_lens_groups.layers import LayerGroup, format_layer_groups
+from sae_lens_groups.layers import LayerGroup, format_layer_groups, in_words
 from sae_lens_groups.publish import markdown
 from sae_lens_groups.publish.card_merge import FrontMatter, card_with, is_hub_id
 from sae_lens_groups.saved import SuiteManifest
@@ -260,7 +260,7 @@ def _template() -> Template:
     filters = (
         *(files.plain, files.code, files.cell, markdown.words, markdown.py),
         *(markdown.f_string, markdown.shell, markdown.fenced, markdown.paragraph),
-        *(markdown.number, markdown.numbers, markdown.in_words, markdown.drawing),
+        *(markdown.number, markdown.numbers, in_words, markdown.drawing),
     )
     environment.filters |= {"repr": repr, **{each.__name__: each for each in filters}}
     return environment.get_template("card.md.j2")

@@ -58,19 +58,6 @@ def numbers(layers: Sequence[int]) -> str:
     return str(list(layers))
 
 
-def in_words(layers: Sequence[int]) -> str:
-    """`layers 0-3 and 11`."""
-    runs: list[list[int]] = []
-    for layer in sorted(layers):
-        if runs and layer == runs[-1][-1] + 1:
-            runs[-1].append(layer)
-        else:
-            runs.append([layer])
-    names = [str(LayerGroup(run[0], run[-1])) for run in runs]
-    listed = ", ".join(names[:-1]) + " and " * (len(names) > 1) + names[-1]
-    return "layer" + "s" * (len(layers) > 1) + f" {listed}"
-
-
 def drawing(groups: Sequence[LayerGroup]) -> str:
     """One line per group of several layers, dots at its layers; narrow cells for many layers."""
     first, last = groups[0].first, groups[-1].last

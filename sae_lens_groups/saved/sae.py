@@ -49,6 +49,8 @@ _METADATA: Mapping[str, type] = {
     "hook_head_index": int,
     "model_from_pretrained_kwargs": dict,
     "sae_lens_groups": dict,
+    "max_activation_norm": float,
+    "activation_norms": dict,
 }
 
 

@@ -10,6 +10,7 @@ from sae_lens import SAE, TrainingSAE
 from sae_lens.training.activation_scaler import ActivationScaler
 from typing_extensions import override
 
+from sae_lens_groups.activations import ActivationNorms
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.plan import GroupPlan
@@ -41,6 +42,7 @@ class _TrainedLayer:
 def export_suite(
     cfg: GroupSAERunnerConfig[Any],
     trainers: Iterable[GroupSAETrainer],
+    norms: ActivationNorms,
     plan: GroupPlan | None,
     transfer: TransferReport | None,
     dataset_rows_read: int | None,
@@ -48,7 +50,9 @@ def export_suite(
     sae_step_flops: float | None,
 ) -> SAESuite:
     """The suite of these trained groups; a layer's SAE is built when it is asked for."""
-    layers = {layer: part for one in trainers for layer, part in _trained_layers(one).items()}
+    layers = {
+        layer: part for one in trainers for layer, part in _trained_layers(one, norms).items()
+    }
     manifest = SuiteManifest(
         groups=tuple(dict.fromkeys(part.group for part in layers.values())),
         hook_template=cfg.hook_template,
@@ -117,7 +121,7 @@ class _TrainedGroups(SAESource):
         return self._layers[layer].log_sparsity_F
 
 
-def _trained_layers(trainer: GroupSAETrainer) -> dict[int, _TrainedLayer]:
+def _trained_layers(trainer: GroupSAETrainer, norms: ActivationNorms) -> dict[int, _TrainedLayer]:
     statistics = trainer.statistics
     n_dead_L = statistics.n_dead_L(trainer.cfg.dead_feature_window)
     l0_L = statistics.frequency_LF.sum(dim=1).tolist()
@@ -127,7 +131,11 @@ def _trained_layers(trainer: GroupSAETrainer) -> dict[int, _TrainedLayer]:
             trainer.sae,
             scaler,
             statistics.log_sparsity_LF[position].clone(),
-            {"l0": l0_L[position], "num_dead_features": n_dead_L[position]},
+            {
+                "l0": l0_L[position],
+                "num_dead_features": n_dead_L[position],
+                **norms.recorded(layer),
+            },
         )
         for position, (layer, scaler) in enumerate(trainer.scaling.of_layer.items())
     }

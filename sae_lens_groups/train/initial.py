@@ -27,6 +27,7 @@ _RECORDED_SETTINGS = (
     "seqpos_slice",
     "prepend_bos",
     "exclude_special_tokens",
+    "max_activation_norm_multiple",
     "sequence_separator_token",
     "disable_concat_sequences",
 )

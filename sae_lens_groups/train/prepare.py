@@ -13,7 +13,9 @@ from transformer_lens import HookedRootModule
 
 from sae_lens_groups import files
 from sae_lens_groups.activations import (
+    ActivationNorms,
     as_stream,
+    measure_norms,
     n_layers_before_loading,
     n_layers_of,
     open_dataset,
@@ -257,10 +259,20 @@ def prepare(
     )
 
 
-def complete(
-    run: PreparedRun, model: HookedRootModule
-) -> tuple[tuple[LayerGroup, ...], GroupPlan | None, Transfer | None]:
-    """The groups of the loaded model, with their plan, and where each of them starts from.
+@dataclass(frozen=True, kw_only=True)
+class CompletedRun:
+    """What a run knows only once the language model is loaded."""
+
+    groups: tuple[LayerGroup, ...]
+    plan: GroupPlan | None
+    """What the groups were chosen from; None where they were named, or follow a rule."""
+    transfer: Transfer | None
+    """Where each group starts from."""
+    norms: ActivationNorms
+
+
+def complete(run: PreparedRun, model: HookedRootModule) -> CompletedRun:
+    """The groups of the loaded model, where each of them starts from, and its layers' norms.
 
     Checks what depends on groups that were not known before.
     """
@@ -274,7 +286,22 @@ def complete(
     for given in (run.settled.checkpoint, run.cache):
         if given is not None and not are_known:
             given.require_fit(cfg, groups)
-    return groups, plan, transfer
+    norms = _norms(run, model, hooked)
+    norms.warn_if_massive()
+    return CompletedRun(groups=groups, plan=plan, transfer=transfer, norms=norms)
+
+
+def _norms(
+    run: PreparedRun, model: HookedRootModule, hooked: tuple[LayerGroup, ...]
+) -> ActivationNorms:
+    """Of the layers that are read; as cached activations have them, where those are trained on."""
+    cfg = run.cfg
+    layers = [layer for group in hooked for layer in group.layers]
+    cached = {} if run.cache is None else run.cache.norms
+    if all(str(layer) in cached for layer in layers):
+        found = {layer: cached[str(layer)] for layer in layers}
+        return ActivationNorms(found, cfg.max_activation_norm_multiple)
+    return measure_norms(cfg, model, run.dataset, hooked, cfg.training_tokens)
 
 
 def _usable_cache(

@@ -87,11 +87,13 @@ class GroupSAETrainingRunner:
         self._checkpoint = prepared.settled.checkpoint
         self._dataset, self._dataset_path = prepared.dataset, prepared.dataset_path
         self.model = override_model or load_hooked_model(cfg, prepared.loaded_groups)
-        self.groups, self.plan, self._transfer = complete(prepared, self.model)
+        completed = complete(prepared, self.model)
+        self.groups, self.plan = completed.groups, completed.plan
+        self._transfer, self._norms = completed.transfer, completed.norms
         compile_if_asked(cfg, self.model)
         store = CachedActivationsStore if cfg.use_cached_activations else GroupActivationsStore
         self.activations_store = store.from_group_config(
-            self.model, cfg, self.groups, self._dataset
+            self.model, cfg, self.groups, self._dataset, self._norms.limits(cfg.hook_template)
         )
         # Before the run's own SAEs, whose training takes more memory than this.
         self._sae_step_flops = _flops_if_counted(cfg)
@@ -135,6 +137,7 @@ class GroupSAETrainingRunner:
         trained = export_suite(
             self.cfg,
             trainers,
+            self._norms,
             self.plan,
             self._finished_report(trainers),
             dataset_rows_read=self._dataset_rows_read(),
@@ -222,7 +225,8 @@ class GroupSAETrainingRunner:
         pairs = set() if self._transfer is None else self._transfer.pairs
         if self.cfg.layer_alignment != NONE:
             pairs |= pairs_with_middle_layers(self.groups)
-        return moments_of_pairs(self.cfg, self.model, self._dataset, pairs)
+        limits = self._norms.limits(self.cfg.hook_template)
+        return moments_of_pairs(self.cfg, self.model, self._dataset, pairs, limits)
 
     def _trainer(self, batches: TrainingBatches) -> GroupTrainer:
         cfg = self.cfg

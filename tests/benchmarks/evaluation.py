@@ -23,6 +23,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from sae_lens_groups.evaluate.metrics import SECTIONS, metrics_of
 from sae_lens_groups.evaluate.sweep import sweep
+from sae_lens_groups.evaluate.tokens import EvaluatedTokens
 from sae_lens_groups.train.evals import ReplayedTokens
 
 N_LAYERS = 12
@@ -81,7 +82,7 @@ def swept(
     model: HookedRootModule, saes: dict[str, SAE[Any]], batches: list[torch.Tensor]
 ) -> dict[str, dict[str, float]]:
     """Hook name -> metrics, from one sweep."""
-    (results,) = sweep(model, batches, [saes])
+    (results,), _ = sweep(model, EvaluatedTokens(batches), [saes])
     return {name: metrics_of(result.sums) for name, result in results.items()}
 
 

@@ -24,10 +24,13 @@ def facts(suite: SAESuite, evaluation: SuiteEvaluation) -> str:
     """Hook, sizes, and the tokens that everything was measured on."""
     cfg = suite.layer(suite.manifest.layers[0]).cfg
     tokens = evaluation.tokens
+    outliers = (
+        f", and {counted(tokens.n_outliers, 'outlier')} beside them" if tokens.n_outliers else ""
+    )
     return (
         f"{suite.manifest.hook_template}; {cfg.architecture()} SAEs of {cfg.d_sae:,} features for "
         f"activations of width {cfg.d_in:,}. Measured on {tokens.n_tokens:,} tokens of "
-        f"{public(evaluation.dataset_name)} ({tokens.n_prompts:,} prompts of {tokens.context_size} tokens)."
+        f"{public(evaluation.dataset_name)} ({tokens.n_prompts:,} prompts of {tokens.context_size} tokens){outliers}."
     )
 
 

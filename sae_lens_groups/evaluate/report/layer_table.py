@@ -47,7 +47,8 @@ class Column:
 
 def layer_columns(evaluation: SuiteEvaluation, where: Where) -> list[Column]:
     """All columns that stand there, block by block."""
-    columns = [*_layers(evaluation), *(_scores(evaluation, of) for of in shown_in(where))]
+    shown = [of for of in shown_in(where) if evaluation.tokens.n_outliers or not of.is_of_outliers]
+    columns = [*_layers(evaluation), *(_scores(evaluation, of) for of in shown)]
     if evaluation.comparison is not None:
         columns += [_differences(evaluation, metric) for metric in compared_in(where)]
         columns += _features(evaluation)

@@ -68,7 +68,8 @@ def draw_settings(cfg: GroupSAERunnerConfig[Any]) -> dict[str, Any]:
 
 def default_of(name: str) -> Any:
     """What a setting was, where cached activations of before it say nothing of it."""
-    (default,) = (field.default for field in fields(GroupSAERunnerConfig) if field.name == name)
+    (found,) = (field for field in fields(GroupSAERunnerConfig) if field.name == name)
+    default = found.metadata.get("before", found.default)
     return None if default is MISSING else _as_json(default)
 
 

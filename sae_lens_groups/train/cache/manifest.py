@@ -5,7 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from sae_lens_groups import files
+from sae_lens_groups.activations import LayerNorms
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import CacheError, quoted
 from sae_lens_groups.layers import HookTemplate, LayerGroup, format_layer_groups, parse_ranges
@@ -35,6 +38,8 @@ class CacheManifest(files.FileEntries):
     dataset_rows_read: int
     """From the dataset's first row on."""
     versions: dict[str, str]
+    norms: dict[str, LayerNorms] = Field(default_factory=dict)
+    """By layer; empty in caches of before 0.9."""
 
     @classmethod
     def load(cls, folder: Path | str) -> "CacheManifest":

@@ -101,8 +101,9 @@ class CachedActivationsStore(GroupActivationsStore):
         cfg: GroupSAERunnerConfig[Any],
         groups: tuple[LayerGroup, ...],
         dataset: HfDataset,
+        norm_limits: Mapping[str, float] | None = None,
     ) -> Self:
-        store = super().from_group_config(model, cfg, groups, dataset)
+        store = super().from_group_config(model, cfg, groups, dataset, norm_limits)
         assert cfg.cached_activations_path is not None
         store.cache = CachedActivations(cfg.cached_activations_path)
         return store

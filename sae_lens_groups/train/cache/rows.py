@@ -27,6 +27,8 @@ class Piece:
     columns: dict[str, torch.Tensor]
     """As `CacheLayout.encode` takes them."""
     n_tokens: int
+    n_kept_tokens: int
+    """Without those that are left out of training."""
     activations_dtype: str
     """The language model's own."""
 
@@ -48,8 +50,9 @@ def pieces(
     # Training draws anew each time the dataset starts over; all rows are the same each time.
     batches = store.token_batches() if layout.position_columns else _one_epoch(store)
     while not demand.is_met and (batch_tokens := next(batches, None)) is not None:
-        yield _piece(store, cfg, layout, batch_tokens)
-        demand.add(len(store.kept_positions(batch_tokens)) * cfg.layers_per_token)
+        piece = _piece(store, cfg, layout, batch_tokens)
+        yield piece
+        demand.add(piece.n_kept_tokens * cfg.layers_per_token)
 
 
 def _one_epoch(store: GroupActivationsStore) -> Iterator[torch.Tensor]:
@@ -71,9 +74,10 @@ def _piece(
     batch_tokens: torch.Tensor,
 ) -> Piece:
     if layout.position_columns:
-        columns = _drawn(store, cfg, batch_tokens)
+        columns, n_kept_tokens = _drawn(store, cfg, batch_tokens)
     else:
         columns = store.captured_layers(batch_tokens)
+        n_kept_tokens = len(store.ordinary_positions(batch_tokens, columns))
         store.require_finite({name: acts_ND.isfinite().all() for name, acts_ND in columns.items()})
     dtype = columns[layout.row_columns[0]].dtype
     for name in layout.row_columns:
@@ -81,13 +85,14 @@ def _piece(
     token_ids_PT = store.trained_tokens(batch_tokens)
     columns[TOKEN_IDS] = token_ids_PT.cpu().int()
     columns[DATASET_ROWS_READ] = torch.full((len(token_ids_PT),), store.n_dataset_processed)
-    return Piece(columns, token_ids_PT.numel(), str(dtype).removeprefix("torch."))
+    activations_dtype = str(dtype).removeprefix("torch.")
+    return Piece(columns, token_ids_PT.numel(), n_kept_tokens, activations_dtype)
 
 
 def _drawn(
     store: GroupActivationsStore, cfg: GroupSAERunnerConfig[Any], batch_tokens: torch.Tensor
-) -> dict[str, torch.Tensor]:
-    """(N, D) of every group, and (N,) the positions of their layers."""
+) -> tuple[dict[str, torch.Tensor], int]:
+    """(N, D) of every group, and (N,) the positions of their layers; the tokens that have rows."""
     rows = DrawnRows(
         store.groups,
         store.kept_positions(batch_tokens).cpu(),
@@ -95,7 +100,7 @@ def _drawn(
         layers_per_token=cfg.layers_per_token,
     )
     store.write_drawn(batch_tokens, rows)
-    return rows.columns
+    return rows.columns, rows.n_kept // cfg.layers_per_token
 
 
 def _stored(rows_ND: torch.Tensor, dtype: str, column: str) -> torch.Tensor:
@@ -125,6 +130,7 @@ class DrawnRows:
         self._slots = (
             kept_B[:, None] * layers_per_token + torch.arange(layers_per_token)
         ).flatten()
+        self.n_kept = len(self._slots)
         self.columns: dict[str, torch.Tensor] = {}
         """(N, D) by group, and (N,) the positions of their layers."""
         for group in groups:
@@ -144,3 +150,9 @@ class DrawnRows:
             )
         self.columns[group][slot_N] = rows_ND.cpu()
         self.columns[position_column(group)][slot_N] = position
+
+    def release(self, slot_N: torch.Tensor) -> None:
+        """Lets go of rows of tokens that are left out after all."""
+        self.n_kept -= len(slot_N)
+        for values in self.columns.values():
+            values[slot_N] = NOT_DRAWN if values.ndim == 1 else 0

@@ -17,6 +17,7 @@ from sae_lens_groups.activations import (
     as_stream,
     compile_if_asked,
     load_hooked_model,
+    measure_norms,
     n_layers_of,
     open_dataset,
     require_hooks,
@@ -131,9 +132,12 @@ class CacheRun:
 
     def run(self) -> CacheManifest:
         """Writes the folder, and returns what it says of itself."""
+        cfg = self.cfg
+        norms = measure_norms(cfg, self.model, self._dataset, self.groups, cfg.training_tokens)
+        norms.warn_if_massive()
         # A store of its own, which starts at the dataset's first row.
         store = GroupActivationsStore.from_group_config(
-            self.model, self.cfg, self.groups, self._dataset
+            self.model, cfg, self.groups, self._dataset, norms.limits(cfg.hook_template)
         )
         with files.new_folder(self.folder, _SETTING) as partial:
             n_prompts, dtype = self._write(store, partial)
@@ -141,14 +145,15 @@ class CacheRun:
                 format_version=CacheManifest.newest_format,
                 cache_rows=self.cache_rows,
                 layer_groups=format_layer_groups(self.groups),
-                settings=row_settings(self.cfg),
-                draw_settings=draw_settings(self.cfg) if self.cache_rows == DRAWN_ROWS else {},
+                settings=row_settings(cfg),
+                draw_settings=draw_settings(cfg) if self.cache_rows == DRAWN_ROWS else {},
                 layout=self.layout,
                 versions={name: version(name) for name in _PACKAGES},
                 activations_dtype=cast("Any", dtype),
                 n_prompts=n_prompts,
                 n_tokens=n_prompts * self.layout.tokens_per_prompt,
                 dataset_rows_read=store.n_dataset_processed,
+                norms={str(layer): of for layer, of in norms.layers.items()},
             )
             manifest.save(partial)
         return manifest
