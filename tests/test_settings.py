@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import datasets
+import datasets.config
 import pytest
 import torch
 from datasets import Dataset
@@ -297,6 +297,9 @@ def test_the_path_of_a_dataset_is_taken_literally(tmp_path: Path, streaming: boo
         text = write_text(folder, f"in {folder}")
         rows = open_train_split(str(folder), streaming=streaming)
         assert list(rows) == [{"text": text}]
+        saved = folder.with_name(f"{folder.name} saved")
+        Dataset.from_list(list(rows)).save_to_disk(saved)
+        assert list(open_train_split(str(saved), streaming=streaming)) == [{"text": text}]
 
 
 def test_the_splits_of_a_folder_whose_name_looks_like_a_pattern_are_told_apart(
@@ -341,9 +344,8 @@ def test_rows_that_are_padded_on_the_left_are_refused_wherever_they_come(
     lines = [json.dumps(dict(zip(rows, row))) for row in zip(*rows.values())]
     (tmp_path / "data" / "rows.jsonl").write_text("\n".join(lines))
     given = Dataset.from_dict(rows) if in_memory else open_train_split(str(tmp_path / "data"))
-    runner = GroupSAETrainingRunner(group_config("3"), given, model)
     with pytest.raises(DatasetError, match="row 20 of the dataset is padded on the left"):
-        runner.run()
+        GroupSAETrainingRunner(group_config("3"), given, model).run()
     right = Dataset.from_dict({name: values[:20] for name, values in rows.items()})
     with pytest.warns(UserWarning, match="starts over"):
         suite = GroupSAETrainingRunner(group_config("3"), right, model).run()
@@ -397,7 +399,9 @@ def test_the_last_prompts_that_fill_no_batch_are_not_used(model: HookedTransform
     rows = Dataset.from_dict({"tokens": [[n] * 16 for n in range(11)]})
     groups = (LayerGroup(3, 3),)
     store = GroupActivationsStore.from_group_config(model, group_config("3"), groups, rows)
-    read = [store.next_tokens() for _ in range(4)]
+    batches = store.token_batches()
+    with pytest.warns(UserWarning, match="the dataset ended after 128 tokens and starts over"):
+        read = [next(batches) for _ in range(4)]
     assert torch.cat(read)[:, 0].tolist() == [*range(8), *range(8)]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import datasets
+import datasets.config
 import datasets.exceptions
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from datasets.data_files import get_data_patterns
