@@ -112,8 +112,8 @@ def _why_not_loaded(
         for name, value in kwargs.items()
         if name in reason or (isinstance(value, str) and value in reason)
     ]
-    if isinstance(error, _OF_A_SETTING):
-        named = named or list(kwargs)
+    if isinstance(error, _OF_A_SETTING) and not named:
+        named = [name for name in kwargs if name != "center_writing_weights"]  # SAELens's own
     if named and not isinstance(error, OSError):
         return (
             f"model_from_pretrained_kwargs: {model_class_name} cannot be loaded with "
