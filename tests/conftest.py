@@ -12,7 +12,6 @@ os.environ["WANDB_SILENT"] = "true"
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import gc  # the environment above has to come first
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +31,8 @@ from transformer_lens.hook_points import HookedRootModule, HookPoint
 
 from sae_lens_groups import GroupSAERunnerConfig
 from sae_lens_groups.train.fast_step import why_not
+
+from .floor import depending_on_saelens
 
 # The same examples in every run, however slow: what fails in CI fails on every machine.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -224,23 +225,11 @@ def browser() -> Iterator[webdriver.Chrome]:
     chrome.quit()
 
 
-_TOUCHES_SAELENS = re.compile(
-    r"\b(sae_lens|GroupSAETrainingRunner|SAESuite|cache_activations|evaluate_suite|group_config)\b"
-)
-_SAME_WITH_ANY_SAELENS = {"test_publish", "test_report", "test_model_card", "test_public_files"}
-"""They take a suite that a run wrote, and look at what becomes of it afterwards."""
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests of each file that trains, loads or evaluates SAEs with SAELens."""
-    touches = {
-        path
-        for path in {item.path for item in items}
-        if path.stem not in _SAME_WITH_ANY_SAELENS and _TOUCHES_SAELENS.search(path.read_text())
-    }
-    for item in items:
-        if item.path in touches:
-            item.add_marker("saelens")
+    for item in depending_on_saelens(items):
+        item.add_marker("saelens")
+    # The long ones first: what is left at the end is short, and all processes end together.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(autouse=True)

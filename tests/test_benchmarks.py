@@ -1,29 +1,55 @@
 """The benchmarks still run, and measure something. What they measure is no matter of tests."""
 
 import math
-import subprocess
+import os
 import sys
+from collections.abc import Sequence
+from subprocess import CompletedProcess
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from tests.benchmarks import cost_scale, demo_runs
+from tests import processes
+from tests.benchmarks import cost_scale, demo_runs, own_process
 from tests.benchmarks.own_process import in_own_process
+from tests.benchmarks.speed.__main__ import main as speed
 from tests.benchmarks.speed.jobs import EACH, GROUPS, MULTI
 
 pytestmark = pytest.mark.slow
 
 
-def test_speed_prints_a_row_for_every_way_and_the_time_by_part() -> None:
-    command = [sys.executable, "-m", "tests.benchmarks.speed", "--rounds", "1", "--parts"]
+@pytest.fixture
+def _forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process for every run still, but none that imports SAELens anew."""
+
+    def run(command: Sequence[str], env: dict[str, str], **_: Any) -> CompletedProcess[str]:
+        return processes.run(*command[1:], env=env)
+
+    monkeypatch.setattr(own_process, "subprocess", SimpleNamespace(run=run))
+
+
+def test_a_run_has_a_process_of_its_own() -> None:
+    assert in_own_process(os.getpid) != os.getpid()
+
+
+@pytest.mark.usefixtures("_forked")
+def test_speed_prints_a_row_for_every_way_and_the_time_by_part(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["speed", "--rounds", "1", "--parts"]
     command += ["--ways", "multi", "groups", "limit"]
     command += ["--shapes", "toy", "--layers", "2"]
     command += ["--layer_groups", "0-1", "--tokens", "4096", "--threads", "1"]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    monkeypatch.setattr(sys, "argv", command)
+    speed()
+    printed = capsys.readouterr().out
     rows = {line.split(" | ")[0].removeprefix("| ") for line in printed.splitlines()}
     assert {"multi", "groups (0-1)", "limit of 1"} <= rows
     assert "| groups (0-1) | language model |" in printed
 
 
+@pytest.mark.usefixtures("_forked")
 @pytest.mark.parametrize("way", [MULTI, EACH, GROUPS])
 def test_cost_scale_measures_a_point(way: str) -> None:
     assert 0 < in_own_process(seconds_per_million, way=way) < math.inf
@@ -36,6 +62,7 @@ def seconds_per_million(way: str) -> float:
     return cost_scale.measure(cost_scale.Run(way, point), settings)
 
 
+@pytest.mark.usefixtures("_forked")
 def test_a_recipe_goes_on_from_the_run_before() -> None:
     """A single step from scratch explains nothing yet."""
     groups = {"layer_groups": "0-1", "tokens": 20_480}

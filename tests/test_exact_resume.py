@@ -25,7 +25,7 @@ from sae_lens_groups.train.run import GroupTrainer
 from .conftest import ARCHITECTURES, group_config, make_tokens, sae_config
 
 TEXTS = [
-    f"def f{n}(x):\n    return x + {n * 37 % 101} * f{n % 7}(x)\n" * (1 + n % 5) for n in range(90)
+    f"def f{n}(x):\n    return x + {n * 37 % 101} * f{n % 7}(x)\n" * (1 + n % 5) for n in range(45)
 ]
 NORMALISED = {"normalize_activations": "expected_average_only_in"}
 
@@ -154,10 +154,10 @@ def test_half_used_texts_are_gone_on_with(
         exclude_special_tokens=True,
         layers_per_token=2,
         prefetch_llm_batches=prefetch,
-        training_tokens=32 * 400,
+        training_tokens=32 * 200,
     )
     with pytest.warns(UserWarning, match="starts over"):
-        require_same_run(monkeypatch, tmp_path, run, stops=(3, 150, 333))
+        require_same_run(monkeypatch, tmp_path, run, stops=(3, 75, 166))
 
 
 @pytest.mark.parametrize("cache_rows", ["all", "drawn"])

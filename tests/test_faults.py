@@ -1,19 +1,15 @@
 """A run that is killed at random moments ends as if it had not been."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+
+from . import processes
 
 
 @pytest.mark.slow
 def test_killed_runs_end_bit_identical() -> None:
     """`python -m tests.faults` kills 50 times; this is a small part of it."""
-    command = [sys.executable, "-m", "tests.faults", "--kills", "8", "--per_run", "2"]
-    done = subprocess.run(
-        command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=550
-    )
+    done = processes.run("-m", "tests.faults", "--kills", "8", "--per_run", "2")
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     assert json.loads(done.stdout.splitlines()[-1]) == {"kills": 8, "bit_identical": 8}

@@ -473,6 +473,34 @@ def test_a_model_that_transformer_lens_does_not_know_goes_through_saelens_loader
     assert names["features"].count_nonzero() == 4 * names["tokens"].numel()
 
 
+LIMIT = 20.0  # some of the tokens are beyond it
+
+
+@pytest.mark.parametrize("prepend_bos", [True, False])
+def test_the_programs_take_the_tokens_of_training(
+    of_transformers: CardFacts, monkeypatch: pytest.MonkeyPatch, prepend_bos: bool
+) -> None:
+    norms = {"median": 1.0, "first_position": 90.0, "largest": 90.0, "top_share": 0.9}
+    limited = {"max_activation_norm": LIMIT, "max_activation_norm_multiple": 30.0}
+    metadata = {"model_class_name": "AutoModelForCausalLM", "prepend_bos": prepend_bos}
+    trained = with_metadata(of_transformers, **metadata, **limited, activation_norms=norms)
+    unknown = replace(trained, base_model="me/pythia")
+    assert "beyond 30 times the median norm" in " ".join(model_card(unknown).split())
+    names: dict[str, Any] = {}
+    sae = demo_sae("gpt_neox.layers.2")
+    sae.cfg.metadata.max_activation_norm = LIMIT
+    monkeypatch.setattr(SAE, "from_pretrained", staticmethod(lambda *_: sae))
+    text = program(model_card(unknown), "load_model")
+    exec(text.replace("me/pythia", "EleutherAI/pythia-14m"), names)
+    tokenizer: Any = names["model"].tokenizer
+    bos = [tokenizer.bos_token_id] if prepend_bos else []
+    assert names["tokens"].tolist() == [[*bos, *tokenizer("The cat sat on the mat").input_ids]]
+    (activations,) = names["cache"].values()
+    kept = activations[activations.norm(dim=-1) <= LIMIT]
+    assert 0 < len(kept) < names["tokens"].numel()
+    assert torch.equal(names["activations"], kept)
+
+
 def test_a_model_that_is_not_on_the_hub_is_a_path_to_fill_in() -> None:
     local = facts(hook="gpt_neox.layers.{layer}", base_model=None)
     shown = program(model_card(local), "load_model")

@@ -30,6 +30,7 @@ from transformer_lens import HookedTransformer
 from sae_lens_groups import GroupSAETrainingRunner, SAESuite
 from sae_lens_groups.scaling.group_scaling import MEAN_NORM, WHITENING
 
+from . import processes
 from .conftest import ARCHITECTURES, D_IN, group_config, make_model, sae_config
 from .hub import serving
 
@@ -110,15 +111,13 @@ class User(NamedTuple):
         """What the program puts into `outputs`, and into `unknown`."""
         files = {name: str(self.home / f"{name}-{TENSORS}") for name in ("given", "outputs")}
         save_file(given, files["given"])
-        process = subprocess.run(
-            [
-                *(self.python, "-c", _START + program + _END),
-                *(self.version, json.dumps({**task, **files})),
-            ],
-            env={**os.environ, "HF_HOME": str(self.home), **environment},
-            capture_output=True,
-            text=True,
-        )
+        args = "-c", _START + program + _END, self.version, json.dumps({**task, **files})
+        env = {**os.environ, "HF_HOME": str(self.home), **environment}
+        if self.version == INSTALLED:
+            process = processes.run(*args, env=env)
+        else:
+            command = [self.python, *args]
+            process = subprocess.run(command, env=env, capture_output=True, text=True)
         assert process.returncode == 0, process.stderr
         version, unknown = json.loads(process.stdout.splitlines()[-1])
         assert self.version in (version, INSTALLED)

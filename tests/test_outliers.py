@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from sae_lens import SAE
+from sae_lens import SAE, LoggingConfig
 from transformer_lens import HookedTransformer
 
 from sae_lens_groups import (
@@ -18,7 +18,7 @@ from sae_lens_groups import (
 )
 from sae_lens_groups.activations import moments_of_pairs
 from sae_lens_groups.errors import ConfigError
-from sae_lens_groups.evaluate import evaluation_text
+from sae_lens_groups.evaluate import evaluation_text, report_page
 
 from .conftest import (
     CONTEXT_SIZE,
@@ -187,6 +187,22 @@ def test_saes_say_what_they_were_not_trained_on(massive_model: HookedTransformer
     metadata = SAE.load_from_disk("off/blocks.1.hook_resid_post").cfg.metadata
     assert metadata.max_activation_norm is None
     assert metadata.max_activation_norm_multiple == 0
+
+
+def test_the_page_and_wandb_show_the_norms(
+    massive_model: HookedTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: dict[str, Any] = {}
+    monkeypatch.setattr("wandb.init", lambda **given: started.update(given))
+    monkeypatch.setattr("wandb.log", lambda *_, **__: None)
+    monkeypatch.setattr("wandb.finish", lambda: None)
+    suite = run(massive_model, "0-2,3", logger=LoggingConfig(log_to_wandb=True))
+    norms = suite.layer(1).cfg.metadata.activation_norms
+    assert started["config"]["activation_norms"]["1"] == norms
+    page = report_page(suite, scores(suite, massive_model))
+    _, table = page.split("Activation norms</h2>")
+    assert "Tokens beyond 10 times the median of any layer were left out of training." in table
+    assert f"<td>1</td><td>{norms['median']:,.4g}</td>" in table
 
 
 # --- scores ---

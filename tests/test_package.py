@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 from sae_lens import constants
 
 import sae_lens_groups
@@ -161,10 +162,34 @@ def test_tutorials_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with hub(mode="lfs", tokens={"hf_reader": Token("your-name")}) as server:
         for name, value in server.environment(tmp_path / "home", "hf_reader").items():
             monkeypatch.setenv(name, value)
+        require_statuses_of_commands(notebook)
         NotebookClient(notebook, timeout=600, resources=resources).execute()
-    for cell in notebook.cells:  # a command that failed prints nothing, and stops no notebook
-        if cell.cell_type == "code" and cell.source.startswith("!"):
+    for cell in notebook.cells:  # of a pipe the status is that of its end
+        if is_command(cell):
             assert any(output.get("text") for output in cell.outputs), cell.source
+
+
+def is_command(cell: nbformat.NotebookNode) -> bool:
+    return cell.cell_type == "code" and cell.source.startswith("!")
+
+
+def require_statuses_of_commands(notebook: nbformat.NotebookNode) -> None:
+    """Lets a command that fails stop the notebook, which it would not by itself."""
+    cells = []
+    for cell in notebook.cells:
+        cells.append(cell)
+        if is_command(cell):
+            status = 2 if "refused" in cell.metadata.get("tags", []) else 0
+            check = f"assert _exit_code == {status}, f'the command ended with {{_exit_code}}'"
+            cells.append(nbformat.v4.new_code_cell(check))
+    notebook.cells = cells
+
+
+def test_a_command_that_fails_stops_a_tutorial(tmp_path: Path) -> None:
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("!echo so; false")])
+    require_statuses_of_commands(notebook)
+    with pytest.raises(CellExecutionError, match="the command ended with 1"):
+        NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}}).execute()
 
 
 def test_every_flag_of_ours_is_in_the_readme() -> None:

@@ -9,9 +9,8 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -21,6 +20,7 @@ from sae_lens_groups import GroupSAETrainingRunner, SAESuite
 from sae_lens_groups.demo.model import stdlib_tokens
 from sae_lens_groups.demo.run import demo_config
 
+from . import processes
 from .hub import serving
 
 PAGE = (Path(__file__).parent.parent / "tutorials" / "saebench.md").read_text(encoding="utf-8")
@@ -58,7 +58,7 @@ def _saebench() -> None:
 
 @pytest.fixture(scope="module")
 def tokens() -> Dataset:
-    return stdlib_tokens("train")
+    return stdlib_tokens("held_out")
 
 
 @pytest.fixture(scope="module")
@@ -90,14 +90,8 @@ def train(suite_folder: Path, tokens: Dataset, **flags: Any) -> SAESuite:
     return GroupSAETrainingRunner(cfg, override_dataset=tokens).run()
 
 
-def run(program: str, folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-    )
+def run(program: str, folder: Path, **environment: str) -> CompletedProcess[str]:
+    return processes.run("-c", program, cwd=folder, env={**os.environ, **environment})
 
 
 def run_without_us(program: str, folder: Path, **environment: str) -> str:

@@ -81,6 +81,10 @@ class ActivationNorms:
             "activation_norms": None if norms is None else norms.model_dump(),
         }
 
+    def to_dict(self) -> dict[str, Any]:
+        """By layer, as JSON has it."""
+        return {str(layer): norms.model_dump() for layer, norms in self.layers.items()}
+
     def warn_if_massive(self) -> None:
         """Says that few tokens carry most of the norm, which, and what is or can be done."""
         massive = {

@@ -79,6 +79,16 @@ class CardFacts:
         return next(iter(self.sae_cfgs.values()), {}).get("metadata") or {}
 
     @property
+    def leaves_out_outliers(self) -> bool:
+        """Whether training left out tokens of massive activations, where the model has some."""
+        metadata = [cfg.get("metadata") or {} for cfg in self.sae_cfgs.values()]
+        return any(
+            (of.get("activation_norms") or {}).get("largest", 0) > of["max_activation_norm"]
+            for of in metadata
+            if of.get("max_activation_norm") is not None
+        )
+
+    @property
     def is_imported(self) -> bool:
         """Whether the SAEs were trained elsewhere, so that nothing is known of how."""
         return self.manifest.is_imported

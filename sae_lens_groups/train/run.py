@@ -312,7 +312,7 @@ class GroupSAETrainingRunner:
         wandb.init(
             project=log.wandb_project,
             entity=log.wandb_entity,
-            config=self.cfg.to_dict(),
+            config={**self.cfg.to_dict(), "activation_norms": self._norms.to_dict()},
             name=log.run_name,
             id=log.wandb_id,
         )

@@ -16,7 +16,7 @@ from sae_lens_groups import GroupSAERunnerConfig, GroupSAETrainingRunner
 from sae_lens_groups.demo.corpus import stdlib_texts
 from sae_lens_groups.demo.model import D_IN, HOOK_NAME, MODEL_CLASS_NAME, MODEL_FOLDER
 
-_BATCH_SIZE, N_STEPS = 128, 120
+_BATCH_SIZE, N_STEPS = 128, 80
 _OWN_SETTINGS: dict[str, dict[str, Any]] = {"topk": {"k": 8}, "batchtopk": {"k": 8}}
 
 

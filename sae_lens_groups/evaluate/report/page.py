@@ -52,6 +52,7 @@ def _sections(
         layer_figures.quality(groups, evaluation),
         layer_figures.cost(evaluation),
         training.training(groups, curves),
+        training.norms(suite),
         feature_layers(evaluation.features),
         missed_features(groups, evaluation),
         faithfulness(groups, evaluation.faithfulness),

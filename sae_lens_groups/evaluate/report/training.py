@@ -7,7 +7,7 @@ from importlib import metadata
 import plotly.graph_objects as go
 
 from sae_lens_groups._version import __version__
-from sae_lens_groups.evaluate.numbers import score
+from sae_lens_groups.evaluate.numbers import percent, score
 from sae_lens_groups.evaluate.report.names import public
 from sae_lens_groups.evaluate.report.plots import (
     BASELINE_COLOUR,
@@ -51,6 +51,38 @@ def training(groups: Sequence[LayerGroup], curves: Sequence[TrainingPoint]) -> S
         ),
     )
     return Section("training", "Training", hint, body)
+
+
+def norms(suite: SAESuite) -> Section | None:
+    """How large each layer's activations are; None where the suite does not say."""
+    known = {layer: suite.layer(layer).cfg.metadata for layer in suite.manifest.layers}
+    found = {layer: of.activation_norms for layer, of in known.items() if of.activation_norms}
+    if not found:
+        return None
+    multiple = next(iter(known.values())).max_activation_norm_multiple
+    hint = (
+        "Norms of the activations on the first tokens of the training text. Where 1% of the tokens "
+        "carry much of the squared norm, a mean norm, a loss or an explained variance is about these "
+        "few. "
+    ) + (
+        f"Tokens beyond {multiple:g} times the median of any layer were left out of training."
+        if multiple
+        else "Training took every token (max_activation_norm_multiple 0)."
+    )
+    head = ["layer", "median", "first position", "largest", "squared norm in the top 1%"]
+    rows = [
+        [
+            layer,
+            *map(_number, (of["median"], of["first_position"], of["largest"])),
+            percent(of["top_share"]),
+        ]
+        for layer, of in found.items()
+    ]
+    return Section("norms", "Activation norms", hint, parts.table(head, rows))
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.4g}"
 
 
 def start(suite: SAESuite) -> Section | None:

