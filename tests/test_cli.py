@@ -456,6 +456,7 @@ def test_ctrl_c_saves_and_the_printed_flag_resumes(text_folder: Path, tmp_path: 
         cwd=tmp_path,
     )
     assert resumed.returncode == 0, resumed.stderr
+    assert f"goes on from {message[1]}\n" in resumed.stdout
     assert len(SAESuite.load(tmp_path / "suite")) == 5
 
 
