@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 from sae_lens import LanguageModelSAERunnerConfig, LoggingConfig
 from sae_lens.constants import DTYPE_MAP
@@ -22,7 +22,7 @@ from sae_lens_groups.field_values import (
     require_threshold,
 )
 from sae_lens_groups.files import refusing, require_kinds
-from sae_lens_groups.layers import HookTemplate
+from sae_lens_groups.layers import HookTemplate, layer_groups_text
 from sae_lens_groups.scaling import NONE
 
 NEWEST = "auto"  # of resume_from_checkpoint
@@ -45,7 +45,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
     and `seed` is honoured: the same config gives the same weights.
 
     Args:
-        layer_groups (str): Which layers share an SAE. `0-3,4-7,8-10,11` names the groups (only the layers named are trained), `each` is one SAE per layer, `even:4` is all layers but the last in 4 near-equal runs, plus the last alone. `auto` measures how far apart the layers are and merges neighbouring ones into the fewest groups whose AMAD is below `amad_threshold`, `auto:4` into 4; `optimal` and `optimal:4` do the same by another rule. A path such as `my_plan/plan.json` takes the groups of a plan.
+        layer_groups (str): Which layers share an SAE. `0-3,4-7,8-10,11` names the groups (only the layers named are trained), `each` is one SAE per layer, `even:4` is all layers but the last in 4 near-equal runs, plus the last alone. `auto` measures how far apart the layers are and merges neighbouring ones into the fewest groups whose AMAD is below `amad_threshold`, `auto:4` into 4; `optimal` and `optimal:4` do the same by another rule. A path such as `my_plan/plan.json` takes the groups of a plan. In Python also a `GroupPlan`, or a list such as `[(0, 3), (4, 7)]`.
         amad_threshold (float): For `auto` without a number: the mean over the groups of the largest distance in each stays below it.
         plan_tokens (int): How many tokens distances and alignments are measured on, where they are measured.
         layers_per_token (int): How many layers of each group are drawn for every token. More give more training rows per pass of the language model; a group with fewer layers gives some of its rows more than once.
@@ -85,12 +85,15 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
     init_keep_layers: bool = field(default=False, metadata=NOT_IN_CACHE)
     token_fraction: float | None = field(default=None, metadata=NOT_IN_CACHE)
 
+    given_groups = None  # layer_groups before it became text, which a plan is more than
     checkpoint_every: str | None = field(default=None, metadata=NOT_IN_CACHE)
     keep_checkpoints: int | None = field(default=None, metadata=NOT_IN_CACHE)
 
     def __post_init__(self) -> None:
         if isinstance(self.checkpoint_every, int):
             self.checkpoint_every = str(self.checkpoint_every)  # a number of tokens
+        self.given_groups = self.layer_groups
+        self.layer_groups = cast("str", layer_groups_text(self.layer_groups))
         self._require_field_values()
         HookTemplate.from_hook_name(self.hook_name)
         self._require_usable_flags()
@@ -295,8 +298,8 @@ def _require_saved_form(values: Mapping[str, Any]) -> None:
     whole = {"seqpos_slice": None, "checkpoint_path": None, **values}
     to_do = "name the runner_cfg.json that SAELens wrote beside a trained SAE"
     with refusing(ConfigError, "the saved settings cannot be used", to_do):
-        require_kinds(whole, {"sae": dict, "logger": dict, "checkpoint_path": str | None})
-        require_kinds(whole, {"seqpos_slice": list | tuple | None})
+        require_kinds(whole, {"sae": dict, "logger": dict})
+        require_kinds(whole, {"checkpoint_path": str | None, "seqpos_slice": list | tuple | None})
         sae = {"metadata": {}, **whole["sae"]}
         require_kinds(sae, {"metadata": dict, "d_in": int | float, "d_sae": int | float})
 
@@ -305,8 +308,7 @@ def _require_known(flags: Mapping[str, Any], names: list[str]) -> None:
     for name in flags:
         if name not in names:
             similar = " or ".join(get_close_matches(name, names, n=3))
-            of_fields = "its fields are those of SAELens's config and of GroupSAERunnerConfig"
-            meant = f"did you mean {similar}?" if similar else of_fields
+            meant = f"did you mean {similar}?" if similar else "it has SAELens's fields and ours"
             raise UnknownNameError(f"the config has no field {name!r}; {meant}")
 
 

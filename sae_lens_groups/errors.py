@@ -46,6 +46,10 @@ class DivergedError(GroupSAEError):
     """A group's loss became NaN or infinite in training."""
 
 
+class TrainingError(GroupSAEError):
+    """The language model or a training step failed: out of memory, a broken device."""
+
+
 class NormEstimateError(GroupSAEError):
     """A layer whose activations cannot be normalised."""
 
@@ -120,6 +124,17 @@ def quoted(value: object) -> str:
         return f"a number too long to write out ({type(value).__name__})"
 
 
+def counted(n: int, what: str) -> str:
+    """`1,200 layers`, or `1 layer`."""
+    return f"{n:,} {what}" + "s" * (n != 1)
+
+
 def first_line(error: BaseException) -> str:
     """What an error says first; its name where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def in_one_line(error: BaseException) -> str:
+    """The kind of an error of somebody else's, and what it says first."""
+    kind, said = type(error).__name__, first_line(error)
+    return kind if said == kind else f"{kind}: {said}"

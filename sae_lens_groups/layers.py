@@ -1,13 +1,13 @@
 """Which layers form a group, and which hook each layer has."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Integral
 from typing import Any
 
-from sae_lens_groups.errors import HookNameError, LayerGroupsError, quoted
+from sae_lens_groups.errors import HookNameError, LayerGroupsError, counted, quoted
 
 
 @dataclass(frozen=True, order=True)
@@ -67,9 +67,18 @@ class LayerGroup:
         return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
 
 
+Layers = int | LayerGroup | Iterable[int | str | LayerGroup]
+"""Layers as a user names them: numbers, hook names, groups or the names of groups; one or several."""
+
+
 def format_layer_groups(groups: Sequence[LayerGroup]) -> str:
     """The flag that names these groups: `0-3,4-7,8-10,11`."""
     return ",".join(map(str, groups))
+
+
+def saes_for_layers(groups: Collection[LayerGroup]) -> str:
+    """`5 SAEs for 12 layers`, which is what groups are for."""
+    return f"{counted(len(groups), 'SAE')} for {counted(sum(map(len, groups)), 'layer')}"
 
 
 def in_words(layers: Sequence[int]) -> str:
@@ -111,6 +120,27 @@ def _parse_range(part: str, text: str) -> LayerGroup:
     return LayerGroup(int(first), int(last if last is not None else first))
 
 
+def layer_groups_text(given: object) -> object:
+    """`layer_groups` as text where it is given as a list of groups, or as what has groups, a plan.
+
+    A group is a `LayerGroup`, its layers, the first and the last of them, a layer, or text. What is
+    no list comes back as it is.
+    """
+    groups = getattr(given, "groups", given)
+    if not isinstance(groups, list | tuple):
+        return given
+    return format_layer_groups(disjoint(group for each in groups for group in _given(each)))
+
+
+def _given(group: Any) -> Sequence[LayerGroup]:
+    if isinstance(group, str):
+        return parse_ranges(group)
+    if isinstance(group, LayerGroup) or not isinstance(group, Iterable):
+        return [group if isinstance(group, LayerGroup) else LayerGroup(group, group)]
+    layers = list(group)
+    return [LayerGroup(*layers) if len(layers) == 2 else LayerGroup.from_layers(layers)]
+
+
 def disjoint(groups: Iterable[LayerGroup]) -> tuple[LayerGroup, ...]:
     """The groups sorted by layer, checked to be at least one and to share no layer."""
     ordered = tuple(sorted(groups))
@@ -137,6 +167,11 @@ def require_within(groups: Iterable[LayerGroup], n_layers: int) -> None:
 
 # Names of files have up to 255 bytes, and a layer has up to 18 digits.
 _LONGEST_NAME = 230
+
+
+# Modules of transformers whose output is the residual stream after the block, as
+# tests/test_transformer_lens.py finds for the families that it has.
+_BLOCKS = ("gpt_neox.layers.", "transformer.h.", "model.layers.")
 
 
 @dataclass(frozen=True)
@@ -183,6 +218,13 @@ class HookTemplate:
                 "dots, as in blocks.{layer}.hook_resid_post"
             )
         return template
+
+    @property
+    def in_transformer_lens(self) -> "HookTemplate | None":
+        """What TransformerLens calls these hooks; None where that is not known."""
+        if self.before in _BLOCKS and not self.after:
+            return HookTemplate("blocks.", ".hook_resid_post")
+        return self if self.before == "blocks." else None
 
     def hook_name(self, layer: int) -> str:
         """The name of the hook at this layer."""

@@ -1,18 +1,20 @@
 """A plain SAELens SAE for every layer, in memory or on disk."""
 
 import contextlib
+import html
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import pandas as pd
 import torch
 from sae_lens import SAE, TrainingSAE
 from sae_lens.training.activation_scaler import ActivationScaler
 
 from sae_lens_groups import files
-from sae_lens_groups.errors import SuiteError, UnknownLayerError
-from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.errors import SuiteError, UnknownLayerError, counted, quoted
+from sae_lens_groups.layers import LayerGroup, Layers
 from sae_lens_groups.saved import (
     HubRepo,
     SAESource,
@@ -23,6 +25,10 @@ from sae_lens_groups.saved import (
 )
 
 if TYPE_CHECKING:
+    from sae_lens.config import HfDataset
+    from transformer_lens import HookedRootModule
+
+    from sae_lens_groups.evaluate import SuiteEvaluation
     from sae_lens_groups.publish import Published
 
 
@@ -31,6 +37,12 @@ class SAESuite(Mapping[str, SAE[Any]]):
 
     An SAE is built, or read from disk, when it is first asked for, and is the same object from
     then on. `run` of a `GroupSAETrainingRunner` and `SAESuite.load` make suites.
+
+        suite["blocks.5.hook_resid_post"], suite[5], suite.layer(5)   a layer's SAE
+        for hook_name, sae in suite.items(): ...                      all of them
+        suite.groups, suite.group(5), suite.group("layers_4-7")       the SAEs that were trained
+        suite.to_dataframe()                                          a row per layer, with scores
+        suite.evaluate(model, dataset)                                measures them
     """
 
     manifest: SuiteManifest
@@ -49,7 +61,7 @@ class SAESuite(Mapping[str, SAE[Any]]):
     def __init__(
         self,
         source: SAESource,
-        layers: Iterable[int] | None = None,
+        layers: Layers | None = None,
         *,
         device: str = "cpu",
         path: Path | None = None,
@@ -64,11 +76,11 @@ class SAESuite(Mapping[str, SAE[Any]]):
         self._device = device
         self._built: dict[int, SAE[Any]] = {}
 
-    def __getitem__(self, hook_name: str) -> SAE[Any]:
-        layer = self.manifest.layer_of(hook_name)
-        if layer not in self.layers:
-            raise self._unknown(repr(hook_name))
-        return self.layer(layer)
+    def __getitem__(self, layer: str | int) -> SAE[Any]:
+        number = self._number(layer)
+        if number not in self._built:
+            self._built[number] = self.source.layer(number, self._device)
+        return self._built[number]
 
     def __iter__(self) -> Iterator[str]:
         return map(self.manifest.hook_template.hook_name, self.layers)
@@ -76,53 +88,110 @@ class SAESuite(Mapping[str, SAE[Any]]):
     def __len__(self) -> int:
         return len(self.layers)
 
-    def __contains__(self, hook_name: object) -> bool:
+    def __contains__(self, layer: object) -> bool:
         # Mapping's own would build the SAE to find out.
-        return isinstance(hook_name, str) and self.manifest.layer_of(hook_name) in self.layers
+        return self.manifest.layer_of(layer) in self.layers
 
     def __repr__(self) -> str:
         model_name = Path(self.manifest.model_name)
         model = model_name.name if model_name.is_absolute() else model_name
-        held = (group for group in self.manifest.groups if {*group.layers} & {*self.layers})
-        groups = ", ".join(group.name for group in held)
-        return f"SAESuite({len(self)} layers of {model}, groups {groups})"
+        groups = ", ".join(group.name for group in self.groups)
+        return f"SAESuite({counted(len(self), 'layer')} of {model}, groups {groups})"
 
-    def layer(self, layer: int) -> SAE[Any]:
-        """The SAE of a layer by its number."""
-        if layer not in self.layers:
-            raise self._unknown(f"layer {layer}")
-        if layer not in self._built:
-            self._built[layer] = self.source.layer(layer, self._device)
-        return self._built[layer]
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(repr(self))}</p>{self.to_dataframe().to_html(index=False)}"
 
-    def group(self, group: LayerGroup) -> TrainingSAE[Any]:
-        """A group's SAE in training form, which works on scaled activations."""
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
+
+    @property
+    def groups(self) -> tuple[LayerGroup, ...]:
+        """The groups that its layers belong to, lowest first; an SAE was trained for each."""
+        return tuple(of for of in self.manifest.groups if {*of.layers} & {*self.layers})
+
+    def layer(self, layer: str | int) -> SAE[Any]:
+        """The SAE of a layer, by its number or hook name: `suite.layer(5)` is `suite[5]`."""
+        return self[layer]
+
+    def group(self, group: LayerGroup | str | int) -> TrainingSAE[Any]:
+        """A group's SAE in training form, which works on scaled activations.
+
+        Args:
+            group: one of `groups`, its name such as `layers_4-7`, or one of its layers.
+        """
         if not self.source.has_groups:
             raise SuiteError(
                 "this suite holds plain SAEs only: they were not trained in groups, and are not in "
                 "training form"
             )
-        return cast("TrainingSAE[Any]", self.source.group(group, self._device))
+        found = self.manifest.group_named(group)
+        if found is None:
+            names = ", ".join(group.name for group in self.manifest.groups)
+            asked = quoted(str(group))
+            raise UnknownLayerError(f"this suite has no group {asked}; its groups are {names}")
+        return cast("TrainingSAE[Any]", self.source.group(found, self._device))
 
-    def scaler(self, layer: int) -> ActivationScaler:
+    def scaler(self, layer: str | int) -> ActivationScaler:
         """What a layer's activations pass before the group's SAE: its scaling, and its alignment.
 
         `suite.layer(n)` does what `scaler.unscale(group_sae(scaler.scale(x)))` does.
         """
-        scaler = self.source.scaler(layer) if self.source.has_scalers else None
+        number = self._number(layer)
+        scaler = self.source.scaler(number) if self.source.has_scalers else None
         if scaler is None:
             raise SuiteError(
-                f"this suite does not hold the scaling of layer {layer}, which the suites that "
+                f"this suite does not hold the scaling of layer {number}, which the suites that "
                 "sae-lens-groups trains do since 0.3.0"
             )
         return scaler
 
-    def log_sparsity(self, layer: int) -> torch.Tensor:
+    def log_sparsity(self, layer: str | int) -> torch.Tensor:
         """log10 firing frequency of each feature on this layer. Shape (d_sae,)."""
-        log_sparsity_F = self.source.log_sparsity(layer)
+        number = self._number(layer)
+        log_sparsity_F = self.source.log_sparsity(number)
         if log_sparsity_F is None:
-            raise SuiteError(f"this suite does not hold how often the features of {layer=} fire")
+            raise SuiteError(f"this suite does not hold how often features of layer {number} fire")
         return log_sparsity_F
+
+    def _number(self, asked: object) -> int:
+        """The layer that is asked for.
+
+        Raises:
+            UnknownLayerError: it is not in the suite.
+        """
+        layer = self.manifest.layer_of(asked)
+        if layer is not None and layer in self.layers:
+            return layer
+        names = list(self)
+        what = f"layer {asked}" if type(asked) is int else quoted(asked)
+        has = f"it has {counted(len(names), 'layer')}, {names[0]} to {names[-1]}"
+        if layer is None and self.manifest.group_named(asked) is not None:
+            has = f"that is a group's name, and suite.group({asked!r}) gives its SAE"
+        raise UnknownLayerError(f"this suite has no SAE for {what}; {has}")
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """A row per layer: its hook name and group, and its scores where it was evaluated.
+
+        Raises:
+            SuiteError: `evaluation.csv` is damaged.
+        """
+        folder = self.source_folder
+        if folder is not None and (folder / files.EVALUATION).is_file():
+            with files.refusing(SuiteError, f"{files.EVALUATION} cannot be read", "evaluate again"):
+                scores = pd.read_csv(folder / files.EVALUATION)
+                return pd.DataFrame(scores[scores["hook_name"].isin(list(self))])
+        facts = {"layer": self.layers, "hook_name": list(self)}
+        facts["group"] = [self.manifest.group_of(layer).name for layer in self.layers]
+        facts["scaling_factor"] = [self.manifest.scaling_factors[layer] for layer in self.layers]
+        return pd.DataFrame(facts)
+
+    def evaluate(
+        self, model: "HookedRootModule", dataset: "HfDataset", **settings: Any
+    ) -> "SuiteEvaluation":
+        """Scores every layer: `evaluate_suite` of this suite, which says what `settings` it takes."""
+        from sae_lens_groups.evaluate import evaluate_suite
+
+        return evaluate_suite(self, model, dataset, **settings)
 
     def require_whole(self, doing: str) -> None:
         """Refuses a suite of which only some layers were loaded.
@@ -135,11 +204,6 @@ class SAESuite(Mapping[str, SAE[Any]]):
                 f"this suite holds {len(self.layers)} of the {len(self.manifest.layers)} layers "
                 f"that it was trained for, too few for {doing}; load it without layers="
             )
-
-    def _unknown(self, asked: str) -> UnknownLayerError:
-        names = list(self)
-        has = f"{len(names)} layers, {names[0]} to {names[-1]}"
-        return UnknownLayerError(f"this suite has no SAE for {asked}; it has {has}")
 
     def require_folder(self) -> Path:
         """Its folder, for what works on files.
@@ -173,14 +237,14 @@ class SAESuite(Mapping[str, SAE[Any]]):
 
     @classmethod
     def load(
-        cls, path: str | Path, device: str = "cpu", *, layers: Iterable[int] | None = None
+        cls, path: str | Path, device: str = "cpu", *, layers: Layers | None = None
     ) -> "SAESuite":
         """The suite in a folder that `save` or a training run wrote.
 
         A folder of SAEs that SAELens or someone else trained, one per layer, becomes a suite too.
 
         Args:
-            layers: only these; all where it is None.
+            layers: only these, by number, hook name or group; all where it is None.
 
         Raises:
             SuiteError: there is no suite, or it is broken or of a newer format.
@@ -195,7 +259,7 @@ class SAESuite(Mapping[str, SAE[Any]]):
         repo_id: str,
         *,
         revision: str | None = None,
-        layers: Iterable[int] | None = None,
+        layers: Layers | None = None,
         token: str | bool | None = None,
         device: str = "cpu",
     ) -> "SAESuite":
@@ -205,14 +269,15 @@ class SAESuite(Mapping[str, SAE[Any]]):
         too. `save` makes a folder of its own of it, for example to evaluate it.
 
         Args:
-            layers: only these are downloaded, and only they are in the suite; all where it is None.
+            layers: only these, by number, hook name or group, are downloaded, and only they are in
+                the suite; all where it is None.
 
         Raises:
             HubError: there is no such repository or revision, or the Hub cannot be reached.
             SuiteError: the repository holds no SAELens SAEs, or broken ones.
             UnknownLayerError: it lacks one of the layers.
         """
-        layers = None if layers is None else list(layers)
+        layers = [*layers] if isinstance(layers, Iterator) else layers  # it is read twice
         # Without a path: results do not belong in the Hub's cache.
         return cls(open_saes(HubRepo(repo_id, revision, token), layers), layers, device=device)
 

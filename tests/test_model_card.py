@@ -473,6 +473,18 @@ def test_a_model_that_transformer_lens_does_not_know_goes_through_saelens_loader
     assert names["features"].count_nonzero() == 4 * names["tokens"].numel()
 
 
+def test_a_block_of_a_model_that_transformer_lens_does_not_name_goes_through_its_bridge(
+    of_transformers: CardFacts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unknown = replace(of_transformers, base_model="me/pythia")
+    text = program(model_card(unknown), "SAETransformerBridge")
+    exec(text.replace("me/pythia", "EleutherAI/pythia-14m"), {})
+    shown = capsys.readouterr().out
+    assert "No hook found" not in shown
+    without, with_them = re.findall(r"tensor\(([\d.]+)", shown)
+    assert abs(float(without) - float(with_them)) > 0.1
+
+
 LIMIT = 20.0  # some of the tokens are beyond it
 
 
@@ -503,8 +515,9 @@ def test_the_programs_take_the_tokens_of_training(
 
 def test_a_model_that_is_not_on_the_hub_is_a_path_to_fill_in() -> None:
     local = facts(hook="gpt_neox.layers.{layer}", base_model=None)
-    shown = program(model_card(local), "load_model")
-    assert '"path/to/pythia-160m")  # it is not on the Hub' in shown
+    for loader in ("import load_model", "SAETransformerBridge"):
+        shown = program(model_card(local), loader)
+        assert '"path/to/pythia-160m")  # it is not on the Hub' in shown
 
 
 def test_a_local_model_does_not_pass_for_one_that_transformer_lens_knows_by_its_name() -> None:

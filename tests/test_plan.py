@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import combinations, pairwise, product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -25,12 +25,19 @@ from sae_lens_groups import (
     hookimpl,
     plan_groups,
 )
-from sae_lens_groups.errors import CheckpointError, ConfigError, GroupSAEError, PlanError
+from sae_lens_groups.errors import (
+    CheckpointError,
+    ConfigError,
+    GroupSAEError,
+    LayerGroupsError,
+    PlanError,
+    UnknownNameError,
+)
 from sae_lens_groups.layers import HookTemplate, format_layer_groups
 from sae_lens_groups.plan.cost import SuiteCost
 from sae_lens_groups.plan.distances import LayerDistances
 from sae_lens_groups.plan.even import even
-from sae_lens_groups.plan.rule import Partition
+from sae_lens_groups.plan.rule import Partition, parse_layer_groups
 from sae_lens_groups.plugins import plugin_manager
 from sae_lens_groups.train.cost import count_flops, time_steps
 from sae_lens_groups.train.prepare import settle
@@ -534,7 +541,7 @@ def test_a_plan_for_a_model_of_another_depth_is_refused(plan: GroupPlan, tmp_pat
 
 
 def trained(
-    layer_groups: str, model: HookedTransformer, tokens: Dataset, **changes: Any
+    layer_groups: Any, model: HookedTransformer, tokens: Dataset, **changes: Any
 ) -> SAESuite:
     cfg = group_config(layer_groups, **{"plan_tokens": 1000, **changes})
     return GroupSAETrainingRunner(cfg, override_dataset=tokens, override_model=model).run()
@@ -568,6 +575,69 @@ def test_a_plan_file_trains_as_if_its_groups_had_been_named(
     require_equal_weights(suite, trained("0-2,3", model, tokens))
     assert suite.manifest.plan is not None
     assert suite.manifest.plan.to_json() == plan.to_json()
+
+
+def test_a_plan_trains_as_its_file_does(
+    plan: GroupPlan, model: HookedTransformer, tokens: Dataset
+) -> None:
+    suite = trained(plan, model, tokens)
+    require_equal_weights(suite, trained("0-2,3", model, tokens))
+    assert suite.runner_cfg is not None
+    assert suite.runner_cfg["layer_groups"] == "0-2,3"
+    assert suite.manifest.plan is plan
+    of_another = replace(plan, distances=replace(plan.distances, model_name="another"))
+    with pytest.raises(PlanError, match="made for the model 'another'"):
+        trained(of_another, model, tokens)
+
+
+def test_another_value_takes_the_place_of_a_plan(plan: GroupPlan) -> None:
+    cfg = group_config(cast("str", plan))
+    cfg.layer_groups = "0,1"
+    assert settle(cfg).groups_of(N_LAYERS) == (LayerGroup(0, 0), LayerGroup(1, 1))
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        [(0, 2), (3, 3)],
+        [range(3), 3],
+        ([0, 1, 2], [3]),
+        [LayerGroup(3, 3), LayerGroup(0, 2)],
+        ["0-2", "3"],
+        [np.arange(3), np.int64(3)],
+    ],
+)
+def test_groups_are_named_in_a_list_as_well(groups: Any) -> None:
+    assert group_config(groups).layer_groups == "0-2,3"
+    assert parse_layer_groups(groups) == parse_layer_groups("0-2,3")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([(3, 0)], "the range 3-0 runs backwards"),
+        ([(0, 2, 5)], "layers 0 and 2 leave a gap"),
+        ([(0, 2), (2, 3)], "overlap in layer 2"),
+        ([[]], "a group needs at least one layer"),
+        ([], "layer_groups names no group"),
+        ([None], "layer None is not a whole number"),
+        (["each"], "layer_groups 'each' has 'each' between its commas"),
+        (3, r"layer_groups is 3; it takes text .* or a list of groups such as \[\(0, 3\), 4\]"),
+        ("atuo", "layer_groups 'atuo' is not known; did you mean auto"),
+        ("my_plan", "'my_plan' is not known; write my_plan/plan.json for the plan in that folder"),
+    ],
+)
+def test_groups_that_cannot_be_read_are_named(plan: GroupPlan, given: Any, message: str) -> None:
+    plan.save("my_plan/plan.json")
+    with pytest.raises((LayerGroupsError, UnknownNameError), match=message):
+        plan_groups(plan.distances, given)
+
+
+def test_a_misspelt_plan_is_suggested(plan: GroupPlan) -> None:
+    plan.save("my_plan/plan.json")
+    assert GroupPlan.load("my_plan").to_json() == plan.to_json()
+    with pytest.raises(PlanError, match=r"plan 'my_plan/plam\.json' .*; did you mean plan\.json\?"):
+        GroupPlan.load("my_plan/plam.json")
 
 
 def test_a_suite_on_disk_keeps_its_plan(

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from sae_lens import LanguageModelSAERunnerConfig
 from transformer_lens import HookedTransformer
 
 from sae_lens_groups import GroupSAETrainingRunner, SAESuite
 from sae_lens_groups.config import INIT_DIRECTIONS, INIT_PARAMETERS
-from sae_lens_groups.errors import GroupSAEError
+from sae_lens_groups.errors import ConfigError, GroupSAEError
 from sae_lens_groups.plan import choose
 from sae_lens_groups.train import prepare
 from sae_lens_groups.train.cache.manifest import CacheManifest
@@ -25,7 +26,7 @@ from sae_lens_groups.train.prepare import settle
 from sae_lens_groups.transfer.start import DIRECTIONS, Transfer
 from sae_lens_groups.transfer.take import PARAMETERS
 
-from .conftest import group_config, make_tokens
+from .conftest import group_config, make_tokens, settings
 
 
 def test_the_names_that_a_config_knows_are_those_of_the_tables() -> None:
@@ -47,6 +48,13 @@ NAMING = [
         "'no/body' is not a folder, and cannot be fetched",
     ),
 ]
+
+
+def test_a_config_of_saelens_is_told_how_to_become_one_of_ours() -> None:
+    theirs: Any = LanguageModelSAERunnerConfig(**settings())
+    for take in (GroupSAETrainingRunner, cache_activations):
+        with pytest.raises(ConfigError, match=r"GroupSAERunnerConfig\.from_sae_lens\(cfg, layer_g"):
+            take(theirs)
 
 
 @pytest.mark.parametrize(("changes", "message"), NAMING)

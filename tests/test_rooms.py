@@ -17,6 +17,8 @@ ORDER = [
 """Ground first: a room imports only what stands before it."""
 STEPS = {"publish", "transfer", "evaluate", "train"}
 ALLOWED_BETWEEN_STEPS = {("train", "transfer")}
+# Methods of the noun open the step of the same name when they are called: `suite.evaluate`.
+OPENED_WHEN_CALLED = {("suite", "evaluate", "evaluate_suite")}
 MOST_FOLDERS, MOST_FILES = 12, 10
 LONGEST_FUNCTION, LONGEST_FILE = 40, 350
 # One name in several modules: a hook and what implements it, a program's start, and what every
@@ -49,13 +51,14 @@ def modules(package: Path) -> dict[str, ast.Module]:
 
 def imports(package: Path) -> list[Import]:
     """All imports of ours from ours, those for type checkers left out."""
-    return [
+    found = [
         Import(module, (node.module or "").partition(".")[2], alias.name)
         for module, tree in modules(package).items()
         for node in _imports_at_run_time(tree)
         if (node.module or "").partition(".")[0] == package.name
         for alias in node.names
     ]
+    return [one for one in found if one not in OPENED_WHEN_CALLED]
 
 
 def _imports_at_run_time(tree: ast.Module) -> Iterator[ast.ImportFrom]:

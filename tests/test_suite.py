@@ -1,10 +1,13 @@
 """The suite: a mapping in memory, a folder on disk, and what plain SAELens makes of it."""
 
 import json
+import pydoc
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -14,7 +17,7 @@ from sae_lens import SAE, TrainingSAE
 from safetensors.torch import load_file
 from transformer_lens import HookedTransformer
 
-from sae_lens_groups import GroupSAETrainingRunner, LayerGroup, SAESuite
+from sae_lens_groups import GroupSAETrainingRunner, LayerGroup, SAESuite, evaluate_suite
 from sae_lens_groups.errors import OutputFolderError, SuiteError, UnknownLayerError
 from sae_lens_groups.layers import HookTemplate
 from sae_lens_groups.saved.manifest import SuiteManifest
@@ -59,6 +62,109 @@ def test_an_unknown_layer_says_which_there_are(suite: SAESuite) -> None:
         "blocks.0.hook_resid_post to blocks.3.hook_resid_post"
     )
     assert suite.get("blocks.9.hook_resid_post") is None
+
+
+@pytest.mark.parametrize("asked", [2, "2", HOOK_NAMES[2], np.int64(2)])
+def test_a_layer_is_asked_for_by_number_or_hook_name(suite: SAESuite, asked: Any) -> None:
+    assert suite[asked] is suite.layer(asked) is suite[HOOK_NAMES[2]]
+    assert asked in suite
+    assert suite.get(asked) is suite[HOOK_NAMES[2]]
+    assert torch.equal(suite.log_sparsity(asked), suite.log_sparsity(2))
+    assert suite.scaler(asked) is suite.scaler(2)
+
+
+@pytest.mark.parametrize("asked", [LayerGroup(0, 2), "layers_0-2", "0-2", 1, "1", HOOK_NAMES[0]])
+def test_a_group_is_asked_for_by_its_name_or_a_layer(suite: SAESuite, asked: Any) -> None:
+    assert suite.groups == (LayerGroup(0, 2), LayerGroup(3, 3))
+    assert suite.group(asked) is suite.group(suite.groups[0])
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda suite: suite[9], "this suite has no SAE for layer 9; it has 4 layers"),
+        (lambda suite: suite[True], "no SAE for True; it has 4 layers"),
+        (lambda suite: suite[0:2], r"no SAE for slice\(0, 2, None\); it has 4 layers"),
+        (
+            lambda suite: suite["layers_0-2"],
+            r"group's name, and suite\.group\('layers_0-2'\) gives",
+        ),
+        (lambda suite: suite.layer("0-2"), r"group's name, and suite\.group\('0-2'\) gives"),
+        (lambda suite: suite.group("0-1"), "no group '0-1'; its groups are layers_0-2, layers_3"),
+        (lambda suite: suite.group(LayerGroup(0, 1)), "no group '0-1'; its groups are layers_0-2"),
+    ],
+)
+def test_what_a_suite_has_not_is_said(suite: SAESuite, ask: Any, message: str) -> None:
+    with pytest.raises(UnknownLayerError, match=message):
+        ask(suite)
+
+
+@pytest.mark.parametrize(
+    ("layers", "held"),
+    [
+        (3, [3]),
+        ("3", [3]),
+        ([HOOK_NAMES[1], "3", 1], [1, 3]),
+        (range(2), [0, 1]),
+        (LayerGroup(0, 2), [0, 1, 2]),
+        ("layers_0-2", [0, 1, 2]),
+    ],
+)
+def test_layers_to_load_are_named_in_the_same_ways(folder: Path, layers: Any, held: Any) -> None:
+    suite = SAESuite.load(folder, layers=layers)
+    assert list(suite) == [HOOK_NAMES[layer] for layer in held]
+
+
+@pytest.mark.parametrize("layers", [7, "7", 1.5, [None], "0-1", []])
+def test_layers_to_load_that_are_not_there_are_named(folder: Path, layers: Any) -> None:
+    with pytest.raises(UnknownLayerError, match=r"has no SAE for .*; it has the layers 0-2,3"):
+        SAESuite.load(folder, layers=layers)
+
+
+def test_a_notebook_completes_hook_names_and_shows_a_table(suite: SAESuite) -> None:
+    assert suite._ipython_key_completions_() == HOOK_NAMES
+    table = suite._repr_html_()
+    assert "4 layers of tiny" in table
+    assert all(f"<td>{name}</td>" in table for name in HOOK_NAMES)
+
+
+def test_a_table_of_the_layers_has_their_scores_where_they_were_evaluated(
+    folder: Path, tmp_path: Path, model: HookedTransformer, tokens: Dataset
+) -> None:
+    suite = SAESuite.load(SAESuite.load(folder).save(tmp_path / "copy"))
+    before = suite.to_dataframe()
+    assert list(before.columns) == ["layer", "hook_name", "group", "scaling_factor"]
+    assert list(before.hook_name) == HOOK_NAMES
+    evaluation = suite.evaluate(model, tokens, n_batches=2)
+    after = suite.to_dataframe()
+    assert list(after.explained_variance) == pytest.approx(
+        [of.metrics["explained_variance"] for of in evaluation]
+    )
+    assert list(SAESuite.load(tmp_path / "copy", layers=3).to_dataframe().layer) == [3]
+    (tmp_path / "copy" / "evaluation.csv").write_text("")
+    with pytest.raises(SuiteError, match=r"evaluation\.csv cannot be read"):
+        suite.to_dataframe()
+
+
+def test_suites_are_evaluated_and_compared_by_their_folders(
+    folder: Path, tmp_path: Path, model: HookedTransformer, tokens: Dataset
+) -> None:
+    copy = SAESuite.load(folder).save(tmp_path / "copy")
+    evaluation = evaluate_suite(str(copy), model, tokens, baseline=folder, n_batches=2)
+    assert (copy / "evaluation.csv").exists()
+    assert evaluation.comparison is not None
+    assert evaluation.comparison.mean_differences["explained_variance"].value == 0
+
+
+def test_one_layer_is_one_layer(suite: SAESuite, folder: Path) -> None:
+    assert repr(suite) == "SAESuite(4 layers of tiny, groups layers_0-2, layers_3)"
+    assert repr(SAESuite.load(folder, layers=3)) == "SAESuite(1 layer of tiny, groups layers_3)"
+
+
+def test_help_shows_the_ways_in(suite: SAESuite) -> None:
+    text = re.sub(".\b", "", pydoc.render_doc(suite))  # bold, as terminals show it
+    for way in ("suite[5]", "suite.layer(5)", "suite.group(5)", "suite.groups", "suite.evaluate("):
+        assert way in text
 
 
 def test_a_suite_folder_holds_what_the_contract_says(suite: SAESuite, folder: Path) -> None:

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 
 from sae_lens_groups.cli.command_line import CommandLine, ConfigFlags, announce, read_command_line
-from sae_lens_groups.errors import ConfigError
+from sae_lens_groups.errors import ConfigError, counted
 
 _DEFAULTS = {"layer_groups": "each"}
 
@@ -29,10 +29,9 @@ def _cache(line: CommandLine, own: argparse.Namespace) -> int:
     cfg = with_width(parse_flags(line, _DEFAULTS), line)
     with as_mistakes():
         caching = CacheRun(cfg, own.cache_rows, own.cache_dtype)
-        n_layers = sum(map(len, caching.groups))
-        what = (
-            f"{n_layers} layers" if own.cache_rows == ALL_ROWS else f"{len(caching.groups)} groups"
-        )
+        groups, every_row = caching.groups, own.cache_rows == ALL_ROWS
+        n_layers = sum(map(len, groups))
+        what = counted(n_layers, "layer") if every_row else counted(len(groups), "group")
         print(
             f"Caching about {caching.n_tokens:,} tokens of {what}: {caching.n_bytes / 1e9:,.2f} GB "
             f"in {caching.folder}",

@@ -26,6 +26,7 @@ def plan(args: Sequence[str]) -> int:
     own, line = read_command_line(_parser(), args)
     folder = Path(line.given.get("output_path") or "plan")
     files.require_free(folder)
+    files.require_writable(folder)
     announce(line)
     return _plan(line, own, folder)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sae_lens_groups import files
 from sae_lens_groups.cli.command_line import OwnFlags, announce
-from sae_lens_groups.errors import ConfigError
+from sae_lens_groups.errors import ConfigError, counted
 
 if TYPE_CHECKING:  # they bring SAELens, which takes seconds to import
     from sae_lens_groups.publish import Publication, PublishOptions
@@ -90,15 +90,17 @@ def _size(content: Path | str) -> int:
 def _publish(suite: "SAESuite", repo_id: str, options: "PublishOptions") -> None:
     from sae_lens_groups.publish import publish_suite_folder
 
-    n_groups = len(suite.manifest.groups)
-    print(f"Publishing {len(suite)} layers in {n_groups} groups to {repo_id} ...", flush=True)
+    groups = counted(len(suite.groups), "group")
+    print(f"Publishing {counted(len(suite), 'layer')} in {groups} to {repo_id} ...", flush=True)
     with suite.whole_folder("publishing") as folder:
         published = publish_suite_folder(folder, suite.manifest, repo_id, options)
     if not published.is_changed:
         print(f"Unchanged: {published.url} holds exactly this already, and no commit was made.")
         return
     deleted = f", {published.n_deleted} deleted that are not in it" if published.n_deleted else ""
-    print(f"Published: {published.url} ({published.n_sent} files new or changed{deleted})")
+    print(
+        f"Published: {published.url} ({counted(published.n_sent, 'file')} new or changed{deleted})"
+    )
     revision = published.pr_revision or options.revision
     if revision in (None, "main"):
         print(f'    SAE.from_pretrained("{repo_id}", "{next(iter(suite))}")')

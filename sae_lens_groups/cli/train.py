@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 from sae_lens_groups import files
 from sae_lens_groups.cli.command_line import CommandLine, ConfigFlags, announce, read_command_line
 from sae_lens_groups.cli.train_help import train_help
+from sae_lens_groups.errors import counted
+from sae_lens_groups.layers import saes_for_layers
 
 if TYPE_CHECKING:  # they bring SAELens, which takes seconds to import
     from sae_lens_groups.config import GroupSAERunnerConfig
@@ -41,15 +43,19 @@ def _train(line: CommandLine, *, is_dry_run: bool) -> int:
         )
     if runner.plan is not None:
         print(plan_text(runner.plan), flush=True)
-    suite = runner.run()
-    n_saes, n_layers = len(runner.groups), sum(map(len, runner.groups))
-    print(f"Trained {n_saes} SAEs for {n_layers} layers.")
+    with as_mistakes():
+        suite = runner.run()
+    print(f"Trained {saes_for_layers(runner.groups)}.")
     if suite.manifest.transfer is not None:
         print(_came_from(suite.manifest.transfer))
     if suite.path is not None:
         hook_name = next(iter(suite))
-        print(f"The suite of {len(suite)} layers lies in {suite.path}, a plain SAE for each:")
+        print(
+            f"The suite of {counted(len(suite), 'layer')} lies in {suite.path}, a plain SAE for each:"
+        )
         print(f'    SAE.load_from_disk("{suite.path / hook_name}")')
+    for fault in runner.faults:
+        print(f"Look into: {fault}")
     return 0
 
 

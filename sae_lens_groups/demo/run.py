@@ -11,7 +11,7 @@ from typing import Any
 from sae_lens_groups import files
 from sae_lens_groups.demo.model import D_IN, DATASET_NAME, HOOK_NAME, MODEL_CLASS_NAME, MODEL_FOLDER
 from sae_lens_groups.field_values import whole_number
-from sae_lens_groups.layers import format_layer_groups
+from sae_lens_groups.layers import format_layer_groups, saes_for_layers
 
 CONTEXT_SIZE = 128
 D_SAE = 8 * D_IN
@@ -40,6 +40,7 @@ def demo(args: Sequence[str]) -> int:
     )
     parsed = parser.parse_args(args)
     files.require_free(parsed.output_path)
+    files.require_writable(parsed.output_path)
     _run(parsed.layer_groups, parsed.output_path, parsed.training_tokens)
     return 0
 
@@ -84,7 +85,7 @@ def _run(layer_groups: str, output_path: Path, training_tokens: int) -> None:
     print("Reading the Python standard library's source ...", flush=True)
     from sae_lens_groups import GroupSAETrainingRunner, evaluate_suite
     from sae_lens_groups.demo.model import stdlib_tokens
-    from sae_lens_groups.evaluate import evaluation_text, report_page
+    from sae_lens_groups.evaluate import evaluation_text
 
     cfg = demo_config(layer_groups, output_path, training_tokens)
     runner = GroupSAETrainingRunner(cfg, override_dataset=stdlib_tokens("train", CONTEXT_SIZE))
@@ -93,7 +94,7 @@ def _run(layer_groups: str, output_path: Path, training_tokens: int) -> None:
 
         print(plan_text(runner.plan), end="\n\n")
     print(
-        f"Training {len(runner.groups)} SAEs for {sum(map(len, runner.groups))} layers "
+        f"Training {saes_for_layers(runner.groups)} "
         f"(groups {format_layer_groups(runner.groups)}), "
         f"{training_tokens:,} tokens each, from one pass of the language model.",
         flush=True,
@@ -103,8 +104,6 @@ def _run(layer_groups: str, output_path: Path, training_tokens: int) -> None:
     seconds = time.monotonic() - start
     text = stdlib_tokens("held_out", CONTEXT_SIZE)
     evaluation = evaluate_suite(suite, runner.model, text, dataset_name=DATASET_NAME)
-    page = report_page(suite, evaluation, suite.training_curves)
-    files.write_text(output_path / files.REPORT, page)
     print(f"\nTrained in {seconds:.0f} s. Scores on held-out files:\n")
     print(evaluation_text(evaluation))
     print(_next_steps(layer_groups, output_path, next(iter(suite))))

@@ -30,9 +30,9 @@ def count(value: float) -> str:
     return f"{value:.1f}"
 
 
-def counted(n: int, what: str) -> str:
-    """`12 layers`, or `1 layer`."""
-    return f"{n} {what}" + "s" * (n != 1)
+def as_given(value: object) -> str:
+    """A setting: `40,000`, or `0.001`."""
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def percent(part: float) -> str:

@@ -170,12 +170,15 @@ class GroupPlan:
 
     @classmethod
     def load(cls, path: Path | str) -> "GroupPlan":
-        """Reads a plan. Groups that were edited by hand in `groups` are the chosen ones.
+        """Reads a plan from its file, or from the folder that `sae-lens-groups plan` wrote.
+
+        Groups that were edited by hand in `groups` are the chosen ones.
 
         Raises:
             PlanError: there is no plan, or it is broken or of a newer format.
         """
         path = Path(path)
+        path = path / files.PLAN if path.is_dir() else path
         if not files.exists(path):
             raise PlanError(
                 f"plan {str(path)!r} cannot be read: it is not there{files.did_you_mean(path)}"

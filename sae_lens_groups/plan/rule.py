@@ -9,7 +9,13 @@ from typing import Literal
 
 from sae_lens_groups import files
 from sae_lens_groups.errors import LayerGroupsError, UnknownNameError, quoted
-from sae_lens_groups.layers import LayerGroup, disjoint, parse_ranges, require_within
+from sae_lens_groups.layers import (
+    LayerGroup,
+    disjoint,
+    layer_groups_text,
+    parse_ranges,
+    require_within,
+)
 from sae_lens_groups.plan.distances import LayerDistances
 
 LastLayer = Literal["alone", "grouped"]
@@ -66,12 +72,18 @@ class PlanFile:
     path: Path
 
 
-def parse_layer_groups(text: str) -> PartitionRule | PlanFile:
-    """Reads the flag: explicit groups, a rule, or the path of a plan.
+def parse_layer_groups(given: object) -> PartitionRule | PlanFile:
+    """Reads the flag: explicit groups, also in a list, a rule, or the path of a plan.
 
     Raises:
-        LayerGroupsError: the text is none of `0-3,4-7,11`, `name`, `name:G` and `folder/plan.json`.
+        LayerGroupsError: it is none of `0-3,4-7,11`, `name`, `name:G` and `folder/plan.json`.
     """
+    text = layer_groups_text(given)
+    if not isinstance(text, str):
+        raise LayerGroupsError(
+            f"layer_groups is {quoted(given)}; it takes text such as 0-3,4-7,11 or even:4, or a list "
+            "of groups such as [(0, 3), 4]"
+        )
     text = text.strip()
     if not text:
         raise LayerGroupsError(

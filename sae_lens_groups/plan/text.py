@@ -2,6 +2,7 @@
 
 import textwrap
 
+from sae_lens_groups.layers import saes_for_layers
 from sae_lens_groups.plan.cost import SuiteCost
 from sae_lens_groups.plan.group_plan import GroupPlan
 from sae_lens_groups.plan.level import PlanLevel
@@ -19,7 +20,7 @@ def plan_text(plan: GroupPlan, training_tokens: int | None = None) -> str:
         f"{distances.metric} distances of {distances.n_layers} layers at {plan.hook_template}: "
         f"{distances.n_tokens:,} tokens, largest standard error {distances.largest_standard_error:.4f}",
         layer_bar(plan),
-        f"{saes(plan.chosen)}, chosen by: {plan.chosen_by}" + stability_note(plan),
+        f"{saes_for_layers(plan.groups)}, chosen by: {plan.chosen_by}" + stability_note(plan),
         "",
         *level_table(plan),
         *cost_lines(plan, training_tokens),
@@ -64,12 +65,6 @@ def cost_lines(plan: GroupPlan, training_tokens: int | None) -> list[str]:
         )
         lines.append(f"                for training_tokens = {training_tokens:,}, steps alone")
     return lines
-
-
-def saes(level: PlanLevel) -> str:
-    """`5 SAEs for 12 layers`."""
-    n_layers = sum(map(len, level.groups))
-    return f"{len(level.groups)} SAEs for {n_layers} layers"
 
 
 def stability_note(plan: GroupPlan) -> str:

@@ -26,10 +26,6 @@ TAGS = [
     "sae-lens-groups",
 ]
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
-# Modules of transformers whose output is the residual stream after the block. Compared with
-# TransformerLens without processing: equal to 1e-6 for GPT-NeoX, GPT-2, Qwen3 and Mistral.
-_BLOCKS = ("gpt_neox.layers.", "transformer.h.", "model.layers.")
-_TRANSFORMER_LENS_BLOCKS = "blocks."
 # Which SAELens 6.0 does not know.
 _LATE_ARCHITECTURES = ("abstopk", "matching_pursuit")
 # SAEBench's own example.
@@ -191,22 +187,6 @@ class CardFacts:
             return None
         return format_layer_groups(self.manifest.trained_groups)
 
-    @property
-    def transformer_lens_hook(self) -> tuple[str, str] | None:
-        """What TransformerLens calls the hook, before and after the layer; None if unknown."""
-        template = self.manifest.hook_template
-        if template.before == _TRANSFORMER_LENS_BLOCKS:
-            return template.before, template.after
-        if template.before in _BLOCKS and not template.after:
-            return _TRANSFORMER_LENS_BLOCKS, ".hook_resid_post"
-        return None
-
-    @property
-    def is_renamed_for_transformer_lens(self) -> bool:
-        """Whether TransformerLens has another name for the hook."""
-        template = self.manifest.hook_template
-        return self.transformer_lens_hook != (template.before, template.after)
-
     @cached_property
     def transformer_lens_model(self) -> str | None:
         """A name under which TransformerLens loads the model from the Hub; None if none is known."""
@@ -234,7 +214,7 @@ class CardFacts:
         """Whether SAEBench finds the model and the hook in the files by itself."""
         return (
             self.branch is None
-            and not self.is_renamed_for_transformer_lens
+            and self.manifest.hook_template.in_transformer_lens == self.manifest.hook_template
             and self.transformer_lens_model == self.metadata.get("model_name")
         )
 

@@ -8,7 +8,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 
 from sae_lens_groups import files
 from sae_lens_groups._version import __version__
-from sae_lens_groups.errors import HubError, PublishError
+from sae_lens_groups.errors import HubError, PublishError, counted
 from sae_lens_groups.publish.publication import Publication, PublishOptions, prepared
 from sae_lens_groups.publish.remote import Remote, read_remote, upload_weights
 from sae_lens_groups.saved import SuiteManifest, as_hub_errors, require_repo_id
@@ -154,6 +154,7 @@ def _page(api: HfApi, repo_id: str) -> str:
 
 
 def _message(manifest: SuiteManifest, remote: Remote) -> str:
-    what = f"{len(manifest.layers)} layers in {len(manifest.groups)} groups"
+    groups = counted(len(manifest.groups), "group")
+    what = f"{counted(len(manifest.layers), 'layer')} in {groups}"
     verb = "Publish" if remote.manifest is None else "Update"
     return f"{verb} SAEs for {what} (sae-lens-groups {__version__})"

@@ -1,6 +1,5 @@
 """Fetches the parts of a suite that are asked for from the Hub."""
 
-from collections.abc import Iterable
 from glob import escape
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from sae_lens.constants import (
 from sae_lens_groups import files
 from sae_lens_groups.errors import SuiteError
 from sae_lens_groups.files import CheckedFolder
+from sae_lens_groups.layers import Layers
 from sae_lens_groups.saved.hub import HubRepo
 from sae_lens_groups.saved.others import OtherSAEs
 from sae_lens_groups.saved.suite import SavedSuite
@@ -27,7 +27,7 @@ _OF_AN_SAE = (
 )
 
 
-def download(repo: HubRepo, layers: Iterable[int] | None, *, groups_only: bool = False) -> Path:
+def download(repo: HubRepo, layers: Layers | None, *, groups_only: bool = False) -> Path:
     """A local folder with these layers of the suite, or with all of it where they are None.
 
     Args:
@@ -53,7 +53,7 @@ def download(repo: HubRepo, layers: Iterable[int] | None, *, groups_only: bool =
     )
 
 
-def _download_others(repo: HubRepo, layers: Iterable[int] | None) -> Path:
+def _download_others(repo: HubRepo, layers: Layers | None) -> Path:
     """SAEs that lie in a repository without a manifest, found by what each says of itself."""
     folder = repo.fetch([SAE_CFG_FILENAME, f"*/{SAE_CFG_FILENAME}", files.CARD])
     source = OtherSAEs(folder, repo.repo_id)

@@ -3,12 +3,19 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from sae_lens_groups import files
-from sae_lens_groups.errors import SuiteError, UnknownLayerError
+from sae_lens_groups.errors import SuiteError, UnknownLayerError, quoted
 from sae_lens_groups.files import find_file
-from sae_lens_groups.layers import HookTemplate, LayerGroup, disjoint, format_layer_groups
+from sae_lens_groups.layers import (
+    HookTemplate,
+    LayerGroup,
+    Layers,
+    disjoint,
+    format_layer_groups,
+)
 from sae_lens_groups.plan import GroupPlan, PlanEntries
 from sae_lens_groups.saved.transfer_report import TransferEntries, TransferReport
 from sae_lens_groups.scaling import NONE
@@ -37,6 +44,7 @@ class _SuiteEntries(files.FileEntries):
     is_model_local: bool = False
     transfer: TransferEntries | None = None
     dataset_rows_read: int | None = None
+    dataset_fingerprint: str | None = None
     sae_step_flops: files.Positive | None = None
 
 
@@ -61,6 +69,8 @@ class SuiteManifest:
     """Whether `model_name` is what was left in public of a path: not the Hub's model of that name."""
     dataset_rows_read: int | None = None
     """Rows of the dataset that training read, from its first on; None where it is not known."""
+    dataset_fingerprint: str | None = None
+    """Of the rows that training read first, so that the dataset is known wherever it lies."""
     sae_step_flops: float | None = None
     """FLOPs per token of a training step of one group's SAE; None where they were not counted."""
 
@@ -87,7 +97,7 @@ class SuiteManifest:
         """Whether the SAEs were trained elsewhere, so that nothing is known of how."""
         return "sae-lens-groups" not in self.versions
 
-    def require_layers(self, layers: Iterable[int] | None) -> list[int]:
+    def require_layers(self, layers: Layers | None) -> list[int]:
         """These of its layers, lowest first; all where it is None.
 
         Raises:
@@ -95,25 +105,40 @@ class SuiteManifest:
         """
         if layers is None:
             return self.layers
-        asked = list(layers)
-        if not all(isinstance(layer, int) for layer in asked):
-            raise UnknownLayerError(
-                f"layers is a list of layer numbers, such as [3, 5], and not {layers!r}"
-            )
-        wanted = sorted(set(asked))
-        unknown = [layer for layer in wanted if layer not in self.scaling_factors]
-        if unknown or not wanted:
-            asked = f"layers {unknown}" if unknown else "an empty list of layers"
+        given: list[object] = [layers]
+        if isinstance(layers, Iterable) and not isinstance(layers, str):
+            given = [*layers]
+        found = [self._layers_named(each) for each in given]
+        unknown = [each for each, of_it in zip(given, found) if not of_it]
+        if unknown or not given:
+            asked = f"layers {quoted(unknown)}" if unknown else "an empty list of layers"
             raise UnknownLayerError(
                 f"this suite has no SAE for {asked}; it has the layers "
                 f"{format_layer_groups(self.groups)}"
             )
-        return wanted
+        return sorted({layer for of_it in found for layer in of_it})
 
-    def layer_of(self, hook_name: str) -> int | None:
-        """The layer of one of the suite's hooks; None for any other name."""
-        layer = self.hook_template.layer_of(hook_name)
-        return layer if layer in self.scaling_factors else None
+    def _layers_named(self, asked: object) -> Iterable[int]:
+        layer = self.layer_of(asked)
+        group = self.group_named(asked) if layer is None else None
+        return [layer] if layer is not None else () if group is None else group.layers
+
+    def layer_of(self, asked: object) -> int | None:
+        """The layer of this number or hook name; None where the suite has none."""
+        if isinstance(asked, str):
+            names = {name: n for n, name in zip(self.layers, self.hook_names)}
+            return names.get(asked, {str(n): n for n in self.layers}.get(asked))
+        if not isinstance(asked, Integral) or isinstance(asked, bool):
+            return None
+        return int(asked) if asked in self.scaling_factors else None
+
+    def group_named(self, asked: object) -> LayerGroup | None:
+        """The group that is asked for, by its name or a layer of it; None where there is none."""
+        layer = self.layer_of(asked)
+        for group in self.groups:
+            if layer in group.layers or asked in (group, group.name, str(group)):
+                return group
+        return None
 
     def group_of(self, layer: int) -> LayerGroup:
         """The group that a layer of the suite belongs to."""
@@ -129,6 +154,7 @@ class SuiteManifest:
                 None if self.transfer is None else self.transfer.to_dict(self.hook_template)
             ),
             "dataset_rows_read": self.dataset_rows_read,
+            "dataset_fingerprint": self.dataset_fingerprint,
             "sae_step_flops": self.sae_step_flops,
         }
         return {
@@ -186,6 +212,7 @@ class SuiteManifest:
             ),
             is_model_local=saved.is_model_local,
             dataset_rows_read=saved.dataset_rows_read,
+            dataset_fingerprint=saved.dataset_fingerprint,
             sae_step_flops=saved.sae_step_flops,
         )
 

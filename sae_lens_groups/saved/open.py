@@ -1,12 +1,13 @@
 """Opens trained SAEs wherever they lie: a folder, or the Hub."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from sae_lens_groups import files
 from sae_lens_groups.errors import GroupSAEError, HubError, InitSourceError, SuiteError
 from sae_lens_groups.files import MISREAD, CheckedFolder
+from sae_lens_groups.layers import Layers
 from sae_lens_groups.saved.download import FACTS, download
 from sae_lens_groups.saved.hub import HubRepo, is_repo_id
 from sae_lens_groups.saved.others import OtherSAEs, ReleasedSAE
@@ -20,7 +21,7 @@ FORMS = (
 
 
 def open_saes(
-    place: str | Path | HubRepo, layers: Iterable[int] | None = None, *, groups_only: bool = False
+    place: str | Path | HubRepo, layers: Layers | None = None, *, groups_only: bool = False
 ) -> SAESource:
     """The trained SAEs at a place, to be read one by one; downloads them where they are on the Hub.
 

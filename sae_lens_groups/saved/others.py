@@ -1,6 +1,6 @@
 """SAEs without a suite around them: others trained them, or it is the SAE of one group."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from typing_extensions import override
 from sae_lens_groups import files
 from sae_lens_groups.errors import HookNameError, HubError, SuiteError, first_line
 from sae_lens_groups.files import suite_around
-from sae_lens_groups.layers import HookTemplate, LayerGroup
+from sae_lens_groups.layers import HookTemplate, LayerGroup, Layers
 from sae_lens_groups.saved.manifest import SuiteManifest
 from sae_lens_groups.saved.sae import (
     SavedSAE,
@@ -55,7 +55,7 @@ class OtherSAEs(SAESource):
         return sae.suite.json(name) if sae.suite.has(name) else None
 
     @override
-    def require_layers(self, layers: Iterable[int] | None) -> list[int]:
+    def require_layers(self, layers: Layers | None) -> list[int]:
         for sae in self._saes:
             sae.require_plain()
         return self.manifest.require_layers(layers)
@@ -102,7 +102,7 @@ class ReleasedSAE(SAESource):
         self.manifest = _known(name, {sae_id: self._sae.cfg.metadata.to_dict()})
 
     @override
-    def require_layers(self, layers: Iterable[int] | None) -> list[int]:
+    def require_layers(self, layers: Layers | None) -> list[int]:
         if self._sae.cfg.normalize_activations in ESTIMATED_MODES:
             raise for_scaled_rows(self._name)
         return self.manifest.require_layers(layers)

@@ -1,7 +1,7 @@
 """What can be asked of trained SAEs, wherever they lie: in a folder, on the Hub, or in memory."""
 
 import abc
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from sae_lens import SAE
 from sae_lens.training.activation_scaler import ActivationScaler
 
-from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.layers import LayerGroup, Layers
 from sae_lens_groups.saved.manifest import SuiteManifest
 from sae_lens_groups.saved.training_curves import TrainingPoint
 
@@ -40,7 +40,7 @@ class SAESource(abc.ABC):
         """How training went; empty where it is not known."""
         return ()
 
-    def require_layers(self, layers: Iterable[int] | None) -> list[int]:
+    def require_layers(self, layers: Layers | None) -> list[int]:
         """These of its layers, lowest first, each with a plain SAE; all where it is None.
 
         Raises:

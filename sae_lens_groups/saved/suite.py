@@ -1,6 +1,5 @@
 """A suite's folder, read part by part. Nothing in it is taken for granted."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from typing_extensions import override
 from sae_lens_groups import files
 from sae_lens_groups.errors import SuiteError
 from sae_lens_groups.files import CheckedFolder
-from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.layers import LayerGroup, Layers
 from sae_lens_groups.saved.manifest import SuiteManifest
 from sae_lens_groups.saved.sae import SavedSAE, without_scaling
 from sae_lens_groups.saved.source import SAESource
@@ -56,7 +55,7 @@ class SavedSuite(SAESource):
         return points_from_csv(self._files.text(files.CURVES)) if has_them else ()
 
     @override
-    def require_layers(self, layers: Iterable[int] | None) -> list[int]:
+    def require_layers(self, layers: Layers | None) -> list[int]:
         held = self.manifest.require_layers(layers)
         names = map(self.manifest.hook_template.hook_name, held)
         missing = [name for name in names if not self._files.has_folder(name)]

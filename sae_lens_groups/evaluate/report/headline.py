@@ -4,20 +4,20 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+from sae_lens_groups.errors import counted
 from sae_lens_groups.evaluate.cost import TrainingCost
 from sae_lens_groups.evaluate.metrics import compared_in, shown_in
-from sae_lens_groups.evaluate.numbers import counted, flops, interval, signed
+from sae_lens_groups.evaluate.numbers import as_given, flops, interval, signed
 from sae_lens_groups.evaluate.report.names import public
 from sae_lens_groups.evaluate.report.section import parts
 from sae_lens_groups.evaluate.result import Comparison, SuiteEvaluation
-from sae_lens_groups.layers import LayerGroup, format_layer_groups
+from sae_lens_groups.layers import LayerGroup, format_layer_groups, saes_for_layers
 from sae_lens_groups.suite import SAESuite
 
 
 def title(suite: SAESuite) -> str:
     """`4 SAEs for 12 layers`."""
-    groups, layers = suite.manifest.groups, suite.manifest.layers
-    return f"{counted(len(groups), 'SAE')} for {counted(len(layers), 'layer')}"
+    return saes_for_layers(suite.manifest.groups)
 
 
 def facts(suite: SAESuite, evaluation: SuiteEvaluation) -> str:
@@ -67,6 +67,8 @@ def _compared(comparison: Comparison, costs: Sequence[TrainingCost]) -> dict[str
         "differences": [
             (label, signed(of.value), interval(of.low, of.high)) for label, of in found.items()
         ],
+        "trained": [[name, *map(as_given, both)] for name, both in comparison.trained.items()],
+        "is_unequal": comparison.is_unequal,
         "cost": _saved(costs, comparison.n_layers) if len(costs) == 2 else None,
     }
 
