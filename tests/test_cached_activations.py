@@ -580,12 +580,12 @@ def test_one_command_caches_and_another_trains(
     text_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = ["--dataset_path", str(text_folder), "--exclude_special_tokens", "True"]
-    path = ["--cached_activations_path", "cache"]
+    path = ["--cached_activations_path", "a cache"]
     assert main(["cache", *arguments(*data, *path)]) == 0
     shown = capsys.readouterr().out
-    assert "Caching about 2,480 tokens of 12 layers: 0.01 GB in cache\n" in shown
+    assert "Caching about 2,480 tokens of 12 layers: 0.01 GB in a cache\n" in shown
     assert (
-        "add to these settings:\n    --use_cached_activations --cached_activations_path cache"
+        "add to these settings:\n    --use_cached_activations --cached_activations_path 'a cache'"
         in (shown)
     )
     groups = ["--layer_groups", "0-3,11"]
@@ -600,7 +600,9 @@ def test_one_command_caches_and_another_trains(
     assert main(["train", *again]) == 0
     capsys.readouterr()
     assert main(["cache", *arguments(*data, *path)]) == 2
-    assert "error: cached_activations_path 'cache' already holds cached" in capsys.readouterr().err
+    assert (
+        "error: cached_activations_path 'a cache' already holds cached" in capsys.readouterr().err
+    )
 
 
 def test_drawn_rows_need_groups_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,10 +76,11 @@ def test_a_model_is_planned_and_trained_from_the_plan(text_folder: Path, tmp_pat
     # The width was found, and the SAE is reckoned with 16 features for each dimension.
     assert plan.flops.sae_step == 12 * 96 * 16 * 96
     assert "Look at it: my plan/plan.html" in shown.stdout
+    assert "sae-lens-groups train --layer_groups 'my plan/plan.json' ..." in shown.stdout
 
     trained = run(
         *(*command, "train", *FLAGS, *dataset, "--layer_groups", "my plan/plan.json"),
-        *("--d_in", "96", "--d_sae", "128", "--training_tokens", "8192"),
+        *("--d_sae", "128", "--training_tokens", "8192"),
         *("--n_batches_in_buffer", "160", "--nolog_to_wandb", "--output_path", "suite"),
         cwd=tmp_path,
     )

@@ -43,10 +43,6 @@ def _train(line: CommandLine, *, is_dry_run: bool) -> int:
         )
     if runner.plan is not None:
         print(plan_text(runner.plan), flush=True)
-    if runner.checkpoint is not None:
-        n_done, n_tokens = runner.checkpoint.training_tokens, runner.cfg.training_tokens
-        where = f"after {n_done:,} of {n_tokens:,} tokens"
-        print(f"Goes on from {runner.checkpoint.path}, {where}.", flush=True)
     with as_mistakes():
         suite = runner.run()
     print(f"Trained {saes_for_layers(runner.groups)}.")

@@ -27,7 +27,9 @@ def run_text(run: PreparedRun) -> str:
         f"{cfg.train_batch_size_tokens:,}; learning rate {cfg.lr:g}",
         "text": _text(run),
         "starts from": cfg.init_from or cfg.from_pretrained_path,
-        "goes on from": None if checkpoint is None else str(checkpoint.path),
+        "goes on from": None
+        if checkpoint is None
+        else f"{checkpoint.path}, after {checkpoint.training_tokens:,} of {cfg.training_tokens:,} tokens",
         "checkpoints": cfg.checkpoint_path or "none",
         "suite": cfg.output_path or "not written",
         "W&B": f"logged to {cfg.logger.wandb_project}" if cfg.logger.log_to_wandb else None,
@@ -84,5 +86,10 @@ def _precision(run: PreparedRun) -> str:
 def _row(name: str, text: str) -> str:
     start = name.ljust(_INDENT)
     return textwrap.fill(
-        text, _WIDTH, initial_indent=start, subsequent_indent=" " * _INDENT, break_on_hyphens=False
+        text,
+        _WIDTH,
+        initial_indent=start,
+        subsequent_indent=" " * _INDENT,
+        break_on_hyphens=False,
+        break_long_words=False,  # of a path
     )
