@@ -179,7 +179,7 @@ class GroupPlan:
             PlanError: there is no plan, or it is broken or of a newer format.
         """
         path = Path(path)
-        path = path / files.PLAN if path.is_dir() else path
+        path = path / files.PLAN if files.exists(path / files.PLAN) else path
         with _refusing(f"plan {str(path)!r}", _similar(path)):
             return cls.from_entries(
                 files.read_entries(PlanEntries, path.read_text(encoding="utf-8"))
@@ -249,7 +249,9 @@ def _refusing(plan: str, similar: str | None = None) -> AbstractContextManager[N
 
 def _similar(path: Path) -> str | None:
     """The file beside a missing one that may be meant."""
-    beside = [] if files.exists(path) else [of.name for of in path.parent.glob("*.json")]
+    if files.exists(path) or not files.exists(path.parent):
+        return None
+    beside = [of.name for of in path.parent.glob("*.json")]
     return next(iter(get_close_matches(path.name, beside)), None)
 
 
