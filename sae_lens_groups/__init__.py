@@ -7,7 +7,7 @@ from sae_lens_groups._version import __version__
 
 if TYPE_CHECKING:
     from sae_lens_groups.config import GroupSAERunnerConfig
-    from sae_lens_groups.evaluate import evaluate_suite
+    from sae_lens_groups.evaluate import evaluate_suite, report_page
     from sae_lens_groups.hookspecs import hookimpl
     from sae_lens_groups.layers import LayerGroup
     from sae_lens_groups.plan import GroupPlan, LayerDistances, measure_layer_distances, plan_groups
@@ -27,6 +27,7 @@ __all__ = [
     "hookimpl",
     "measure_layer_distances",
     "plan_groups",
+    "report_page",
 ]
 
 # Importing SAELens takes seconds, so each name brings its module when it is first used.
@@ -42,6 +43,7 @@ _MODULES = {
     "hookimpl": "hookspecs",
     "measure_layer_distances": "plan",
     "plan_groups": "plan",
+    "report_page": "evaluate",
 }
 
 

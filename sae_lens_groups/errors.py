@@ -10,6 +10,7 @@ GroupSAEError (a ValueError)
 ├── CacheError                  cached activations that are missing, broken, or of another run
 ├── NonFiniteActivationsError   the language model produced NaN or infinity
 ├── DivergedError               a group's loss became NaN or infinite
+├── TrainingError               the language model or a training step failed
 ├── NormEstimateError           a layer whose activations cannot be normalised
 ├── InitSourceError             init_from names nothing usable, or an SAE that does not fit
 ├── CheckpointError             a checkpoint that is missing, broken or of another run
@@ -64,6 +65,10 @@ class NonFiniteActivationsError(GroupSAEError):
 
 class DivergedError(GroupSAEError):
     """A group's loss became NaN or infinite in training."""
+
+
+class TrainingError(GroupSAEError):
+    """The language model or a training step failed: out of memory, a broken device."""
 
 
 class NormEstimateError(GroupSAEError):
@@ -148,3 +153,9 @@ def counted(n: int, what: str) -> str:
 def first_line(error: BaseException) -> str:
     """What an error says first; its name where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def in_one_line(error: BaseException) -> str:
+    """The kind of an error of somebody else's, and what it says first."""
+    kind, said = type(error).__name__, first_line(error)
+    return kind if said == kind else f"{kind}: {said}"

@@ -454,6 +454,10 @@ def test_ctrl_c_saves_and_the_printed_flag_resumes(text_folder: Path, tmp_path: 
         cwd=tmp_path,
     )
     assert resumed.returncode == 0, resumed.stderr
+    assert (
+        f"Goes on from {message[1]}, after {n_tokens:,} of {n_tokens + 2048:,} tokens."
+        in resumed.stdout
+    )
     assert len(SAESuite.load(tmp_path / "suite")) == 5
 
 

@@ -131,8 +131,7 @@ def test_the_rule_of_the_page_is_found_in_an_installed_package(tmp_path: Path) -
 METRIC = "A new metric"
 EVALUATE = """
 import sys
-from sae_lens_groups import SAESuite, evaluate_suite
-from sae_lens_groups.evaluate.report.page import report_page
+from sae_lens_groups import SAESuite, evaluate_suite, report_page
 from sae_lens_groups.evaluate.report.text import evaluation_text
 from tests.conftest import make_model, make_tokens
 suite, baseline = (SAESuite.load(sys.argv[1]) for _ in range(2))
@@ -141,7 +140,7 @@ found = evaluate_suite(
     suite, make_model(), tokens, baseline=baseline, n_batches=2, batch_size_prompts=8
 )
 print(evaluation_text(found))
-print(report_page(suite, found, suite.training_curves))
+print(report_page(suite, found))
 """
 
 

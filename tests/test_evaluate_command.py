@@ -187,6 +187,62 @@ def test_the_suites_own_dataset_is_known_however_it_is_spelled(
     assert first_row_evaluated(suite_folder, tokens_folder) == rows_read(suite_folder)
 
 
+@pytest.mark.parametrize("form", ["moved", "as text rows of JSON", "a link"])
+def test_the_suites_own_dataset_is_known_by_its_content(
+    suite_folder: Path, tokens_folder: Path, tmp_path: Path, form: str
+) -> None:
+    place = tmp_path / "elsewhere"
+    if form == "moved":
+        shutil.copytree(tokens_folder, place)
+    elif form == "a link":
+        place.symlink_to(tokens_folder)
+    else:
+        place.mkdir()
+        dataset = load_from_disk(str(tokens_folder))
+        assert isinstance(dataset, Dataset)
+        dataset.to_json(place / "train.jsonl")
+    assert main(["evaluate", str(suite_folder), "--dataset_path", str(place), *QUICK]) == 0
+    assert first_row_evaluated(suite_folder, tokens_folder) == rows_read(suite_folder)
+
+
+def test_a_suite_of_before_goes_by_the_path_of_its_dataset(
+    suite_folder: Path, tokens_folder: Path, tmp_path: Path
+) -> None:
+    folder = altered(suite_folder, tmp_path)
+    manifest = json.loads((folder / "suite.json").read_text())
+    assert len(manifest.pop("dataset_fingerprint")) == 32
+    (folder / "suite.json").write_text(json.dumps(manifest))
+    assert main(["evaluate", str(folder), "--dataset_path", f"{tokens_folder}/", *QUICK]) == 0
+    assert first_row_evaluated(folder, tokens_folder) == rows_read(folder)
+
+
+def test_rows_of_a_moved_dataset_that_the_baseline_read_are_not_held_out(
+    suite_folder: Path, tokens_folder: Path, tmp_path: Path
+) -> None:
+    moved = Path(shutil.copytree(tokens_folder, tmp_path / "moved"))
+    long = train(tmp_path / "long", moved, training_tokens="6400")
+    assert main(["evaluate", str(suite_folder), "--baseline", str(long), *QUICK]) == 0
+    assert first_row_evaluated(suite_folder, tokens_folder) == rows_read(long) > 200
+    short = train(tmp_path / "short", tokens_folder, init_from=str(long), training_tokens="512")
+    assert rows_read(short) == rows_read(long)
+
+
+def test_a_relative_dataset_path_says_where_it_was_looked_for(
+    tokens_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tokens_folder.parent)
+    suite = train(tmp_path / "suite", Path(tokens_folder.name))
+    assert main(["evaluate", str(suite), *QUICK]) == 0
+    monkeypatch.chdir(tmp_path)
+    message = failure(capsys, str(suite), *QUICK)
+    assert f"there is no folder 'tokens' in {str(tmp_path)!r}" in message
+    assert main(["evaluate", str(suite), "--dataset_path", str(tokens_folder), *QUICK]) == 0
+    assert first_row_evaluated(suite, tokens_folder) == rows_read(suite)
+
+
 def test_rows_that_the_baseline_or_the_source_read_are_not_held_out(
     suite_folder: Path, tokens_folder: Path, tmp_path: Path
 ) -> None:
@@ -236,6 +292,94 @@ def test_tasks_that_the_model_does_not_solve_are_named(
     assert "closing_bracket: " in shown
     lines = (suite_folder / "evaluation" / "faithfulness.csv").read_text().splitlines()
     assert {line.split(",")[2] for line in lines[1:]} == set(HOOK_NAMES)
+
+
+def figures(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in (
+            folder / "evaluation.csv",
+            folder / "report.html",
+            *folder.glob("evaluation/*"),
+        )
+    }
+
+
+def test_nothing_that_was_measured_is_lost_to_other_settings(
+    suite_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(suite_folder, tmp_path / "copy"))
+    for path in (folder / "evaluation", *folder.glob("earlier_evaluation*")):
+        shutil.rmtree(path, ignore_errors=True)
+    (folder / "evaluation.csv").unlink(missing_ok=True)
+    (folder / "report.html").unlink(missing_ok=True)
+    evaluate = ["evaluate", str(folder), *QUICK]
+    compare = [*evaluate, "--baseline", str(suite_folder)]  # which has read the same text
+    assert main(evaluate) == 0
+    assert main(compare) == 0  # measures the same and more
+    assert main(compare) == 0
+    assert not list(folder.glob("earlier_evaluation*"))
+    compared = figures(folder)
+    capsys.readouterr()
+    assert main(evaluate) == 0
+    assert f"Earlier:    {folder / 'earlier_evaluation'}, whose" in capsys.readouterr().out
+    assert figures(folder / "earlier_evaluation") == compared
+    assert figures(folder) != compared
+    assert main([*compare, "--n_eval_batches", "1"]) == 0
+    assert figures(folder / "earlier_evaluation") == compared
+    assert (folder / "earlier_evaluation-2" / "report.html").exists()
+
+
+def test_an_evaluation_of_an_earlier_version_is_kept(suite_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(suite_folder, tmp_path / "copy"))
+    assert main(["evaluate", str(folder), *QUICK]) == 0
+    (folder / "evaluation" / "settings.json").unlink()
+    old = figures(folder)
+    for path in folder.glob("earlier_evaluation*"):
+        shutil.rmtree(path)
+    assert main(["evaluate", str(folder), *QUICK]) == 0
+    assert figures(folder / "earlier_evaluation") == old
+
+
+def test_the_model_computes_as_in_training_or_as_asked(
+    tokens_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def loss(folder: Path, *flags: str) -> float:
+        assert main(["evaluate", str(folder), *QUICK, *flags]) == 0
+        (row, *_) = csv.DictReader((folder / "evaluation.csv").open(encoding="utf-8"))
+        return float(row["ce_loss_without_sae"])
+
+    plain = train(tmp_path / "plain", tokens_folder)
+    mixed = train(tmp_path / "mixed", tokens_folder, autocast_lm="True")
+    exact, rounded = loss(plain), loss(mixed)
+    assert exact != rounded == pytest.approx(exact, rel=0.02)
+    assert loss(mixed, "--autocast_lm", "False") == exact
+    assert loss(plain, "--autocast_lm") == rounded
+    assert exact != loss(plain, "--dtype", "bfloat16") == pytest.approx(exact, rel=0.02)
+    assert "'maybe' is neither True nor False" in failure(capsys, "a", "--autocast_lm", "maybe")
+
+
+def test_a_comparison_says_how_both_were_trained_and_what_two_trainings_miss(
+    suite_folder: Path, tokens_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def shown(baseline: Path) -> tuple[str, str]:
+        capsys.readouterr()
+        assert main(["evaluate", str(suite_folder), "--baseline", str(baseline), *QUICK]) == 0
+        page = (suite_folder / "report.html").read_text(encoding="utf-8").partition("<body>")[2]
+        return " ".join(capsys.readouterr().out.split()), page
+
+    text, page = shown(suite_folder.with_name("each"))
+    assert "lr 0.001, baseline 0.002; seed 42, baseline 42. They were not trained alike" in text
+    assert "without any group, at layer 11, " in text
+    assert "<td>training_tokens</td><td>2,048</td><td>2,048</td>" in page
+    assert "They were not trained alike" in page
+    assert "In layer 11, where both have an SAE of its own, " in page
+    text, page = shown(train(tmp_path / "other_seed", tokens_folder, "3-4", seed="1"))
+    assert "seed 42, baseline 1. mmcs" not in text
+    assert "not trained alike" not in text + page
+    assert "missed" not in text.lower()
+    assert "<button>missed" not in page
+    assert "miss most of each other" in page
 
 
 # --- mistakes ---

@@ -21,7 +21,13 @@ from sae_lens.load_model import load_model
 from sae_lens.training.activation_scaler import ActivationScaler
 from transformer_lens import HookedRootModule, HookedTransformer
 
-from sae_lens_groups import GroupSAETrainingRunner, LayerGroup, SAESuite, evaluate_suite
+from sae_lens_groups import (
+    GroupSAETrainingRunner,
+    LayerGroup,
+    SAESuite,
+    evaluate_suite,
+    report_page,
+)
 from sae_lens_groups.demo.model import MODEL_CLASS_NAME, MODEL_FOLDER, stdlib_tokens
 from sae_lens_groups.errors import ConfigError, DatasetError, HookNameError, SuiteError
 from sae_lens_groups.evaluate.baseline import open_baseline
@@ -771,3 +777,15 @@ def test_what_is_no_baseline_is_refused(suite: SAESuite, tmp_path: Path) -> None
     damaged = open_baseline(tmp_path / "twice" / "1")
     with pytest.raises(SuiteError, match=r"1/sae_weights\.safetensors' cannot be used: it is cut"):
         damaged.saes["blocks.1.hook_resid_post"]
+
+
+def test_the_page_is_written_with_the_scores(
+    suite: SAESuite, model: HookedTransformer, held_out: Dataset
+) -> None:
+    assert suite.path is not None
+    page = suite.path / "report.html"
+    for n_batches in (1, 2):
+        page.unlink(missing_ok=True)
+        found = evaluate(suite, model, held_out, n_batches=n_batches, commands=["make suite"])
+        assert page.read_text(encoding="utf-8") == report_page(suite, found, ["make suite"])
+        assert "make suite" in page.read_text(encoding="utf-8")

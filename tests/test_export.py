@@ -130,6 +130,16 @@ def test_matching_pursuit_scales_its_residual_threshold() -> None:
     assert sae.cfg.residual_threshold == 0.5 / 4
 
 
+def test_matching_pursuit_chooses_the_groups_features_but_for_rounding() -> None:
+    cfg = sae_config("matching_pursuit", residual_threshold=1e-6, max_iterations=None)
+    group_sae = TrainingSAE.from_dict(cfg.to_dict())
+    sae = layer_sae(group_sae, ActivationScaler(scaling_factor=0.037), {}).to(torch.float64)
+    group_sae = group_sae.to(torch.float64)
+    rows = 1000 * torch.randn(256, D_IN, dtype=torch.double)
+    expected = group_sae.encode(rows * 0.037) / 0.037
+    torch.testing.assert_close(sae.encode(rows), expected, rtol=1e-9, atol=1e-9)
+
+
 def test_features_are_the_groups_divided_by_the_scaling_factor(
     model: HookedTransformer, tokens: Dataset
 ) -> None:

@@ -249,6 +249,16 @@ def test_without_outliers_the_table_is_as_it_was(model: HookedTransformer) -> No
         assert metrics["explained_variance_with_outliers"] == metrics["explained_variance"]
 
 
+def test_scores_of_a_start_are_those_of_ordinary_tokens(massive_model: HookedTransformer) -> None:
+    run(massive_model, "0-2,3", output_path="groups")
+    found = run(massive_model, init_from="groups").manifest.transfer
+    expected = run(massive_model, init_from="groups", **EXCLUDED).manifest.transfer
+    assert found is not None
+    assert expected is not None
+    assert found.zero_shot == expected.zero_shot
+    assert found.final == expected.final
+
+
 def test_positions_that_training_left_out_do_not_count(sink_model: HookedTransformer) -> None:
     suite = run(sink_model, "0-2,3", seqpos_slice=(1, None))
     found = scores(suite, sink_model)

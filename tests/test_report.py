@@ -270,12 +270,12 @@ def test_a_baseline_adds_differences_with_a_mark_where_they_are_clear() -> None:
         == """\
 This suite minus the baseline 'each', 2 layers: the difference and its 95% interval over prompts,
 with * where that leaves out zero. mmcs: mean of the largest cosine of each feature's direction with
-one of the baseline. Missed: features of the baseline with none as near as 0.7 in this suite.
-layer  group                explained_variance                ce_loss_score   mmcs  missed
-    0  layers_0-1  -0.0200 [-0.0300, -0.0100]*  +0.0125 [+0.0100, +0.0150]*  0.900    0.0%
-    1  layers_0-1  -0.0100 [-0.0200, +0.0050]               nan [nan, nan]       -       -
-    2  layers_2                              -                            -      -       -
- mean              -0.0150 [-0.0200, -0.0100]*  +0.0000 [-0.0010, +0.0010]   0.900    0.0%"""
+one of the baseline.
+layer  group                explained_variance                ce_loss_score   mmcs
+    0  layers_0-1  -0.0200 [-0.0300, -0.0100]*  +0.0125 [+0.0100, +0.0150]*  0.900
+    1  layers_0-1  -0.0100 [-0.0200, +0.0050]               nan [nan, nan]       -
+    2  layers_2                              -                            -      -
+ mean              -0.0150 [-0.0200, -0.0100]*  +0.0000 [-0.0010, +0.0010]   0.900"""
     )
 
 
@@ -426,7 +426,8 @@ def full_page(layer_groups: str) -> str:
     plan = synthetic_plan(n_layers, layer_groups=layer_groups)
     suite = suite_of(layer_groups, plan=plan, transfer=transfer(list(range(n_layers))))
     commands = ["sae-lens-groups train --layer_groups auto:3", "sae-lens-groups evaluate suite"]
-    return report_page(suite, random_evaluation(suite), training_points(suite), commands)
+    suite.training_curves = tuple(training_points(suite))
+    return report_page(suite, random_evaluation(suite), commands)
 
 
 def test_a_page_that_asks_for_something_would_be_noticed(
@@ -435,6 +436,21 @@ def test_a_page_that_asks_for_something_would_be_noticed(
     open_page(browser, "<img src='http://127.0.0.1:9/a.png'>", tmp_path, n_plots=0)
     with pytest.raises(AssertionError):
         require_quiet(browser)
+
+
+def test_no_line_goes_over_layers_that_were_not_trained(
+    browser: webdriver.Chrome, tmp_path: Path
+) -> None:
+    suite = suite_of("0-1,4-5", transfer=transfer([0, 1, 4, 5]))
+    open_page(browser, report_page(suite, random_evaluation(suite)), tmp_path, n_plots=14)
+    drawn = """return [...document.querySelectorAll('.js-plotly-plot')].flatMap(plot =>
+        plot.data.filter(line => plot.layout.xaxis.title?.text == 'layer' && line.type == 'scatter'
+            && line.mode.includes('lines')).map(line => [plot.id, line.x.map((x, i) => line.y[i]
+                == null ? null : x)]))"""
+    lines = browser.execute_script(drawn)
+    assert {name for name, _ in lines} >= {"layers_explained_variance", "missed", "start_figure"}
+    for name, layers in lines:
+        assert layers.index(4) > layers.index(1) + 1, name
 
 
 # Quality 4, cost 2, training 2, missed features 3, faithfulness 2, plan 1, start 1.
@@ -571,7 +587,9 @@ def test_a_page_without_a_number_anywhere_still_opens(
             {"ioi": TaskResult(task="ioi", n_pairs=20, curves=(curve(0, (math.nan,) * 8),))}
         ),
     )
-    page = report_page(suite_of("0-1"), evaluation, [points])
+    suite = suite_of("0-1")
+    suite.training_curves = (points,)
+    page = report_page(suite, evaluation)
     assert not re.search(r"[:\[,]\s*(NaN|Infinity)", page.partition("<body>")[2])
     open_page(browser, page, tmp_path, n_plots=8)
     require_quiet(browser)
@@ -585,7 +603,7 @@ def test_names_from_files_cannot_run_as_scripts(browser: webdriver.Chrome, tmp_p
         transfer=transfer([0, 1, 2]),
     )
     evaluation = random_evaluation(suite, baseline_name=HOSTILE, dataset_name=HOSTILE)
-    open_page(browser, report_page(suite, evaluation, (), [HOSTILE]), tmp_path, n_plots=13)
+    open_page(browser, report_page(suite, evaluation, [HOSTILE]), tmp_path, n_plots=13)
     assert browser.title.startswith("2 SAEs for 3 layers of ")
     assert not browser.find_elements(By.CSS_SELECTOR, "img")
     assert browser.find_element(By.CSS_SELECTOR, "pre").text == HOSTILE

@@ -38,6 +38,21 @@ def make_trainer(batches: Iterator[dict[str, GroupBatch]], **changes: Any) -> Gr
     )
 
 
+def test_a_layer_keeps_the_last_windows_counts_until_it_has_rows_again() -> None:
+    acts_BF = torch.tensor([[1.0, 0], [0, 2], [3, 4]])
+    statistics = LayerStatistics(2, 2, "cpu")
+    statistics.add(acts_BF, torch.tensor([0, 1, 1]))
+    statistics.reset_window()
+    assert statistics.frequency_LF.tolist() == [[1, 0], [0.5, 1]]
+    statistics.add(torch.tensor([[0.0, 5]]), torch.tensor([0]))
+    resumed = LayerStatistics(2, 2, "cpu")
+    resumed.load_state_dict(statistics.state_dict())
+    for one in (statistics, resumed):
+        assert one.frequency_LF.tolist() == [[0, 1], [0.5, 1]]
+        one.add(torch.tensor([[0.0, 0]]), torch.tensor([1]))
+        assert one.frequency_LF.tolist() == [[0, 1], [0, 0]]
+
+
 def test_firing_counts_equal_a_count_by_hand() -> None:
     acts_BF = torch.tensor([[1.0, 0, 0], [0, 2, 0], [3, 4, 0], [0, 0, 0]])
     position_B = torch.tensor([0, 1, 1, 0])

@@ -2,14 +2,16 @@
 
 from sae_lens_groups.activations.batches import BatchStream, TrainingBatches
 from sae_lens_groups.activations.dataset import (
+    DatasetId,
     as_stream,
+    fingerprint,
     held_out_rows,
-    is_same_dataset,
     open_dataset,
     open_train_split,
     require_usable_rows,
 )
 from sae_lens_groups.activations.draw import RowSink
+from sae_lens_groups.activations.first_row import require_chat_template, require_usable_first_row
 from sae_lens_groups.activations.flops import flops_of
 from sae_lens_groups.activations.hooks import Site, taking_flat_heads
 from sae_lens_groups.activations.model import (
@@ -32,22 +34,25 @@ from sae_lens_groups.activations.pair_moments import moments_of_pairs, pairs_wit
 from sae_lens_groups.activations.remote_code import require_no_remote_code, without_remote_code
 from sae_lens_groups.activations.shuffle_buffer import GroupBatch, n_batches_to_serve
 from sae_lens_groups.activations.store import GroupActivationsStore
+from sae_lens_groups.activations.token_store import TokenStore
 
 __all__ = [
     "USUAL_MULTIPLE",
     "ActivationNorms",
     "BatchStream",
+    "DatasetId",
     "GroupActivationsStore",
     "GroupBatch",
     "LayerNorms",
     "RowSink",
     "Site",
+    "TokenStore",
     "TrainingBatches",
     "as_stream",
     "compile_if_asked",
+    "fingerprint",
     "flops_of",
     "held_out_rows",
-    "is_same_dataset",
     "load_hooked_model",
     "load_with_hooks",
     "measure_norms",
@@ -58,8 +63,10 @@ __all__ = [
     "open_dataset",
     "open_train_split",
     "pairs_with_middle_layers",
+    "require_chat_template",
     "require_hooks",
     "require_no_remote_code",
+    "require_usable_first_row",
     "require_usable_rows",
     "require_width",
     "taking_flat_heads",

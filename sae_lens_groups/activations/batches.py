@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from sae_lens_groups import files
 from sae_lens_groups.activations.shuffle_buffer import GroupBatch
 from sae_lens_groups.activations.store import GroupActivationsStore
+from sae_lens_groups.errors import GroupSAEError, TrainingError, in_one_line
 
 _SHUFFLE, _N_SERVING = "shuffle", "n_serving"
 _ROWS, _POSITIONS = "rows", "positions"
@@ -31,8 +32,8 @@ class BatchStream(Iterator[dict[str, GroupBatch]]):
             random numbers in the process changes nothing.
 
     Raises:
-        NonFiniteActivationsError: from `next`; a drawn row holds NaN or infinity. No such row is
-            served.
+        GroupSAEError: from `next`; whatever the dataset or the language model raises, or a drawn row
+            that holds NaN or infinity. No such row is served, and `save` still works.
     """
 
     def __init__(self, store: GroupActivationsStore, rng_state: torch.Tensor | None = None) -> None:
@@ -47,7 +48,12 @@ class BatchStream(Iterator[dict[str, GroupBatch]]):
     def __next__(self) -> dict[str, GroupBatch]:
         while (batch := self.buffer.next_batch()) is None:
             self._state_before_reading = self.store.state_dict()
-            next(self._fills)
+            try:
+                next(self._fills)
+            except GroupSAEError:
+                raise
+            except Exception as error:  # of the language model, its device or cached activations
+                raise TrainingError(in_one_line(error)) from error
             self._state_before_reading = None
         return batch
 

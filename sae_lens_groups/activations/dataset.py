@@ -1,6 +1,10 @@
 """Opens the dataset that a config names, local or on the Hub."""
 
-from typing import Any, cast
+import hashlib
+import itertools
+import json
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 import datasets
 import datasets.exceptions
@@ -15,6 +19,39 @@ from sae_lens_groups.activations.model import d_vocab
 from sae_lens_groups.errors import DatasetError
 
 TOKEN_COLUMNS = ("tokens", "input_ids")
+_COLUMNS = (*TOKEN_COLUMNS, "text", "problem", "messages")
+"""What of a row can be read, the first that is there."""
+_N_FIRST_ROWS = 16
+
+
+class DatasetId(NamedTuple):
+    """What tells a dataset from others: its path as it was given, and its content."""
+
+    path: str | None = None
+    fingerprint: str | None = None
+    """Of its first rows; None where nobody looked."""
+
+    def is_same(self, other: "DatasetId") -> bool:
+        """Whether both mean one dataset, wherever it lies and however its path is spelled."""
+        if self.fingerprint is not None and self.fingerprint == other.fingerprint:
+            return True
+        if not self.path or not other.path:
+            return False
+        places = (
+            files.expanded(p).resolve() if is_local(p) else p.rstrip("/")
+            for p in (self.path, other.path)
+        )
+        return len(set(places)) == 1
+
+
+def fingerprint(dataset: HfDataset) -> str:
+    """A hash of what the first rows hold: the same in whatever form they are stored."""
+    hashed = hashlib.sha256()
+    for row in itertools.islice(as_stream(dataset), _N_FIRST_ROWS):
+        value: Any = next((row[name] for name in _COLUMNS if name in row), row)
+        value = value.tolist() if hasattr(value, "tolist") else value
+        hashed.update(json.dumps(value, sort_keys=True, default=str).encode() + b"\n")
+    return hashed.hexdigest()[:32]
 
 
 def open_dataset(cfg: LanguageModelSAERunnerConfig[Any]) -> IterableDataset:
@@ -43,8 +80,11 @@ def open_train_split(
         open_path = _open_local if is_local(path) else _load
         dataset = open_path(path, streaming, trust_remote_code)
     except (OSError, ValueError, IndexError, datasets.exceptions.DatasetsError) as error:
+        looked = (
+            "" if is_local(path) else f", and there is no folder {path!r} in {str(Path.cwd())!r}"
+        )
         raise DatasetError(
-            f"dataset_path {path!r} cannot be read: {error}; "
+            f"dataset_path {path!r} cannot be read: {error}{looked}; "
             "name a Hub dataset or a local folder with a 'train' split"
         ) from error
     return as_stream(dataset)
@@ -90,14 +130,6 @@ def is_local(dataset_path: str) -> bool:
     return files.exists(dataset_path) or dataset_path.startswith((".", "/", "~"))
 
 
-def is_same_dataset(path: str | None, other: str | None) -> bool:
-    """Whether two dataset paths mean one dataset, however they are spelled."""
-    if not path or not other:
-        return False
-    places = [files.expanded(p).resolve() if is_local(p) else p.rstrip("/") for p in (path, other)]
-    return places[0] == places[1]
-
-
 def _open_local(path: str, streaming: bool, trust_remote_code: bool) -> HfDataset:
     folder = files.expanded(path)
     if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():
@@ -132,16 +164,16 @@ def require_usable_rows(
     try:
         row = cast("dict[str, Any] | None", next(iter(dataset), None))
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise DatasetError(f"{_named(dataset_path)} cannot be read: {error}") from error
+        raise DatasetError(f"{named(dataset_path)} cannot be read: {error}") from error
     if row is None:
-        raise DatasetError(f"{_named(dataset_path)} holds no rows")
+        raise DatasetError(f"{named(dataset_path)} holds no rows")
     column = next((name for name in TOKEN_COLUMNS if name in row), None)
     if column is None:
         return
     highest = max((int(token) for token in row[column]), default=-1)
     if highest >= (n_known := d_vocab(model)):
         raise DatasetError(
-            f"{_named(dataset_path)} holds token {highest}, but the model's vocabulary "
+            f"{named(dataset_path)} holds token {highest}, but the model's vocabulary "
             f"ends at {n_known - 1}; it was tokenised for another model"
         )
     tokenizer = getattr(model, "tokenizer", None)
@@ -149,5 +181,6 @@ def require_usable_rows(
         validate_pretokenized_dataset_tokenizer(dataset_path, tokenizer)
 
 
-def _named(dataset_path: str | None) -> str:
+def named(dataset_path: str | None) -> str:
+    """What a message calls a dataset."""
     return "override_dataset" if dataset_path is None else f"dataset_path {dataset_path!r}"

@@ -26,7 +26,7 @@ from sae_lens_groups.layers import HookTemplate, LayerGroup, in_words
 USUAL_MULTIPLE = 10.0
 """What most tokens are far below: 10 times the median, as in dictionary_learning (its PR 52)."""
 _MASSIVE_SHARE = 0.15  # of the squared norm in 1% of the tokens; ordinary layers have .01 to .07
-_FEWEST_TOKENS, _MOST_TOKENS, _PART_OF_RUN = 1024, 4096, 50
+_FEWEST_TOKENS, _MOST_TOKENS, _PART_OF_RUN = 1024, 4096, 100
 _N_NAMED = 3
 
 
@@ -119,7 +119,7 @@ def measure_norms(
 ) -> ActivationNorms:
     """The norms at the layers of `groups`, on the first tokens that training reads.
 
-    A 50th of `n_tokens` is read, at least 1,024 tokens and at most 4,096. Leaves the dataset and all
+    A 100th of `n_tokens` is read, at least 1,024 tokens and at most 4,096. Leaves the dataset and all
     random generators as they are.
     """
     groups = tuple(groups)

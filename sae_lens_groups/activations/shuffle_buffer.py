@@ -51,8 +51,8 @@ class ShuffleBuffer:
         self.d_in = d_in
         self.generator = generator
         # What is held before new rows come: too little to serve, or what the last serving left.
-        n_left = max(buffer_size, int(buffer_size * mix_fraction) + batch_size) - 1
-        self.n_slots = n_left + max_new_rows
+        self._n_left = max(buffer_size, int(buffer_size * mix_fraction) + batch_size) - 1
+        self.n_slots = self._n_left + max_new_rows
         self._serving = torch.empty(0, dtype=torch.long)  # the slots of the batches that come next
         self._order = torch.empty(0, dtype=torch.long)  # the other slots in use
         self._free = torch.arange(self.n_slots)
@@ -133,8 +133,17 @@ class ShuffleBuffer:
         return self._read(group, torch.cat([self._serving, self._order]))
 
     def restore(self, rows: dict[str, GroupBatch], n_serving: int) -> None:
-        """Takes over what `rows_of` gave for each group, in place of what it holds."""
+        """Takes over what `rows_of` gave for each group, in place of what it holds.
+
+        Rows of a larger buffer that this one has no room for are left out.
+        """
         n_rows = len(next(iter(rows.values())).rows_BD)
+        n_serving -= n_serving % self.batch_size  # of a run with other batches
+        if n_rows - n_serving > self._n_left:
+            n_serving = min(
+                n_serving, (self.n_slots - self._n_left) // self.batch_size * self.batch_size
+            )
+            n_rows = n_serving + self._n_left
         self.n_slots = max(self.n_slots, n_rows)
         slots = torch.arange(self.n_slots)
         self._serving, self._order = slots[:n_serving], slots[n_serving:n_rows]
@@ -142,8 +151,8 @@ class ShuffleBuffer:
         self._batches = {}
         for group, batch in rows.items():
             self._allocate(group, batch.rows_BD)
-            self._batches[group].rows_BD[:n_rows] = batch.rows_BD
-            self._batches[group].position_B[:n_rows] = batch.position_B
+            self._batches[group].rows_BD[:n_rows] = batch.rows_BD[:n_rows]
+            self._batches[group].position_B[:n_rows] = batch.position_B[:n_rows]
 
     def _allocate(self, group: str, like: torch.Tensor) -> None:
         """Memory for a group's rows, of the dtype and on the device of `like`."""

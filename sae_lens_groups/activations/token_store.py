@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from sae_lens import ActivationsStore
@@ -9,9 +10,11 @@ from safetensors.torch import load_file
 from tqdm.auto import tqdm
 from typing_extensions import override
 
-from sae_lens_groups.errors import DatasetError
+from sae_lens_groups.activations.model import d_vocab
+from sae_lens_groups.errors import DatasetError, in_one_line
 
 _N_SEQUENCES = "n_sequences"
+_TO_DO = "correct the row, or leave it out"
 
 
 class TokenStore(ActivationsStore):
@@ -28,6 +31,27 @@ class TokenStore(ActivationsStore):
     def next_tokens(self, raise_at_epoch_end: bool = False) -> torch.Tensor:
         """The next LM batch of tokens, (prompts, context), as `get_batch_tokens` gives it."""
         return self.get_batch_tokens(raise_at_epoch_end=raise_at_epoch_end)
+
+    @override
+    def get_batch_tokens(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The next LM batch of tokens.
+
+        Raises:
+            DatasetError: names the row that cannot be read, or holds what the model does not know.
+        """
+        batch_tokens = super().get_batch_tokens(*args, **kwargs)
+        lowest, highest = batch_tokens.aminmax()
+        n_known = d_vocab(self.model)
+        if lowest < 0 or highest >= n_known:
+            is_unknown = (batch_tokens < 0) | (batch_tokens >= n_known)
+            n_behind = len(batch_tokens) - 1 - int(is_unknown.any(1).nonzero()[0])
+            row = self.n_dataset_processed + 1 - (n_behind if self.is_dataset_tokenized else 0)
+            raise DatasetError(
+                f"row {row:,} of the {self.source_name} holds token "
+                f"{int(batch_tokens[is_unknown][0])}, but the model's vocabulary ends at "
+                f"{n_known - 1}; {_TO_DO}"
+            )
+        return batch_tokens
 
     def trained_tokens(self, batch_tokens: torch.Tensor) -> torch.Tensor:
         """Of an LM batch of tokens those that are trained on."""
@@ -88,7 +112,7 @@ class TokenStore(ActivationsStore):
     @iterable_sequences.setter
     def iterable_sequences(self, sequences: Iterator[torch.Tensor]) -> None:
         # SAELens sets it anew each time the dataset starts over.
-        self._sequences = _Counted(sequences)
+        self._sequences = _Counted(sequences, self)
 
     @override
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -108,8 +132,12 @@ class TokenStore(ActivationsStore):
         """
         n_sequences = int(state[_N_SEQUENCES])
         description = "Reading the dataset up to where the checkpoint was"
-        for _ in tqdm(range(n_sequences), desc=description, unit="seq", leave=False):
-            next(self._sequences)
+        for n in tqdm(range(n_sequences), desc=description, unit="seq", leave=False):
+            if next(self._sequences, None) is None:
+                raise DatasetError(
+                    f"the dataset gives {n:,} prompts, and the run that goes on has read "
+                    f"{n_sequences:,}; name the dataset that it was trained on"
+                )
         self.load_counts(state)
 
     def load_counts(self, state: Mapping[str, torch.Tensor]) -> None:
@@ -118,13 +146,27 @@ class TokenStore(ActivationsStore):
 
 
 class _Counted(Iterator[torch.Tensor]):
-    """Counts what is taken from it."""
+    """A store's sequences, counted. Whatever the dataset or the tokenizer raises names the row."""
 
-    def __init__(self, source: Iterator[torch.Tensor]) -> None:
+    def __init__(self, source: Iterator[torch.Tensor], store: TokenStore) -> None:
         self._source = source
+        self._store = store
         self.n_taken = 0
 
     def __next__(self) -> torch.Tensor:
-        item = next(self._source)
+        try:
+            sequence = next(self._source)
+        except StopIteration:
+            raise
+        except Exception as error:  # of files, servers, tokenizers and templates
+            raise self._bad_row(f"cannot be read: {in_one_line(error)}") from error
+        shape, context_size = tuple(sequence.shape), self._store.context_size
+        if shape != (context_size,):
+            what = f"gives tokens of shape {shape}, and context_size is {context_size}"
+            raise self._bad_row(f"{what}; {_TO_DO}")
         self.n_taken += 1
-        return item
+        return sequence
+
+    def _bad_row(self, what: str) -> DatasetError:
+        row = self._store.n_dataset_processed + 1
+        return DatasetError(f"row {row:,} of the dataset {what}")

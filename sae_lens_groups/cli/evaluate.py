@@ -14,9 +14,10 @@ from transformer_lens import HookedRootModule
 
 from sae_lens_groups import files
 from sae_lens_groups.activations import (
+    DatasetId,
     as_stream,
+    fingerprint,
     held_out_rows,
-    is_same_dataset,
     load_with_hooks,
     open_train_split,
     require_no_remote_code,
@@ -32,7 +33,6 @@ from sae_lens_groups.evaluate import (
     evaluation_text,
     open_baseline,
     public,
-    report_page,
     task_named,
 )
 from sae_lens_groups.suite import SAESuite
@@ -44,6 +44,7 @@ def evaluate(args: Sequence[str]) -> int:
     task_names = _task_names(flags.tasks)
     suite = SAESuite.load(flags.suite, flags.device)
     folder = suite.require_folder()
+    files.require_writable(folder, "the suite")
     any_sae = next(iter(suite.values()))
     with as_mistakes():
         baseline = None if flags.baseline is None else open_baseline(flags.baseline, flags.device)
@@ -60,14 +61,16 @@ def evaluate(args: Sequence[str]) -> int:
             context_size=flags.context_size,
             tasks=task_names,
             dataset_name=text.name,
+            autocast_lm=flags.autocast_lm,
+            commands=_commands(suite, args),
         )
     print(evaluation_text(evaluation))
-    page = report_page(suite, evaluation, suite.training_curves, _commands(suite, args))
-    files.write_text(folder / files.REPORT, page)
     print(
         f"\nLook at it: {folder / files.REPORT}\n"
         f"Figures:    {folder / files.EVALUATION}, and more in {folder / files.EVALUATION_FOLDER}"
     )
+    if evaluation.kept_earlier is not None:
+        print(f"Earlier:    {folder / evaluation.kept_earlier}, whose settings were others")
     return 0
 
 
@@ -100,14 +103,15 @@ def _text(
         raise DatasetError("the suite does not say what it was trained on; give --dataset_path")
     streaming = settings.get("streaming", True)
     rows = open_train_split(path, streaming=streaming, trust_remote_code=flags.trust_remote_code)
-    n_rows_read = max(_read_by_suite(path, own_path, suite), _read_by_baseline(path, baseline))
+    given = DatasetId(path, fingerprint(rows))
+    own = DatasetId(own_path, suite.manifest.dataset_fingerprint)
+    of_suite = _read_by_suite(suite, path) if given.is_same(own) else 0
+    n_rows_read = max(of_suite, _read_by_baseline(given, baseline))
     return _Text(Path(path).name, path, held_out_rows(rows, n_rows_read) if n_rows_read else rows)
 
 
-def _read_by_suite(path: str, own_path: str | None, suite: SAESuite) -> int:
-    """How many rows of this dataset the suite was trained on."""
-    if not is_same_dataset(path, own_path):
-        return 0
+def _read_by_suite(suite: SAESuite, path: str) -> int:
+    """How many rows of its dataset, which now lies there, the suite was trained on."""
     if suite.manifest.dataset_rows_read is None:
         raise DatasetError(
             f"the suite does not say which rows of {path!r} it was trained on, so none are "
@@ -116,15 +120,14 @@ def _read_by_suite(path: str, own_path: str | None, suite: SAESuite) -> int:
     return suite.manifest.dataset_rows_read
 
 
-def _read_by_baseline(path: str, baseline: Baseline | None) -> int:
+def _read_by_baseline(given: DatasetId, baseline: Baseline | None) -> int:
     """How many of them the baseline was trained on, as far as it says."""
-    settings = {} if baseline is None else baseline.runner_cfg or {}
-    if baseline is None or not is_same_dataset(path, settings.get("dataset_path")):
+    if baseline is None or not given.is_same(baseline.dataset):
         return 0
     if baseline.dataset_rows_read is None:
         print(
-            f"warning: the baseline was trained on {path!r} too and does not say on which rows, so "
-            "it may have seen the text of this comparison; other text: --dataset_path",
+            f"warning: the baseline was trained on {given.path!r} too and does not say on which "
+            "rows, so it may have seen the text of this comparison; other text: --dataset_path",
             file=sys.stderr,
         )
     return baseline.dataset_rows_read or 0
@@ -145,7 +148,7 @@ def _model(
         )
     model_kwargs = _model_kwargs(flags, metadata.model_from_pretrained_kwargs or {})
     try:
-        return load_with_hooks(
+        model = load_with_hooks(
             flags.model_class_name or metadata.model_class_name or "HookedTransformer",
             model_name,
             list(dict.fromkeys([*suite, *others])),
@@ -157,6 +160,7 @@ def _model(
             f"the model {model_name!r} cannot be loaded: {error}; say with --model_name where the "
             "model lies that the suite was trained on, and with --model_class_name how to load it"
         ) from error
+    return model if flags.dtype is None else model.to(getattr(torch, flags.dtype))
 
 
 def _model_kwargs(flags: argparse.Namespace, of_suite: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,8 +225,24 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="run code that comes with the model or the dataset; never because the suite says so",
     )
-    parser.add_argument("--device", type=usable_device, default="cpu", help="default: cpu")
+    _add_precision(parser)
     return parser
+
+
+def _add_precision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", type=usable_device, default="cpu", help="default: cpu")
+    parser.add_argument(
+        "--autocast_lm",
+        type=_yes_or_no,
+        nargs="?",
+        const=True,
+        help="whether the language model computes in bfloat16, True or False (default: as in training)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        help="of the language model's weights (default: as they were loaded for training)",
+    )
 
 
 def usable_device(text: str) -> str:
@@ -232,6 +252,12 @@ def usable_device(text: str) -> str:
         reason = str(error).splitlines()[0].rstrip(".")
         raise argparse.ArgumentTypeError(f"{text!r} cannot be used here: {reason}") from error
     return text
+
+
+def _yes_or_no(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+    return text.lower() == "true"
 
 
 def positive_number(text: str) -> int:

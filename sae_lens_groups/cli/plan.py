@@ -43,6 +43,7 @@ def plan(args: Sequence[str]) -> int:
     asked_for = flags.cfg.output_path if "output_path" in flags.given else None
     folder = Path(asked_for or "plan")
     files.require_free(folder)
+    files.require_writable(folder)
     find_metric(own.metric)
     with as_mistakes():
         made = _plan(flags, own)

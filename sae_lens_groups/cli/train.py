@@ -19,7 +19,12 @@ def train(args: Sequence[str]) -> int:
         runner = GroupSAETrainingRunner(cfg)
     if runner.plan is not None:
         print(plan_text(runner.plan), flush=True)
-    suite = runner.run()
+    if runner.checkpoint is not None:
+        n_done, n_tokens = runner.checkpoint.training_tokens, runner.cfg.training_tokens
+        where = f"after {n_done:,} of {n_tokens:,} tokens"
+        print(f"Goes on from {runner.checkpoint.path}, {where}.", flush=True)
+    with as_mistakes():
+        suite = runner.run()
     print(f"Trained {saes_for_layers(runner.groups)}.")
     if suite.manifest.transfer is not None:
         print(_came_from(suite.manifest.transfer))
@@ -29,6 +34,8 @@ def train(args: Sequence[str]) -> int:
             f"The suite of {counted(len(suite), 'layer')} lies in {suite.path}, a plain SAE for each:"
         )
         print(f'    SAE.load_from_disk("{suite.path / hook_name}")')
+    for fault in runner.faults:
+        print(f"Look into: {fault}")
     return 0
 
 

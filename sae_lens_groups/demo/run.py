@@ -35,6 +35,7 @@ def demo(args: Sequence[str]) -> int:
     )
     parsed = parser.parse_args(args)
     files.require_free(parsed.output_path)
+    files.require_writable(parsed.output_path)
     _run(parsed.layer_groups, parsed.output_path, parsed.training_tokens)
     return 0
 
@@ -79,7 +80,7 @@ def _run(layer_groups: str, output_path: Path, training_tokens: int) -> None:
     print("Reading the Python standard library's source ...", flush=True)
     from sae_lens_groups import GroupSAETrainingRunner, evaluate_suite
     from sae_lens_groups.demo.model import stdlib_tokens
-    from sae_lens_groups.evaluate import evaluation_text, report_page
+    from sae_lens_groups.evaluate import evaluation_text
 
     cfg = demo_config(layer_groups, output_path, training_tokens)
     runner = GroupSAETrainingRunner(cfg, override_dataset=stdlib_tokens("train", CONTEXT_SIZE))
@@ -98,8 +99,6 @@ def _run(layer_groups: str, output_path: Path, training_tokens: int) -> None:
     seconds = time.monotonic() - start
     text = stdlib_tokens("held_out", CONTEXT_SIZE)
     evaluation = evaluate_suite(suite, runner.model, text, dataset_name=DATASET_NAME)
-    page = report_page(suite, evaluation, suite.training_curves)
-    files.write_text(output_path / files.REPORT, page)
     print(f"\nTrained in {seconds:.0f} s. Scores on held-out files:\n")
     print(evaluation_text(evaluation))
     print(_next_steps(layer_groups, output_path, next(iter(suite))))

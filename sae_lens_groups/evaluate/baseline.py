@@ -1,13 +1,14 @@
 """Opens what a suite is compared with: another suite, or SAEs that SAELens trained."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sae_lens import SAE
 
 from sae_lens_groups import files
+from sae_lens_groups.activations import DatasetId
 from sae_lens_groups.saved import named_by, open_saes
 from sae_lens_groups.suite import SAESuite
 
@@ -24,8 +25,10 @@ class Baseline:
     """Whether one run trained them all."""
     runner_cfg: Mapping[str, Any] | None = None
     """The settings of the run, where they are known."""
+    dataset: DatasetId = field(default_factory=DatasetId)
+    """What its training read, where it is known,"""
     dataset_rows_read: int | None = None
-    """Rows of its dataset that training read, where they are known."""
+    """and how many rows of it."""
 
     @classmethod
     def of(
@@ -44,6 +47,9 @@ class Baseline:
             len(saes.manifest.trained_groups),
             is_one_run=not saes.manifest.is_imported,
             runner_cfg=saes.runner_cfg,
+            dataset=DatasetId(
+                (saes.runner_cfg or {}).get("dataset_path"), saes.manifest.dataset_fingerprint
+            ),
             dataset_rows_read=saes.manifest.dataset_rows_read,
         )
 

@@ -30,6 +30,11 @@ def count(value: float) -> str:
     return f"{value:.1f}"
 
 
+def as_given(value: object) -> str:
+    """A setting: `40,000`, or `0.001`."""
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
 def percent(part: float) -> str:
     """`12.3%`; `nan` where there is none."""
     return f"{part:.1%}" if math.isfinite(part) else str(part)

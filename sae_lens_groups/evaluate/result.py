@@ -1,7 +1,7 @@
 """What an evaluation found: a row per layer, and what is told of the whole suite."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, overload
 
 from sae_lens_groups.evaluate.bootstrap import Difference
@@ -81,6 +81,17 @@ class Comparison:
     """Layers that both have."""
     mean_differences: Mapping[str, Difference]
     """Per metric, the mean over those layers."""
+    trained: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    """Settings of the suite's training and of the baseline's, as far as both are known."""
+    layers_alone: tuple[int, ...] = ()
+    """Layers that have an SAE of their own in both, each trained from scratch."""
+
+    @property
+    def is_unequal(self) -> bool:
+        """Whether their training differs in more than the groups and the seed."""
+        return any(
+            ours != theirs for name, (ours, theirs) in self.trained.items() if name != "seed"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +107,10 @@ class SuiteEvaluation(Sequence[LayerScores]):
     """Of the suite and, if it says how it was trained, of the baseline."""
     comparison: Comparison | None = None
     faithfulness: FaithfulnessReport | None = None
+    faults: Sequence[str] = ()
+    """What is likely wrong with the suite, and the setting of training to change."""
+    kept_earlier: str | None = None
+    """Where an earlier evaluation, of other settings, lies now, inside the suite's folder."""
 
     @overload
     def __getitem__(self, index: int) -> LayerScores: ...
@@ -106,6 +121,17 @@ class SuiteEvaluation(Sequence[LayerScores]):
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    @property
+    def missed_alone(self) -> float | None:
+        """Share of the baseline's features missed where no group is to blame; None if not known.
+
+        So many differ between two trainings of the same SAE.
+        """
+        alone = () if self.comparison is None else self.comparison.layers_alone
+        matches = [of.baseline.match for of in self if of.layer in alone and of.baseline]
+        missed = [match.missed_features for match in matches if match is not None]
+        return sum(missed) / len(missed) if missed else None
 
     def mean(self, name: str) -> float:
         """The mean of a metric over all layers."""

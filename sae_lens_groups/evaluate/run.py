@@ -1,6 +1,6 @@
 """Evaluates a suite: a row of scores for every layer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from sae_lens import SAE
 from sae_lens.config import HfDataset
 from transformer_lens import HookedRootModule
 
+from sae_lens_groups.activations import fingerprint
 from sae_lens_groups.evaluate.baseline import Baseline
 from sae_lens_groups.evaluate.bootstrap import Resamplings
 from sae_lens_groups.evaluate.checks import require_evaluable, shared_layers
@@ -22,8 +23,9 @@ from sae_lens_groups.evaluate.metrics import metrics_of
 from sae_lens_groups.evaluate.result import BaselineScores, Comparison, LayerScores, SuiteEvaluation
 from sae_lens_groups.evaluate.sweep import LayerResults, sweep
 from sae_lens_groups.evaluate.tokens import EvaluatedTokens, read_tokens
-from sae_lens_groups.evaluate.write import write_evaluation
+from sae_lens_groups.evaluate.write import EvaluationSettings, keep_earlier, write_evaluation
 from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.saved import Figures, likely_faults
 from sae_lens_groups.suite import SAESuite
 
 _SIGNED = "abstopk"  # the one architecture of SAELens whose features may be negative
@@ -42,12 +44,15 @@ def evaluate_suite(
     context_size: int | None = None,
     tasks: Sequence[str] = (),
     dataset_name: str = "dataset",
+    autocast_lm: bool | None = None,
+    commands: Sequence[str] = (),
 ) -> SuiteEvaluation:
     """SAELens's metrics of every layer, the layers its features fire on, and how a baseline differs.
 
     The numbers are those of SAELens's `run_evals`, from one sweep over the tokens; text becomes
-    prompts, and special tokens are left out, as in training. Writes `evaluation.csv` and the folder
-    `evaluation` into the suite's folder, where it has one.
+    prompts, and special tokens are left out, as in training. Writes `evaluation.csv`, the folder
+    `evaluation` and `report.html` into the suite's folder, where it has one. What an evaluation of
+    other settings left there is kept in `earlier_evaluation` beside them.
 
     Args:
         suite: the suite to score, or its folder.
@@ -62,6 +67,8 @@ def evaluate_suite(
         tasks: circuit tasks to measure faithfulness on: `ioi`, `greater_than`, `subject_verb`,
             `closing_bracket`.
         dataset_name: what the written files call the dataset.
+        autocast_lm: whether the language model computes in bfloat16; as in training if None.
+        commands: command lines that the page shows for doing it again.
 
     Raises:
         SuiteError: files of a suite are damaged or mixed up, or the baseline cannot be compared with it.
@@ -77,7 +84,24 @@ def evaluate_suite(
     shared = {} if compared is None else shared_layers(suite, compared)
     any_sae = next(iter(suite.values()))
     tokens = read_tokens(model, any_sae, dataset, n_batches, batch_size_prompts, context_size)
-    return _evaluated(suite, model, compared, shared, tokens, tasks, dataset_name)
+    if autocast_lm is None:
+        autocast_lm = bool((suite.runner_cfg or {}).get("autocast_lm"))
+    settings = EvaluationSettings(
+        dataset=dataset_name,
+        dataset_fingerprint=fingerprint(dataset),
+        n_batches=n_batches,
+        batch_size_prompts=batch_size_prompts,
+        context_size=tokens.context_size,
+        autocast_lm=autocast_lm,
+        baseline=None if compared is None else compared.name,
+        tasks=tuple(tasks),
+    )
+    evaluation, results = _evaluated(suite, model, compared, shared, tokens, settings)
+    if suite.path is not None:
+        kept = keep_earlier(suite.path, settings)
+        write_evaluation(suite, evaluation, results, settings, commands)
+        evaluation = replace(evaluation, kept_earlier=kept)
+    return evaluation
 
 
 def _evaluated(
@@ -86,24 +110,41 @@ def _evaluated(
     baseline: Baseline | None,
     shared: Mapping[str, SAE[Any]],
     tokens: EvaluatedTokens,
-    tasks: Sequence[str],
-    dataset_name: str,
-) -> SuiteEvaluation:
-    faithfulness = measure_faithfulness(suite, model, tasks) if tasks else None
+    settings: EvaluationSettings,
+) -> tuple[SuiteEvaluation, Results]:
+    faithfulness = measure_faithfulness(suite, model, settings.tasks) if settings.tasks else None
     model_kwargs = (suite.runner_cfg or {}).get("model_kwargs") or {}
-    (results, theirs), n_outliers = sweep(model, tokens, [suite, shared], model_kwargs)
+    (results, theirs), n_outliers = sweep(
+        model, tokens, [suite, shared], model_kwargs, autocast_lm=settings.autocast_lm
+    )
     tokens = replace(tokens, n_outliers=n_outliers)
     evaluation = SuiteEvaluation(
         **_scored(suite, results, baseline, theirs),
         tokens=tokens,
-        dataset_name=dataset_name,
+        dataset_name=settings.dataset,
         features=_features(suite, results, tokens.n_tokens),
         costs=training_costs(suite, baseline, model, tokens.batches[0], model_kwargs),
         faithfulness=faithfulness,
     )
-    if suite.path is not None:
-        write_evaluation(suite, evaluation, results)
-    return evaluation
+    faults = likely_faults(_figures(evaluation), suite.runner_cfg or {})
+    return replace(evaluation, faults=faults), results
+
+
+_FEWEST_FIRINGS_PER_FEATURE = 10  # fewer do not tell a dead feature from a rare one
+
+
+def _figures(evaluation: SuiteEvaluation) -> Iterator[Figures]:
+    for of in evaluation:
+        group = next(one for one in evaluation.features if of.layer in one.group.layers)
+        n_firings_F = group.n_firings_LF.sum(0)
+        tells = n_firings_F.sum() >= _FEWEST_FIRINGS_PER_FEATURE * len(n_firings_F)
+        yield Figures(
+            where=f"layer {of.layer}",
+            explained_variance=of.metrics["explained_variance"],
+            l0=of.metrics["l0"],
+            norm=of.metrics["l2_norm_in"] * (of.scaling_factor or 1.0),
+            dead_share=group.dead_share if tells else None,
+        )
 
 
 def _scored(
@@ -146,8 +187,36 @@ def _compared(
         )
         for name, difference in zip(hook_names, differences)
     }
-    comparison = Comparison(name=baseline.name, n_layers=len(hook_names), mean_differences=means)
+    comparison = Comparison(
+        name=baseline.name,
+        n_layers=len(hook_names),
+        mean_differences=means,
+        trained=_trained(suite.runner_cfg, baseline.runner_cfg),
+        layers_alone=_layers_alone(suite, baseline),
+    )
     return of_baseline, comparison
+
+
+def _trained(
+    ours: Mapping[str, Any] | None, theirs: Mapping[str, Any] | None
+) -> dict[str, tuple[Any, Any]]:
+    if ours is None or theirs is None:
+        return {}
+    return {name: (ours.get(name), theirs.get(name)) for name in ("training_tokens", "lr", "seed")}
+
+
+def _layers_alone(suite: SAESuite, baseline: Baseline) -> tuple[int, ...]:
+    """None for a suite that started from others, which may be the baseline's."""
+    if suite.manifest.transfer is not None:
+        return ()
+    theirs = baseline.saes.manifest.groups if isinstance(baseline.saes, SAESuite) else ()
+    shared = [groups for groups in (*suite.manifest.groups, *theirs) if len(groups) > 1]
+    layers = (suite.manifest.layer_of(name) for name in suite if name in baseline.saes)
+    return tuple(
+        layer
+        for layer in layers
+        if layer is not None and not any(layer in of.layers for of in shared)
+    )
 
 
 def _match(

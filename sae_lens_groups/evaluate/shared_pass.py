@@ -5,6 +5,7 @@ Shapes: S sequences of a batch, T positions, V vocabulary.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -50,14 +51,19 @@ class SharedPass:
         tokens_ST: torch.Tensor,
         hook_names: Iterable[str],
         model_kwargs: Mapping[str, Any],
+        autocast_lm: bool = False,
     ) -> None:
         self._model, self._tokens_ST, self._kwargs = model, tokens_ST, dict(model_kwargs)
         entries = {name: entry_of(model, name) for name in hook_names}
         self._entries = {name: entry for name, entry in entries.items() if entry is not None}
         captured = {*entries, *(entry.hook_name for entry in self._entries.values())}
-        logits_STV, self.captured = model.run_with_cache(
-            tokens_ST, names_filter=sorted(captured), return_type="logits", **self._kwargs
+        self._autocast = partial(  # as SAELens's store does in training
+            torch.autocast, tokens_ST.device.type, dtype=torch.bfloat16, enabled=autocast_lm
         )
+        with self._autocast():
+            logits_STV, self.captured = model.run_with_cache(
+                tokens_ST, names_filter=sorted(captured), return_type="logits", **self._kwargs
+            )
         self._log_probs_STV = _log_probs(logits_STV)
         self._probs_STV = self._log_probs_STV.exp()
         self.clean_losses = self._losses(self._log_probs_STV)
@@ -65,7 +71,7 @@ class SharedPass:
     def replacing(self, site: Site, rows_STD: torch.Tensor) -> LMEffect:
         """The effect of putting other rows in the place of those that an SAE takes."""
         activation = site.with_rows(self.captured[site.hook_name], rows_STD)
-        return self._effect(_log_probs(self._logits_with(site.hook_name, activation)))
+        return self._effect(self._log_probs_with(site.hook_name, activation))
 
     def ablating(self, site: Site) -> LMEffect:
         """The effect of putting zeros there."""
@@ -73,7 +79,7 @@ class SharedPass:
         zeroed = site.with_rows(clean, torch.zeros_like(site.rows(clean)))
         if self._is_all_that_goes_on(site):
             zeroed = zeroed[:1]  # nothing is left of the prompts, so one stands for all
-        log_probs = _log_probs(self._logits_with(site.hook_name, zeroed))
+        log_probs = self._log_probs_with(site.hook_name, zeroed)
         return self._effect(log_probs.expand_as(self._log_probs_STV))
 
     def _is_all_that_goes_on(self, site: Site) -> bool:
@@ -85,6 +91,11 @@ class SharedPass:
         # Not by einsum, whose sum over the vocabulary is off by 2e-6 in float32.
         divergences = difference_STV.mul_(self._probs_STV).sum(-1)
         return LMEffect(self._losses(log_probs_STV), divergences)
+
+    def _log_probs_with(self, hook_name: str, activation: torch.Tensor) -> torch.Tensor:
+        with self._autocast():
+            logits_STV = self._logits_with(hook_name, activation)
+        return _log_probs(logits_STV)
 
     def _logits_with(self, hook_name: str, activation: torch.Tensor) -> torch.Tensor:
         entry = self._entries.get(hook_name)

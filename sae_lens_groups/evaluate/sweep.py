@@ -67,6 +67,8 @@ def sweep(
     tokens: EvaluatedTokens,
     suites: Sequence[Mapping[str, SAE[Any]]],
     model_kwargs: Mapping[str, Any] | None = None,
+    *,
+    autocast_lm: bool = False,
 ) -> Sweep:
     """For each suite, what its SAE does at each hook, all on the same tokens.
 
@@ -78,6 +80,7 @@ def sweep(
         suites: by hook name, SAEs that take the activations as they are. The first one says how
             large activations may be.
         model_kwargs: of the model's forward pass, as in SAELens's config.
+        autocast_lm: whether the model computes in bfloat16.
     """
     hook_names = list(dict.fromkeys(name for suite in suites for name in suite))
     results = [
@@ -92,7 +95,7 @@ def sweep(
     n_steps = len(tokens.batches) * len(hook_names)
     with tqdm(total=n_steps, desc="Evaluating layers", unit="layer", leave=False) as bar:
         for tokens_ST in tokens.batches:
-            shared = SharedPass(model, tokens_ST, hook_names, model_kwargs or {})
+            shared = SharedPass(model, tokens_ST, hook_names, model_kwargs or {}, autocast_lm)
             counted = outliers.apart(shared.captured, tokens.kept(tokens_ST))
             for name in hook_names:
                 ablating = cache(shared.ablating)

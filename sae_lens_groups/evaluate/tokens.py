@@ -12,7 +12,7 @@ from sae_lens.config import HfDataset
 from sae_lens.util import get_special_token_ids
 from transformer_lens import HookedRootModule
 
-from sae_lens_groups.activations import as_stream
+from sae_lens_groups.activations import TokenStore, as_stream
 from sae_lens_groups.errors import DatasetError
 
 
@@ -66,7 +66,7 @@ def read_tokens(
     """
     metadata = sae.cfg.metadata
     try:
-        store = ActivationsStore.from_sae(
+        store = TokenStore.from_sae(
             model,
             sae,
             as_stream(dataset),

@@ -1,7 +1,10 @@
 """Writes what an evaluation found beside the suite: CSV for people, SAELens's JSON for tools."""
 
+import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from sae_lens.evals import get_eval_everything_config, process_results
@@ -10,6 +13,7 @@ from sae_lens_groups import files
 from sae_lens_groups.evaluate.circuits.report import ROW_COLUMNS
 from sae_lens_groups.evaluate.metrics import SECTIONS
 from sae_lens_groups.evaluate.report.markdown_table import layers_markdown
+from sae_lens_groups.evaluate.report.page import report_page
 from sae_lens_groups.evaluate.result import LayerScores, SuiteEvaluation
 from sae_lens_groups.evaluate.sweep import LayerResults
 from sae_lens_groups.suite import SAESuite
@@ -20,10 +24,53 @@ _MISSED_COLUMNS = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """What an evaluation was asked for: the content of `evaluation/settings.json`."""
+
+    dataset: str
+    dataset_fingerprint: str
+    n_batches: int
+    batch_size_prompts: int
+    context_size: int
+    autocast_lm: bool
+    baseline: str | None
+    tasks: Sequence[str]
+
+    def measures_all_of(self, earlier: Mapping[str, Any]) -> bool:
+        """Whether nothing is lost where this evaluation takes the place of that one."""
+        settings = asdict(self) | {"tasks": list(self.tasks)}
+        added = {name: settings[name] for name in ("baseline", "tasks") if not earlier.get(name)}
+        return {**earlier, **added} == settings
+
+
+def keep_earlier(folder: Path, settings: EvaluationSettings) -> str | None:
+    """Puts aside an evaluation that measured something else, and says where; None if there is none."""
+    names = (files.EVALUATION, files.EVALUATION_FOLDER, files.REPORT)
+    present = [folder / name for name in names if (folder / name).exists()]
+    path = folder / files.EVALUATION_FOLDER / files.EVALUATION_SETTINGS
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        is_measured_again = settings.measures_all_of(earlier)
+    except (OSError, ValueError, TypeError, AttributeError):  # of an earlier version, or edited
+        is_measured_again = False
+    if not present or is_measured_again:
+        return None
+    kept = files.free_folder(folder / files.EARLIER_EVALUATION)
+    kept.mkdir(exist_ok=True)
+    for old in present:
+        old.rename(kept / old.name)
+    return kept.name
+
+
 def write_evaluation(
-    suite: SAESuite, evaluation: SuiteEvaluation, results: Mapping[str, LayerResults]
+    suite: SAESuite,
+    evaluation: SuiteEvaluation,
+    results: Mapping[str, LayerResults],
+    settings: EvaluationSettings,
+    commands: Sequence[str],
 ) -> None:
-    """Writes `evaluation.csv` and the folder `evaluation` into the suite's folder.
+    """Writes `evaluation.csv`, the folder `evaluation` and `report.html` into the suite's folder.
 
     Each replaces what an earlier evaluation left there.
     """
@@ -44,7 +91,11 @@ def write_evaluation(
         if evaluation.faithfulness is not None:
             rows = evaluation.faithfulness.to_rows()
             files.write_text(details / files.FAITHFULNESS, files.csv_text(rows, ROW_COLUMNS))
+        text = json.dumps(asdict(settings), indent=2) + "\n"
+        files.write_text(details / files.EVALUATION_SETTINGS, text)
     files.write_text(suite.path / files.EVALUATION, scores_to_csv(evaluation))
+    page = report_page(suite, evaluation, commands)
+    files.write_text(suite.path / files.REPORT, page)
 
 
 def scores_to_csv(scores: Iterable[LayerScores]) -> str:

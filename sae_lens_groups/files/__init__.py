@@ -34,5 +34,6 @@ from sae_lens_groups.files.writing import (
     partial_name,
     replaced_folder,
     require_free,
+    require_writable,
     write_text,
 )

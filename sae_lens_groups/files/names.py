@@ -18,6 +18,8 @@ FEATURE_LAYERS = "feature_layers.csv"
 MISSED_FEATURES = "missed_features.csv"
 FAITHFULNESS = "faithfulness.csv"
 LAYER_TABLE = "layers.md"
+EVALUATION_SETTINGS = "settings.json"
+EARLIER_EVALUATION = "earlier_evaluation"
 REPORT = "report.html"
 CARD = "README.md"
 CURVES = "training_curves.csv"
@@ -107,7 +109,7 @@ FILES = (
     *(
         _scores(f"{EVALUATION_FOLDER}/{name}")
         for name in (
-            *(FEATURE_LAYERS, MISSED_FEATURES, FAITHFULNESS, LAYER_TABLE),
+            *(FEATURE_LAYERS, MISSED_FEATURES, FAITHFULNESS, LAYER_TABLE, EVALUATION_SETTINGS),
             *(f"{ALL_RESULTS}.csv", f"{ALL_RESULTS}.json"),
             "<model>-<hook_name>_<n>_<dataset>.json",
         )

@@ -51,6 +51,27 @@ def require_free(folder: Path | str, setting: str = "output_path") -> None:
     )
 
 
+def require_writable(folder: Path | str, setting: str = "output_path") -> None:
+    """Refuses a folder that cannot be made or filled, and leaves nothing behind.
+
+    Raises:
+        OutputFolderError: says why.
+    """
+    folder = Path(folder).absolute()
+    try:
+        nearest = next(path for path in (folder, *folder.parents) if path.exists())
+        tempfile.TemporaryFile(dir=nearest).close()
+    except OSError as error:
+        raise _unwritable(folder, setting, error) from error
+
+
+def _unwritable(folder: Path, setting: str, error: OSError) -> OutputFolderError:
+    return OutputFolderError(
+        f"{setting} {str(folder)!r} cannot be written: {error.strerror or error}; name a "
+        "folder that you may write to"
+    )
+
+
 def free_folder(folder: Path | str) -> Path:
     """The folder itself, or where it holds something by now, `<folder>-2` and so on."""
     folder = Path(folder)
@@ -58,6 +79,8 @@ def free_folder(folder: Path | str) -> Path:
         try:
             require_free(candidate)
         except OutputFolderError:
+            if not candidate.exists():  # and no other one of this name could be looked at either
+                raise
             continue
         return candidate
     raise AssertionError("count never ends")
@@ -173,10 +196,7 @@ def only_writer(folder: Path | str | None, setting: str = "output_path") -> Iter
             f"{setting}"
         ) from None
     except OSError as error:
-        raise OutputFolderError(
-            f"{setting} {str(folder)!r} cannot be written: {error.strerror or error}; name a "
-            "folder that you may write to"
-        ) from error
+        raise _unwritable(folder, setting, error) from error
     try:
         yield
     finally:

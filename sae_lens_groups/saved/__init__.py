@@ -1,5 +1,6 @@
 """Trained SAEs as they lie on disk and on the Hub."""
 
+from sae_lens_groups.saved.diagnosis import Figures, figures_of_training, likely_faults
 from sae_lens_groups.saved.hub import HubRepo, as_hub_errors, require_repo_id
 from sae_lens_groups.saved.manifest import SuiteManifest, group_metadata, is_of_suite
 from sae_lens_groups.saved.open import named_by, open_saes, training_tokens_of
@@ -17,6 +18,7 @@ from sae_lens_groups.saved.write import write_suite
 
 __all__ = [
     "UNKNOWN",
+    "Figures",
     "HubRepo",
     "SAESource",
     "SavedSAE",
@@ -26,9 +28,11 @@ __all__ = [
     "TrainingPoint",
     "TransferReport",
     "as_hub_errors",
+    "figures_of_training",
     "group_metadata",
     "is_groups_own",
     "is_of_suite",
+    "likely_faults",
     "named_by",
     "open_saes",
     "points_from_csv",

@@ -44,6 +44,7 @@ class _SuiteEntries(files.FileEntries):
     is_model_local: bool = False
     transfer: TransferEntries | None = None
     dataset_rows_read: int | None = None
+    dataset_fingerprint: str | None = None
     sae_step_flops: files.Positive | None = None
 
 
@@ -68,6 +69,8 @@ class SuiteManifest:
     """Whether `model_name` is what was left in public of a path: not the Hub's model of that name."""
     dataset_rows_read: int | None = None
     """Rows of the dataset that training read, from its first on; None where it is not known."""
+    dataset_fingerprint: str | None = None
+    """Of the rows that training read first, so that the dataset is known wherever it lies."""
     sae_step_flops: float | None = None
     """FLOPs per token of a training step of one group's SAE; None where they were not counted."""
 
@@ -151,6 +154,7 @@ class SuiteManifest:
                 None if self.transfer is None else self.transfer.to_dict(self.hook_template)
             ),
             "dataset_rows_read": self.dataset_rows_read,
+            "dataset_fingerprint": self.dataset_fingerprint,
             "sae_step_flops": self.sae_step_flops,
         }
         return {
@@ -208,6 +212,7 @@ class SuiteManifest:
             ),
             is_model_local=saved.is_model_local,
             dataset_rows_read=saved.dataset_rows_read,
+            dataset_fingerprint=saved.dataset_fingerprint,
             sae_step_flops=saved.sae_step_flops,
         )
 

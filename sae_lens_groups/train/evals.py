@@ -13,6 +13,7 @@ from sae_lens.evals import EvalConfig, run_evals
 from sae_lens.training.activation_scaler import ActivationScaler
 from sae_lens.util import extract_stop_at_layer_from_tlens_hook_name
 from transformer_lens import HookedRootModule
+from typing_extensions import override
 
 from sae_lens_groups.activations import GroupActivationsStore, TrainingBatches, as_stream
 from sae_lens_groups.config import GroupSAERunnerConfig
@@ -42,17 +43,22 @@ class ReplayedTokens:
     ) -> dict[str, Any]:
         """`run_evals` of one SAE, from the first of these tokens."""
         self._position = 0
-        excluded = self.store.exclude_special_tokens
         metrics, _ = run_evals(
             sae,
             cast("ActivationsStore", self),
             model,
             scaler,
             config,
-            exclude_special_tokens=False if excluded is None else excluded.tolist(),
+            exclude_special_tokens=self.excluded or False,
             model_kwargs=model_kwargs,
         )
         return metrics
+
+    @property
+    def excluded(self) -> list[int]:
+        """Ids of tokens that do not count."""
+        excluded = self.store.exclude_special_tokens
+        return [] if excluded is None else excluded.tolist()
 
     def get_batch_tokens(self, batch_size: int | None = None) -> torch.Tensor:
         """The next LM batch, read from the store the first time round."""
@@ -123,7 +129,7 @@ _N_TOKENS = 4_000
 
 
 class SuiteScores:
-    """Scores every layer on the same tokens, the dataset's first, whenever it is asked.
+    """Scores every layer on the same tokens, the first that are trained on, whenever it is asked.
 
     SAELens's metrics of reconstruction and sparsity. The language model runs over the tokens once
     each time; how its loss changes is not measured, which would take passes for every layer.
@@ -135,10 +141,14 @@ class SuiteScores:
         model: HookedRootModule,
         dataset: HfDataset,
         groups: tuple[LayerGroup, ...],
+        norm_limits: Mapping[str, float],
     ) -> None:
         self._template = cfg.hook_template
-        store = GroupActivationsStore.from_group_config(model, cfg, groups, as_stream(dataset))
-        self._tokens = ReplayedTokens(store)
+        self._tokens = _TrainedTokens(
+            GroupActivationsStore.from_group_config(
+                model, cfg, groups, as_stream(dataset), norm_limits
+            )
+        )
         self._model, self._hook_names = model, self._template.hook_names(groups)
         self._model_kwargs = cfg.model_kwargs
         n_prompts = math.ceil(_N_TOKENS / cfg.context_size)  # run_evals reads whole prompts
@@ -153,7 +163,7 @@ class SuiteScores:
 
     def of(self, trainers: Iterable[GroupSAETrainer]) -> Scores:
         """The scores of these groups' layers, each by the SAE that it would now be exported as."""
-        captures = _OnePass(self._model, self._hook_names)
+        captures = _OnePass(self._model, self._hook_names, self._tokens)
         with torch.random.fork_rng():  # SAELens draws weights for every SAE that it builds
             return {
                 layer: self._of_layer(trainer, layer, scaler, captures)
@@ -176,12 +186,47 @@ class SuiteScores:
         return {name: value for section in found.values() for name, value in section.items()}
 
 
+_LEFT_OUT = -1  # no token's id; the language model never sees it
+
+
+class _TrainedTokens(ReplayedTokens):
+    """Has another id in the place of every token that training leaves out, which does not count."""
+
+    def __init__(self, store: GroupActivationsStore) -> None:
+        super().__init__(store)
+        self.given = store
+        self.whole: dict[int, torch.Tensor] = {}
+        """The batches as they are, by the `id` of what stands for them."""
+
+    def get_batch_tokens(self, batch_size: int | None = None) -> torch.Tensor:
+        is_new = self._position == len(self._batches)
+        tokens = super().get_batch_tokens(batch_size)
+        if not is_new:
+            return tokens
+        kept_B = self.given.ordinary_positions(tokens, self.given.captured_layers(tokens))
+        is_kept_PT = torch.zeros_like(tokens, dtype=torch.bool)
+        part_PT = torch.zeros_like(self.given.trained_tokens(tokens), dtype=torch.bool)
+        part_PT.view(-1)[kept_B] = True
+        is_kept_PT[:, slice(*self.given.seqpos_slice)] = part_PT
+        self._batches[-1] = torch.where(is_kept_PT, tokens, _LEFT_OUT)
+        self.whole[id(self._batches[-1])] = tokens
+        return self._batches[-1]
+
+    @property
+    @override
+    def excluded(self) -> list[int]:
+        return [_LEFT_OUT]
+
+
 class _OnePass(HookedRootModule):
     """Stands in for the model in `run_evals`: captures all layers of a batch when it is first
     asked for one of them."""
 
-    def __init__(self, model: HookedRootModule, hook_names: list[str]) -> None:
+    def __init__(
+        self, model: HookedRootModule, hook_names: list[str], tokens: _TrainedTokens
+    ) -> None:
         super().__init__()
+        self._tokens = tokens
         self._model = [model]  # in a list, so that it is no part of this module
         self._hook_names = hook_names
         self._captured: dict[int, dict[str, torch.Tensor]] = {}
@@ -192,6 +237,6 @@ class _OnePass(HookedRootModule):
         if key not in self._captured:
             last = extract_stop_at_layer_from_tlens_hook_name(self._hook_names[-1])
             kwargs |= {"names_filter": self._hook_names, "stop_at_layer": last}
-            _, cache = self._model[0].run_with_cache(tokens, **kwargs)
+            _, cache = self._model[0].run_with_cache(self._tokens.whole[key], **kwargs)
             self._captured[key] = {name: cache[name] for name in self._hook_names}
         return None, self._captured[key]

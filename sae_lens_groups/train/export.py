@@ -12,14 +12,16 @@ from typing_extensions import override
 
 from sae_lens_groups.activations import ActivationNorms
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.layers import LayerGroup, in_words
 from sae_lens_groups.plan import GroupPlan
 from sae_lens_groups.saved import (
     SAESource,
     SuiteManifest,
     TrainingPoint,
     TransferReport,
+    figures_of_training,
     group_metadata,
+    likely_faults,
 )
 from sae_lens_groups.scaling import layer_sae
 from sae_lens_groups.suite import SAESuite
@@ -46,6 +48,7 @@ def export_suite(
     plan: GroupPlan | None,
     transfer: TransferReport | None,
     dataset_rows_read: int | None,
+    dataset_fingerprint: str | None,
     training_curves: tuple[TrainingPoint, ...],
     sae_step_flops: float | None,
 ) -> SAESuite:
@@ -63,9 +66,27 @@ def export_suite(
         plan=plan,
         transfer=transfer,
         dataset_rows_read=dataset_rows_read,
+        dataset_fingerprint=dataset_fingerprint,
         sae_step_flops=sae_step_flops,
     )
     return SAESuite(_TrainedGroups(manifest, layers, cfg.to_dict(), training_curves))
+
+
+def faults_of_training(
+    cfg: GroupSAERunnerConfig[Any],
+    trainers: Iterable[GroupSAETrainer],
+    points: Iterable[TrainingPoint],
+) -> list[str]:
+    """What is likely wrong with the trained groups, and the setting to change."""
+    points, figures = list(points), []
+    for one in trainers:
+        own = [point for point in points if point.group == one.group.name]
+        silent_F: torch.Tensor = one.n_forward_passes_since_fired  # type: ignore[assignment]
+        is_dead_F = silent_F > one.cfg.dead_feature_window
+        if own:
+            dead_share = is_dead_F.float().mean().item()
+            figures.append(figures_of_training(in_words(one.group.layers), own, dead_share))
+    return likely_faults(figures, cfg.to_dict())
 
 
 class _TrainedGroups(SAESource):

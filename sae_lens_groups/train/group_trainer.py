@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from sae_lens_groups import files
 from sae_lens_groups.activations import GroupBatch
-from sae_lens_groups.errors import NonFiniteActivationsError
+from sae_lens_groups.errors import DatasetError, NonFiniteActivationsError, TrainingError
 from sae_lens_groups.files import write_checksums
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.saved import TrainingCurves, points_from_csv, points_to_csv
@@ -29,9 +29,11 @@ from sae_lens_groups.scaling import (
     PairMoments,
 )
 from sae_lens_groups.train.checkpoints.folder import CheckpointFacts, remove
+from sae_lens_groups.train.checkpoints.learning_rate import lay_schedule
 from sae_lens_groups.train.checkpoints.step_state import load_step_state
 from sae_lens_groups.train.fast_step import AUTO, Scratch
 from sae_lens_groups.train.trainer import GroupSAETrainer
+from sae_lens_groups.train.wandb_run import tolerated
 
 _STEPS_BETWEEN_CHECKS = 32
 # A checkpoint is compared with others by so many points of the training curves.
@@ -69,6 +71,8 @@ class GroupTrainer(MultiSAETrainer):
         self.trainers = dict(self.group_trainers)
         self.after_step: Callable[[], None] = lambda: None
         """Called after every whole step; what it raises ends training."""
+        self._error_in_step: DatasetError | None = None
+        """To be raised once the step is whole and can be saved."""
         self._progress = ProgressBar(cfg.total_training_samples, len(groups))
         self.curves = TrainingCurves(cfg.total_training_samples)
 
@@ -96,10 +100,27 @@ class GroupTrainer(MultiSAETrainer):
         """Trains every group to the end."""
         try:
             return super().fit()
-        except NonFiniteActivationsError as error:
-            raise NonFiniteActivationsError(
-                f"before training step {self.n_training_steps}: {error}"
-            ) from None
+        except (NonFiniteActivationsError, TrainingError) as error:
+            where = f"before training step {self.n_training_steps}"
+            raise type(error)(f"{where}: {error}") from error.__cause__
+
+    @override
+    def _maybe_log_sparsity(self, *args: Any, **kwargs: Any) -> None:
+        with tolerated():
+            super()._maybe_log_sparsity(*args, **kwargs)
+
+    @override
+    def _log_train_step(self, step_outputs: dict[str, TrainStepOutput]) -> None:
+        with tolerated():
+            super()._log_train_step(step_outputs)
+
+    @override
+    def _run_and_log_evals(self) -> None:
+        with tolerated():
+            try:
+                super()._run_and_log_evals()
+            except DatasetError as error:  # of rows that training would have read
+                self._error_in_step = error
 
     def require_finite(self, *, with_weights: bool = True) -> None:
         """Refuses to go on where a group's loss or weights are NaN or infinite."""
@@ -152,6 +173,7 @@ class GroupTrainer(MultiSAETrainer):
         super().load_checkpoint(path)
         for name, trainer in self.group_trainers.items():
             load_step_state(Path(path) / name, trainer.sae, trainer.sparse_step)
+        lay_schedule(self.cfg, self.group_trainers.values(), self.n_training_samples)
         points = points_from_csv((Path(path) / files.CURVES).read_text(encoding="utf-8"))
         own = [point for point in points if point.group in self.group_trainers]
         self.curves = TrainingCurves(self.cfg.total_training_samples, own)
@@ -172,6 +194,8 @@ class GroupTrainer(MultiSAETrainer):
         # Asking a GPU waits for it, so it is done only now and then.
         if self.cfg.device == "cpu" or self.n_training_steps % _STEPS_BETWEEN_CHECKS == 0:
             self.require_finite(with_weights=False)
+        if self._error_in_step is not None:
+            raise self._error_in_step
         self.after_step()
 
 

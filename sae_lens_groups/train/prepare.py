@@ -15,11 +15,14 @@ from sae_lens_groups import files
 from sae_lens_groups.activations import (
     ActivationNorms,
     as_stream,
+    fingerprint,
     measure_norms,
     n_layers_before_loading,
     n_layers_of,
     open_dataset,
+    require_chat_template,
     require_hooks,
+    require_usable_first_row,
     require_usable_rows,
 )
 from sae_lens_groups.config import GroupSAERunnerConfig
@@ -43,10 +46,11 @@ from sae_lens_groups.plugins import alignments, partitions
 from sae_lens_groups.saved import SAESource, training_tokens_of
 from sae_lens_groups.scaling import ESTIMATED_MODES, NONE, Alignment
 from sae_lens_groups.train.cache.manifest import CacheManifest
-from sae_lens_groups.train.checkpoints.checkpoint import Checkpoint, resumed
+from sae_lens_groups.train.checkpoints.checkpoint import Checkpoint, require_unfinished, resumed
 from sae_lens_groups.train.cost import count_flops
 from sae_lens_groups.train.fast_step import ALWAYS, why_not
 from sae_lens_groups.train.initial import pretrained_sae
+from sae_lens_groups.train.wandb_run import require_wandb_key
 from sae_lens_groups.transfer import Transfer, kept_groups, usable_source
 
 _SPARSITY_WARM_UPS = ("l1_warm_up_steps", "l0_warm_up_steps")
@@ -254,11 +258,18 @@ def prepare(
     """Finds and checks all that `GroupSAETrainingRunner` needs before it loads the model."""
     settled = settle(cfg)
     cfg = settled.cfg
+    require_wandb_key(cfg.logger)
     if cfg.output_path is not None:
+        require_unfinished(cfg)
         files.require_free(cfg.output_path)
         with only_writer(cfg.output_path):
             pass  # before the work that comes first; `run` holds it
+    if cfg.checkpoint_path is not None:
+        files.require_writable(cfg.checkpoint_path, "checkpoint_path")
     dataset = open_dataset(cfg) if override_dataset is None else as_stream(override_dataset)
+    dataset_path = cfg.dataset_path if override_dataset is None else None
+    require_usable_first_row(cfg, dataset, dataset_path)
+    require_chat_template(cfg, override_model)
     groups = None if override_model is not None else settled.groups_before_loading()
     if settled.checkpoint is not None:
         settled.checkpoint.require_fit(cfg, groups)
@@ -272,7 +283,7 @@ def prepare(
     return PreparedRun(
         settled=settled,
         dataset=dataset,
-        dataset_path=cfg.dataset_path if override_dataset is None else None,
+        dataset_path=dataset_path,
         groups=groups,
         cache=cache,
         source=source,
@@ -290,6 +301,7 @@ class CompletedRun:
     transfer: Transfer | None
     """Where each group starts from."""
     norms: ActivationNorms
+    dataset_fingerprint: str
 
 
 def complete(run: PreparedRun, model: HookedRootModule) -> CompletedRun:
@@ -309,7 +321,13 @@ def complete(run: PreparedRun, model: HookedRootModule) -> CompletedRun:
             given.require_fit(cfg, groups)
     norms = _norms(run, model, hooked)
     norms.warn_if_massive()
-    return CompletedRun(groups=groups, plan=plan, transfer=transfer, norms=norms)
+    return CompletedRun(
+        groups=groups,
+        plan=plan,
+        transfer=transfer,
+        norms=norms,
+        dataset_fingerprint=fingerprint(run.dataset),
+    )
 
 
 def _norms(

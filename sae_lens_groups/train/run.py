@@ -2,14 +2,14 @@
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import wandb
-from sae_lens import TrainingSAE
+from sae_lens import LoggingConfig, TrainingSAE
 from sae_lens.config import HfDataset
 from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
 from transformer_lens import HookedRootModule
@@ -17,6 +17,7 @@ from transformer_lens import HookedRootModule
 from sae_lens_groups import files
 from sae_lens_groups.activations import (
     BatchStream,
+    DatasetId,
     GroupActivationsStore,
     TrainingBatches,
     compile_if_asked,
@@ -28,9 +29,10 @@ from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import (
     DivergedError,
     GroupSAEError,
-    NonFiniteActivationsError,
     OutputFolderError,
+    TrainingError,
     TrainingInterrupted,
+    in_one_line,
 )
 from sae_lens_groups.files import only_writer
 from sae_lens_groups.layers import LayerGroup
@@ -40,16 +42,17 @@ from sae_lens_groups.saved import TransferReport
 from sae_lens_groups.scaling import NONE, LayerPair, PairMoments
 from sae_lens_groups.suite import SAESuite
 from sae_lens_groups.train.cache.read import CachedActivationsStore
-from sae_lens_groups.train.checkpoints.checkpoint import Checkpoint, rescale_learning_rate
-from sae_lens_groups.train.checkpoints.save import UNWRITABLE, RunCheckpoints, save_runner_files
+from sae_lens_groups.train.checkpoints.checkpoint import Checkpoint
+from sae_lens_groups.train.checkpoints.save import RunCheckpoints, save_runner_files
 from sae_lens_groups.train.cost import flops_of_sae_step
 from sae_lens_groups.train.evals import GroupEvaluator, SuiteScores
-from sae_lens_groups.train.export import export_suite
+from sae_lens_groups.train.export import export_suite, faults_of_training
 from sae_lens_groups.train.group_trainer import GroupTrainer
 from sae_lens_groups.train.initial import initial_saes
 from sae_lens_groups.train.prepare import complete, prepare
 from sae_lens_groups.train.stop import StopRequest
 from sae_lens_groups.train.trainer import GroupSAETrainer
+from sae_lens_groups.train.wandb_run import wandb_run
 from sae_lens_groups.transfer import rows_read_with_source, with_kept_layers
 
 
@@ -73,6 +76,10 @@ class GroupSAETrainingRunner:
     """What the groups were chosen from; None where they were named, or follow a rule."""
     saes: dict[str, TrainingSAE[Any]]
     activations_store: GroupActivationsStore
+    checkpoint: Checkpoint | None
+    """What the run goes on from."""
+    faults: Sequence[str] = ()
+    """What is likely wrong with the result, and the setting to change; known once it ran."""
     _transfer_report: TransferReport | None = None
 
     def __init__(
@@ -82,14 +89,17 @@ class GroupSAETrainingRunner:
         override_model: HookedRootModule | None = None,
         override_saes: Mapping[str, TrainingSAE[Any]] | None = None,
     ) -> None:
+        self._logger: LoggingConfig = cfg.logger
+        self._may_be_resumed = cfg.resume_from_checkpoint is not None
         prepared = prepare(cfg, override_dataset, override_model, override_saes)
         cfg = self.cfg = prepared.cfg
-        self._checkpoint = prepared.settled.checkpoint
+        self.checkpoint = prepared.settled.checkpoint
         self._dataset, self._dataset_path = prepared.dataset, prepared.dataset_path
         self.model = override_model or load_hooked_model(cfg, prepared.loaded_groups)
         completed = complete(prepared, self.model)
         self.groups, self.plan = completed.groups, completed.plan
         self._transfer, self._norms = completed.transfer, completed.norms
+        self._dataset_id = DatasetId(self._dataset_path, completed.dataset_fingerprint)
         compile_if_asked(cfg, self.model)
         store = CachedActivationsStore if cfg.use_cached_activations else GroupActivationsStore
         self.activations_store = store.from_group_config(
@@ -103,8 +113,8 @@ class GroupSAETrainingRunner:
             torch.manual_seed(cfg.seed)
             self.saes = initial_saes(cfg, self.groups, override_saes)
             self._rng_state = torch.get_rng_state()
-        if self._checkpoint is not None:
-            self._checkpoint.warn_of_other_settings(cfg)
+        if self.checkpoint is not None:
+            self.checkpoint.warn_of_other_settings(cfg)
 
     def run(self) -> SAESuite:
         """Trains every group, writes the suite to `cfg.output_path`, and returns it.
@@ -112,28 +122,42 @@ class GroupSAETrainingRunner:
         Raises:
             TrainingInterrupted: after SIGINT or SIGTERM, with the progress saved in
                 `cfg.checkpoint_path`.
-            NonFiniteActivationsError: the language model gave NaN or infinity; with the progress
-                saved there too.
-            DivergedError: the loss of a group did.
+            DatasetError, NonFiniteActivationsError, TrainingError: a row of the dataset cannot be
+                used, or the language model gave NaN, infinity or an error; with the progress saved
+                there too.
+            DivergedError: the loss of a group became NaN or infinite.
             OutputFolderError: another run is writing to `cfg.output_path`.
         """
-        with only_writer(self.cfg.output_path):
+        facts = {**self.cfg.to_dict(), "activation_norms": self._norms.to_dict()}
+        with (
+            only_writer(self.cfg.output_path),
+            wandb_run(self.cfg.logger, facts, may_exist=self._may_be_resumed) as self._logger,
+        ):
             return self._run()
 
     def _run(self) -> SAESuite:
-        if self.cfg.logger.log_to_wandb:
-            self._start_wandb()
         self._stop = StopRequest()
         with self._stop.listening(), self._trained() as (trainer, checkpoints):
             suite = self._saved_suite(trainer, checkpoints)
         self._stop.deliver_again()  # it came too late to stop training, so the suite is whole
-        if self.cfg.logger.log_to_wandb:
-            self._finish_wandb(trainer, suite)
+        if self._logger.log_to_wandb:
+            self._upload(trainer, suite)
         return suite
 
     def _saved_suite(self, trainer: GroupTrainer, checkpoints: RunCheckpoints) -> SAESuite:
         """The suite, written where the config asks for it. Nothing that goes wrong here loses it."""
+        try:
+            return self._exported(trainer)
+        except Exception as error:  # a full disk, too little memory, a folder that is gone
+            raise OutputFolderError(
+                f"the suite could not be written to {self.cfg.output_path!r}: "
+                f"{in_one_line(error)}; {checkpoints.saved_state()}, from which "
+                "resume_from_checkpoint writes it"
+            ) from error
+
+    def _exported(self, trainer: GroupTrainer) -> SAESuite:
         trainers = list(trainer.group_trainers.values())
+        self.faults = faults_of_training(self.cfg, trainers, trainer.curves.points)
         trained = export_suite(
             self.cfg,
             trainers,
@@ -141,16 +165,17 @@ class GroupSAETrainingRunner:
             self.plan,
             self._finished_report(trainers),
             dataset_rows_read=self._dataset_rows_read(),
+            dataset_fingerprint=self._dataset_id.fingerprint,
             training_curves=trainer.curves.points,
             sae_step_flops=self._sae_step_flops,
         )
         if self.cfg.init_keep_layers:
             assert self._transfer is not None
             try:
-                return self._written(with_kept_layers(trained, self._transfer.source), checkpoints)
+                return self._written(with_kept_layers(trained, self._transfer.source))
             except (GroupSAEError, OSError) as error:
                 warnings.warn(f"the layers of init_from are not kept: {error}", stacklevel=2)
-        return self._written(trained, checkpoints)
+        return self._written(trained)
 
     def _dataset_rows_read(self) -> int | None:
         if self._dataset_path is None:  # it may not be the one that the config names
@@ -158,23 +183,15 @@ class GroupSAETrainingRunner:
         source = None if self._transfer is None else self._transfer.source
         n_rows = self.activations_store.n_dataset_processed
         try:
-            return rows_read_with_source(n_rows, self._dataset_path, source)
+            return rows_read_with_source(n_rows, self._dataset_id, source)
         except (GroupSAEError, OSError) as error:
             warnings.warn(f"the rows that init_from read are not known: {error}", stacklevel=2)
             return None
 
-    def _written(self, suite: SAESuite, checkpoints: RunCheckpoints) -> SAESuite:
-        if self.cfg.output_path is None:
-            return suite
-        # Taken while we trained? A finished suite is not to be lost to that.
-        folder = files.free_folder(self.cfg.output_path)
-        try:
-            suite.save(folder)
-        except UNWRITABLE as error:
-            raise OutputFolderError(
-                f"the suite could not be written to {str(folder)!r}: {error}; "
-                f"{checkpoints.saved_state()}, from which resume_from_checkpoint writes it"
-            ) from error
+    def _written(self, suite: SAESuite) -> SAESuite:
+        if self.cfg.output_path is not None:
+            # Taken while we trained? A finished suite is not to be lost to that.
+            suite.save(files.free_folder(self.cfg.output_path))
         return suite
 
     def _finished_report(self, trainers: list[GroupSAETrainer]) -> TransferReport | None:
@@ -198,10 +215,10 @@ class GroupSAETrainingRunner:
             batches = self._batches()
             try:
                 trainer = self._trainer(batches)
-                if self._checkpoint is None:
+                if self.checkpoint is None:
                     self._prepare(trainer, batches, moments)
                 else:
-                    self._go_on(trainer, self._checkpoint)
+                    self._go_on(trainer, self.checkpoint)
                 self._compile_saes_if_asked()
                 with contextlib.closing(RunCheckpoints(self.cfg, trainer)) as checkpoints:
                     self._fit(trainer, checkpoints)
@@ -213,14 +230,14 @@ class GroupSAETrainingRunner:
     def _batches(self) -> TrainingBatches:
         """The training batches, behind those that a checkpoint's run has had."""
         stream = BatchStream(self.activations_store, self._rng_state)
-        if self._checkpoint is not None:
-            with self._checkpoint.readable():
-                stream.load(self._checkpoint.path)
+        if self.checkpoint is not None:
+            with self.checkpoint.readable():
+                stream.load(self.checkpoint.path)
         return TrainingBatches(stream, int(self.cfg.prefetch_llm_batches))
 
     def _layer_moments(self) -> dict[LayerPair, PairMoments]:
         """How layers relate to one another, where an alignment is fitted and no checkpoint has it."""
-        if self._checkpoint is not None:
+        if self.checkpoint is not None:
             return {}
         pairs = set() if self._transfer is None else self._transfer.pairs
         if self.cfg.layer_alignment != NONE:
@@ -231,7 +248,7 @@ class GroupSAETrainingRunner:
     def _trainer(self, batches: TrainingBatches) -> GroupTrainer:
         cfg = self.cfg
         trainer = GroupTrainer(
-            cfg=cfg.to_sae_trainer_config(),
+            cfg=replace(cfg.to_sae_trainer_config(), logger=self._logger),
             saes=self.saes,
             groups=self.groups,
             data_provider=batches,
@@ -254,10 +271,13 @@ class GroupSAETrainingRunner:
             trainer.require_finite()
         except TrainingInterrupted as interruption:
             raise checkpoints.saved(interruption) from None
-        except NonFiniteActivationsError as error:
-            raise NonFiniteActivationsError(f"{error}; {checkpoints.saved_state()}") from None
         except DivergedError as error:
             raise DivergedError(f"{error}; {checkpoints.last_one()}") from None
+        except GroupSAEError as error:  # between two steps: of the dataset or the language model
+            raise type(error)(f"{error}; {checkpoints.saved_state()}") from error.__cause__
+        except Exception as error:  # in a step, which some groups have made and others have not
+            where = f"in training step {trainer.n_training_steps}: {in_one_line(error)}"
+            raise TrainingError(f"{where}; {checkpoints.last_one()}") from error
 
     def _prepare(
         self,
@@ -279,17 +299,14 @@ class GroupSAETrainingRunner:
         self._transfer_report = self._transfer.report(zero_shot)
 
     def _go_on(self, trainer: GroupTrainer, checkpoint: Checkpoint) -> None:
-        """Takes over all that a checkpoint holds, and this run's own learning rate."""
+        """Takes over all that a checkpoint holds, but for this run's own settings of optimisers."""
         with checkpoint.readable():
             trainer.load_checkpoint(checkpoint.path)
-        lr = checkpoint.settings["lr"]
-        if self.cfg.lr != lr:
-            for one in trainer.group_trainers.values():
-                rescale_learning_rate(one.optimizer, one.lr_scheduler, self.cfg.lr / lr)
         self._transfer_report = checkpoint.transfer(self.cfg.hook_template)
 
     def _scores(self) -> SuiteScores:
-        return SuiteScores(self.cfg, self.model, self._dataset, self.groups)
+        limits = self._norms.limits(self.cfg.hook_template)
+        return SuiteScores(self.cfg, self.model, self._dataset, self.groups, limits)
 
     def _compile_saes_if_asked(self) -> None:
         if not self.cfg.compile_sae:
@@ -305,31 +322,19 @@ class GroupSAETrainingRunner:
             report = self._transfer_report
             save_runner_files(checkpoint_path, self.cfg, batches, self.plan, report)
 
-    # --- W&B ---
-
-    def _start_wandb(self) -> None:
-        log = self.cfg.logger
-        wandb.init(
-            project=log.wandb_project,
-            entity=log.wandb_entity,
-            config={**self.cfg.to_dict(), "activation_norms": self._norms.to_dict()},
-            name=log.run_name,
-            id=log.wandb_id,
-        )
-
-    def _finish_wandb(self, trainer: GroupTrainer, suite: SAESuite) -> None:
-        """Uploads each group's SAE as SAELens uploads a finished SAE, and ends the W&B run."""
-        if suite.path is not None:
-            for name, group_trainer in trainer.group_trainers.items():
-                folder = suite.path / files.group_folder(name)
-                self.cfg.logger.log(
-                    group_trainer,
-                    folder / SAE_WEIGHTS_FILENAME,
-                    folder / SAE_CFG_FILENAME,
-                    sparsity_path=None,
-                    wandb_aliases=["final_model"],
-                )
-        wandb.finish()
+    def _upload(self, trainer: GroupTrainer, suite: SAESuite) -> None:
+        """Uploads each group's SAE to W&B as SAELens uploads a finished SAE."""
+        if suite.path is None:
+            return
+        for name, group_trainer in trainer.group_trainers.items():
+            folder = suite.path / files.group_folder(name)
+            self._logger.log(
+                group_trainer,
+                folder / SAE_WEIGHTS_FILENAME,
+                folder / SAE_CFG_FILENAME,
+                sparsity_path=None,
+                wandb_aliases=["final_model"],
+            )
 
 
 def _flops_if_counted(cfg: GroupSAERunnerConfig[Any]) -> float | None:

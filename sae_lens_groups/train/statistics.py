@@ -20,7 +20,9 @@ class LayerStatistics:
 
     def __init__(self, n_layers: int, d_sae: int, device: torch.device | str) -> None:
         self.n_fired_LF = torch.zeros(n_layers, d_sae, device=device)
+        # Below 0: of the last window, whose counts stand until the layer has rows in this one.
         self.n_rows_L = torch.zeros(n_layers, device=device)
+        self._has_last_window = False
         self.n_steps_since_fired_LF = torch.zeros(n_layers, d_sae, device=device)
 
     @torch.no_grad()
@@ -53,6 +55,12 @@ class LayerStatistics:
         return n_fired_LF.sum(dim=0)
 
     def _count(self, n_fired_LF: torch.Tensor, n_rows_L: torch.Tensor) -> None:
+        if self._has_last_window:
+            is_over_L = (self.n_rows_L < 0) & (n_rows_L > 0)
+            self.n_fired_LF.masked_fill_(is_over_L[:, None], 0)
+            self.n_rows_L.masked_fill_(is_over_L, 0)
+            # Waits for the device, but only in the few steps until every layer was drawn.
+            self._has_last_window = bool((self.n_rows_L < 0).any())
         self.n_fired_LF += n_fired_LF
         self.n_rows_L += n_rows_L
         self.n_steps_since_fired_LF += 1
@@ -60,13 +68,13 @@ class LayerStatistics:
 
     def reset_window(self) -> None:
         """Starts the next window of firing counts; how long features have been silent goes on."""
-        self.n_fired_LF.zero_()
-        self.n_rows_L.zero_()
+        self.n_rows_L = -self.n_rows_L.abs()
+        self._has_last_window = True
 
     @property
     def frequency_LF(self) -> torch.Tensor:
         """Fraction of the window's rows of each layer that each feature fired on."""
-        return self.n_fired_LF / self.n_rows_L.clamp(min=1)[:, None]
+        return self.n_fired_LF / self.n_rows_L.abs().clamp(min=1)[:, None]
 
     @property
     def log_sparsity_LF(self) -> torch.Tensor:
@@ -89,6 +97,7 @@ class LayerStatistics:
         """Takes over what `state_dict` gave."""
         self.n_fired_LF.copy_(state["n_fired"])
         self.n_rows_L.copy_(state["n_rows"])
+        self._has_last_window = True  # or not, which the next step sees
         self.n_steps_since_fired_LF.copy_(state["n_steps_since_fired"])
 
 

@@ -142,6 +142,8 @@ class GroupSAETrainer(SAETrainer[TrainingSAE[Any], Any]):
         self.statistics.load_state_dict(load_file(Path(checkpoint_path) / files.LAYER_STATISTICS))
         scalers = load_layer_scalers(Path(checkpoint_path), self.group.layers)
         self.scaling = GroupScaling(self.group, list(scalers.values()))
+        for group in self.optimizer.param_groups:
+            group["betas"] = (self.cfg.adam_beta1, self.cfg.adam_beta2)
         self._fuse_optimizer()  # the checkpoint may come from a run with another fast_step
 
     def require_finite(self, *, with_weights: bool) -> None:

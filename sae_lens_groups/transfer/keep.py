@@ -10,7 +10,7 @@ from sae_lens.training.activation_scaler import ActivationScaler
 from typing_extensions import override
 
 from sae_lens_groups import files
-from sae_lens_groups.activations import is_same_dataset
+from sae_lens_groups.activations import DatasetId
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.layers import LayerGroup, disjoint
@@ -119,7 +119,7 @@ def with_kept_layers(trained: SAESuite, source: SAESource) -> SAESuite:
 
 
 def rows_read_with_source(
-    rows_read: int, dataset_path: str, source: SAESource | None
+    rows_read: int, dataset: DatasetId, source: SAESource | None
 ) -> int | None:
     """Rows of its dataset that a run or the suite that it started from read.
 
@@ -127,7 +127,8 @@ def rows_read_with_source(
     """
     if source is None or source.folder is None:
         return rows_read
-    if not is_same_dataset((source.runner_cfg or {}).get("dataset_path"), dataset_path):
+    path = (source.runner_cfg or {}).get("dataset_path")
+    if not dataset.is_same(DatasetId(path, source.manifest.dataset_fingerprint)):
         return rows_read
     of_source = source.manifest.dataset_rows_read
     return None if of_source is None else max(rows_read, of_source)

@@ -12,6 +12,7 @@ from sae_lens_groups.evaluate.numbers import percent
 from sae_lens_groups.evaluate.report.plots import (
     PURPLE,
     SUITE_COLOUR,
+    add_layer_line,
     add_line,
     empty_figure,
     over_layers,
@@ -105,9 +106,9 @@ def _sufficient(groups: Sequence[LayerGroup], curves: Sequence[LayerCurve]) -> g
         ("with the SAE's error", with_error, {}),
         ("no error", without, {"line": dotted, "marker": open_circle}),
     ):
-        points = [(layer, None if n is None else counts.index(n)) for layer, n in found.items()]
-        hover = {"customdata": list(found.values()), "hovertemplate": "%{customdata:,} features"}
-        add_line(figure, label, points, SUITE_COLOUR, **look, **hover)
+        places = {layer: None if n is None else counts.index(n) for layer, n in found.items()}
+        hover = "%{customdata:,} features"
+        add_layer_line(figure, label, places, SUITE_COLOUR, found, **look, hovertemplate=hover)
     return figure.update_yaxes(
         title="features that suffice", range=[-0.5, len(counts) - 0.5], **_count_labels(counts)
     )

@@ -12,13 +12,13 @@ from sae_lens_groups.evaluate.report.plots import (
     PURPLE,
     SUITE_COLOUR,
     WORSE,
-    add_line,
+    add_layer_line,
     empty_figure,
     over_layers,
 )
 from sae_lens_groups.evaluate.report.section import Section, drawings, parts
 from sae_lens_groups.evaluate.result import SuiteEvaluation
-from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.layers import LayerGroup, in_words
 from sae_lens_groups.plan import COLOUR_MAP, embedded, layer_step
 
 _ROWS = 150
@@ -67,10 +67,19 @@ def missed_features(groups: Sequence[LayerGroup], evaluation: SuiteEvaluation) -
         "Two features are compared by the cosine of their decoder directions; features that never "
         "fire are left out. MMCS is the mean over one SAE's features of the largest cosine with a "
         f"feature of the other. A feature of the baseline is missed when its largest is below "
-        f"{FOUND_COSINE}; missed firings count each feature as often as it fires. SAEs that differ "
-        "in nothing but their seed miss some of each other's features too, and an SAE that started "
-        "from the baseline's misses few."
+        f"{FOUND_COSINE}; missed firings count each feature as often as it fires. "
     )
+    alone = evaluation.missed_alone
+    if alone is None or evaluation.comparison is None:
+        text += (
+            "Two trainings of the same SAE with other seeds miss most of each other's features too."
+        )
+    else:
+        layers = in_words(evaluation.comparison.layers_alone)
+        text += (
+            f"In {layers}, where both have an SAE of its own, {percent(alone)} are missed: so many "
+        )
+        text += "differ between two trainings of the same SAE."
     body = drawings(
         ("likeness (MMCS)", "mmcs", _mmcs(groups, matches)),
         ("features of the baseline that are missed", "missed", _missed(groups, matches)),
@@ -150,8 +159,8 @@ def _lines(
     figure = over_layers(groups)
     for label, (name, colour) in names.items():
         line = {"color": colour, "width": 2, "dash": "dot" if colour == PURPLE else "solid"}
-        points = [(layer, getattr(match, name)) for layer, match in matches.items()]
-        add_line(figure, label, points, colour, line=line)
+        values = {layer: getattr(match, name) for layer, match in matches.items()}
+        add_layer_line(figure, label, values, colour, line=line)
     return figure
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from sae_lens_groups.errors import counted
 from sae_lens_groups.evaluate.cost import TrainingCost
 from sae_lens_groups.evaluate.metrics import compared_in, shown_in
-from sae_lens_groups.evaluate.numbers import flops, interval, signed
+from sae_lens_groups.evaluate.numbers import as_given, flops, interval, signed
 from sae_lens_groups.evaluate.report.names import public
 from sae_lens_groups.evaluate.report.section import parts
 from sae_lens_groups.evaluate.result import Comparison, SuiteEvaluation
@@ -67,6 +67,8 @@ def _compared(comparison: Comparison, costs: Sequence[TrainingCost]) -> dict[str
         "differences": [
             (label, signed(of.value), interval(of.low, of.high)) for label, of in found.items()
         ],
+        "trained": [[name, *map(as_given, both)] for name, both in comparison.trained.items()],
+        "is_unequal": comparison.is_unequal,
         "cost": _saved(costs, comparison.n_layers) if len(costs) == 2 else None,
     }
 

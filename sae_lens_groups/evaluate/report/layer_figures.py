@@ -11,6 +11,7 @@ from sae_lens_groups.evaluate.report.names import public
 from sae_lens_groups.evaluate.report.plots import (
     BASELINE_COLOUR,
     SUITE_COLOUR,
+    add_layer_line,
     add_line,
     empty_figure,
     escaped,
@@ -69,19 +70,16 @@ def cost(evaluation: SuiteEvaluation) -> Section | None:
 def _metric(groups: Sequence[LayerGroup], evaluation: SuiteEvaluation, name: str) -> go.Figure:
     figure = over_layers(groups)
     if evaluation.comparison is not None:
-        add_line(
+        add_layer_line(
             figure,
             public(evaluation.comparison.name),
-            [
-                (scores.layer, None if scores.baseline is None else scores.baseline.metrics[name])
-                for scores in evaluation
-            ],
+            {of.layer: of.baseline and of.baseline.metrics[name] for of in evaluation},
             BASELINE_COLOUR,
             line={"color": BASELINE_COLOUR, "width": 1.5, "dash": "dash"},
             marker={"size": 7, "symbol": "square-open"},
         )
-    points = [(scores.layer, scores.metrics[name]) for scores in evaluation]
-    add_line(figure, "this suite", points, SUITE_COLOUR)
+    values = {scores.layer: scores.metrics[name] for scores in evaluation}
+    add_layer_line(figure, "this suite", values, SUITE_COLOUR)
     return figure.update_yaxes(title=_DRAWN[name])
 
 

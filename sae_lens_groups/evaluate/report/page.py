@@ -12,22 +12,21 @@ from sae_lens_groups.evaluate.report.html_table import layers_section
 from sae_lens_groups.evaluate.report.section import Section
 from sae_lens_groups.evaluate.report.templates import templates
 from sae_lens_groups.evaluate.result import SuiteEvaluation
-from sae_lens_groups.saved import TrainingPoint
 from sae_lens_groups.suite import SAESuite
 
 
 def report_page(
     suite: SAESuite,
     evaluation: SuiteEvaluation,
-    curves: Sequence[TrainingPoint] = (),
     commands: Sequence[str] = (),
 ) -> str:
     """The text of `report.html`: all that is known of a suite, most important first.
 
+    `evaluate_suite` writes it for a suite that has a folder.
+
     Args:
         suite: the suite that was evaluated.
         evaluation: its scores, and whatever else was measured; what was not has no section.
-        curves: the points of its training, where they were kept.
         commands: command lines that make the suite and this page again.
     """
     return templates.get_template("page.html").render(
@@ -35,7 +34,7 @@ def report_page(
         title=headline.title(suite),
         facts=headline.facts(suite, evaluation),
         headline=headline.headline(suite, evaluation),
-        sections=_sections(suite, evaluation, curves, commands),
+        sections=_sections(suite, evaluation, commands),
         plotly=get_plotlyjs(),
     )
 
@@ -43,7 +42,6 @@ def report_page(
 def _sections(
     suite: SAESuite,
     evaluation: SuiteEvaluation,
-    curves: Sequence[TrainingPoint],
     commands: Sequence[str],
 ) -> list[Section]:
     groups = suite.manifest.groups
@@ -51,7 +49,7 @@ def _sections(
         layers_section(evaluation),
         layer_figures.quality(groups, evaluation),
         layer_figures.cost(evaluation),
-        training.training(groups, curves),
+        training.training(groups, suite.training_curves),
         training.norms(suite),
         feature_layers(evaluation.features),
         missed_features(groups, evaluation),

@@ -2,7 +2,7 @@
 
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -73,6 +73,21 @@ def add_line(
             **settings,
         }
     )
+
+
+def add_layer_line(
+    figure: go.Figure,
+    name: str,
+    value_of: Mapping[int, float | None],
+    colour: str,
+    customdata_of: Mapping[int, Any] | None = None,
+    **settings: Any,
+) -> None:
+    """A line over layers, with a gap where layers were not trained."""
+    layers = range(min(value_of), max(value_of) + 1)
+    if customdata_of is not None:
+        settings["customdata"] = [customdata_of.get(layer) for layer in layers]
+    add_line(figure, name, [(layer, value_of.get(layer)) for layer in layers], colour, **settings)
 
 
 def depth_colours(n: int) -> list[str]:

@@ -5,8 +5,10 @@ import textwrap
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from sae_lens_groups.errors import counted
+from sae_lens_groups.evaluate.numbers import as_given, percent
 from sae_lens_groups.evaluate.report.names import printable, public
 from sae_lens_groups.files import cell
+from sae_lens_groups.layers import in_words
 
 _WIDTH = 100
 
@@ -22,6 +24,9 @@ templates = Environment(
     keep_trailing_newline=True,
 )
 templates.filters |= {
+    "as_given": as_given,
+    "in_words": in_words,
+    "percent": percent,
     "code": lambda name: cell(public(name)),
     "counted": counted,
     "printable": printable,

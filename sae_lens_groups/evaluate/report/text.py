@@ -25,7 +25,10 @@ from sae_lens_groups.evaluate.result import SuiteEvaluation
 def evaluation_text(evaluation: SuiteEvaluation) -> str:
     """What `sae-lens-groups evaluate` prints, at most 100 columns wide."""
     found = layer_columns(evaluation, "terminal")
-    columns = [of for of in found if of.name not in ("hook_name", "missed firings")]
+    hidden = {"hook_name", "missed firings"} | (
+        {"missed"} if evaluation.missed_alone is None else set()
+    )
+    columns = [of for of in found if of.name not in hidden]
     faithfulness = evaluation.faithfulness
     text = templates.get_template("text.txt").render(
         scores=_table(of for of in columns if of.block in (LAYERS, SCORES)),
@@ -34,9 +37,11 @@ def evaluation_text(evaluation: SuiteEvaluation) -> str:
         tokens=evaluation.tokens,
         dataset_name=evaluation.dataset_name,
         features=_features([of for of in evaluation.features if len(of.group) > 1]),
+        faults=evaluation.faults,
         tasks=[] if faithfulness is None else [_task(of) for of in faithfulness.tasks.values()],
         d_sae=evaluation.features[0].n_firings_LF.shape[1] if evaluation.features else 0,
         found_cosine=FOUND_COSINE,
+        missed_alone=evaluation.missed_alone,
         specific_share=SPECIFIC_SHARE,
         fewest_firings=FEWEST_FIRINGS,
         sufficient=SUFFICIENT,

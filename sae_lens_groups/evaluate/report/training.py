@@ -13,6 +13,7 @@ from sae_lens_groups.evaluate.report.plots import (
     BASELINE_COLOUR,
     FONT,
     SUITE_COLOUR,
+    add_layer_line,
     add_line,
     depth_colours,
     empty_figure,
@@ -128,19 +129,16 @@ def _spans_decades(losses: Sequence[float]) -> bool:
 
 def _start_figure(groups: Sequence[LayerGroup], transfer: TransferReport) -> go.Figure:
     figure = over_layers(groups)
-    sources = [f"from layer {source}" for source in transfer.source_layers.values()]
+    sources = {layer: f"from layer {of}" for layer, of in transfer.source_layers.items()}
     measured = {"at the start": transfer.zero_shot, "after training": transfer.final}
     for (label, scores), colour in zip(measured.items(), (BASELINE_COLOUR, SUITE_COLOUR)):
         if scores:
-            add_line(
+            add_layer_line(
                 figure,
                 label,
-                [
-                    (layer, scores[layer]["explained_variance"] if layer in scores else None)
-                    for layer in transfer.source_layers
-                ],
+                {layer: of["explained_variance"] for layer, of in scores.items()},
                 colour,
-                customdata=sources,
+                customdata_of=sources,
                 hovertemplate="layer %{x}, %{customdata}: %{y:.4f}",
             )
     return figure.update_yaxes(title="explained variance")

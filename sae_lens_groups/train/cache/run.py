@@ -201,4 +201,5 @@ def _free_folder(cfg: GroupSAERunnerConfig[Any]) -> Path:
         raise ConfigError(f"{_SETTING} is not given; name the folder to write")
     folder = files.expanded(cfg.cached_activations_path)
     files.require_free(folder, _SETTING)
+    files.require_writable(folder, _SETTING)
     return folder

@@ -9,17 +9,16 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from torch.optim import Optimizer
-
 from sae_lens_groups import files
 from sae_lens_groups.config import NEWEST, GroupSAERunnerConfig
-from sae_lens_groups.errors import CheckpointError
+from sae_lens_groups.errors import CheckpointError, GroupSAEError, HookNameError, OutputFolderError
 from sae_lens_groups.files import UNREADABLE
 from sae_lens_groups.layers import HookTemplate, LayerGroup
 from sae_lens_groups.plan import GroupPlan
 from sae_lens_groups.saved import TransferReport
 from sae_lens_groups.scaling import NONE
 from sae_lens_groups.train.checkpoints.folder import (
+    CheckpointFacts,
     checkpoints_in,
     damage_of,
     newest_whole,
@@ -45,6 +44,12 @@ _FREE_FIELDS = {
     "save_final_checkpoint",
     "verbose",
 }
+
+# How the dataset is cut into prompts, by which a checkpoint counts how far it was read.
+_CUT_FIELDS = (
+    *("context_size", "prepend_bos", "sequence_separator_token"),
+    *("disable_concat_sequences", "use_chat_formatting"),
+)
 
 # What decides on measured groups.
 _PLAN_FIELDS = ("layer_groups", "amad_threshold", "plan_tokens")
@@ -82,13 +87,19 @@ class Checkpoint:
         """The config of the run that made it."""
         return _read_json(self.path / files.RUNNER_CFG)
 
+    @property
+    def training_tokens(self) -> int:
+        """That every SAE has been trained on."""
+        facts = CheckpointFacts.read(self.path)
+        assert facts is not None  # it is whole
+        return facts.training_tokens
+
     def plan(self, cfg: GroupSAERunnerConfig[Any]) -> GroupPlan | None:
         """The plan of the run that made it, if it had one."""
         path = self.path / files.PLAN
         if not path.exists():
             return None
-        wanted = cfg.to_dict()
-        self._require_equal(self.settings, {name: wanted[name] for name in _PLAN_FIELDS})
+        self._require_equal(self.settings, {name: getattr(cfg, name) for name in _PLAN_FIELDS})
         with self.readable():
             return GroupPlan.load(path)
 
@@ -115,6 +126,7 @@ class Checkpoint:
             groups: its groups; None where the model has to be loaded first to know them.
         """
         self._require_equal(_facts(self.settings), _facts(cfg.to_dict()))
+        self._require_equal(self.settings, {name: getattr(cfg, name) for name in _CUT_FIELDS})
         found = self.path.glob(f"*/{files.LAYER_STATISTICS}")
         names = sorted(path.parent.name for path in found)
         if groups is not None and not {group.name for group in groups} <= {*names}:
@@ -127,13 +139,7 @@ class Checkpoint:
 
     def warn_of_other_settings(self, cfg: GroupSAERunnerConfig[Any]) -> None:
         """Says where a run goes on with other settings than it began with: it is another run then."""
-        saved, wanted = self.settings, json.loads(json.dumps(cfg.to_dict()))
-        differing = [
-            f"{name} was {saved.get(name)!r} and is {wanted.get(name)!r}"
-            for name in sorted((saved.keys() | wanted.keys()) - _FREE_FIELDS)
-            if saved.get(name) != wanted.get(name)
-        ]
-        if differing:
+        if differing := _differing(self.settings, cfg):
             warnings.warn(
                 f"the run goes on from {str(self.path)!r} with other settings than it began with, "
                 f"so it will not end as it would have: {'; '.join(differing)}",
@@ -145,6 +151,8 @@ class Checkpoint:
         """Names the checkpoint where a file in it turns out to be damaged."""
         try:
             yield
+        except GroupSAEError:
+            raise
         except UNREADABLE as error:
             raise CheckpointError(
                 f"checkpoint {str(self.path)!r} is damaged and cannot be resumed: "
@@ -158,6 +166,30 @@ class Checkpoint:
                     f"checkpoint {str(self.path)!r} was made with {name}={saved.get(name)!r}, and "
                     f"this run asks for {value!r}; resume with the config of the first run"
                 )
+
+
+def _differing(saved: Mapping[str, Any], cfg: GroupSAERunnerConfig[Any]) -> list[str]:
+    """The settings that decide how training goes on and that are not those of an earlier run."""
+    wanted = json.loads(json.dumps(cfg.to_dict()))
+    return [
+        f"{name} was {saved.get(name)!r} and is {wanted.get(name)!r}"
+        for name in sorted((saved.keys() | wanted.keys()) - _FREE_FIELDS)
+        if saved.get(name) != wanted.get(name)
+    ]
+
+
+def require_unfinished(cfg: GroupSAERunnerConfig[Any]) -> None:
+    """Refuses a run whose suite lies in its `output_path` already, and says that it is done."""
+    assert cfg.output_path is not None
+    if not files.exists(Path(cfg.output_path) / files.SUITE):
+        return
+    suite = Checkpoint(cfg.output_path)  # it has the settings of its run as a checkpoint has them
+    with contextlib.suppress(CheckpointError, HookNameError):  # of something else
+        if suite.is_of(cfg) and not _differing(suite.settings, cfg):
+            raise OutputFolderError(
+                f"this run is done: output_path {cfg.output_path!r} holds its suite; to train it "
+                "again, name another output_path"
+            )
 
 
 def resumed(
@@ -229,17 +261,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{str(path)!r} holds no settings")
     return content
-
-
-def rescale_learning_rate(optimizer: Optimizer, scheduler: Any, factor: float) -> None:
-    """Multiplies the learning rate of the next step, and of all that follow by the schedule."""
-    for group in optimizer.param_groups:
-        for name in {"lr", "initial_lr"} & group.keys():
-            group[name] *= factor
-    schedulers = [scheduler]
-    for part in schedulers:
-        schedulers += getattr(part, "_schedulers", [])  # SAELens chains warm-up, main and decay
-        for name in {"base_lrs", "_last_lr"} & vars(part).keys():
-            setattr(part, name, [lr * factor for lr in getattr(part, name)])
-        if hasattr(part, "eta_min"):
-            part.eta_min *= factor

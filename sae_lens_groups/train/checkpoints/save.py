@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from sae_lens_groups import files
 from sae_lens_groups.activations import TrainingBatches
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.errors import TrainingInterrupted
+from sae_lens_groups.errors import OutputFolderError, TrainingInterrupted
 from sae_lens_groups.field_values import parse_every
 from sae_lens_groups.files import only_writer
 from sae_lens_groups.plan import GroupPlan
@@ -21,7 +21,7 @@ from sae_lens_groups.train.checkpoints.schedule import CheckpointSchedule
 from sae_lens_groups.train.group_trainer import GroupTrainer
 
 # What torch and safetensors raise where a file cannot be written.
-UNWRITABLE = (OSError, SafetensorError, RuntimeError)
+UNWRITABLE = (OSError, SafetensorError, RuntimeError, OutputFolderError)
 
 
 class RunCheckpoints:

@@ -1,0 +1,83 @@
+"""What a dataset's first row and the tokenizer tell before the language model is loaded."""
+
+from typing import Any, cast
+
+import torch
+from datasets import IterableDataset
+from transformer_lens import HookedRootModule
+
+from sae_lens_groups.activations.dataset import TOKEN_COLUMNS, named
+from sae_lens_groups.config import GroupSAERunnerConfig
+from sae_lens_groups.errors import ConfigError, DatasetError, in_one_line, quoted
+
+_CHAT_COLUMNS = ("conversation", "conversations", "messages", "text")
+_TEXT_COLUMNS = ("text", "problem")
+
+
+def require_usable_first_row(
+    cfg: GroupSAERunnerConfig[Any], dataset: IterableDataset, dataset_path: str | None
+) -> None:
+    """Refuses a dataset whose first row SAELens could not make prompts of.
+
+    Raises:
+        DatasetError: it has no column for it, or another content than such a column has.
+    """
+    try:
+        row = cast("dict[str, Any] | None", next(iter(dataset), None))
+    except Exception as error:  # of files, servers and formats
+        raise DatasetError(f"{named(dataset_path)} cannot be read: {in_one_line(error)}") from error
+    if row is None:
+        raise DatasetError(f"{named(dataset_path)} holds no rows")
+    known = _CHAT_COLUMNS if cfg.use_chat_formatting else (*TOKEN_COLUMNS, *_TEXT_COLUMNS)
+    column = next((name for name in known if name in row), None)
+    if column is None:
+        names = f"{', '.join(row)}, and none of {', '.join(known)}"
+        raise DatasetError(f"{named(dataset_path)} has the columns {names}; rename one of them")
+    given = row[column]
+    what = f"{named(dataset_path)} begins with {column} {quoted(given)}"
+    if column in _TEXT_COLUMNS and not isinstance(given, str):
+        raise DatasetError(f"{what}, which is no text")
+    if column in TOKEN_COLUMNS and not _is_list_of_ids(given):
+        raise DatasetError(f"{what}, which is no list of token ids; tokenise it, or call it text")
+    if column in TOKEN_COLUMNS and len(given) < cfg.context_size:
+        raise DatasetError(
+            f"{named(dataset_path)} begins with {len(given)} {column}, less than context_size="
+            f"{cfg.context_size}; lower it, or tokenise with a larger one"
+        )
+
+
+def _is_list_of_ids(given: Any) -> bool:
+    try:
+        tokens = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    return tokens.ndim == 1 and not tokens.is_floating_point()
+
+
+def require_chat_template(
+    cfg: GroupSAERunnerConfig[Any], override_model: HookedRootModule | None
+) -> None:
+    """Refuses chats for a model whose tokenizer has no template for them, if that can be seen."""
+    if not cfg.use_chat_formatting:
+        return
+    tokenizer = getattr(override_model, "tokenizer", None)
+    if override_model is None:
+        tokenizer = _tokenizer_before_loading(cfg)
+    if tokenizer is not None and getattr(tokenizer, "chat_template", None) is None:
+        raise ConfigError(
+            f"use_chat_formatting is True, and the tokenizer of {cfg.model_name!r} has no chat "
+            "template; name a model that was trained on chats, or leave use_chat_formatting out"
+        )
+
+
+def _tokenizer_before_loading(cfg: GroupSAERunnerConfig[Any]) -> Any:
+    from transformer_lens.loading_from_pretrained import get_official_model_name
+    from transformers import AutoTokenizer
+
+    name = cfg.model_name
+    try:
+        if cfg.model_class_name == "HookedTransformer":
+            name = get_official_model_name(name)
+        return AutoTokenizer.from_pretrained(name)
+    except Exception:  # any failure here shows again, with its own message, when the model loads
+        return None

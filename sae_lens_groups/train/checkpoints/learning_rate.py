@@ -1,0 +1,39 @@
+"""The learning rate of a run that goes on from a checkpoint."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from sae_lens.config import SAETrainerConfig
+from sae_lens.training.optim import get_lr_scheduler
+from sae_lens.training.sae_trainer import SAETrainer
+
+
+def lay_schedule(
+    cfg: SAETrainerConfig, trainers: Iterable[SAETrainer[Any, Any]], n_samples: int
+) -> None:
+    """Gives trainers the learning rate that a run of this config has behind so many samples.
+
+    SAELens's checkpoints hold the whole schedule of the run that made them: a longer one would
+    decay where that one did, and stay at 0.
+    """
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=cfg.lr)
+    assert cfg.lr_end is not None  # SAELens's config fills it in
+    scheduler = get_lr_scheduler(
+        cfg.lr_scheduler_name,
+        optimizer,
+        training_steps=cfg.total_training_steps,
+        lr=cfg.lr,
+        warm_up_steps=cfg.lr_warm_up_steps,
+        decay_steps=cfg.lr_decay_steps,
+        lr_end=cfg.lr_end,
+        num_cycles=cfg.n_restart_cycles,
+    )
+    for _ in range(n_samples // cfg.train_batch_size_samples):
+        optimizer.step()
+        scheduler.step()
+    (laid,) = optimizer.param_groups
+    for trainer in trainers:
+        trainer.lr_scheduler.load_state_dict(scheduler.state_dict())
+        for group in trainer.optimizer.param_groups:
+            group.update(lr=laid["lr"], initial_lr=laid["initial_lr"])
