@@ -1,28 +1,7 @@
-"""Everything that can go wrong for a user, one class each.
-
-GroupSAEError (a ValueError)
-├── LayerGroupsError            layer_groups cannot be read, or does not fit the model
-├── HookNameError               a hook name without a layer number, or one the model lacks
-├── ConfigError                 settings that cannot be used together or with groups
-├── UnknownNameError            a metric, partition, alignment, architecture or task that nobody knows
-├── PlanError                   layer distances or a plan that are broken, or of another model
-├── DatasetError                a dataset that is missing, too small or of another vocabulary
-├── CacheError                  cached activations that are missing, broken, or of another run
-├── NonFiniteActivationsError   the language model produced NaN or infinity
-├── DivergedError               a group's loss became NaN or infinite
-├── TrainingError               the language model or a training step failed
-├── NormEstimateError           a layer whose activations cannot be normalised
-├── InitSourceError             init_from names nothing usable, or an SAE that does not fit
-├── CheckpointError             a checkpoint that is missing, broken or of another run
-├── OutputFolderError           an output folder that already holds something
-├── SuiteError                  a folder that is not a suite, or a broken one
-├── PublishError                a suite that cannot be published as it is
-├── HubError                    the Hugging Face Hub cannot be reached, or refuses
-└── UnknownLayerError           a suite asked for a layer that it does not have (also a KeyError)
-TrainingInterrupted (a KeyboardInterrupt)
-"""
+"""Everything that can go wrong for a user: a kind of `GroupSAEError` each, and `TrainingInterrupted`."""
 
 import reprlib
+import shlex
 import signal
 from pathlib import Path
 
@@ -129,7 +108,7 @@ class TrainingInterrupted(KeyboardInterrupt):
             )
         return (
             f"training stopped by {name}; progress is saved in {self.checkpoint}, "
-            f"continue with --resume_from_checkpoint {self.checkpoint}"
+            f"continue with --resume_from_checkpoint {shlex.quote(str(self.checkpoint))}"
         )
 
 

@@ -9,8 +9,6 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import torch
-
 from sae_lens_groups.errors import ConfigError, UnknownNameError, quoted
 
 # Devices may be torch's own objects and are tried out; SAELens takes more normalisations than it
@@ -59,10 +57,11 @@ def require_field_values(config: Any, section: str = "") -> None:
             raise ConfigError(f"{section}{name} is {quoted(given)}; it takes {_named(kinds[name])}")
         if value is not given:
             setattr(config, name, value)
-        _require_range(section, name, value)
+        require_range(section, name, value)
 
 
-def _require_range(section: str, name: str, value: Any) -> None:
+def require_range(section: str, name: str, value: Any) -> None:
+    """Refuses a number that this field does not take."""
     if value is None or name not in _LOWEST:
         return
     if value < _LOWEST[name]:
@@ -126,6 +125,8 @@ def require_device(name: str, device: str | None) -> None:
     """Refuses a device that torch cannot use here."""
     if device in (None, "with_model"):
         return
+    import torch  # here, because it takes a second that no other check needs
+
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
@@ -143,6 +144,25 @@ def require_threshold(amad_threshold: float) -> None:
             f"amad_threshold is {amad_threshold}; it lies above 0 (one SAE per layer) and is at "
             "most 0.5 (layers at a right angle); the paper's is 0.2"
         )
+
+
+_POWERS = {"k": "e3", "m": "e6", "b": "e9"}
+
+
+def whole_number(text: str) -> int:
+    """A whole number as people write it: `3000000`, `3_000_000`, `3e6`, `3M`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    text = text.strip().lower()
+    text = text[:-1] + _POWERS.get(text[-1:], text[-1:])
+    if "e" not in text:
+        return int(text)
+    number = float(text)
+    if not number.is_integer():
+        raise ValueError(f"{text!r} is not a whole number")
+    return int(number)
 
 
 def require_norm_multiple(multiple: float) -> None:

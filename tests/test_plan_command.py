@@ -155,7 +155,7 @@ def test_a_folder_of_another_plan_is_left_alone(
         (["--model_name", "./no-model"], "no-model"),
         (["--dataset_path", "./no-data"], "dataset_path './no-data' cannot be read"),
         (["--plan_tokens", "40"], "too few for a standard error"),
-        (["--unknown", "1"], "unrecognized arguments: --unknown 1; `sae-lens-groups plan --help`"),
+        (["--unknown", "1"], "unrecognized arguments: --unknown; `sae-lens-groups plan --help`"),
     ],
 )
 def test_mistakes_give_one_message_and_status_2(

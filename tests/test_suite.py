@@ -269,7 +269,7 @@ def test_a_folder_that_holds_something_is_never_overwritten(
     before = (folder / "suite.json").read_text()
     with pytest.raises(OutputFolderError) as caught:
         suite.save(folder)
-    assert "already holds a suite of another run, which is never overwritten" in str(caught.value)
+    assert "already holds a finished suite, which is never overwritten" in str(caught.value)
     assert (folder / "suite.json").read_text() == before
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("keep")

@@ -23,6 +23,7 @@ from sae_lens_groups.activations.model import (
     require_hooks,
     require_width,
     width_at,
+    width_before_loading,
 )
 from sae_lens_groups.activations.norms import (
     USUAL_MULTIPLE,
@@ -71,5 +72,6 @@ __all__ = [
     "require_width",
     "taking_flat_heads",
     "width_at",
+    "width_before_loading",
     "without_remote_code",
 ]

@@ -2,8 +2,9 @@
 
 import inspect
 import math
+import warnings
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from sae_lens.load_model import HookedProxyLM, load_model
@@ -41,16 +42,47 @@ def _n_layers_of_hooked_transformer(model_name: str) -> int | None:
         return None
 
 
-def _module_names_before_loading(cfg: GroupSAERunnerConfig[Any]) -> list[str] | None:
-    """Names of the model's modules, from a copy without weights."""
+def width_before_loading(cfg: GroupSAERunnerConfig[Any]) -> int | None:
+    """The width d_in of the activations at the hook, from the model's configuration alone.
+
+    None where that does not tell.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    try:
+        # Shapes without numbers, so that nothing takes memory.
+        with FakeTensorMode(), warnings.catch_warnings(action="ignore"):
+            return width_at(_without_weights(cfg), cfg.hook_name, cfg.hook_head_index)
+    except Exception:  # any failure here shows again, with its own message, when the model loads
+        return None
+
+
+def _without_weights(cfg: GroupSAERunnerConfig[Any]) -> HookedRootModule:
+    if cfg.model_class_name == "HookedTransformer":
+        from transformer_lens import HookedTransformer
+        from transformer_lens.loading_from_pretrained import get_pretrained_model_config
+
+        model_config = get_pretrained_model_config(cfg.model_name, device="cpu")
+        model_config.tokenizer_name = None  # which would be fetched
+        return HookedTransformer(model_config, move_to_device=False)
+    return HookedProxyLM(_transformers_model(cfg), cast("Any", None))
+
+
+def _transformers_model(cfg: GroupSAERunnerConfig[Any]) -> torch.nn.Module:
+    """The model as its configuration says, on the device that torch is told."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     given = cfg.model_from_pretrained_kwargs or {}
     where = {name: given[name] for name in ("revision", "trust_remote_code") if name in given}
+    model_config = AutoConfig.from_pretrained(cfg.model_name, **where)
+    return AutoModelForCausalLM.from_config(model_config)
+
+
+def _module_names_before_loading(cfg: GroupSAERunnerConfig[Any]) -> list[str] | None:
+    """Names of the model's modules, from a copy without weights."""
     try:
-        model_config = AutoConfig.from_pretrained(cfg.model_name, **where)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(model_config)
+            model = _transformers_model(cfg)
     except Exception:  # any failure here shows again, with its own message, when the model loads
         return None
     return [name for name, _ in model.named_modules()]

@@ -1,8 +1,10 @@
 """The command `sae-lens-groups`."""
 
 import argparse
+import importlib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 from sae_lens_groups._version import __version__
@@ -37,6 +39,7 @@ def main(args: Sequence[str] | None = None) -> int:
     chosen, rest = parser.parse_known_args(args[:1])
     assert not rest
     # Each command reads its own flags, so that starting one does not import what the others need.
+    format_before, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
         return _command(chosen.command)(args[1:])
     except GroupSAEError as error:
@@ -48,33 +51,21 @@ def main(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    finally:
+        warnings.formatwarning = format_before
+
+
+def _one_line(message: Warning | str, *_: object) -> str:
+    """A warning without the place in the code that gave it, which is nothing to a user."""
+    return f"warning: {message}\n"
 
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:
-    if name == "plan":
-        from sae_lens_groups.cli.plan import plan
+    if name == "evaluate":  # which imports SAELens before it reads its flags
+        from sae_lens_groups.cli.command_line import announce
 
-        return plan
-    if name == "cache":
-        from sae_lens_groups.cli.cache import cache
-
-        return cache
-    if name == "train":
-        from sae_lens_groups.cli.train import train
-
-        return train
-    if name == "evaluate":
-        from sae_lens_groups.cli.evaluate import evaluate
-
-        return evaluate
-    if name == "publish":
-        from sae_lens_groups.cli.publish import publish
-
-        return publish
-    if name == "demo":
-        from sae_lens_groups.demo import demo
-
-        return demo
-    from sae_lens_groups.cli.plugins import plugins
-
-    return plugins
+        announce()
+    module = importlib.import_module(
+        "sae_lens_groups.demo" if name == "demo" else f"{__name__}.{name}"
+    )
+    return getattr(module, name)

@@ -1,22 +1,34 @@
 """`sae-lens-groups cache`: stores what training reads of the language model, for many runs."""
 
 import argparse
+import shlex
 from collections.abc import Sequence
 
-from sae_lens_groups.cli.flags import OwnFlags, ParsedFlags, as_mistakes, parse_flags
+from sae_lens_groups.cli.command_line import CommandLine, ConfigFlags, announce, read_command_line
 from sae_lens_groups.errors import ConfigError, counted
-from sae_lens_groups.train import ALL_ROWS, CACHE_DTYPES, CACHE_ROWS, DRAWN_ROWS, CacheRun
 
 _DEFAULTS = {"layer_groups": "each"}
 
 
 def cache(args: Sequence[str]) -> int:
     """Says how large the activations will be, writes them, and says how to train from them."""
-    own, rest = _parser().parse_known_args(list(args))
-    flags = parse_flags("cache", rest, _DEFAULTS)
-    _require_groups(flags, own.cache_rows)
+    own, line = read_command_line(_parser(), args)
+    if own.cache_rows == "drawn" and line.saved is None and "layer_groups" not in line.given:
+        raise ConfigError(
+            "cache_rows is drawn, and layer_groups does not say for which groups; name those that "
+            "will be trained, such as --layer_groups 0-3,4-7"
+        )
+    announce(line)
+    return _cache(line, own)
+
+
+def _cache(line: CommandLine, own: argparse.Namespace) -> int:
+    from sae_lens_groups.cli.flags import as_mistakes, parse_flags, with_width
+    from sae_lens_groups.train import ALL_ROWS, CacheRun
+
+    cfg = with_width(parse_flags(line, _DEFAULTS), line)
     with as_mistakes():
-        caching = CacheRun(flags.cfg, own.cache_rows, own.cache_dtype)
+        caching = CacheRun(cfg, own.cache_rows, own.cache_dtype)
         groups, every_row = caching.groups, own.cache_rows == ALL_ROWS
         n_layers = sum(map(len, groups))
         what = counted(n_layers, "layer") if every_row else counted(len(groups), "group")
@@ -27,23 +39,14 @@ def cache(args: Sequence[str]) -> int:
         )
         manifest = caching.run()
     print(f"Cached {manifest.n_tokens:,} tokens. To train from them, add to these settings:")
-    print(f"    --use_cached_activations --cached_activations_path {caching.folder}")
+    folder = shlex.quote(str(caching.folder))
+    print(f"    --use_cached_activations --cached_activations_path {folder}")
     return 0
 
 
-def _require_groups(flags: ParsedFlags, cache_rows: str) -> None:
-    if cache_rows == DRAWN_ROWS and not flags.has_file and "layer_groups" not in flags.given:
-        raise ConfigError(
-            "cache_rows is drawn, and layer_groups does not say for which groups; name those that "
-            "will be trained, such as --layer_groups 0-3,4-7"
-        )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = OwnFlags(
-        prog="sae-lens-groups cache",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+def _parser() -> ConfigFlags:
+    parser = ConfigFlags(
+        "cache",
         usage="sae-lens-groups cache --cached_activations_path FOLDER --model_name NAME ...",
         description="Runs the language model once and stores the activations that training reads. "
         "Training then\ntakes them from disk with --use_cached_activations, as often as you like.",
@@ -58,15 +61,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--cache_rows",
-        choices=CACHE_ROWS,
-        default=ALL_ROWS,
+        choices=("all", "drawn"),
+        default="all",
         help="all (default): every token at every layer, for any groups of them and any seed; "
         "drawn: only the rows that training draws, for runs with these groups and this seed",
     )
     parser.add_argument(
         "--cache_dtype",
-        choices=CACHE_DTYPES,
-        default=CACHE_DTYPES[0],
+        choices=("float32", "float16"),
+        default="float32",
         help="float32 (default) is exact, float16 is half as large",
     )
     return parser

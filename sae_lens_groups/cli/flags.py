@@ -1,73 +1,73 @@
-"""The flags of `train` and `plan`: SAELens's own, and those of `GroupSAERunnerConfig`."""
+"""The config that flags mean: SAELens's own, and those of `GroupSAERunnerConfig`."""
 
 import argparse
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, make_dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import make_dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, NoReturn
 
 import simple_parsing
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from sae_lens.saes.sae import TrainingSAEConfig
-from typing_extensions import override
 
-from sae_lens_groups import files
-from sae_lens_groups.activations import require_no_remote_code, without_remote_code
+from sae_lens_groups.activations import (
+    require_no_remote_code,
+    width_before_loading,
+    without_remote_code,
+)
+from sae_lens_groups.cli.command_line import CommandLine, OwnFlags
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.errors import ConfigError, GroupSAEError, SuiteError, UnknownNameError, quoted
-from sae_lens_groups.files import MISREAD, CheckedFolder, require_kinds
+from sae_lens_groups.errors import ConfigError, GroupSAEError
 
-
-@dataclass(frozen=True)
-class ParsedFlags:
-    """A config from the command line."""
-
-    cfg: GroupSAERunnerConfig[Any]
-    given: frozenset[str]
-    """The fields that the flags gave, such as `sae.d_sae`."""
-    has_file: bool
-    """Whether a file gave all the others; they have defaults otherwise."""
+__all__ = ["OwnFlags", "as_mistakes", "parse_flags", "with_width"]
 
 
 def parse_flags(
-    command: str,
-    args: Sequence[str],
-    defaults: Mapping[str, Any] | None = None,
-    d_sae: int = 1024,
-) -> ParsedFlags:
+    line: CommandLine, defaults: Mapping[str, Any] | None = None, d_sae: int = 1024
+) -> GroupSAERunnerConfig[Any]:
     """The config that the flags mean, on top of the file that `--config_file` names.
 
     Args:
-        command: the command they were given to.
-        args: the flags.
+        line: the flags.
         defaults: values of fields that are not given, in place of the config's own.
         d_sae: its value where it is not given; SAELens's command has 1024.
 
     Raises:
-        GroupSAEError: a flag is unknown, lacks its value, or has an impossible one.
+        GroupSAEError: a flag has an impossible value.
     """
-    prog = f"sae-lens-groups {command}"
+    saved = line.saved
     try:
-        if (message := _lack_of_value(args)) is not None:
-            raise argparse.ArgumentError(None, message)
-        saved, flags = _config_file(args)
-        _require_known_architecture(flags)
         defaults = dict(defaults or {})
         if saved is not None and "layer_groups" in saved:  # one of SAELens's own runs has none
             defaults["layer_groups"] = saved["layer_groups"]
-        parser = _parser(prog, defaults, d_sae, is_partial=saved is not None)
-        parsed = parser.parse_args(flags).cfg
-        given = _given(parser, flags)
-        cfg = parsed if saved is None else _on_top_of(_trusted(saved, given), parsed, given)
-        return ParsedFlags(cfg, frozenset(given), has_file=saved is not None)
+        parser = _parser(line.prog, defaults, d_sae, is_partial=saved is not None)
+        parsed = parser.parse_args(["--architecture", line.architecture, *line.flags]).cfg
+        return parsed if saved is None else _on_top_of(_trusted(saved, line), parsed, line)
     except argparse.ArgumentError as error:
-        raise ConfigError(f"{error}; `{prog} --help` lists every flag") from error
+        raise ConfigError(f"{error}; `{line.prog} --help` lists every flag") from error
     except GroupSAEError:
         raise
     except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from error
+
+
+def with_width(cfg: GroupSAERunnerConfig[Any], line: CommandLine) -> GroupSAERunnerConfig[Any]:
+    """The config with the width of the model's activations, where `--d_in` does not say it.
+
+    Raises:
+        ConfigError: the model's configuration does not tell.
+    """
+    if line.saved is not None or "sae.d_in" in line.given:
+        return cfg
+    width = width_before_loading(cfg)
+    if width is None:
+        raise ConfigError(
+            f"the configuration of the model {cfg.model_name!r} does not tell how wide its "
+            f"activations at {cfg.hook_name} are, or cannot be found; check both, or give --d_in"
+        )
+    cfg.sae.d_in = width
+    return cfg
 
 
 @contextlib.contextmanager
@@ -80,86 +80,6 @@ def as_mistakes() -> Iterator[None]:
         raise
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
-
-
-def _require_known_architecture(flags: Sequence[str]) -> None:
-    # simple_parsing looks the SAE's flags up in a parser of its own, which would exit by itself.
-    parser = _Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--architecture", default="standard")
-    name = parser.parse_known_args(list(flags))[0].architecture
-    if name not in SAE_TRAINING_CLASS_REGISTRY:
-        raise UnknownNameError(
-            f"architecture {name!r} is not known; known architectures: "
-            f"{', '.join(sorted(SAE_TRAINING_CLASS_REGISTRY))}"
-        )
-
-
-def _config_file(args: Sequence[str]) -> tuple[dict[str, Any] | None, list[str]]:
-    """What `--config_file` holds, and the other arguments."""
-    parser = _Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config_file", type=Path)
-    found, rest = parser.parse_known_args(list(args))
-    if found.config_file is None:
-        return None, rest
-    _require_unaltered(found.config_file)
-    try:
-        saved = files.parse_json(found.config_file.read_text(encoding="utf-8"))
-        require_kinds(saved, {"sae": dict, "logger": dict})
-        require_kinds(saved["sae"], {"architecture": str})
-        architecture = saved["sae"]["architecture"]
-    except (OSError, *MISREAD) as error:
-        raise ConfigError(
-            f"config_file {str(found.config_file)!r} cannot be read: {quoted(error)}; name the "
-            "runner_cfg.json that SAELens wrote beside a trained SAE"
-        ) from error
-    if "--architecture" in rest or any(arg.startswith("--architecture=") for arg in rest):
-        raise ConfigError(
-            f"--architecture cannot be changed together with --config_file, whose SAE is "
-            f"{architecture!r} and has settings of its own; leave one of them out"
-        )
-    return saved, ["--architecture", architecture, *rest]
-
-
-def _require_unaltered(config_file: Path) -> None:
-    """Refuses the settings in a suite that are not those that were written with it.
-
-    Raises:
-        ConfigError: they were altered since.
-    """
-    try:
-        suite = CheckedFolder(config_file.parent)
-        if config_file.name == files.RUNNER_CFG and suite.checksums is not None:
-            suite.file(files.RUNNER_CFG)
-    except SuiteError as error:
-        raise ConfigError(
-            f"config_file {str(config_file)!r} cannot be used: {error}; to train with other "
-            "settings, give them as flags, or edit a copy of that file elsewhere"
-        ) from error
-
-
-def _lack_of_value(args: Sequence[str]) -> str | None:
-    """What is wrong with a flag such as `--lr=--`: Python 3.11 makes an empty list of that."""
-    for arg in args:
-        if arg.startswith("--") and arg.endswith("=--"):
-            return f"argument {arg.removesuffix('=--')}: expected one argument"
-    return None
-
-
-class OwnFlags(argparse.ArgumentParser):
-    """Reads the flags that a command has beside those of the config, or instead of them."""
-
-    @override
-    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]  # it has overloads
-        self, args: Any = None, namespace: Any = None
-    ) -> Any:
-        if (message := _lack_of_value(args or ())) is not None:
-            self.error(message)
-        return super().parse_known_args(args, namespace)
-
-    @override
-    def error(self, message: str) -> NoReturn:
-        """One line, as for every other mistake."""
-        raise ConfigError(f"{message}; `{self.prog} --help` lists the flags")
 
 
 class _Parser(simple_parsing.ArgumentParser):
@@ -193,57 +113,32 @@ def _parser(
         kw_only=True,
         namespace=namespace,
     )
-    parser = _Parser(
-        prog=prog,
-        description="Trains one SAE per group of layers. Takes every flag of SAELens's training "
-        "command, and --layer_groups.",
-        epilog="--config_file runner_cfg.json starts from the settings of an earlier SAELens run; "
-        "flags given beside it win.",
-        exit_on_error=False,
-    )
+    parser = _Parser(prog=prog, add_help=False, exit_on_error=False)
     parser.add_arguments(config_class, dest="cfg")
     return parser
 
 
-def _given(parser: argparse.ArgumentParser, flags: Sequence[str]) -> list[str]:
-    """The fields that the flags on the command line give, such as `sae.k`."""
-    # argparse has no public list of its arguments.
-    field_of = {
-        option: action.dest.removeprefix("cfg.")
-        for action in parser._actions
-        for option in action.option_strings
-        if action.dest.startswith("cfg.")
-    }
-    given = [flag.split("=", 1)[0] for flag in flags if flag.startswith("--")]
-    # argparse takes the beginning of a flag for the flag, where only one begins like that.
-    whole = [
-        name if name in field_of else next((o for o in field_of if o.startswith(name)), name)
-        for name in given
-    ]
-    return [field_of[name] for name in whole if name in field_of]
-
-
-def _trusted(saved: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
+def _trusted(saved: dict[str, Any], line: CommandLine) -> dict[str, Any]:
     """The saved settings without code that the command line does not ask for.
 
     Raises:
         ConfigError: the model is to be loaded with some.
     """
-    if "model_from_pretrained_kwargs" not in given:
+    if "model_from_pretrained_kwargs" not in line.given:
         require_no_remote_code(
             saved.get("model_from_pretrained_kwargs"),
             "config_file",
             "say so with --model_from_pretrained_kwargs",
         )
-    return saved if "dataset_trust_remote_code" in given else without_remote_code(saved)
+    return saved if "dataset_trust_remote_code" in line.given else without_remote_code(saved)
 
 
 def _on_top_of(
-    saved: dict[str, Any], parsed: GroupSAERunnerConfig[Any], given: Sequence[str]
+    saved: dict[str, Any], parsed: GroupSAERunnerConfig[Any], line: CommandLine
 ) -> GroupSAERunnerConfig[Any]:
     """The saved settings, with those replaced that the command line gave."""
     flags: dict[str, Any] = {"layer_groups": parsed.layer_groups}
-    for field in given:
+    for field in line.given:
         *section, name = field.split(".")
         if not section:
             if name != "sae":  # the architecture is the file's own

@@ -1,30 +1,17 @@
 """`sae-lens-groups plan`: measures a model, proposes groups, and draws both."""
 
 import argparse
+import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sae_lens_groups import files
-from sae_lens_groups.activations import (
-    load_hooked_model,
-    n_layers_before_loading,
-    open_dataset,
-    require_usable_rows,
-    width_at,
-)
-from sae_lens_groups.cli.flags import OwnFlags, ParsedFlags, as_mistakes, parse_flags
-from sae_lens_groups.plan import (
-    GroupPlan,
-    find_metric,
-    measure_layer_distances,
-    plan_groups,
-    plan_text,
-    require_plannable,
-    save_plan_folder,
-)
-from sae_lens_groups.train import count_flops, settle, time_steps
+from sae_lens_groups.cli.command_line import CommandLine, ConfigFlags, announce, read_command_line
+
+if TYPE_CHECKING:  # they bring SAELens, which takes seconds to import
+    from sae_lens_groups.config import GroupSAERunnerConfig
+    from sae_lens_groups.plan import GroupPlan
 
 # Features per dimension of the SAEs that a plan without --d_sae reckons with, as in the paper.
 _EXPANSION = 16
@@ -36,30 +23,47 @@ _DEFAULTS = {"layer_groups": "auto", "n_batches_in_buffer": 1_000_000}
 
 def plan(args: Sequence[str]) -> int:
     """Measures, plans, prints, and writes `plan.json`, `plan.html` and `plan.png`."""
-    own, rest = _parser().parse_known_args(list(args))
-    flags = parse_flags("plan", rest, _DEFAULTS, d_sae=_ANY_D_SAE)
-    with as_mistakes():
-        flags = replace(flags, cfg=settle(flags.cfg).cfg)
-    asked_for = flags.cfg.output_path if "output_path" in flags.given else None
-    folder = Path(asked_for or "plan")
+    own, line = read_command_line(_parser(), args)
+    folder = Path(line.given.get("output_path") or "plan")
     files.require_free(folder)
     files.require_writable(folder)
-    find_metric(own.metric)
+    announce(line)
+    return _plan(line, own, folder)
+
+
+def _plan(line: CommandLine, own: argparse.Namespace, folder: Path) -> int:
+    from sae_lens_groups.cli.flags import as_mistakes, parse_flags
+    from sae_lens_groups.plan import find_metric, plan_text, save_plan_folder
+    from sae_lens_groups.train import settle
+
+    cfg = parse_flags(line, _DEFAULTS, d_sae=_ANY_D_SAE)
     with as_mistakes():
-        made = _plan(flags, own)
-    print(plan_text(made, flags.cfg.training_tokens))
-    sae = flags.cfg.sae
+        cfg = settle(cfg).cfg
+        find_metric(own.metric)
+        made = _made(cfg, line, own)
+    print(plan_text(made, cfg.training_tokens))
+    sae = cfg.sae
     print(f"                of SAEs of architecture {sae.architecture()} with d_sae {sae.d_sae:,}")
     save_plan_folder(made, folder)
     print(
         f"\nLook at it: {folder / files.PLAN_PAGE} (or {files.PLAN_PICTURE})\n"
-        f"Train it:   sae-lens-groups train --layer_groups {folder / files.PLAN} ..."
+        f"Train it:   sae-lens-groups train --layer_groups {shlex.quote(str(folder / files.PLAN))} ..."
     )
     return 0
 
 
-def _plan(flags: ParsedFlags, own: argparse.Namespace) -> GroupPlan:
-    cfg = flags.cfg
+def _made(
+    cfg: "GroupSAERunnerConfig[Any]", line: CommandLine, own: argparse.Namespace
+) -> "GroupPlan":
+    from sae_lens_groups.activations import (
+        load_hooked_model,
+        n_layers_before_loading,
+        open_dataset,
+        require_usable_rows,
+    )
+    from sae_lens_groups.plan import measure_layer_distances, plan_groups, require_plannable
+    from sae_lens_groups.train import count_flops, time_steps
+
     choice = {
         "amad_threshold": cfg.amad_threshold,
         "max_cost": own.max_cost,
@@ -69,7 +73,7 @@ def _plan(flags: ParsedFlags, own: argparse.Namespace) -> GroupPlan:
     rule = require_plannable(cfg.layer_groups, n_layers=n_layers_before_loading(cfg), **choice)
     model = load_hooked_model(cfg, None)
     require_usable_rows(cfg.dataset_path, dataset, model)
-    _complete(flags, model)
+    _complete(cfg, line, model)
     flops = count_flops(cfg, model, dataset)
     seconds = time_steps(cfg, model, dataset) if own.time else None
     distances = measure_layer_distances(
@@ -78,23 +82,22 @@ def _plan(flags: ParsedFlags, own: argparse.Namespace) -> GroupPlan:
     return plan_groups(distances, rule, flops=flops, seconds=seconds, **choice)
 
 
-def _complete(flags: ParsedFlags, model: Any) -> None:
+def _complete(cfg: "GroupSAERunnerConfig[Any]", line: CommandLine, model: Any) -> None:
     """Sets what a plan needs not be told: the width, and the size of an SAE."""
-    cfg = flags.cfg
+    from sae_lens_groups.activations import width_at
+
     hook_name = cfg.hook_template.hook_name(0)
-    if flags.has_file or hook_name not in model.hook_dict:
+    if line.saved is not None or hook_name not in model.hook_dict:
         return
-    if "sae.d_in" not in flags.given:
+    if "sae.d_in" not in line.given:
         cfg.sae.d_in = width_at(model, hook_name, cfg.hook_head_index)
-    if "sae.d_sae" not in flags.given:
+    if "sae.d_sae" not in line.given:
         cfg.sae.d_sae = _EXPANSION * cfg.sae.d_in
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = OwnFlags(
-        prog="sae-lens-groups plan",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+def _parser() -> ConfigFlags:
+    parser = ConfigFlags(
+        "plan",
         usage="sae-lens-groups plan --model_name NAME --hook_name HOOK --dataset_path DATASET ...",
         description="Measures how far apart the layers of a model are, proposes groups of layers to "
         "share an SAE,\nand writes plan.json, plan.html and plan.png. Nothing is trained.",

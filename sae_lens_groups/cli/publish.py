@@ -1,22 +1,19 @@
 """`sae-lens-groups publish`: puts a suite on the Hugging Face Hub."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sae_lens_groups import files
-from sae_lens_groups.cli.flags import OwnFlags
+from sae_lens_groups.cli.command_line import OwnFlags, announce
 from sae_lens_groups.errors import ConfigError, counted
-from sae_lens_groups.publish import (
-    Publication,
-    PublishOptions,
-    prepared,
-    pretrained_entry,
-    publish_suite_folder,
-)
-from sae_lens_groups.saved import require_repo_id
-from sae_lens_groups.suite import SAESuite
+
+if TYPE_CHECKING:  # they bring SAELens, which takes seconds to import
+    from sae_lens_groups.publish import Publication, PublishOptions
+    from sae_lens_groups.suite import SAESuite
 
 
 def publish(args: Sequence[str]) -> int:
@@ -25,8 +22,20 @@ def publish(args: Sequence[str]) -> int:
     if files.exists(flags.repo_id) and not files.exists(flags.suite):
         raise ConfigError(
             f"{flags.suite!r} is not a folder, and {flags.repo_id!r} is one; the suite comes first: "
-            f"publish {flags.repo_id} {flags.suite}"
+            f"publish {shlex.join([flags.repo_id, flags.suite])}"
         )
+    if files.exists(flags.suite):
+        _require_whole(flags.suite)
+    announce()
+    _carry_out(flags)
+    return 0
+
+
+def _carry_out(flags: argparse.Namespace) -> None:
+    from sae_lens_groups.publish import PublishOptions, prepared
+    from sae_lens_groups.saved import require_repo_id
+    from sae_lens_groups.suite import SAESuite
+
     require_repo_id(flags.repo_id)
     options = PublishOptions(
         private=flags.private or None,
@@ -38,8 +47,6 @@ def publish(args: Sequence[str]) -> int:
         license=flags.license,
         allow=flags.allow,
     )
-    if files.exists(flags.suite):
-        _require_whole(flags.suite)
     suite = SAESuite.load(flags.suite)
     if flags.dry_run or flags.yaml:
         with suite.whole_folder("publishing") as folder:
@@ -47,7 +54,6 @@ def publish(args: Sequence[str]) -> int:
             print(_entry(publication) if flags.yaml else _listing(publication), end="")
     else:
         _publish(suite, flags.repo_id, options)
-    return 0
 
 
 def _require_whole(suite: str) -> None:
@@ -56,7 +62,9 @@ def _require_whole(suite: str) -> None:
         raise ConfigError(f"{suite!r} is a part of the suite {whole.name!r}; publish that")
 
 
-def _entry(publication: Publication) -> str:
+def _entry(publication: "Publication") -> str:
+    from sae_lens_groups.publish import pretrained_entry
+
     if publication.facts.base_model is None:
         print(
             f"warning: nobody else can load the model {publication.manifest.model_name!r}, which "
@@ -66,7 +74,7 @@ def _entry(publication: Publication) -> str:
     return pretrained_entry(publication.facts)
 
 
-def _listing(publication: Publication) -> str:
+def _listing(publication: "Publication") -> str:
     contents = publication.with_card()
     sizes = {path: _size(content) for path, content in contents.items()}
     lines = [f"{size:>14,}  {path}" for path, size in sorted(sizes.items())]
@@ -79,7 +87,9 @@ def _size(content: Path | str) -> int:
     return content.stat().st_size if isinstance(content, Path) else len(content.encode())
 
 
-def _publish(suite: SAESuite, repo_id: str, options: PublishOptions) -> None:
+def _publish(suite: "SAESuite", repo_id: str, options: "PublishOptions") -> None:
+    from sae_lens_groups.publish import publish_suite_folder
+
     groups = counted(len(suite.groups), "group")
     print(f"Publishing {counted(len(suite), 'layer')} in {groups} to {repo_id} ...", flush=True)
     with suite.whole_folder("publishing") as folder:

@@ -1,22 +1,46 @@
 """`sae-lens-groups train`: SAELens's training command with groups."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sae_lens_groups.cli.flags import as_mistakes, parse_flags
-from sae_lens_groups.config import GroupSAERunnerConfig
+from sae_lens_groups import files
+from sae_lens_groups.cli.command_line import CommandLine, ConfigFlags, announce, read_command_line
+from sae_lens_groups.cli.train_help import train_help
 from sae_lens_groups.errors import counted
 from sae_lens_groups.layers import saes_for_layers
-from sae_lens_groups.plan import plan_text
-from sae_lens_groups.saved import TransferReport
-from sae_lens_groups.train import GroupSAETrainingRunner
+
+if TYPE_CHECKING:  # they bring SAELens, which takes seconds to import
+    from sae_lens_groups.config import GroupSAERunnerConfig
+    from sae_lens_groups.saved import TransferReport
 
 
 def train(args: Sequence[str]) -> int:
     """Trains a suite from command-line flags and says where it lies."""
-    cfg = parse_config(args)
+    parser = _parser()
+    own, _ = parser.parse_known_args(list(args))
+    if own.help:
+        print(train_help(own.architecture))
+        return 0
+    _, line = read_command_line(parser, args)
+    if (output_path := line.given.get("output_path")) is not None:
+        files.require_free(output_path)
+    announce(line)
+    return _train(line, is_dry_run=own.dry_run)
+
+
+def _train(line: CommandLine, *, is_dry_run: bool) -> int:
+    from sae_lens_groups.cli.flags import as_mistakes, parse_flags, with_width
+    from sae_lens_groups.plan import plan_text
+    from sae_lens_groups.train import GroupSAETrainingRunner, dry_run, run_text
+
+    cfg = with_width(parse_flags(line), line)
     with as_mistakes():
-        runner = GroupSAETrainingRunner(cfg)
+        if is_dry_run:
+            print(dry_run(cfg))
+            return 0
+        runner = GroupSAETrainingRunner(
+            cfg, before_loading=lambda run: print(run_text(run), flush=True)
+        )
     if runner.plan is not None:
         print(plan_text(runner.plan), flush=True)
     if runner.checkpoint is not None:
@@ -39,7 +63,14 @@ def train(args: Sequence[str]) -> int:
     return 0
 
 
-def _came_from(transfer: TransferReport) -> str:
+def _parser() -> ConfigFlags:
+    parser = ConfigFlags("train", needs_layer_groups=True, add_help=False)
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("--dry_run", action="store_true")
+    return parser
+
+
+def _came_from(transfer: "TransferReport") -> str:
     before = transfer.mean(transfer.zero_shot)
     start = f"Started from {transfer.init_from}: mean explained variance {before:.4f}"
     if not transfer.final:
@@ -47,10 +78,12 @@ def _came_from(transfer: TransferReport) -> str:
     return f"{start} before training, {transfer.mean(transfer.final):.4f} after it."
 
 
-def parse_config(args: Sequence[str]) -> GroupSAERunnerConfig[Any]:
+def parse_config(args: Sequence[str]) -> "GroupSAERunnerConfig[Any]":
     """The config that these flags mean.
 
     Raises:
         GroupSAEError: a flag is unknown, lacks its value, or has an impossible one.
     """
-    return parse_flags("train", args).cfg
+    from sae_lens_groups.cli.flags import parse_flags
+
+    return parse_flags(read_command_line(_parser(), args)[1])

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from sae_lens_groups import files
 from sae_lens_groups.demo.model import D_IN, DATASET_NAME, HOOK_NAME, MODEL_CLASS_NAME, MODEL_FOLDER
+from sae_lens_groups.field_values import whole_number
 from sae_lens_groups.layers import format_layer_groups, saes_for_layers
 
 CONTEXT_SIZE = 128
@@ -31,7 +33,10 @@ def demo(args: Sequence[str]) -> int:
         "--output_path", type=Path, default=Path("demo_suite"), help="default: %(default)s"
     )
     parser.add_argument(
-        "--training_tokens", type=int, default=300_000, help="per SAE (default: %(default)s)"
+        "--training_tokens",
+        type=whole_number,
+        default=300_000,
+        help="per SAE (default: %(default)s)",
     )
     parsed = parser.parse_args(args)
     files.require_free(parsed.output_path)
@@ -105,9 +110,10 @@ def _run(layer_groups: str, output_path: Path, training_tokens: int) -> None:
 
 
 def _next_steps(layer_groups: str, output_path: Path, hook_name: str) -> str:
+    quoted = shlex.quote(str(output_path))
     each = f"""\
   one SAE per layer, slower    sae-lens-groups demo --layer_groups each --output_path demo_each
-  compare the two              sae-lens-groups evaluate {output_path} --baseline demo_each
+  compare the two              sae-lens-groups evaluate {quoted} --baseline demo_each
 """
     return f"""
 The suite lies in {output_path}: one plain SAELens SAE per layer, the scores in {files.EVALUATION},

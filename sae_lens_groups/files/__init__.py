@@ -11,6 +11,7 @@ from sae_lens_groups.files.reading import (
     Entries,
     FileEntries,
     Positive,
+    did_you_mean,
     exists,
     expanded,
     parse_json,

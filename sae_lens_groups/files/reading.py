@@ -5,6 +5,7 @@ import json
 import math
 import pickle
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -34,6 +35,19 @@ def expanded(path: Path | str) -> Path:
     with contextlib.suppress(RuntimeError):
         return Path(path).expanduser()
     return Path(path)
+
+
+def did_you_mean(path: Path) -> str:
+    """`; did you mean plans/plan.json?` for a path that is not there; nothing where none is like it."""
+    missing = path
+    while not exists(missing.parent):
+        missing = missing.parent
+    with contextlib.suppress(OSError):
+        names = [entry.name for entry in missing.parent.iterdir()]
+        for name in get_close_matches(missing.name, names):
+            if (found := missing.parent / name / path.relative_to(missing)).exists():
+                return f"; did you mean {found}?"
+    return ""
 
 
 def exists(path: Path | str) -> bool:

@@ -3,14 +3,15 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
 
 from sae_lens_groups.errors import SuiteError, first_line
 from sae_lens_groups.files.reading import UNREADABLE
+
+if TYPE_CHECKING:  # it takes a second, and whoever brings tensors has it
+    import torch
 
 _DTYPES = ("F64", "F32", "F16", "BF16")
 # 256 GiB in float32: no matrix of an SAE comes near.
@@ -54,7 +55,7 @@ def require_tensors(file: Path, wanted: Mapping[str, Shape], wanted_by: str) -> 
         _require_usable(file, name, of_file, dtype)
 
 
-def require_numbers(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+def require_numbers(file: Path, tensors: Mapping[str, "torch.Tensor"]) -> None:
     """Refuses tensors with NaN or infinite numbers, which were read from this file.
 
     Raises:
@@ -71,12 +72,14 @@ def require_numbers(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 def load_numbers(
     file: Path, wanted: Mapping[str, Shape], wanted_by: str
-) -> dict[str, torch.Tensor]:
+) -> dict[str, "torch.Tensor"]:
     """The tensors of a file that holds exactly these, all numbers finite.
 
     Raises:
         SuiteError: it is damaged, or holds something else.
     """
+    from safetensors.torch import load_file
+
     require_tensors(file, wanted, wanted_by)
     try:
         tensors = load_file(file)

@@ -43,7 +43,7 @@ def require_free(folder: Path | str, setting: str = "output_path") -> None:
         )
     if folder.is_dir() and not any(folder.iterdir()):
         return
-    known = {SUITE: "a suite of another run", CACHE: "cached activations"}
+    known = {SUITE: "a finished suite", CACHE: "cached activations"}
     what = next((what for name, what in known.items() if (folder / name).exists()), "other files")
     raise OutputFolderError(
         f"{setting} {str(folder)!r} already holds {what}, which is never overwritten; "

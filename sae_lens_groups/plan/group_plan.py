@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -180,7 +179,11 @@ class GroupPlan:
         """
         path = Path(path)
         path = path / files.PLAN if files.exists(path / files.PLAN) else path
-        with _refusing(f"plan {str(path)!r}", _similar(path)):
+        if not files.exists(path):
+            raise PlanError(
+                f"plan {str(path)!r} cannot be read: it is not there{files.did_you_mean(path)}"
+            )
+        with _refusing(f"plan {str(path)!r}"):
             return cls.from_entries(
                 files.read_entries(PlanEntries, path.read_text(encoding="utf-8"))
             )
@@ -241,18 +244,9 @@ class GroupPlan:
         return plan
 
 
-def _refusing(plan: str, similar: str | None = None) -> AbstractContextManager[None]:
+def _refusing(plan: str) -> AbstractContextManager[None]:
     to_do = "correct it, or name the plan.json that `sae-lens-groups plan` wrote"
-    to_do = f"did you mean {similar}?" if similar else to_do
     return files.refusing(PlanError, f"{plan} cannot be read", to_do)
-
-
-def _similar(path: Path) -> str | None:
-    """The file beside a missing one that may be meant."""
-    if files.exists(path) or not files.exists(path.parent):
-        return None
-    beside = [of.name for of in path.parent.glob("*.json")]
-    return next(iter(get_close_matches(path.name, beside)), None)
 
 
 def _distances(saved: PlanEntries) -> LayerDistances:

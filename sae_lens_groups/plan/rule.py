@@ -111,16 +111,17 @@ def _n_groups(number: str, text: str) -> int:
 
 def find_partition(name: str, known: Mapping[str, Partition]) -> Partition:
     """The partition of this name among those that plugins registered."""
-    if name in known:
-        return known[name]
-    plan = files.expanded(name) / files.PLAN
-    hint = f"write {plan} for the plan in that folder; " if files.exists(plan) else ""
-    if similar := get_close_matches(name, known, n=1):
-        hint += f"did you mean {similar[0]}? "
-    raise UnknownNameError(
-        f"layer_groups {quoted(name)} is not known; {hint}known rules: {', '.join(sorted(known))}; "
-        "or name the groups themselves, such as 0-3,4-7,11, or the path of a plan.json"
-    )
+    if name not in known:
+        folder = files.expanded(name)
+        near = get_close_matches(name, known, n=1)
+        if files.exists(folder / files.PLAN):
+            near = [str(folder / files.PLAN)]
+        raise UnknownNameError(
+            f"layer_groups {quoted(name)} is not known; known rules: {', '.join(sorted(known))}; "
+            "or name the groups themselves, such as 0-3,4-7,11, or the path of a plan.json"
+            + "".join(f"; did you mean {one}?" for one in near)
+        )
+    return known[name]
 
 
 def require_usable(rule: PartitionRule, partition: Partition, n_split: int | None = None) -> None:

@@ -44,9 +44,12 @@ def level_table(plan: GroupPlan) -> list[str]:
     lines = [
         f"   {'G':>3} {'SAEs':>4}  {'AMAD':>6} {'weighted':>8} {'widest':>6} {'cost':>5}  groups"
     ]
-    lines += [_row(level, is_chosen=level == plan.chosen) for level in _shown_levels(plan)]
+    shown = _shown_levels(plan)
+    lines += [_row(level, is_chosen=level == plan.chosen) for level in shown]
     if plan.chosen not in plan.hierarchy:
         lines.append(_row(plan.chosen, is_chosen=True))
+    if (n_left_out := len(plan.hierarchy) - len(shown)) > 0:
+        lines.append(f"   {n_left_out} more rows are on the plan's page and in its plan.json")
     return lines
 
 

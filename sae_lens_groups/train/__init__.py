@@ -5,6 +5,7 @@ from sae_lens_groups.train.cache.run import CacheRun, cache_activations
 from sae_lens_groups.train.cost import count_flops, time_steps
 from sae_lens_groups.train.prepare import settle
 from sae_lens_groups.train.run import GroupSAETrainingRunner
+from sae_lens_groups.train.run_text import dry_run, run_text
 
 __all__ = [
     "ALL_ROWS",
@@ -15,6 +16,8 @@ __all__ = [
     "GroupSAETrainingRunner",
     "cache_activations",
     "count_flops",
+    "dry_run",
+    "run_text",
     "settle",
     "time_steps",
 ]

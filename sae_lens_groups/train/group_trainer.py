@@ -2,6 +2,7 @@
 
 import shutil
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -55,6 +56,7 @@ class GroupTrainer(MultiSAETrainer):
         save_checkpoint_fn: SaveCheckpointFn | None = None,
         fast_step: str = AUTO,
         compile_sae: bool = False,
+        verbose: bool = True,
     ) -> None:
         names = {group.name: group.name for group in groups}
         # SAELens's trainer passes on what the provider gives, to `GroupSAETrainer.step`.
@@ -73,7 +75,7 @@ class GroupTrainer(MultiSAETrainer):
         """Called after every whole step; what it raises ends training."""
         self._error_in_step: DatasetError | None = None
         """To be raised once the step is whole and can be saved."""
-        self._progress = ProgressBar(cfg.total_training_samples, len(groups))
+        self._progress = ProgressBar(cfg.total_training_samples, len(groups), verbose)
         self.curves = TrainingCurves(cfg.total_training_samples)
 
     def estimate_scaling(self, mode: str, batches: Iterator[dict[str, GroupBatch]]) -> None:
@@ -200,11 +202,15 @@ class GroupTrainer(MultiSAETrainer):
 
 
 class ProgressBar:
-    """Tokens, rate, time left and the mean loss, on the bar that SAELens's trainer opens."""
+    """Tokens, rate, time left and the mean loss, on the bar that SAELens's trainer opens.
 
-    def __init__(self, total_tokens: int, n_saes: int) -> None:
+    Where bars are off, as in a log, a line a minute.
+    """
+
+    def __init__(self, total_tokens: int, n_saes: int, verbose: bool = True) -> None:
         self.total_tokens = total_tokens
-        self.n_saes = n_saes
+        self.title = f"Training {n_saes} SAE{'s' if n_saes > 1 else ''}"
+        self.verbose = verbose
         self._next_refresh = 0.0
         self._is_set_up = False
 
@@ -217,15 +223,18 @@ class ProgressBar:
         if now < self._next_refresh and n_tokens < self.total_tokens:
             return
         # Reading a loss waits for the device, so it is done a few times a second at most.
-        self._next_refresh = now + 0.5
+        self._next_refresh = now + (60 if pbar.disable else 0.5)
         losses = [output.loss.item() for output in step_outputs.values()]
-        pbar.set_postfix_str(f"loss {sum(losses) / len(losses):.4g}", refresh=False)
-        pbar.refresh()
+        loss = f"loss {sum(losses) / len(losses):.4g}"
+        if not pbar.disable:
+            pbar.set_postfix_str(loss, refresh=False)
+            pbar.refresh()
+        elif self.verbose:
+            line = f"{self.title}: {pbar.n:,} of {self.total_tokens:,} tokens, {loss}"
+            pbar.write(line, file=sys.stderr)
 
     def _set_up(self, pbar: Any, n_tokens: int, output: TrainStepOutput) -> None:
         pbar.unit, pbar.unit_scale = "tok", True
         pbar.initial = n_tokens - len(output.sae_in)  # a resumed run's rate counts its own tokens
-        pbar.set_description_str(
-            f"Training {self.n_saes} SAE{'s' if self.n_saes > 1 else ''}", refresh=False
-        )
+        pbar.set_description_str(self.title, refresh=False)
         self._is_set_up = True

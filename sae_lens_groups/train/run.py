@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -49,7 +49,7 @@ from sae_lens_groups.train.evals import GroupEvaluator, SuiteScores
 from sae_lens_groups.train.export import export_suite, faults_of_training
 from sae_lens_groups.train.group_trainer import GroupTrainer
 from sae_lens_groups.train.initial import initial_saes
-from sae_lens_groups.train.prepare import complete, prepare
+from sae_lens_groups.train.prepare import PreparedRun, complete, prepare
 from sae_lens_groups.train.stop import StopRequest
 from sae_lens_groups.train.trainer import GroupSAETrainer
 from sae_lens_groups.train.wandb_run import wandb_run
@@ -64,6 +64,7 @@ class GroupSAETrainingRunner:
         override_dataset: trains on this dataset instead of `cfg.dataset_path`.
         override_model: uses this model instead of loading `cfg.model_name`.
         override_saes: starts from these SAEs, by group name such as `layers_0-3`.
+        before_loading: gets what was found, before the language model is loaded.
 
     Raises:
         GroupSAEError: a mistake in the config, found before the model is loaded where possible.
@@ -88,10 +89,12 @@ class GroupSAETrainingRunner:
         override_dataset: HfDataset | None = None,
         override_model: HookedRootModule | None = None,
         override_saes: Mapping[str, TrainingSAE[Any]] | None = None,
+        before_loading: Callable[[PreparedRun], None] = lambda _: None,
     ) -> None:
         self._logger: LoggingConfig = cfg.logger
         self._may_be_resumed = cfg.resume_from_checkpoint is not None
         prepared = prepare(cfg, override_dataset, override_model, override_saes)
+        before_loading(prepared)
         cfg = self.cfg = prepared.cfg
         self.checkpoint = prepared.settled.checkpoint
         self._dataset, self._dataset_path = prepared.dataset, prepared.dataset_path
@@ -255,6 +258,7 @@ class GroupSAETrainingRunner:
             save_checkpoint_fn=partial(self._add_runner_files, batches),
             fast_step=cfg.fast_step,
             compile_sae=cfg.compile_sae,
+            verbose=cfg.verbose,
         )
         groups = trainer.group_trainers
         trainer.evaluator = GroupEvaluator(cfg, self.model, self.activations_store, groups)

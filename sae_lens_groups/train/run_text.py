@@ -1,0 +1,88 @@
+"""What a run is about to do, in the terminal."""
+
+import textwrap
+from typing import Any
+
+from sae_lens_groups.config import GroupSAERunnerConfig
+from sae_lens_groups.scaling import ESTIMATED_MODES
+from sae_lens_groups.train.prepare import PreparedRun, prepare
+
+_WIDTH, _INDENT = 100, 13
+
+
+def dry_run(cfg: GroupSAERunnerConfig[Any]) -> str:
+    """What a run of these settings would do, found and checked without loading the model."""
+    return run_text(prepare(cfg))
+
+
+def run_text(run: PreparedRun) -> str:
+    """The settings that decide what a run gives and costs, as they are understood."""
+    cfg = run.cfg
+    checkpoint = run.settled.checkpoint
+    rows = {
+        "model": f"{cfg.model_name}, {cfg.hook_template}, {_precision(run)}",
+        "groups": _groups(run),
+        "SAEs": _saes(run),
+        "tokens": f"{cfg.training_tokens:,} for each SAE, in {cfg.total_training_steps:,} steps of "
+        f"{cfg.train_batch_size_tokens:,}; learning rate {cfg.lr:g}",
+        "text": _text(run),
+        "starts from": cfg.init_from or cfg.from_pretrained_path,
+        "goes on from": None if checkpoint is None else str(checkpoint.path),
+        "checkpoints": cfg.checkpoint_path or "none",
+        "suite": cfg.output_path or "not written",
+        "W&B": f"logged to {cfg.logger.wandb_project}" if cfg.logger.log_to_wandb else None,
+    }
+    return "\n".join(_row(name, text) for name, text in rows.items() if text is not None)
+
+
+def _groups(run: PreparedRun) -> str:
+    cfg = run.cfg
+    if run.groups is None:
+        measured = f", measured on {cfg.plan_tokens:,} tokens" * run.settled.measures_distances
+        return f"{cfg.layer_groups}{measured}; known once the model is loaded"
+    drawn = "" if cfg.layers_per_token == 1 else f"; {cfg.layers_per_token} layers of every token"
+    listed = " ".join(map(str, run.groups))
+    return f"{len(run.groups)} for {sum(map(len, run.groups))} layers: {listed}{drawn}"
+
+
+def _saes(run: PreparedRun) -> str:
+    sae = run.cfg.sae
+    k = getattr(sae, "k", None)
+    mode = sae.normalize_activations
+    batches = f" from {run.cfg.n_batches_for_norm_estimate:,} batches" * (mode in ESTIMATED_MODES)
+    return (
+        f"{sae.architecture()}, d_in {sae.d_in:,}, d_sae {sae.d_sae:,}"
+        + (f", k {k:g}" if k is not None else "")
+        + f"; normalize_activations {mode}{batches}"
+    )
+
+
+def _text(run: PreparedRun) -> str:
+    cfg = run.cfg
+    if cfg.use_cached_activations:
+        return f"cached activations, {cfg.cached_activations_path}"
+    limit = cfg.max_activation_norm_multiple
+    excluded = cfg.exclude_special_tokens
+    special = "all special tokens" if excluded is True else f"tokens {excluded}"
+    return ", ".join(
+        [
+            run.dataset_path or "a dataset that was passed in",
+            f"context {cfg.context_size}",
+            f"{'' if cfg.prepend_bos else 'no '}BOS prepended to text",
+            *([f"{special} left out of training"] if excluded else []),
+            *([f"tokens over {limit:g} times the median norm left out"] if limit else []),
+            *([] if cfg.seqpos_slice == (None,) else [f"positions {cfg.seqpos_slice} of each"]),
+        ]
+    )
+
+
+def _precision(run: PreparedRun) -> str:
+    cfg = run.cfg
+    return f"on {cfg.llm_device}" + (" in bfloat16 (autocast_lm)" if cfg.autocast_lm else "")
+
+
+def _row(name: str, text: str) -> str:
+    start = name.ljust(_INDENT)
+    return textwrap.fill(
+        text, _WIDTH, initial_indent=start, subsequent_indent=" " * _INDENT, break_on_hyphens=False
+    )
