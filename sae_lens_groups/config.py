@@ -1,7 +1,6 @@
 """The configuration of a grouped run: SAELens's own, plus a few flags."""
 
 import copy
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
 from sae_lens import LanguageModelSAERunnerConfig, LoggingConfig
+from sae_lens.config import SAETrainerConfig
 from sae_lens.constants import DTYPE_MAP
 from sae_lens.saes.sae import TrainingSAEConfig
 
@@ -17,13 +17,14 @@ from sae_lens_groups.field_values import (
     parse_every,
     require_device,
     require_field_values,
+    require_k,
     require_norm_multiple,
     require_one_of,
     require_threshold,
 )
-from sae_lens_groups.files import refusing, require_kinds
+from sae_lens_groups.files import refusing, require_kinds, without_run_id
 from sae_lens_groups.layers import HookTemplate, layer_groups_text
-from sae_lens_groups.scaling import NONE
+from sae_lens_groups.scaling import NONE, estimate_batches
 
 NEWEST = "auto"  # of resume_from_checkpoint
 FAST_STEPS = ("auto", "always", "never")
@@ -60,6 +61,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         init_keep_layers (bool): Also puts those layers of the `init_from` suite that are not trained into the new suite, so that one suite holds all.
         checkpoint_every (str | None): How often a checkpoint is saved, beside SAELens's `n_checkpoints`: after a time such as `10m` (`s`, `m` and `h` are known) or a number of training tokens such as `5000000`.
         keep_checkpoints (int | None): Keeps only this many of the newest checkpoints, and the one with the highest explained variance; all where it is not given.
+        n_batches_for_norm_estimate (int | None): How many training batches each layer's norm is estimated on. A number is taken as SAELens takes it; without one it is a tenth of the run's batches, at least 4,096 rows (with whitening 50 d_in) and at most SAELens's default of 1,000 batches.
         token_fraction (float | None): Trains on this fraction of the tokens that the SAEs of `init_from` were trained on, in place of `training_tokens`.
 
     Raises:
@@ -88,6 +90,9 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
     given_groups = None  # layer_groups before it became text, which a plan is more than
     checkpoint_every: str | None = field(default=None, metadata=NOT_IN_CACHE)
     keep_checkpoints: int | None = field(default=None, metadata=NOT_IN_CACHE)
+
+    # SAELens's 1,000 would be longer than a short run.
+    n_batches_for_norm_estimate: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __post_init__(self) -> None:
         if isinstance(self.checkpoint_every, int):
@@ -136,12 +141,6 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
 
     def _require_usable_flags(self) -> None:
         require_threshold(self.amad_threshold)
-        if self.plan_tokens < 1:
-            raise ConfigError(f"plan_tokens is {self.plan_tokens}; use at least a few thousand")
-        if self.layers_per_token < 1:
-            raise ConfigError(
-                f"layers_per_token is {self.layers_per_token}; every token gives at least 1 row"
-            )
         require_norm_multiple(self.max_activation_norm_multiple)
         require_one_of("fast_step", self.fast_step, FAST_STEPS)
         if self.use_cached_activations and self.cached_activations_path is None:
@@ -197,7 +196,8 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
             raise ConfigError(
                 f"the shuffle buffer holds n_batches_in_buffer * context_size = {buffer_size} "
                 f"tokens, less than one batch of train_batch_size_tokens="
-                f"{self.train_batch_size_tokens}; raise n_batches_in_buffer"
+                f"{self.train_batch_size_tokens}; raise n_batches_in_buffer to "
+                f"{-(-self.train_batch_size_tokens // self.rows_per_prompt)}"
             )
 
     def _require_one_batch(self) -> None:
@@ -218,13 +218,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
                 f"activations_mixing_fraction is {self.activations_mixing_fraction}; "
                 "it is a fraction of the shuffle buffer, so it lies between 0 and 1"
             )
-        k = getattr(self.sae, "k", None)
-        if k is not None and k <= 0:
-            raise ConfigError(f"k is {k}; at least one feature has to be active")
-        if k is not None and k > self.sae.d_sae:
-            raise ConfigError(
-                f"k is {k}, more than the d_sae={self.sae.d_sae} features; lower k or raise d_sae"
-            )
+        require_k(self.sae)
         for name in ("device", "llm_device", "act_store_device"):
             require_device(name, getattr(self, name))
 
@@ -237,6 +231,24 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
     def rows_per_prompt(self) -> int:
         """Activations that one prompt gives each layer, before special tokens are excluded."""
         return len(range(self.context_size)[slice(*self.seqpos_slice)])
+
+    @property
+    def norm_estimate_batches(self) -> int:
+        """`n_batches_for_norm_estimate`, or as many as are in proportion to the run."""
+        if self.n_batches_for_norm_estimate is not None:
+            return self.n_batches_for_norm_estimate
+        return estimate_batches(
+            self.sae.normalize_activations,
+            int(self.sae.d_in),
+            self.train_batch_size_tokens,
+            self.total_training_steps,
+        )
+
+    def to_sae_trainer_config(self) -> SAETrainerConfig:
+        """What SAELens's trainer is told of it."""
+        of_trainer = super().to_sae_trainer_config()
+        of_trainer.n_batches_for_norm_estimate = self.norm_estimate_batches
+        return of_trainer
 
     @classmethod
     def from_sae_lens(
@@ -312,10 +324,6 @@ def _require_known(flags: Mapping[str, Any], names: list[str]) -> None:
             raise UnknownNameError(f"the config has no field {name!r}; {meant}")
 
 
-# SAELens appends the W&B id, or eight hexadecimal digits (in 6.44, eight letters and digits).
-_RUN_ID = re.compile(r"[0-9a-z]{8}")
-
-
 def underived(values: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
     """`values` with `flags` over them, and None for what SAELens is to derive from those anew.
 
@@ -338,13 +346,3 @@ def underived(values: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, 
         if source in flags and name not in flags and values.get(name) == value:
             merged[name] = None
     return merged
-
-
-def without_run_id(checkpoint_path: str | None, wandb_id: str | None) -> str | None:
-    """The checkpoint path as the user gave it, without the id that SAELens appended."""
-    if checkpoint_path is None:
-        return None
-    path = Path(checkpoint_path)
-    if path.name == wandb_id or _RUN_ID.fullmatch(path.name):
-        return str(path.parent)
-    return checkpoint_path

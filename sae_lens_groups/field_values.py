@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from sae_lens_groups.errors import ConfigError, UnknownNameError, quoted
+from sae_lens_groups.errors import ConfigError, UnknownNameError, first_line, quoted
 
 # Devices may be torch's own objects and are tried out; SAELens takes more normalisations than it
 # declares, and more kinds of `sae` than one. Each has a check of its own.
@@ -19,7 +19,7 @@ _CHECKED_ELSEWHERE = frozenset(
 _AT_LEAST_1 = (
     "context_size train_batch_size_tokens store_batch_size_prompts n_batches_in_buffer d_in d_sae "
     "eval_batch_size_prompts feature_sampling_window n_restart_cycles keep_checkpoints "
-    "wandb_log_frequency eval_every_n_wandb_logs"
+    "wandb_log_frequency eval_every_n_wandb_logs plan_tokens layers_per_token"
 )
 # Of the seed because numpy's generators take no negative one.
 _AT_LEAST_0 = "lr lr_end lr_warm_up_steps lr_decay_steps adam_beta1 adam_beta2 seed"
@@ -121,20 +121,37 @@ def require_one_of(field: str, name: str, known: Collection[str]) -> None:
         raise UnknownNameError(f"{field} {quoted(name)} is not known; known names: {listed}")
 
 
+def require_k(sae: Any) -> None:
+    """Refuses a k that is no number of an SAE's features."""
+    k = getattr(sae, "k", None)
+    if k is not None and k <= 0:
+        raise ConfigError(f"k is {k}; at least one feature has to be active")
+    if k is not None and k > sae.d_sae:
+        raise ConfigError(
+            f"k is {k}, more than the d_sae={sae.d_sae} features; lower k or raise d_sae"
+        )
+
+
 def require_device(name: str, device: str | None) -> None:
     """Refuses a device that torch cannot use here."""
     if device in (None, "with_model"):
         return
+    if (reason := why_not_here(device)) is not None:
+        raise ConfigError(
+            f"{name} is {quoted(device)}, which cannot be used here: {reason}; "
+            "name a device such as cpu or cuda:0"
+        )
+
+
+def why_not_here(device: str) -> str | None:
+    """Why torch cannot use a device on this machine; None where it can."""
     import torch  # here, because it takes a second that no other check needs
 
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"{name} is {quoted(device)}, which cannot be used here: {reason}; "
-            "name a device such as cpu or cuda:0"
-        ) from error
+        return first_line(error)
+    return None
 
 
 def require_threshold(amad_threshold: float) -> None:

@@ -326,7 +326,7 @@ def test_the_architecture_is_the_config_files_own(
         (arguments("--layer_groups", "0-3", "--device", "gpu"), "device is 'gpu', which cannot"),
         (
             arguments("--layer_groups", "0-3", "--hook_head_index", "1"),
-            "hook_head_index is 1, but gpt_neox.layers.{layer} has no heads",
+            "hook_head_index is 1, but gpt_neox.layers.0 has no heads",
         ),
         (
             arguments("--layer_groups", "0-3", "--resume_from_checkpoint", "nowhere"),

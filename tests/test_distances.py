@@ -344,7 +344,7 @@ def test_memory_does_not_grow_with_tokens() -> None:
         override_dataset=make_tokens(highest=50),
         override_model=model,
     )
-    held = model.held[-95:]  # before them, a look at the norms
+    held = model.held[-95:]  # before them, a look at the hooks and norms
     # From the tenth batch on, sums of up to 32 clusters gather; then nothing more.
     assert max(held[60:]) <= max(held[45:60])
 

@@ -405,6 +405,19 @@ def test_what_is_no_suite_is_refused(
     assert failure(capsys, "half").startswith(f"suite 'half' lacks the folders {HOOK_NAMES[1]}; ")
 
 
+def test_a_suite_of_another_machines_devices_is_evaluated_here(
+    suite_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    folder = altered(suite_folder, tmp_path)
+    for path in folder.rglob("*.json"):
+        content = path.read_text(encoding="utf-8").replace('device": "cpu"', 'device": "cuda"')
+        placed = content.replace('pretrained_kwargs": {}', 'pretrained_kwargs": {"n_devices": 2}')
+        path.write_text(placed, encoding="utf-8")
+    assert "n_devices" in (folder / HOOK_NAMES[0] / "cfg.json").read_text(encoding="utf-8")
+    assert main(["evaluate", str(folder), *QUICK]) == 0
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

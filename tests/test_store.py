@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
-from transformer_lens import HookedTransformer
+from transformer_lens import HookedRootModule, HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
 from sae_lens_groups.activations.batches import BatchStream
@@ -21,6 +21,7 @@ from .conftest import (
     CONTEXT_SIZE,
     D_IN,
     D_VOCAB,
+    TableModel,
     group_config,
     make_model,
     make_tokens,
@@ -29,10 +30,10 @@ from .conftest import (
 
 
 def make_store(
-    model: HookedTransformer, dataset: Dataset, layer_groups: str = "0-2,3", **changes: Any
+    model: HookedRootModule, dataset: Dataset, layer_groups: str = "0-2,3", **changes: Any
 ) -> GroupActivationsStore:
     cfg = group_config(layer_groups, **changes)
-    groups = settle(cfg).groups_of(len(model.blocks))
+    groups = settle(cfg).groups_of(4)
     assert groups is not None
     return GroupActivationsStore.from_group_config(model, cfg, groups, dataset)
 
@@ -221,22 +222,22 @@ def test_a_dataset_smaller_than_the_buffer_is_refused(model: HookedTransformer) 
 
 
 def test_another_width_than_d_in_is_refused(model: HookedTransformer, tokens: Dataset) -> None:
-    store = make_store(model, tokens, sae=sae_config(d_in=32))
     with pytest.raises(ConfigError) as caught:
-        drawn(store)
+        make_store(model, tokens, sae=sae_config(d_in=32))
     assert str(caught.value) == (
         "d_in is 32, but blocks.{layer}.hook_resid_post is 16 wide; set d_in to 16"
     )
 
 
-def test_layers_of_different_width_are_refused(model: HookedTransformer, tokens: Dataset) -> None:
-    store = make_store(model, tokens, compile_llm=True)  # which captures with this method
-    store.get_multi_hook_activations = lambda _: {  # type: ignore[method-assign]
-        "blocks.2.hook_resid_post": torch.zeros(4, CONTEXT_SIZE, 32),
-        "blocks.3.hook_resid_post": torch.zeros(4, CONTEXT_SIZE, D_IN),
-    }
+def test_layers_of_different_width_are_refused(tokens: Dataset) -> None:
+    class Uneven(TableModel):
+        def forward(self, tokens: torch.Tensor, **_: Any) -> torch.Tensor:
+            for width, block in zip((16, 16, 32, 16), self.blocks):
+                block.hook_resid_post(torch.zeros(*tokens.shape, width))  # type: ignore[operator]
+            return tokens
+
     with pytest.raises(ConfigError) as caught:
-        drawn(store)
+        make_store(Uneven(torch.zeros(4, D_VOCAB, D_IN)), tokens, "2-3")
     assert str(caught.value) == (
         "the layers differ in width: blocks.2.hook_resid_post is 32 wide, "
         "blocks.3.hook_resid_post is 16 wide; one run trains layers of one width, so name only "
@@ -266,8 +267,9 @@ def test_the_language_model_is_left_after_its_last_layer(
         reached.append(hook.name)
 
     names = [f"blocks.{layer}.hook_resid_post" for layer in range(4)]
+    store = make_store(model, tokens, "0,1-2")
     with model.hooks(fwd_hooks=[(name, note) for name in [*names, "ln_final.hook_scale"]]):
-        drawn(make_store(model, tokens, "0,1-2"))
+        drawn(store)
     assert reached == names[:3]
     assert not model.hook_dict[names[0]].fwd_hooks  # nothing stays behind
 

@@ -12,6 +12,13 @@ from sae_lens_groups.activations.dataset import (
 )
 from sae_lens_groups.activations.draw import RowSink
 from sae_lens_groups.activations.first_row import require_chat_template, require_usable_first_row
+from sae_lens_groups.activations.fit import (
+    require_hooks,
+    require_positions,
+    require_width,
+    width_at,
+    width_before_loading,
+)
 from sae_lens_groups.activations.flops import flops_of
 from sae_lens_groups.activations.hooks import Site, taking_flat_heads
 from sae_lens_groups.activations.model import (
@@ -20,10 +27,6 @@ from sae_lens_groups.activations.model import (
     load_with_hooks,
     n_layers_before_loading,
     n_layers_of,
-    require_hooks,
-    require_width,
-    width_at,
-    width_before_loading,
 )
 from sae_lens_groups.activations.norms import (
     USUAL_MULTIPLE,
@@ -67,6 +70,7 @@ __all__ = [
     "require_chat_template",
     "require_hooks",
     "require_no_remote_code",
+    "require_positions",
     "require_usable_first_row",
     "require_usable_rows",
     "require_width",

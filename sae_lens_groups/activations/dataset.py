@@ -1,24 +1,32 @@
 """Opens the dataset that a config names, local or on the Hub."""
 
+import glob
 import hashlib
 import itertools
 import json
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import datasets
+import datasets.config
 import datasets.exceptions
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+from datasets.data_files import get_data_patterns
+from huggingface_hub import hf_hub_download
 from sae_lens import LanguageModelSAERunnerConfig
 from sae_lens.config import HfDataset
-from sae_lens.training.activations_store import validate_pretokenized_dataset_tokenizer
 from transformer_lens import HookedRootModule
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from sae_lens_groups import files
 from sae_lens_groups.activations.model import d_vocab
-from sae_lens_groups.errors import DatasetError
+from sae_lens_groups.errors import DatasetError, first_line
 
 TOKEN_COLUMNS = ("tokens", "input_ids")
+_MASK = "attention_mask"
+_TOKENIZED_BY = "sae_lens.json"
+"""What SAELens's pretokenizer writes beside the tokens, here and on the Hub."""
 _COLUMNS = (*TOKEN_COLUMNS, "text", "problem", "messages")
 """What of a row can be read, the first that is there."""
 _N_FIRST_ROWS = 16
@@ -80,14 +88,31 @@ def open_train_split(
         open_path = _open_local if is_local(path) else _load
         dataset = open_path(path, streaming, trust_remote_code)
     except (OSError, ValueError, IndexError, datasets.exceptions.DatasetsError) as error:
-        looked = (
-            "" if is_local(path) else f", and there is no folder {path!r} in {str(Path.cwd())!r}"
-        )
-        raise DatasetError(
-            f"dataset_path {path!r} cannot be read: {error}{looked}; "
-            "name a Hub dataset or a local folder with a 'train' split"
-        ) from error
+        raise DatasetError(_why_unreadable(path, error)) from error
     return as_stream(dataset)
+
+
+def _why_unreadable(path: str, error: Exception) -> str:
+    reason = " ".join(str(error).split())
+    if "Config name is missing" in reason:  # the last word on it is code that nobody can run here
+        names = reason.split("[")[1].split("]")[0]
+        return (
+            f"dataset_path {path!r} has several configurations, {names}, and no setting of SAELens "
+            f"names one; write one to a folder with datasets.load_dataset({path!r}, NAME, "
+            "split='train').save_to_disk(FOLDER), and name that"
+        )
+    caches = (str(datasets.config.HF_CACHE_HOME), str(datasets.config.HF_DATASETS_CACHE))
+    if str(getattr(error, "filename", None)).startswith(caches):
+        return (
+            f"the cache of datasets cannot be used: {reason}; set HF_HOME to a folder that can be "
+            "written to"
+        )
+    if not is_local(path):
+        reason += f", and there is no folder {path!r} in {str(Path.cwd())!r}"
+    return (
+        f"dataset_path {path!r} cannot be read: {reason}; name a Hub dataset or a local folder with "
+        "a 'train' split"
+    )
 
 
 def held_out_rows(dataset: IterableDataset, n_rows_read: int) -> IterableDataset:
@@ -118,11 +143,26 @@ def as_stream(dataset: HfDataset) -> IterableDataset:
                 "pass one split"
             )
         return as_stream(dataset["train"])
-    if isinstance(dataset, IterableDataset):
-        return dataset
-    if len(dataset) == 0:
-        raise DatasetError("the dataset holds no rows; name one that does")
-    return dataset.to_iterable_dataset()
+    if not isinstance(dataset, IterableDataset):
+        if len(dataset) == 0:
+            raise DatasetError("the dataset holds no rows; name one that does")
+        dataset = dataset.to_iterable_dataset()
+    # Names are not known of every stream before its first row.
+    if dataset.column_names is None or _MASK in dataset.column_names:
+        return dataset.map(_not_padded_on_the_left, with_indices=True)
+    return dataset
+
+
+def _not_padded_on_the_left(row: dict[str, Any], index: int) -> dict[str, Any]:
+    """The row. SAELens's store passes no mask on, which changes nothing where padding comes last."""
+    if _MASK in row and any(name in row for name in TOKEN_COLUMNS):
+        is_token = [bool(value) for value in row[_MASK]]
+        if is_token != sorted(is_token, reverse=True):
+            raise DatasetError(
+                f"row {index} of the dataset is padded on the left ({_MASK}), and the model would "
+                "read the padding as text; tokenise it without padding, or with padding_side right"
+            )
+    return row
 
 
 def is_local(dataset_path: str) -> bool:
@@ -131,14 +171,21 @@ def is_local(dataset_path: str) -> bool:
 
 
 def _open_local(path: str, streaming: bool, trust_remote_code: bool) -> HfDataset:
-    folder = files.expanded(path)
+    # Whole, because `datasets` takes names such as text and json for its own.
+    folder = files.expanded(path).absolute()
     if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():
         return datasets.load_from_disk(str(folder))
-    return _load(str(folder), streaming, trust_remote_code)
+    literal = glob.escape(str(folder))
+    if literal == str(folder):
+        return _load(str(folder), streaming, trust_remote_code)
+    found = get_data_patterns(literal)  # `datasets` would read the folder's name as a pattern
+    data_files = {split: [f"{literal}/{name}" for name in names] for split, names in found.items()}
+    return _load(str(folder), streaming, trust_remote_code, data_files=data_files)
 
 
-def _load(path: str, streaming: bool, trust_remote_code: bool) -> Dataset | IterableDataset:
-    kwargs: dict[str, Any] = {}
+def _load(
+    path: str, streaming: bool, trust_remote_code: bool, **kwargs: Any
+) -> Dataset | IterableDataset:
     if int(datasets.__version__.split(".")[0]) < 4:  # later versions run no remote code at all
         kwargs["trust_remote_code"] = trust_remote_code
     loaded = datasets.load_dataset(path, split="train", streaming=streaming, **kwargs)
@@ -150,8 +197,8 @@ def require_usable_rows(
 ) -> None:
     """Refuses an empty dataset, and one tokenised for another model as far as that can be seen.
 
-    Every dataset is checked by its first row, and one of the Hub also as SAELens does it, by the
-    tokenizer that made it. (SAELens takes the path of a local folder for a Hub name and fails.)
+    Every dataset is checked by its first row, and one that SAELens's pretokenizer made also by its
+    tokenizer. (SAELens takes the path of a local folder for a Hub name and fails.)
 
     Args:
         dataset_path: where the dataset was opened; None for one that was passed in.
@@ -159,7 +206,7 @@ def require_usable_rows(
         model: the language model that is to read it.
 
     Raises:
-        DatasetError: there is no row, or it holds a token beyond the model's vocabulary.
+        DatasetError: there is no row, or one of another vocabulary.
     """
     try:
         row = cast("dict[str, Any] | None", next(iter(dataset), None))
@@ -177,8 +224,43 @@ def require_usable_rows(
             f"ends at {n_known - 1}; it was tokenised for another model"
         )
     tokenizer = getattr(model, "tokenizer", None)
-    if dataset_path is not None and tokenizer is not None and not is_local(dataset_path):
-        validate_pretokenized_dataset_tokenizer(dataset_path, tokenizer)
+    if dataset_path is not None and tokenizer is not None:
+        _require_same_tokenizer(dataset_path, tokenizer)
+
+
+def _require_same_tokenizer(dataset_path: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuses tokens that SAELens's pretokenizer made with another tokenizer, by what it says of it.
+
+    Warns where that tokenizer cannot be had to compare. Only an id of another token counts: a model
+    may be loaded with tokens that were added to its tokenizer.
+    """
+    try:
+        path = (
+            files.expanded(dataset_path) / _TOKENIZED_BY
+            if is_local(dataset_path)
+            else Path(hf_hub_download(dataset_path, _TOKENIZED_BY, repo_type="dataset"))
+        )
+        name = files.parse_json(path.read_text(encoding="utf-8"))["tokenizer_name"]
+    except (OSError, ValueError, KeyError, TypeError):  # made by something else
+        return
+    known = tokenizer.get_vocab()
+    try:
+        theirs = AutoTokenizer.from_pretrained(name, trust_remote_code=False).get_vocab()
+    except (OSError, ValueError) as error:
+        if name != tokenizer.name_or_path:
+            warnings.warn(
+                f"{named(dataset_path)} was tokenised with {name!r}, which cannot be compared with "
+                f"the model's tokenizer: {first_line(error)}",
+                stacklevel=3,
+            )
+        return
+    other = next((token for token, n in theirs.items() if known.get(token) != n), None)
+    if other is not None:
+        raise DatasetError(
+            f"{named(dataset_path)} was tokenised with {name!r}, in which {other!r} is token "
+            f"{theirs[other]}, and in the model's tokenizer it is {known.get(other)}; use data "
+            "tokenised for this model, or text"
+        )
 
 
 def named(dataset_path: str | None) -> str:

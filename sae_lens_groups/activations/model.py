@@ -1,9 +1,7 @@
 """The language model: how many layers it has, before and after it is loaded, and how it is loaded."""
 
 import inspect
-import math
-import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -14,6 +12,8 @@ from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError, HookNameError
 from sae_lens_groups.layers import HookTemplate, LayerGroup
 
+# What a setting of the loader leads to that it does not take, or whose package is not there.
+_OF_A_SETTING = (AssertionError, AttributeError, ImportError, KeyError, TypeError)
 CAN_CHOOSE_HOOKS = "hook_names" in inspect.signature(load_model).parameters
 
 
@@ -42,22 +42,8 @@ def _n_layers_of_hooked_transformer(model_name: str) -> int | None:
         return None
 
 
-def width_before_loading(cfg: GroupSAERunnerConfig[Any]) -> int | None:
-    """The width d_in of the activations at the hook, from the model's configuration alone.
-
-    None where that does not tell.
-    """
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    try:
-        # Shapes without numbers, so that nothing takes memory.
-        with FakeTensorMode(), warnings.catch_warnings(action="ignore"):
-            return width_at(_without_weights(cfg), cfg.hook_name, cfg.hook_head_index)
-    except Exception:  # any failure here shows again, with its own message, when the model loads
-        return None
-
-
-def _without_weights(cfg: GroupSAERunnerConfig[Any]) -> HookedRootModule:
+def without_weights(cfg: GroupSAERunnerConfig[Any]) -> HookedRootModule:
+    """The model as its configuration says, with random weights and no tokenizer."""
     if cfg.model_class_name == "HookedTransformer":
         from transformer_lens import HookedTransformer
         from transformer_lens.loading_from_pretrained import get_pretrained_model_config
@@ -114,17 +100,47 @@ def load_with_hooks(
     """SAELens's `load_model`, without keys and values that nobody reads.
 
     Also where it cannot choose hooks yet: 6.44 hooks every module.
+
+    Raises:
+        ConfigError: the model cannot be loaded, with these settings or at all.
     """
     chosen = {"hook_names": hook_names} if CAN_CHOOSE_HOOKS else {}
-    model = load_model(
-        model_class_name,
-        model_name,
-        device=device,
-        model_from_pretrained_kwargs=model_from_pretrained_kwargs,
-        **chosen,
-    )
+    try:
+        model = load_model(
+            model_class_name,
+            model_name,
+            device=device,
+            model_from_pretrained_kwargs=model_from_pretrained_kwargs,
+            **chosen,
+        )
+    except (*_OF_A_SETTING, OSError, RuntimeError, ValueError) as error:
+        kwargs = model_from_pretrained_kwargs or {}
+        raise ConfigError(_why_not_loaded(error, model_class_name, model_name, kwargs)) from error
     _keep_no_keys_and_values(model)
     return model
+
+
+def _why_not_loaded(
+    error: Exception, model_class_name: str, model_name: str, kwargs: Mapping[str, Any]
+) -> str:
+    reason = " ".join(str(error).split()).rstrip(".")
+    named = [
+        name
+        for name, value in kwargs.items()
+        if name in reason or (isinstance(value, str) and value in reason)
+    ]
+    if isinstance(error, _OF_A_SETTING) and not named:
+        named = [name for name in kwargs if name != "center_writing_weights"]  # SAELens's own
+    if named and not isinstance(error, OSError):
+        return (
+            f"model_from_pretrained_kwargs: {model_class_name} cannot be loaded with "
+            f"{', '.join(f'{name}={kwargs[name]!r}' for name in named)}: {reason}"
+        )
+    to_do = "model_name says where it lies, and model_class_name how to load it"
+    if "official model names" in reason:  # several hundred follow
+        reason = f"{model_class_name} knows its own models only"
+        to_do = "give model_class_name AutoModelForCausalLM, and a hook_name such as model.layers.3"
+    return f"the model {model_name!r} cannot be loaded: {reason}; {to_do}"
 
 
 def _keep_no_keys_and_values(model: HookedRootModule) -> None:
@@ -164,43 +180,6 @@ def n_layers_among(names: Iterable[str], template: HookTemplate) -> int:
             f"the model has no hook named {template}; {_similar_names(names, template)}"
         )
     return max(layers) + 1
-
-
-def require_hooks(
-    model: HookedRootModule, template: HookTemplate, groups: Iterable[LayerGroup]
-) -> None:
-    """Refuses layers of the groups that have no hook in this model."""
-    missing = [name for name in template.hook_names(groups) if name not in model.hook_dict]
-    if missing:
-        raise HookNameError(
-            f"the model has no hook at {', '.join(missing)}; leave these layers out of "
-            "layer_groups, or load the model with hooks there"
-        )
-
-
-def require_width(
-    model: HookedRootModule, hook_name: str, hook_head_index: int | None, d_in: int
-) -> None:
-    """Refuses a model whose activations at a hook are not as wide as an SAE's input.
-
-    Raises:
-        ConfigError: they are wider or narrower.
-    """
-    width = width_at(model, hook_name, hook_head_index)
-    if width != d_in:
-        raise ConfigError(
-            f"the SAE at {hook_name} takes activations of width {d_in}, and this model's are "
-            f"{width} wide; give the model that the suite was trained on"
-        )
-
-
-@torch.no_grad()
-def width_at(model: HookedRootModule, hook_name: str, hook_head_index: int | None) -> int:
-    """The width d_in of the activations at a hook; of one head where an index is given."""
-    device = next(model.parameters()).device
-    token = torch.zeros(1, 1, dtype=torch.long, device=device)
-    shape = model.run_with_cache(token, names_filter=[hook_name])[1][hook_name].shape
-    return shape[-1] if hook_head_index is not None else math.prod(shape[2:])
 
 
 def d_vocab(model: HookedRootModule) -> int:

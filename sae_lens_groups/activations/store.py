@@ -14,6 +14,7 @@ from transformer_lens import HookedRootModule
 from typing_extensions import override
 
 from sae_lens_groups.activations.draw import RowSink, draw_generator, draw_positions
+from sae_lens_groups.activations.fit import require_positions, widths_at
 from sae_lens_groups.activations.hooks import run_to_last_hook
 from sae_lens_groups.activations.shuffle_buffer import ShuffleBuffer
 from sae_lens_groups.activations.token_store import TokenStore
@@ -88,6 +89,8 @@ class GroupActivationsStore(TokenStore):
         )
         assert isinstance(store, cls)
         store._set_up(cfg, groups, norm_limits or {})
+        require_positions(model, cfg.context_size)
+        store._require_width()
         return store
 
     def _set_up(
@@ -212,20 +215,8 @@ class GroupActivationsStore(TokenStore):
     def capture(
         self, batch_tokens: torch.Tensor, take: Callable[[str, torch.Tensor], None]
     ) -> None:
-        """Calls `take` with each hook's name and its activations (prompts, context, D).
-
-        Raises:
-            ConfigError: they are not D wide.
-        """
-        shapes: dict[str, torch.Size] = {}
-
-        def take_if_wide(hook_name: str, acts: torch.Tensor) -> None:
-            shapes[hook_name] = acts.shape
-            if acts.ndim == 3 and acts.shape[-1] == self.d_in:
-                take(hook_name, acts)
-
-        self._run(batch_tokens, take_if_wide)
-        self._require_width(shapes)  # known for all layers only now
+        """Calls `take` with each hook's name and its activations (prompts, context, D)."""
+        self._run(batch_tokens, take)
 
     def _run(self, batch_tokens: torch.Tensor, take: Callable[[str, torch.Tensor], None]) -> None:
         """One pass of the language model."""
@@ -271,26 +262,19 @@ class GroupActivationsStore(TokenStore):
         self.capture(batch_tokens, take)
         return norms
 
-    def _require_width(self, shapes: Mapping[str, torch.Size]) -> None:
-        if any(len(shape) != 3 for shape in shapes.values()):  # (prompts, context, D)
-            raise ConfigError(
-                f"hook_head_index is {self.hook_head_index}, but {self.template} has no heads; "
-                "leave hook_head_index out"
-            )
-        widths = {name: shape[-1] for name, shape in shapes.items()}
-        wrong = {name: width for name, width in widths.items() if width != self.d_in}
-        if not wrong:
-            return
+    def _require_width(self) -> None:
+        widths = widths_at(self.model, self.places, self.hook_head_index, self.model_kwargs)
         if len(set(widths.values())) > 1:
             listed = ", ".join(f"{name} is {width} wide" for name, width in widths.items())
             raise ConfigError(
                 f"the layers differ in width: {listed}; one run trains layers of one width, "
                 "so name only those in layer_groups"
             )
-        width = next(iter(wrong.values()))
-        raise ConfigError(
-            f"d_in is {self.d_in}, but {self.template} is {width} wide; set d_in to {width}"
-        )
+        width = next(iter(widths.values()))
+        if width != self.d_in:
+            raise ConfigError(
+                f"d_in is {self.d_in}, but {self.template} is {width} wide; set d_in to {width}"
+            )
 
     def require_finite(self, is_finite: Mapping[str, torch.Tensor]) -> None:
         """Refuses activations of a layer that are not. Waits for the device, once per LM batch.

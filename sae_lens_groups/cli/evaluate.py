@@ -35,7 +35,10 @@ from sae_lens_groups.evaluate import (
     public,
     task_named,
 )
+from sae_lens_groups.field_values import why_not_here
 from sae_lens_groups.suite import SAESuite
+
+_PLACING = ("device_map", "max_memory", "n_devices")
 
 
 def evaluate(args: Sequence[str]) -> int:
@@ -146,25 +149,20 @@ def _model(
             f"the suite was trained on a model in a folder called {model_name!r}, wherever that "
             "lies now; name it with --model_name"
         )
-    model_kwargs = _model_kwargs(flags, metadata.model_from_pretrained_kwargs or {})
-    try:
-        model = load_with_hooks(
-            flags.model_class_name or metadata.model_class_name or "HookedTransformer",
-            model_name,
-            list(dict.fromkeys([*suite, *others])),
-            flags.device,
-            model_kwargs,
-        )
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"the model {model_name!r} cannot be loaded: {error}; say with --model_name where the "
-            "model lies that the suite was trained on, and with --model_class_name how to load it"
-        ) from error
+    model = load_with_hooks(
+        flags.model_class_name or metadata.model_class_name or "HookedTransformer",
+        model_name,
+        list(dict.fromkeys([*suite, *others])),
+        flags.device,
+        _model_kwargs(flags, metadata.model_from_pretrained_kwargs or {}),
+    )
     return model if flags.dtype is None else model.to(getattr(torch, flags.dtype))
 
 
 def _model_kwargs(flags: argparse.Namespace, of_suite: Mapping[str, Any]) -> dict[str, Any]:
     """How the model is loaded; without its code, unless the user asks for that."""
+    if not torch.cuda.is_available():  # where it was trained, there may have been several devices
+        of_suite = {name: value for name, value in of_suite.items() if name not in _PLACING}
     if flags.trust_remote_code:
         return {**of_suite, "trust_remote_code": True}
     require_no_remote_code(of_suite, "the suite", "say --trust_remote_code")
@@ -246,11 +244,8 @@ def _add_precision(parser: argparse.ArgumentParser) -> None:
 
 
 def usable_device(text: str) -> str:
-    try:
-        torch.empty(0, device=text)
-    except (RuntimeError, AssertionError) as error:  # the latter where torch was built without it
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be used here: {reason}") from error
+    if (reason := why_not_here(text)) is not None:
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be used here: {reason}")
     return text
 
 

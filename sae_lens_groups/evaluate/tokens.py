@@ -12,7 +12,7 @@ from sae_lens.config import HfDataset
 from sae_lens.util import get_special_token_ids
 from transformer_lens import HookedRootModule
 
-from sae_lens_groups.activations import TokenStore, as_stream
+from sae_lens_groups.activations import TokenStore, as_stream, require_positions
 from sae_lens_groups.errors import DatasetError
 
 
@@ -65,6 +65,7 @@ def read_tokens(
     Fewer batches, with a warning, where the dataset ends before; none at all is a DatasetError.
     """
     metadata = sae.cfg.metadata
+    require_positions(model, context_size or int(metadata.context_size))
     try:
         store = TokenStore.from_sae(
             model,

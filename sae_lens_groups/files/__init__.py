@@ -4,7 +4,7 @@ from sae_lens_groups.files.checksums import Checksums, checksums_text, write_che
 from sae_lens_groups.files.folder import CheckedFolder, lies_inside, suite_around
 from sae_lens_groups.files.markdown import MISSING, cell, code, plain, ticks_around
 from sae_lens_groups.files.names import *  # noqa: F403  # the whole table of names
-from sae_lens_groups.files.places import is_local_path, last_name, roots
+from sae_lens_groups.files.places import is_local_path, last_name, roots, without_run_id
 from sae_lens_groups.files.reading import (
     MISREAD,
     UNREADABLE,

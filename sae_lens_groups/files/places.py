@@ -79,3 +79,17 @@ def _shortened(path: str) -> str:
         path = unquote(path[5:])
     names = [name for name in _SEPARATORS.split(path) if name.strip() not in ("", ".", "..", "~")]
     return names[-1] if names else NAMELESS
+
+
+# SAELens appends the W&B id, or eight hexadecimal digits (in 6.44, eight letters and digits).
+_RUN_ID = re.compile(r"[0-9a-z]{8}")
+
+
+def without_run_id(checkpoint_path: str | None, wandb_id: str | None) -> str | None:
+    """The checkpoint path as the user gave it, without the id that SAELens appended."""
+    if checkpoint_path is None:
+        return None
+    path = Path(checkpoint_path)
+    if path.name == wandb_id or _RUN_ID.fullmatch(path.name):
+        return str(path.parent)
+    return checkpoint_path

@@ -12,9 +12,8 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
-from sae_lens_groups.config import without_run_id
 from sae_lens_groups.errors import LayerGroupsError
-from sae_lens_groups.files import is_local_path, last_name
+from sae_lens_groups.files import is_local_path, last_name, without_run_id
 from sae_lens_groups.layers import format_layer_groups
 from sae_lens_groups.plan import PlanFile, parse_layer_groups
 from sae_lens_groups.saved import SuiteManifest

@@ -1,7 +1,7 @@
 """What a layer's activations pass before the SAE, and how that becomes part of the SAE."""
 
 from sae_lens_groups.scaling.alignments import NONE, Alignment
-from sae_lens_groups.scaling.estimate import GroupScalingEstimate
+from sae_lens_groups.scaling.estimate import GroupScalingEstimate, estimate_batches
 from sae_lens_groups.scaling.fold import (
     behind_factor,
     behind_map,
@@ -40,6 +40,7 @@ __all__ = [
     "PairMoments",
     "behind_factor",
     "behind_map",
+    "estimate_batches",
     "layer_map_of",
     "layer_sae",
     "load_layer_scaler",

@@ -14,8 +14,18 @@ from sae_lens_groups.scaling.group_scaling import MEAN_NORM, GroupScaling
 # Squares of scaled activations, and of their gradients, have to stay within float32.
 _SMALLEST = 1e-18
 
+# SAELens's n_batches_for_norm_estimate, which a short run would not be as long as.
+_MOST_BATCHES = 1000
+
 # Added to the covariance's eigenvalues, as in SAELens.
 _WHITENING_EPS = 1e-3
+
+
+def estimate_batches(mode: str, d_in: int, batch_size: int, n_steps: int) -> int:
+    """Training batches that are in proportion to a run of `n_steps`: a tenth, where that is enough."""
+    # A mean takes far fewer rows than a covariance, which is d_in^2 numbers.
+    n_rows = 4096 if mode == MEAN_NORM else 50 * d_in
+    return min(_MOST_BATCHES, max(-(-n_rows // batch_size), n_steps // 10))
 
 
 class ScalingEstimate(Protocol):

@@ -11,6 +11,7 @@ from sae_lens.registry import get_sae_training_class
 
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError
+from sae_lens_groups.field_values import why_not_here
 from sae_lens_groups.files import UNREADABLE
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.saved import SavedSAE, group_metadata
@@ -61,7 +62,11 @@ def _initial_sae(cfg: GroupSAERunnerConfig[Any]) -> TrainingSAE[Any]:
 def fresh_sae(cfg: GroupSAERunnerConfig[Any]) -> TrainingSAE[Any]:
     """An SAE of the config's architecture with initial weights from torch's global generator."""
     sae_class, config_class = get_sae_training_class(cfg.sae.architecture())
-    return sae_class(config_class.from_dict(cfg.sae.to_dict()))
+    settings = cfg.sae.to_dict()
+    # Where the first weights are drawn; SAELens then moves them to `device`, which decides.
+    if why_not_here(settings["device"]) is not None:
+        settings["device"] = cfg.device
+    return sae_class(config_class.from_dict(settings))
 
 
 def pretrained_sae(cfg: GroupSAERunnerConfig[Any]) -> TrainingSAE[Any] | None:

@@ -47,10 +47,9 @@ from sae_lens_groups.train.checkpoints.checkpoint import Checkpoint, require_unf
 from sae_lens_groups.train.cost import count_flops
 from sae_lens_groups.train.fast_step import ALWAYS, why_not
 from sae_lens_groups.train.initial import pretrained_sae
+from sae_lens_groups.train.proportions import require_schedules_that_fit, warn_of_long_estimate
 from sae_lens_groups.train.wandb_run import require_wandb_key
 from sae_lens_groups.transfer import Transfer, kept_groups, usable_source
-
-_SPARSITY_WARM_UPS = ("l1_warm_up_steps", "l0_warm_up_steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +137,7 @@ def settle(cfg: GroupSAERunnerConfig[Any]) -> SettledConfig:
             else checkpoint.settings["training_tokens"]
         )
         cfg = cfg.with_training_tokens(tokens)
-        _require_schedule_that_fits(cfg)
+    require_schedules_that_fit(cfg)
     if cfg.init_from is not None and init_alignment is not None and not init_alignment.only_norms:
         _require_foldable(cfg, "init_alignment", init_alignment, "scale, orthogonal or none")
     return SettledConfig(cfg=cfg, rule=rule, checkpoint=checkpoint)
@@ -192,19 +191,6 @@ def _tokens_of_fraction(cfg: GroupSAERunnerConfig[Any], fraction: float) -> int:
     return round(fraction * found)
 
 
-def _require_schedule_that_fits(cfg: GroupSAERunnerConfig[Any]) -> None:
-    """Catches the schedule of a long run that was taken over for a fraction of it."""
-    n_steps = cfg.total_training_steps
-    needed = {"lr_warm_up_steps and lr_decay_steps": cfg.lr_warm_up_steps + cfg.lr_decay_steps}
-    needed |= {name: getattr(cfg.sae, name, 0) for name in _SPARSITY_WARM_UPS}
-    for name, n in needed.items():
-        if n > n_steps:
-            raise ConfigError(
-                f"token_fraction leaves {n_steps} training steps, and {name} take {n}; lower them, "
-                "or raise token_fraction"
-            )
-
-
 @dataclass(frozen=True, kw_only=True)
 class PreparedRun:
     """All that a run needs but the language model, found and checked."""
@@ -243,6 +229,7 @@ def prepare(
     settled = settle(cfg)
     cfg = settled.cfg
     require_wandb_key(cfg.logger)
+    warn_of_long_estimate(cfg)
     if cfg.output_path is not None:
         require_unfinished(cfg)
         files.require_free(cfg.output_path)

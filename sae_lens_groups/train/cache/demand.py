@@ -40,7 +40,7 @@ def n_training_batches(cfg: GroupSAERunnerConfig[Any]) -> int:
     """Batches of `train_batch_size_tokens` rows that a run takes from its buffer."""
     n_batches = -(-cfg.training_tokens // cfg.train_batch_size_tokens)
     if cfg.sae.normalize_activations in ESTIMATED_MODES:
-        n_batches += cfg.n_batches_for_norm_estimate
+        n_batches += cfg.norm_estimate_batches
     n_ahead = int(cfg.prefetch_llm_batches)
     return n_batches + (n_ahead + 1 if n_ahead else 0)  # one more waits for room in the queue
 

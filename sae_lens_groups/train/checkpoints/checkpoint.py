@@ -38,6 +38,7 @@ _FREE_FIELDS = {
     "layer_groups",
     "logger",
     "model_name",
+    "n_batches_for_norm_estimate",
     "n_checkpoints",
     "output_path",
     "resume_from_checkpoint",
