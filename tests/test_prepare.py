@@ -93,9 +93,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         return call
 
-    for module in (prepare, choose):
-        parse = counted("layer_groups", module.parse_layer_groups)
-        monkeypatch.setattr(module, "parse_layer_groups", parse)
+    parse = counted("layer_groups", choose.parse_layer_groups)
+    monkeypatch.setattr(choose, "parse_layer_groups", parse)
     monkeypatch.setattr(CacheManifest, "require_fit", counted("cache", CacheManifest.require_fit))
     monkeypatch.setattr(Transfer, "__init__", counted("transfer", Transfer.__init__))
     monkeypatch.setattr(prepare, "resolve", counted("groups", prepare.resolve))

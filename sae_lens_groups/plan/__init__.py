@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from sae_lens_groups.plan.choose import plan_groups, require_plannable
+from sae_lens_groups.plan.choose import plan_groups, require_plannable, rule_or_plan
 from sae_lens_groups.plan.cost import SuiteCost
 from sae_lens_groups.plan.distances import LayerDistances
 from sae_lens_groups.plan.group_plan import GroupPlan, PlanEntries
@@ -14,9 +14,7 @@ from sae_lens_groups.plan.rule import (
     PartitionRequest,
     PartitionRule,
     PlanFile,
-    find_partition,
     parse_layer_groups,
-    require_usable,
     resolve,
 )
 from sae_lens_groups.plan.text import plan_text, stability_note
@@ -42,15 +40,14 @@ __all__ = [
     "distances_figure",
     "embedded",
     "find_metric",
-    "find_partition",
     "layer_step",
     "measure_layer_distances",
     "parse_layer_groups",
     "plan_groups",
     "plan_text",
     "require_plannable",
-    "require_usable",
     "resolve",
+    "rule_or_plan",
     "save_plan_folder",
     "stability_note",
 ]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sae_lens_groups.errors import ConfigError, LayerGroupsError, PlanError
 from sae_lens_groups.field_values import require_threshold
-from sae_lens_groups.layers import require_within
+from sae_lens_groups.layers import format_layer_groups, require_within
 from sae_lens_groups.plan.cost import SuiteCost
 from sae_lens_groups.plan.distances import LayerDistances
 from sae_lens_groups.plan.group_plan import GroupPlan
@@ -106,6 +106,22 @@ def _stability(
         distances,
         lambda resampled: resolve(again, distances.n_layers, known, resampled, last_layer),
     )
+
+
+def rule_or_plan(layer_groups: str, given: object) -> PartitionRule | GroupPlan:
+    """What the `layer_groups` of a run means, of which `given` is what a user gave in its place.
+
+    Raises:
+        LayerGroupsError, UnknownNameError: it is no rule that is known, and no groups.
+        PlanError: it names a plan that cannot be read.
+    """
+    if isinstance(given, GroupPlan) and format_layer_groups(given.groups) == layer_groups:
+        return given
+    rule = parse_layer_groups(layer_groups)
+    if isinstance(rule, PlanFile):
+        return GroupPlan.load(rule.path)
+    require_usable(rule, find_partition(rule.name, partitions()))
+    return rule
 
 
 def require_plannable(

@@ -178,7 +178,7 @@ class GroupPlan:
             PlanError: there is no plan, or it is broken or of a newer format.
         """
         path = Path(path)
-        path = path / files.PLAN if path.is_dir() else path
+        path = path / files.PLAN if files.exists(path / files.PLAN) else path
         if not files.exists(path):
             raise PlanError(
                 f"plan {str(path)!r} cannot be read: it is not there{files.did_you_mean(path)}"

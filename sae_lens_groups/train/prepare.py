@@ -29,18 +29,15 @@ from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.field_values import require_one_of
 from sae_lens_groups.files import only_writer
-from sae_lens_groups.layers import LayerGroup, format_layer_groups
+from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.plan import (
     GroupPlan,
     PartitionRule,
-    PlanFile,
-    find_partition,
     measure_layer_distances,
-    parse_layer_groups,
     plan_groups,
     require_plannable,
-    require_usable,
     resolve,
+    rule_or_plan,
 )
 from sae_lens_groups.plugins import alignments, partitions
 from sae_lens_groups.saved import SAESource, training_tokens_of
@@ -124,11 +121,9 @@ class SettledConfig:
 def settle(cfg: GroupSAERunnerConfig[Any]) -> SettledConfig:
     """Looks up what a config names: rules and alignments, a plan, a checkpoint, a source's tokens."""
     if not isinstance(cfg, GroupSAERunnerConfig):
-        raise ConfigError(
-            f"the config is {type(cfg).__name__}, which has no layer groups; add them with "
-            'GroupSAERunnerConfig.from_sae_lens(cfg, layer_groups="0-3,4-7")'
-        )
-    rule = _read_layer_groups(cfg)
+        how = 'GroupSAERunnerConfig.from_sae_lens(cfg, layer_groups="0-3,4-7")'
+        raise ConfigError(f"the config is {type(cfg).__name__}; add layer groups with {how}")
+    rule = rule_or_plan(cfg.layer_groups, cfg.given_groups)
     _require_usable_step(cfg)
     layer_alignment = _find_alignment(cfg, "layer_alignment")
     if layer_alignment is not None:
@@ -146,17 +141,6 @@ def settle(cfg: GroupSAERunnerConfig[Any]) -> SettledConfig:
     if cfg.init_from is not None and init_alignment is not None and not init_alignment.only_norms:
         _require_foldable(cfg, "init_alignment", init_alignment, "scale, orthogonal or none")
     return SettledConfig(cfg=cfg, rule=rule, checkpoint=checkpoint)
-
-
-def _read_layer_groups(cfg: GroupSAERunnerConfig[Any]) -> PartitionRule | GroupPlan:
-    plan = cfg.given_groups
-    if isinstance(plan, GroupPlan) and format_layer_groups(plan.groups) == cfg.layer_groups:
-        return plan
-    rule = parse_layer_groups(cfg.layer_groups)
-    if isinstance(rule, PlanFile):
-        return GroupPlan.load(rule.path)
-    require_usable(rule, find_partition(rule.name, partitions()))
-    return rule
 
 
 def _require_usable_step(cfg: GroupSAERunnerConfig[Any]) -> None:
