@@ -47,6 +47,7 @@ def test_the_public_names_are_these() -> None:
         "hookimpl",
         "measure_layer_distances",
         "plan_groups",
+        "report_page",
     ]
     for name in sae_lens_groups.__all__:
         assert getattr(sae_lens_groups, name) is not None

@@ -320,7 +320,7 @@ def test_a_finished_run_started_again_says_that_it_is_done(
     run(model, output_path=str(tmp_path / "suite"))
     with pytest.raises(OutputFolderError, match=r"this run is done: output_path .* holds its suit"):
         run(model, output_path=str(tmp_path / "suite"))
-    with pytest.raises(OutputFolderError, match="already holds a suite of another run"):
+    with pytest.raises(OutputFolderError, match="already holds a finished suite"):
         run(model, output_path=str(tmp_path / "suite"), seed=8)
 
 

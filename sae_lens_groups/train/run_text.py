@@ -51,7 +51,7 @@ def _saes(run: PreparedRun) -> str:
     sae = run.cfg.sae
     k = getattr(sae, "k", None)
     mode = sae.normalize_activations
-    batches = f" from {run.cfg.n_batches_for_norm_estimate:,} batches" * (mode in ESTIMATED_MODES)
+    batches = f" from {run.cfg.norm_estimate_batches:,} batches" * (mode in ESTIMATED_MODES)
     return (
         f"{sae.architecture()}, d_in {sae.d_in:,}, d_sae {sae.d_sae:,}"
         + (f", k {k:g}" if k is not None else "")
