@@ -140,10 +140,10 @@ def trained(cfg: Any, folder: Path, text: Dataset, model: Any) -> Path:
 
 def scores(folder: Path, text: Dataset, model: Any) -> dict[str, float]:
     """Means over six layers of the whole depth, on 4,096 held-out tokens."""
-    suite = SAESuite.load(folder, layers=SCORED)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        evaluation = evaluate_suite(suite, model, text, n_batches=2)
-    return {name: evaluation.mean(name) for name in METRICS}
+        found = evaluate_suite(SAESuite.load(folder), model, text, n_batches=2)
+    scored = [layer.metrics for layer in found if layer.layer in SCORED]
+    return {name: statistics.mean(of[name] for of in scored) for name in METRICS}
 
 
 def run(model_folder: Path, folders: Sequence[Path], work: Path, ways: Sequence[str]) -> None:
