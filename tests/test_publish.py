@@ -113,7 +113,7 @@ def test_everybody_loads_what_is_published(
 ) -> None:
     shown = ours.command("publish", suite_folder, "owner/suite")
     assert shown.status == 0, shown.err
-    assert f"Published: {server.endpoint}/owner/suite (34 files new or changed)\n" in shown.out
+    assert f"Published: {server.endpoint}/owner/suite (36 files new or changed)\n" in shown.out
     assert f'SAE.from_pretrained("owner/suite", "{HOOK_NAMES[0]}")' in shown.out
     assert "groups/layers_3: 100%" in shown.err
     assert f"{WEIGHTS}:" not in shown.err  # one bar for all, and none for each file

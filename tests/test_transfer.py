@@ -756,6 +756,7 @@ def test_a_neighbours_map_comes_before_the_sources_own(tmp_path: Path, alignment
     require_equal(started.layer(2)(image(middle)), image(source.layer(1)(middle)), times=100)
 
 
+@pytest.mark.filterwarnings("ignore:n_batches_for_norm_estimate")
 def test_an_sae_of_unknown_scaling_takes_rows_of_the_mean_norm_it_was_trained_on(
     sources: Path,
 ) -> None:
