@@ -191,6 +191,16 @@ def test_a_dry_run_says_what_would_be_trained_and_trains_nothing(
     assert set(tmp_path.iterdir()) == before
 
 
+def test_settings_that_do_less_than_they_seem_to_are_told(
+    text_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = [*FLAGS, "--dataset_path", str(text_folder), "--layer_groups", "4", "--dry_run"]
+    assert main(["train", *args, "--dtype", "bfloat16"]) == 0
+    shown = re.sub(r"\n +", " ", capsys.readouterr().out)
+    assert "1 for 1 layer: 4; 4 groups of all layers are even:4" in shown
+    assert "(dtype bfloat16 does nothing: use autocast_lm)" in shown
+
+
 def test_measured_groups_are_announced_as_measured(
     text_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

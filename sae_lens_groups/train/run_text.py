@@ -4,6 +4,7 @@ import textwrap
 from typing import Any
 
 from sae_lens_groups.config import GroupSAERunnerConfig
+from sae_lens_groups.errors import counted
 from sae_lens_groups.scaling import ESTIMATED_MODES
 from sae_lens_groups.train.prepare import PreparedRun, prepare
 
@@ -44,7 +45,10 @@ def _groups(run: PreparedRun) -> str:
         return f"{cfg.layer_groups}{measured}; known once the model is loaded"
     drawn = "" if cfg.layers_per_token == 1 else f"; {cfg.layers_per_token} layers of every token"
     listed = " ".join(map(str, run.groups))
-    return f"{len(run.groups)} for {sum(map(len, run.groups))} layers: {listed}{drawn}"
+    asked = cfg.layer_groups.strip()
+    other = f"; {asked} groups of all layers are even:{asked}" if asked.isdigit() else ""
+    layers = counted(sum(map(len, run.groups)), "layer")
+    return f"{len(run.groups)} for {layers}: {listed}{drawn}{other}"
 
 
 def _saes(run: PreparedRun) -> str:
@@ -80,7 +84,9 @@ def _text(run: PreparedRun) -> str:
 
 def _precision(run: PreparedRun) -> str:
     cfg = run.cfg
-    return f"on {cfg.llm_device}" + (" in bfloat16 (autocast_lm)" if cfg.autocast_lm else "")
+    in_bfloat16 = " in bfloat16 (autocast_lm)" if cfg.autocast_lm else ""
+    unused = "" if cfg.dtype == "float32" else f" (dtype {cfg.dtype} does nothing: use autocast_lm)"
+    return f"on {cfg.llm_device}{in_bfloat16}{unused}"
 
 
 def _row(name: str, text: str) -> str:
