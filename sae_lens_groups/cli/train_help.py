@@ -21,7 +21,7 @@ _PARTS = {
     "n_checkpoints": "outputs",
     "logger.log_to_wandb": "Weights & Biases",
 }
-_WIDTH, _INDENT = 100, 32
+_WIDTH, _INDENT = 100, 34
 # Where SAELens's docstrings say nothing, or what does not hold for groups.
 _DESCRIPTIONS = {
     "layer_groups": "Which layers share an SAE: 0-3,4-7,11 (only layers that are named are trained), "
