@@ -68,7 +68,7 @@ def test_every_flag_of_saelens_is_a_flag_of_ours(
     ours = help_flags(capsys.readouterr().out)
     assert len(theirs) > 60
     assert theirs - ours == set()
-    # SAELens 6.44 reads --architecture without listing it.
+    # SAELens 6.44 reads --architecture and --sae without listing them.
     own = {
         "--layer_groups",
         "--amad_threshold",
@@ -86,7 +86,7 @@ def test_every_flag_of_saelens_is_a_flag_of_ours(
         "--checkpoint_every",
         "--keep_checkpoints",
     }
-    assert ours - theirs <= own | {"--config_file", "--architecture", "--dry_run"}
+    assert ours - theirs <= own | {"--config_file", "--architecture", "--sae", "--dry_run"}
 
 
 def test_flags_mean_what_they_mean_to_saelens() -> None:
