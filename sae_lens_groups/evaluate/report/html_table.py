@@ -17,8 +17,6 @@ def layers_section(evaluation: SuiteEvaluation) -> Section:
     """A row per layer and the means, with the differences to the baseline where there is one."""
     found = layer_columns(evaluation, "page")
     columns = [of for of in found if of.name != "hook_name" and of.block != SCALING]
-    if evaluation.missed_alone is None:
-        columns = [of for of in columns if not of.name.startswith("missed")]
     judged = {} if evaluation.comparison is None else {"difference": _JUDGED}
     scores = {of.title: of.meaning for of in columns if of.meaning and of.block == SCORES}
     others = {of.title: of.meaning for of in columns if of.meaning and of.title not in scores}

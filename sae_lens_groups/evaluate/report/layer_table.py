@@ -99,14 +99,19 @@ def _features(evaluation: SuiteEvaluation) -> list[Column]:
         cells = [None if value is None else Cell(written(value), value) for value in values]
         return Column(FEATURES, title, title, meaning, cells[:-1], cells[-1])
 
-    return [
+    columns = [
         column(
             "mmcs",
             "mmcs",
             "{:.3f}".format,
             "How like the features are: mean over this suite's features of the largest cosine "
             "with a feature of the baseline.",
-        ),
+        )
+    ]
+    if evaluation.missed_alone is None:  # nothing says how many two trainings would miss
+        return columns
+    return [
+        *columns,
         column(
             "missed",
             "missed_features",

@@ -25,10 +25,7 @@ from sae_lens_groups.evaluate.result import SuiteEvaluation
 def evaluation_text(evaluation: SuiteEvaluation) -> str:
     """What `sae-lens-groups evaluate` prints, at most 100 columns wide."""
     found = layer_columns(evaluation, "terminal")
-    hidden = {"hook_name", "missed firings"} | (
-        {"missed"} if evaluation.missed_alone is None else set()
-    )
-    columns = [of for of in found if of.name not in hidden]
+    columns = [of for of in found if of.name not in ("hook_name", "missed firings")]
     faithfulness = evaluation.faithfulness
     text = templates.get_template("text.txt").render(
         scores=_table(of for of in columns if of.block in (LAYERS, SCORES)),
