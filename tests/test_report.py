@@ -38,7 +38,7 @@ from sae_lens_groups.layers import HookTemplate, LayerGroup, parse_ranges
 from sae_lens_groups.saved.manifest import SuiteManifest
 from sae_lens_groups.saved.source import SAESource
 from sae_lens_groups.saved.training_curves import TrainingPoint
-from sae_lens_groups.saved.transfer_report import TransferReport
+from sae_lens_groups.saved.transfer_report import LayerTransfer, TransferReport
 from tests.test_plan_command import synthetic_plan
 
 TEMPLATE = HookTemplate("blocks.", ".hook_resid_post")
@@ -415,9 +415,14 @@ def transfer(layers: list[int]) -> TransferReport:
         init_direction="nearest",
         init_parameters="all",
         init_alignment="scale",
-        source_layers={layer: max(0, layer - 1) for layer in layers},
-        zero_shot={layer: {"explained_variance": 0.5} for layer in layers},
-        final={layer: {"explained_variance": 0.8} for layer in layers[1:]},
+        layers={
+            TEMPLATE.hook_name(layer): LayerTransfer(
+                source_hook_name=TEMPLATE.hook_name(max(0, layer - 1)),
+                zero_shot={"explained_variance": 0.5},
+                final={"explained_variance": 0.8} if layer in layers[1:] else {},
+            )
+            for layer in layers
+        },
     )
 
 

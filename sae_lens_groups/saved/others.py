@@ -13,7 +13,7 @@ from typing_extensions import override
 from sae_lens_groups import files
 from sae_lens_groups.errors import HookNameError, HubError, SuiteError, first_line
 from sae_lens_groups.files import suite_around
-from sae_lens_groups.layers import HookTemplate, LayerGroup, Layers
+from sae_lens_groups.layers import HookTemplate, LayerGroup, Layers, layer_in
 from sae_lens_groups.saved.manifest import SuiteManifest
 from sae_lens_groups.saved.sae import (
     SavedSAE,
@@ -168,9 +168,7 @@ def _layers(metadata: Mapping[str, Any]) -> list[int]:
     hook_name, facts = str(metadata.get("hook_name")), _ours(metadata)
     if is_of_group(facts):
         return facts["layers"]
-    layer = HookTemplate.from_hook_name(hook_name).layer_of(hook_name)
-    assert layer is not None
-    return [layer]
+    return [layer_in(hook_name)]
 
 
 def _found(folder: Path, name: str) -> list[SavedSAE]:
