@@ -9,44 +9,25 @@ from sae_lens_groups.evaluate.cost import TrainingCost
 from sae_lens_groups.evaluate.metrics import compared_in, shown_in
 from sae_lens_groups.evaluate.numbers import as_given, flops, interval, signed
 from sae_lens_groups.evaluate.report.names import public
-from sae_lens_groups.evaluate.report.section import parts
 from sae_lens_groups.evaluate.result import Comparison, SuiteEvaluation
-from sae_lens_groups.layers import LayerGroup, format_layer_groups, saes_for_layers
+from sae_lens_groups.layers import LayerGroup, format_layer_groups
 from sae_lens_groups.suite import SAESuite
 
 
-def title(suite: SAESuite) -> str:
-    """`4 SAEs for 12 layers`."""
-    return saes_for_layers(suite.manifest.groups)
-
-
-def facts(suite: SAESuite, evaluation: SuiteEvaluation) -> str:
-    """Hook, sizes, and the tokens that everything was measured on."""
-    cfg = suite.layer(suite.manifest.layers[0]).cfg
-    tokens = evaluation.tokens
-    outliers = (
-        f", and {counted(tokens.n_outliers, 'outlier')} beside them" if tokens.n_outliers else ""
-    )
-    return (
-        f"{suite.manifest.hook_template}; {cfg.architecture()} SAEs of {cfg.d_sae:,} features for "
-        f"activations of width {cfg.d_in:,}. Measured on {tokens.n_tokens:,} tokens of "
-        f"{public(evaluation.dataset_name)} ({tokens.n_prompts:,} prompts of {tokens.context_size} tokens){outliers}."
-    )
-
-
-def headline(suite: SAESuite, evaluation: SuiteEvaluation) -> str:
-    """HTML: the groups as a bar of layers, the means of all layers, and what the saving costs."""
+def headline(suite: SAESuite, evaluation: SuiteEvaluation) -> dict[str, Any]:
+    """The groups as a bar of layers, the means of all layers, and what the saving costs."""
     groups = suite.manifest.groups
     figures = {of.label: of.written(evaluation.mean(of.name)) for of in shown_in("headline")}
     if evaluation.costs:
         figures["of training"] = flops(evaluation.costs[0].flops)
-    return parts.headline(
-        _boxes(groups),
-        figures,
-        evaluation.comparison and _compared(evaluation.comparison, evaluation.costs),
-        format_layer_groups(groups),
-        has_cost=bool(evaluation.costs),
-    )
+    compared = evaluation.comparison and _compared(evaluation.comparison, evaluation.costs)
+    return {
+        "boxes": _boxes(groups),
+        "figures": figures,
+        "compared": compared,
+        "layer_groups": format_layer_groups(groups),
+        "has_cost": bool(evaluation.costs),
+    }
 
 
 def _boxes(groups: Sequence[LayerGroup]) -> list[tuple[str, int]]:

@@ -1,18 +1,26 @@
 """An evaluated suite as one HTML page that needs no network."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from plotly.offline import get_plotlyjs
 
 from sae_lens_groups.evaluate.report import headline, layer_figures, training
 from sae_lens_groups.evaluate.report.faithfulness import faithfulness
 from sae_lens_groups.evaluate.report.features import feature_layers, missed_features
-from sae_lens_groups.evaluate.report.html_table import layers_section
-from sae_lens_groups.evaluate.report.section import Section
+from sae_lens_groups.evaluate.report.layer_table import SCALING, SCORES, layer_columns
 from sae_lens_groups.evaluate.report.templates import templates
 from sae_lens_groups.evaluate.result import SuiteEvaluation
+from sae_lens_groups.layers import saes_for_layers
 from sae_lens_groups.suite import SAESuite
+
+_JUDGED = (
+    "This suite minus the baseline, with the 95% interval from drawing the prompts anew 1000 "
+    "times, the same for both. \N{BLACK UP-POINTING TRIANGLE} better and "
+    "\N{BLACK DOWN-POINTING TRIANGLE} worse, where the interval leaves out zero."
+)
 
 
 def report_page(
@@ -29,33 +37,43 @@ def report_page(
         evaluation: its scores, and whatever else was measured; what was not has no section.
         commands: command lines that make the suite and this page again.
     """
+    groups = suite.manifest.groups
+    shown = {
+        "layer_scores": _layer_scores(evaluation),
+        "quality": layer_figures.quality(groups, evaluation),
+        "cost": layer_figures.cost(evaluation),
+        "training": training.training(groups, suite.training_curves),
+        "norms": training.norms(suite),
+        "feature_layers": feature_layers(evaluation.features),
+        "missed_features": missed_features(groups, evaluation),
+        "faithfulness": faithfulness(groups, evaluation.faithfulness),
+        "plan": training.planned(suite.manifest.plan),
+        "start": training.start(suite),
+        "reproduce": training.reproduce(suite, commands),
+    }
     return templates.get_template("page.html").render(
         model=Path(suite.manifest.model_name).name,
-        title=headline.title(suite),
-        facts=headline.facts(suite, evaluation),
-        headline=headline.headline(suite, evaluation),
-        sections=_sections(suite, evaluation, commands),
+        title=saes_for_layers(groups),
+        hook=suite.manifest.hook_template,
+        sae=suite.layer(suite.manifest.layers[0]).cfg,
+        tokens=evaluation.tokens,
+        dataset_name=evaluation.dataset_name,
+        top=headline.headline(suite, evaluation),
+        shown=shown,
         plotly=get_plotlyjs(),
     )
 
 
-def _sections(
-    suite: SAESuite,
-    evaluation: SuiteEvaluation,
-    commands: Sequence[str],
-) -> list[Section]:
-    groups = suite.manifest.groups
-    sections = [
-        layers_section(evaluation),
-        layer_figures.quality(groups, evaluation),
-        layer_figures.cost(evaluation),
-        training.training(groups, suite.training_curves),
-        training.norms(suite),
-        feature_layers(evaluation.features),
-        missed_features(groups, evaluation),
-        faithfulness(groups, evaluation.faithfulness),
-        training.planned(suite.manifest.plan),
-        training.start(suite),
-        training.reproduce(suite, commands),
-    ]
-    return [section for section in sections if section is not None]
+def _layer_scores(evaluation: SuiteEvaluation) -> dict[str, Any]:
+    """A row per layer and the means, with the differences to the baseline where there is one."""
+    found = layer_columns(evaluation, "page")
+    columns = [of for of in found if of.name != "hook_name" and of.block != SCALING]
+    judged = {} if evaluation.comparison is None else {"difference": _JUDGED}
+    scores = {of.title: of.meaning for of in columns if of.meaning and of.block == SCORES}
+    others = {of.title: of.meaning for of in columns if of.meaning and of.title not in scores}
+    return {
+        "columns": columns,
+        "rows": list(zip(*(of.cells for of in columns))),
+        "blocks": Counter(of.block for of in columns),
+        "meanings": scores | judged | others,
+    }

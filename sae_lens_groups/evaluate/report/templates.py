@@ -30,6 +30,7 @@ templates.filters |= {
     "code": lambda name: cell(public(name)),
     "counted": counted,
     "printable": printable,
+    "public": public,
     "quoted": repr,
     "wrapped": _wrapped,
 }
