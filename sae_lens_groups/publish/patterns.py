@@ -15,8 +15,8 @@ from sae_lens_groups.files import roots
 
 # Kinds of texts. In JSON and CSV a value stands alone; a card is what people write for the public; a
 # program is somebody else's, or a style sheet.
-TEXT, DATA, CARD, PROGRAM = "text", "data", "card", "program"
-_OURS = (TEXT, DATA, CARD)
+TEXT, DATA, CARD_TEXT, PROGRAM = "text", "data", "card", "program"
+_OURS = (TEXT, DATA, CARD_TEXT)
 _EVERYWHERE = (*_OURS, PROGRAM)
 
 _GENERIC_NAMES = frozenset(

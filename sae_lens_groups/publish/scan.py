@@ -17,7 +17,7 @@ from safetensors import safe_open
 from sae_lens_groups import files as names
 from sae_lens_groups.errors import PublishError
 from sae_lens_groups.publish.patterns import (
-    CARD,
+    CARD_TEXT,
     DATA,
     PATHS,
     PROGRAM,
@@ -172,7 +172,7 @@ def _texts(name: str, content: Path | str) -> Iterator[tuple[str, str]]:
     elif name.endswith(".html"):
         yield from _page_texts(text)
     else:
-        yield text, CARD if name == names.CARD else TEXT
+        yield text, CARD_TEXT if name == names.CARD else TEXT
 
 
 def _page_texts(page: str) -> Iterator[tuple[str, str]]:
