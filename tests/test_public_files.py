@@ -421,7 +421,11 @@ def test_json_keeps_its_form(folder: Path) -> None:
     )
     path.write_bytes(text.encode())
     change(folder / "suite.json", model_name="/a/b")
-    assert text_of(published(folder)["runner_cfg.json"]) == text.replace("/a/b", "b")
+    files = published(folder)
+    assert text_of(files["runner_cfg.json"]) == text.replace('"/a/b"', '"b"', 1)
+    # What another value quotes is not rewritten but refused.
+    with pytest.raises(PublishError, match=r"runner_cfg\.json: the path '/a/b'"):
+        require_nothing_private(files, repo_id="a/b")
 
 
 def evaluated(folder: Path, dataset: str, path: str = "/data/alice/pile") -> None:

@@ -80,7 +80,7 @@ def _checked_files(suite: CheckedFolder, manifest: SuiteManifest) -> dict[str, P
         SuiteError: one is damaged.
     """
     needed = _needed(suite, manifest)
-    missing = [name for name in needed if not suite.has(name)]
+    missing = [name for name in needed if not files.exists(suite.path / name)]
     if missing:
         listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" * (len(missing) > 5))
         raise PublishError(f"the suite is incomplete: it lacks {listed}; {_TO_DO}")
@@ -114,7 +114,8 @@ def _needed(suite: CheckedFolder, manifest: SuiteManifest) -> list[str]:
         for layer in group.layers:
             of_layer = f"{folder}/{files.layer_scaler_folder(layer)}"
             scalers.append(f"{of_layer}/{files.SCALER}")
-            if suite.has(scalers[-1]) and suite.json(scalers[-1]).get("has_whitening"):
+            is_there = files.exists(suite.path / scalers[-1])
+            if is_there and suite.json(scalers[-1]).get("has_whitening"):
                 scalers.append(f"{of_layer}/{files.WHITENING_MATRICES}")
             if manifest.layer_alignment != NONE and layer != group.middle:
                 scalers.append(f"{of_layer}/{files.ALIGNMENT}")

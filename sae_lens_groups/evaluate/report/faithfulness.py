@@ -8,10 +8,10 @@ import plotly.graph_objects as go
 
 from sae_lens_groups.evaluate.circuits import FaithfulnessReport, LayerCurve, TaskResult
 from sae_lens_groups.evaluate.circuits.report import SUFFICIENT
-from sae_lens_groups.evaluate.numbers import percent
 from sae_lens_groups.evaluate.report.plots import (
     PURPLE,
     SUITE_COLOUR,
+    Drawing,
     add_layer_line,
     add_line,
     drawn,
@@ -40,29 +40,20 @@ def faithfulness(
     return {
         "sufficient": SUFFICIENT,
         "layers": sorted({curve.layer for of in solved for curve in of.curves if curve.points}),
-        "tasks": [_task(groups, of) for of in solved],
-        "messages": [of.message for of in report.tasks.values() if not of.solved],
+        "solved": [(of, _drawings(groups, of)) for of in solved],
+        "unsolved": [of for of in report.tasks.values() if not of.solved],
     }
 
 
-def _task(groups: Sequence[LayerGroup], result: TaskResult) -> dict[str, Any]:
+def _drawings(groups: Sequence[LayerGroup], result: TaskResult) -> list[Drawing]:
     curves = [curve for curve in result.curves if curve.points]
-    name = result.task
-    drawings = curves and [
-        drawn("curves of the chosen layer", f"curves_{name}", _curves(curves)),
-        drawn(
-            "features that suffice, layer by layer",
-            f"sufficient_{name}",
-            _sufficient(groups, result.curves),
-        ),
+    if not curves:
+        return []
+    sufficient = _sufficient(groups, result.curves)
+    return [
+        drawn("curves of the chosen layer", f"curves_{result.task}", _curves(curves)),
+        drawn("features that suffice, layer by layer", f"sufficient_{result.task}", sufficient),
     ]
-    return {
-        "name": name,
-        "accuracy": percent(result.accuracy or 0.0),
-        "n_pairs": result.n_pairs,
-        "without": ", ".join(str(curve.layer) for curve in result.curves if not curve.points),
-        "drawings": drawings,
-    }
 
 
 def _curves(curves: Sequence[LayerCurve]) -> go.Figure:

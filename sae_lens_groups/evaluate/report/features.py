@@ -8,7 +8,6 @@ import plotly.graph_objects as go
 
 from sae_lens_groups.evaluate.features import FEWEST_FIRINGS, SPECIFIC_SHARE, FeatureLayers
 from sae_lens_groups.evaluate.matching import FOUND_COSINE, FeatureMatch
-from sae_lens_groups.evaluate.numbers import percent
 from sae_lens_groups.evaluate.report.plots import (
     PURPLE,
     SUITE_COLOUR,
@@ -39,7 +38,7 @@ def feature_layers(features: Sequence[FeatureLayers]) -> dict[str, Any] | None:
             for of in shared
             if of.is_counted_F.any()
         ],
-        "rows": [_row(of) for of in shared],
+        "shared": shared,
         "fewest_firings": FEWEST_FIRINGS,
         "specific_share": f"{SPECIFIC_SHARE:.0%}",
     }
@@ -94,17 +93,6 @@ def _heat_map(of_group: FeatureLayers, highest: float) -> go.Figure:
         ticks="",
     )
     return figure.update_layout(margin={"l": 28, "r": 8, "t": 6, "b": 42})
-
-
-def _row(of: FeatureLayers) -> list[str]:
-    return [
-        str(of.group),
-        f"{len(of.is_counted_F):,}",
-        f"{of.is_counted_F.sum():,}",
-        percent(of.specific_share),
-        f"{of.mean_entropy:.3f}",
-        percent(of.dead_share),
-    ]
 
 
 def _mmcs(groups: Sequence[LayerGroup], matches: dict[int, FeatureMatch]) -> go.Figure:

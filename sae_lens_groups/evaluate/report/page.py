@@ -2,18 +2,21 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from sae_lens_groups.evaluate.report import headline, layer_figures, training
+from sae_lens_groups.evaluate.metrics import compared_in, shown_in
+from sae_lens_groups.evaluate.numbers import as_given
+from sae_lens_groups.evaluate.report import layer_figures, training
 from sae_lens_groups.evaluate.report.faithfulness import faithfulness
 from sae_lens_groups.evaluate.report.features import feature_layers, missed_features
 from sae_lens_groups.evaluate.report.layer_table import SCALING, SCORES, layer_columns
 from sae_lens_groups.evaluate.report.templates import templates
 from sae_lens_groups.evaluate.result import SuiteEvaluation
-from sae_lens_groups.layers import saes_for_layers
+from sae_lens_groups.layers import LayerGroup, format_layer_groups, saes_for_layers
 from sae_lens_groups.suite import SAESuite
 
 _JUDGED = (
@@ -58,7 +61,7 @@ def report_page(
         sae=suite.layer(suite.manifest.layers[0]).cfg,
         tokens=evaluation.tokens,
         dataset_name=evaluation.dataset_name,
-        top=headline.headline(suite, evaluation),
+        top=_headline(groups, evaluation),
         shown=shown,
         plotly=get_plotlyjs(),
     )
@@ -77,3 +80,31 @@ def _layer_scores(evaluation: SuiteEvaluation) -> dict[str, Any]:
         "blocks": Counter(of.block for of in columns),
         "meanings": scores | judged | others,
     }
+
+
+def _headline(groups: Sequence[LayerGroup], evaluation: SuiteEvaluation) -> dict[str, Any]:
+    """The groups as a bar of layers, the means of all layers, and what the saving costs."""
+    comparison = evaluation.comparison
+    differences = {} if comparison is None else comparison.mean_differences
+    trained = {} if comparison is None else comparison.trained
+    return {
+        "boxes": _boxes(groups),
+        "means": [(of, evaluation.mean(of.name)) for of in shown_in("headline")],
+        "costs": evaluation.costs,
+        "comparison": comparison,
+        "differences": [
+            (of.label, differences[of.name]) for of in compared_in("headline") if differences
+        ],
+        "trained": [[name, *map(as_given, both)] for name, both in trained.items()],
+        "layer_groups": format_layer_groups(groups),
+    }
+
+
+def _boxes(groups: Sequence[LayerGroup]) -> list[tuple[str, int]]:
+    """The groups' names and widths and, without a name, the layers left out between them."""
+    boxes = [(str(groups[0]), len(groups[0]))]
+    for below, group in pairwise(groups):
+        n_left_out = group.first - below.last - 1
+        boxes += [("", n_left_out)] if n_left_out else []
+        boxes.append((str(group), len(group)))
+    return boxes

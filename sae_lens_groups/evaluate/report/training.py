@@ -8,8 +8,6 @@ from typing import Any
 import plotly.graph_objects as go
 
 from sae_lens_groups._version import __version__
-from sae_lens_groups.evaluate.numbers import percent, score
-from sae_lens_groups.evaluate.report.names import public
 from sae_lens_groups.evaluate.report.plots import (
     BASELINE_COLOUR,
     FONT,
@@ -53,21 +51,8 @@ def norms(suite: SAESuite) -> dict[str, Any] | None:
     found = {layer: of.activation_norms for layer, of in known.items() if of.activation_norms}
     if not found:
         return None
-    return {
-        "multiple": next(iter(known.values())).max_activation_norm_multiple,
-        "rows": [
-            [
-                layer,
-                *map(_number, (of["median"], of["first_position"], of["largest"])),
-                percent(of["top_share"]),
-            ]
-            for layer, of in found.items()
-        ],
-    }
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.4g}"
+    multiple = next(iter(known.values())).max_activation_norm_multiple
+    return {"multiple": multiple, "norms": found}
 
 
 def start(suite: SAESuite) -> dict[str, Any] | None:
@@ -75,13 +60,8 @@ def start(suite: SAESuite) -> dict[str, Any] | None:
     transfer = suite.manifest.transfer
     if transfer is None:
         return None
-    return {
-        "transfer": transfer,
-        "source": public(transfer.init_from, is_place=True),
-        "before": score(transfer.mean(transfer.zero_shot)),
-        "after": score(transfer.mean(transfer.final)) if transfer.final else "",
-        "drawing": embedded(_start_figure(suite.manifest.groups, transfer), "start_figure"),
-    }
+    figure = _start_figure(suite.manifest.groups, transfer)
+    return {"transfer": transfer, "drawing": embedded(figure, "start_figure")}
 
 
 def _curves(groups: Sequence[LayerGroup], curves: Sequence[TrainingPoint], name: str) -> go.Figure:
