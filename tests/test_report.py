@@ -581,9 +581,8 @@ def test_a_page_without_a_number_anywhere_still_opens(
         match=None,
     )
     scores = [row(n, "layers_0-1", dict.fromkeys(METRICS, math.nan), baseline=of) for n in (0, 1)]
-    points = replace(
-        training_points(suite_of("0-1"), 1)[0], loss=math.nan, explained_variance=math.inf
-    )
+    infinite = {"loss": math.nan, "explained_variance": math.inf}
+    points = training_points(suite_of("0-1"), 1)[0].model_copy(update=infinite)
     evaluation = small_evaluation(
         scores=tuple(scores),
         features=(FeatureLayers(LayerGroup(0, 1), np.zeros((2, 4), dtype=int), 15),),
