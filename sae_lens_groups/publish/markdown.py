@@ -62,7 +62,7 @@ def drawing(groups: Sequence[LayerGroup]) -> str:
     every = range(groups[0].first, groups[-1].last + 1)
     width, labelled = (3, 1) if len(every) <= 16 else (2, 5) if len(every) <= 32 else (1, 10)
     alone = [group.first for group in groups if len(group) == 1]
-    rows = [
+    rows: list[tuple[str, Sequence[int], str]] = [
         (group.name, group.layers, "─")
         for group in groups
         if len(group) > 1 or len(alone) <= _MANY_ALONE

@@ -148,14 +148,12 @@ def _template(name: str, folder: str, metadata: Mapping[str, Any], is_alone: boo
     try:
         return HookTemplate.from_hook_name(str(hook_name))
     except HookNameError as error:
-        if is_alone:
-            raise SuiteError(
-                f"{name!r} does not say which layer its SAE is for: its hook_name is "
-                f"{hook_name!r} ({error})"
-            ) from error
-        raise SuiteError(
-            f"{name!r} is not a suite, because of the SAE in {folder!r}: {error}"
-        ) from error
+        why = (
+            f"does not say which layer its SAE is for: its hook_name is {hook_name!r} ({error})"
+            if is_alone
+            else f"is not a suite, because of the SAE in {folder!r}: {error}"
+        )
+        raise SuiteError(f"{name!r} {why}") from error
 
 
 def _ours(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
