@@ -61,6 +61,7 @@ def report_page(
         sae=suite.layer(suite.manifest.layers[0]).cfg,
         tokens=evaluation.tokens,
         dataset_name=evaluation.dataset_name,
+        faults=evaluation.faults,
         top=_headline(groups, evaluation),
         shown=shown,
         plotly=get_plotlyjs(),
