@@ -153,7 +153,7 @@ def _be(
     if is_hub_another:
         _find_hub_again()
     kind, what, *rest = args
-    sys.path.insert(0, folder)
+    sys.path[:0] = [folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     try:
         if kind == "-m":
             sys.argv = [what, *rest]
