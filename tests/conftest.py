@@ -66,8 +66,8 @@ _OWN_SETTINGS: dict[str, dict[str, Any]] = {
     "matching_pursuit": {"residual_threshold": 0.5, "max_iterations": 4, "decoder_init_norm": 1.0},
 }
 
-LARGE_LM_BATCHES = {"store_batch_size_prompts": 16}
-"""A quarter of the passes, for where it does not matter how the language model's batches fall."""
+SMALL_LM_BATCHES: dict[str, Any] = {"store_batch_size_prompts": 4, "n_batches_in_buffer": 8}
+"""A pass of the language model for every two steps, for where it matters when they come."""
 
 
 def sae_config(architecture: str = "topk", **settings: Any) -> TrainingSAEConfig:
@@ -86,8 +86,8 @@ def settings(**changes: Any) -> dict[str, Any]:
         "context_size": CONTEXT_SIZE,
         "training_tokens": 32 * 30,
         "train_batch_size_tokens": 32,
-        "store_batch_size_prompts": 4,
-        "n_batches_in_buffer": 8,
+        "store_batch_size_prompts": 16,
+        "n_batches_in_buffer": 32,
         "lr": 3e-3,
         "dead_feature_window": 5,
         "n_batches_for_norm_estimate": 8,

@@ -48,6 +48,7 @@ from .conftest import (
     CONTEXT_SIZE,
     D_IN,
     HOOK_NAME,
+    SMALL_LM_BATCHES,
     group_config,
     make_model,
     make_tokens,
@@ -139,7 +140,7 @@ def test_training_from_a_cache_gives_the_weights_of_training_from_the_model(
 
 
 @pytest.mark.parametrize("mixing_fraction", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("n_batches_in_buffer", [2, 9, 50])
+@pytest.mark.parametrize("n_batches_in_buffer", [2, 36, 200])
 @pytest.mark.parametrize("changes", [{}, NORMALISED])
 def test_exactly_the_prompts_are_cached_that_a_run_reads(
     changes: dict[str, Any], n_batches_in_buffer: int, mixing_fraction: float
@@ -171,8 +172,12 @@ def test_some_of_the_groups_are_served_from_drawn_rows() -> None:
 
 def test_batches_of_other_sizes_read_the_same_rows() -> None:
     """A piece of the file may then begin in the middle of an LM batch."""
-    write_cache("each", store_batch_size_prompts=4)
-    changes = {"store_batch_size_prompts": 3, "activations_mixing_fraction": 0.0}
+    write_cache("each", **SMALL_LM_BATCHES)
+    changes = {
+        **SMALL_LM_BATCHES,
+        "store_batch_size_prompts": 3,
+        "activations_mixing_fraction": 0.0,
+    }
     cached = trained("each", **changes, **CACHED)
     plain = trained("each", **changes)
     for name, sae in cached.items():
@@ -181,7 +186,8 @@ def test_batches_of_other_sizes_read_the_same_rows() -> None:
 
 
 def test_all_rows_of_a_short_dataset_start_over_where_the_dataset_does() -> None:
-    short: dict[str, Any] = {"n_prompts": 43}  # of which the last batch of 4 lacks one
+    # The last batch of 4 prompts lacks one.
+    short: dict[str, Any] = {"n_prompts": 43, **SMALL_LM_BATCHES}
     assert write_cache(**short).n_prompts == 40
     with pytest.warns(UserWarning, match="the cache ended after 640 tokens and starts over"):
         cached = trained(**short, **CACHED)
@@ -192,11 +198,12 @@ def test_all_rows_of_a_short_dataset_start_over_where_the_dataset_does() -> None
 
 
 def test_drawn_rows_of_a_short_dataset_are_drawn_anew_each_time() -> None:
+    short: dict[str, Any] = {"n_prompts": 43, **SMALL_LM_BATCHES}
     with pytest.warns(UserWarning, match="the dataset ended after 640 tokens and starts over"):
-        assert write_cache(cache_rows="drawn", n_prompts=43).n_prompts == 64
+        assert write_cache(cache_rows="drawn", **short).n_prompts == 64
     with pytest.warns(UserWarning, match="the dataset ended after 640 tokens and starts over"):
-        plain = trained(n_prompts=43)
-    assert_same_suites(trained(n_prompts=43, **CACHED), plain)
+        plain = trained(**short)
+    assert_same_suites(trained(**short, **CACHED), plain)
 
 
 @pytest.mark.parametrize("layer", [0, 3])
@@ -394,7 +401,7 @@ def test_a_resumed_run_reads_on_where_the_first_one_stopped(
 ) -> None:
     # More than the run takes, as a resumed one fills its buffer anew.
     manifest = write_cache("0-2,3", cache_rows, training_tokens=3000)
-    changes = {**CACHED, "checkpoint_path": str(tmp_path / "ckpt")}
+    changes = {**CACHED, **SMALL_LM_BATCHES, "checkpoint_path": str(tmp_path / "ckpt")}
     runner = make_runner(**changes)
     store = runner.activations_store
     next_tokens, n_read = store.next_tokens, 0
@@ -457,7 +464,7 @@ def test_a_checkpoint_goes_on_as_it_began(tmp_path: Path) -> None:
         ({"dataset_path": "other/text"}, "was made with dataset_path='', and this run asks for 't"),
         ({"sae": sae_config(d_in=32)}, "holds activations of d_in=16, and this run asks for 32"),
         (
-            {"n_batches_in_buffer": 200},
+            {"store_batch_size_prompts": 4, "n_batches_in_buffer": 200},
             "tokens in whole batches of 4 prompts, less than the shuffle buffer of "
             "n_batches_in_buffer * context_size = 3,200 tokens; lower n_batches_in_buffer or",
         ),
@@ -564,7 +571,7 @@ def test_the_settings_of_a_cache_are_checked() -> None:
     with pytest.raises(
         DatasetError, match="the dataset gives 64 tokens in whole batches of 4 prom"
     ):
-        write_cache(n_prompts=7)
+        write_cache(n_prompts=7, **SMALL_LM_BATCHES)
     with pytest.raises(ConfigError, match=r"d_in is 8, but blocks\.{layer}\.hook_resid_post is"):
         write_cache(sae=sae_config(d_in=8))
     assert not Path("cache").exists()

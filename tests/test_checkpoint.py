@@ -17,7 +17,15 @@ from sae_lens_groups import GroupSAETrainingRunner, SAESuite
 from sae_lens_groups.activations.shuffle_buffer import ShuffleBuffer
 from sae_lens_groups.errors import CheckpointError, TrainingInterrupted
 
-from .conftest import CONTEXT_SIZE, D_IN, group_config, make_model, make_tokens, sae_config
+from .conftest import (
+    CONTEXT_SIZE,
+    D_IN,
+    SMALL_LM_BATCHES,
+    group_config,
+    make_model,
+    make_tokens,
+    sae_config,
+)
 
 NORMALISED = {"normalize_activations": "expected_average_only_in"}
 
@@ -107,6 +115,7 @@ def test_a_signal_saves_a_whole_step_and_says_where(
         make_model(),
         checkpoint_path=str(tmp_path / "ckpt"),
         prefetch_llm_batches=prefetch,
+        **SMALL_LM_BATCHES,
     )
     send_at_step(runner, step=14, signal_number=signal_number)
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
@@ -128,7 +137,7 @@ def test_a_signal_saves_a_whole_step_and_says_where(
 def test_a_signal_without_a_checkpoint_path_says_that_nothing_was_saved(
     model: HookedTransformer,
 ) -> None:
-    runner = make_runner(model)
+    runner = make_runner(model, **SMALL_LM_BATCHES)
     send_at_step(runner, step=14, signal_number=signal.SIGINT)
     with pytest.raises(TrainingInterrupted, match="nothing was saved, because checkpoint_path is"):
         runner.run()
@@ -167,7 +176,7 @@ def test_training_works_in_a_thread_that_cannot_listen_to_signals(
 
 def test_a_resumed_run_goes_on_with_weights_optimiser_scaling_and_data(tmp_path: Path) -> None:
     model = make_model(norms=(1, 4, 16, 16))
-    first = make_runner(model, checkpoint_path=str(tmp_path / "ckpt"))
+    first = make_runner(model, checkpoint_path=str(tmp_path / "ckpt"), **SMALL_LM_BATCHES)
     send_at_step(first, step=14, signal_number=signal.SIGINT)
     with pytest.raises(TrainingInterrupted) as caught:
         first.run()
@@ -186,6 +195,7 @@ def test_a_resumed_run_goes_on_with_weights_optimiser_scaling_and_data(tmp_path:
         checkpoint_path=str(tmp_path / "ckpt2"),
         save_final_checkpoint=True,
         resume_from_checkpoint=str(checkpoint),
+        **SMALL_LM_BATCHES,
     )
     suite = resumed.run()
     assert resumed.activations_store.n_dataset_processed > n_rows_before
@@ -208,7 +218,7 @@ def test_a_run_resumes_also_near_the_end_of_the_dataset(
     tokens = make_tokens(n_prompts=40)
 
     def runner(**changes: Any) -> GroupSAETrainingRunner:
-        cfg = group_config("3", training_tokens=32 * 40, **changes)
+        cfg = group_config("3", training_tokens=32 * 40, **SMALL_LM_BATCHES, **changes)
         return GroupSAETrainingRunner(cfg, override_dataset=tokens, override_model=model)
 
     with pytest.warns(UserWarning, match="starts over"):
@@ -240,7 +250,7 @@ def test_a_resumed_run_makes_only_the_checkpoints_still_due(
 def test_the_draws_go_on_where_the_checkpoint_left_them(
     model: HookedTransformer, tmp_path: Path
 ) -> None:
-    store = make_runner(model).activations_store
+    store = make_runner(model, **SMALL_LM_BATCHES).activations_store
     buffer = ShuffleBuffer(1, 999, batch_size=1, mix_fraction=0, d_in=D_IN)
     fills = store.fill(buffer)
     for _ in range(3):
@@ -248,7 +258,7 @@ def test_the_draws_go_on_where_the_checkpoint_left_them(
     list(buffer.batches())
     (tmp_path / "ckpt").mkdir()
     store.save_to_checkpoint(tmp_path / "ckpt")
-    after = make_runner(model).activations_store
+    after = make_runner(model, **SMALL_LM_BATCHES).activations_store
     after.load_from_checkpoint(tmp_path / "ckpt")
     again = ShuffleBuffer(1, 999, batch_size=1, mix_fraction=0, d_in=D_IN)
     next(fills)

@@ -507,7 +507,7 @@ def test_the_demo_of_the_wheel_prints_a_score_for_every_layer(wheel: Path, tmp_p
         command = ["-c", _RUN_PATH, str(wheel / "bin" / "sae-lens-groups"), "demo", *args]
         return run(*command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(wheel)})
 
-    shown = demo("--training_tokens", "60000")
+    shown = demo("--training_tokens", "20000")
     assert shown.returncode == 0, shown.stderr
     row = r"^ +(\d+)  (layers_\S+) +(\S+) +(\S+) +(\S+) +(\S+) +(\S+)%$"
     rows = re.findall(row, shown.stdout, re.MULTILINE)

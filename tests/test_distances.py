@@ -28,7 +28,7 @@ from sae_lens_groups.plan.distances import LayerDistances
 from sae_lens_groups.plan.metrics import DistanceMetric, mean_over_tokens
 from sae_lens_groups.plugins import plugin_manager
 
-from .conftest import CONTEXT_SIZE, D_IN, TableModel, group_config, make_tokens
+from .conftest import CONTEXT_SIZE, D_IN, SMALL_LM_BATCHES, TableModel, group_config, make_tokens
 
 METRICS = ("angular", "cosine", "cka")
 Batches = list[np.ndarray]  # per LM batch (L, B, D)
@@ -424,7 +424,7 @@ def test_too_few_tokens_for_a_standard_error_say_so(
 ) -> None:
     with pytest.raises(DatasetError, match=message):
         measure_layer_distances(
-            group_config(),
+            group_config(**SMALL_LM_BATCHES),
             n_tokens=n_tokens,
             override_dataset=make_tokens(12),
             override_model=model,

@@ -116,12 +116,12 @@ def test_every_architecture_goes_on_as_it_would_have(
         sae=sae_config(architecture, **NORMALISED),
         fast_step=fast_step,
         prefetch_llm_batches=prefetch,
-        feature_sampling_window=10,
+        feature_sampling_window=8,
         lr_warm_up_steps=5,
         lr_decay_steps=10,
     )
-    # 10 is the end of a window of firing counts; 23 leaves a served round half used.
-    require_same_run(monkeypatch, tmp_path, run, stops=(10, 23))
+    # 8 is the end of a window of firing counts and of a served round; 23 leaves one half used.
+    require_same_run(monkeypatch, tmp_path, run, stops=(8, 23))
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,7 @@ def test_cached_activations_are_gone_on_with(
         cfg, cache_rows=cache_rows, override_dataset=make_tokens(), override_model=model
     )
     run = runs(make_tokens, model, use_cached_activations=True, **settings)
-    require_same_run(monkeypatch, tmp_path, run, stops=(7, 20))
+    require_same_run(monkeypatch, tmp_path, run, stops=(7, 24))
 
 
 _WHITENED: list[dict[str, Any]] = (

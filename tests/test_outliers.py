@@ -24,6 +24,7 @@ from .conftest import (
     CONTEXT_SIZE,
     D_VOCAB,
     N_LAYERS,
+    SMALL_LM_BATCHES,
     TableModel,
     group_config,
     make_model,
@@ -91,7 +92,7 @@ def test_the_first_position_is_left_out_whatever_its_token(sink_model: HookedTra
     limits = dict.fromkeys(make_store(sink_model, dataset).places, 100.0)
     store = make_store(sink_model, dataset)
     limited = type(store).from_group_config(
-        sink_model, group_config(), store.groups, dataset, limits
+        sink_model, group_config(**SMALL_LM_BATCHES), store.groups, dataset, limits
     )
     sliced = drawn(make_store(sink_model, dataset, "each", seqpos_slice=(1, None)))
     for name, batch in drawn(limited).items():

@@ -206,14 +206,11 @@ def test_tutorials_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         require_statuses_of_commands(notebook)
         with processes.commands(tmp_path / "bin") as bin_folder:
             client = NotebookClient(notebook, timeout=600, resources=resources)
-            client.create_kernel_manager().kernel_spec.argv = [
-                *(
-                    str(bin_folder / "python"),
-                    "-c",
-                    _KERNEL.format(python=str(bin_folder / "python")),
-                ),
-                *("-f", "{connection_file}"),
-            ]
+            kernel_spec = client.create_kernel_manager().kernel_spec
+            assert kernel_spec is not None
+            python = str(bin_folder / "python")
+            code = _KERNEL.format(python=python)
+            kernel_spec.argv = [python, "-c", code, "-f", "{connection_file}"]
             client.execute()
     for cell in notebook.cells:  # of a pipe the status is that of its end
         if is_command(cell):

@@ -36,7 +36,7 @@ from sae_lens_groups.train.checkpoints.schedule import CheckpointSchedule
 from sae_lens_groups.train.trainer import GroupSAETrainer
 
 from . import processes
-from .conftest import group_config, make_model, make_tokens
+from .conftest import SMALL_LM_BATCHES, group_config, make_model, make_tokens
 from .test_exact_resume import files_of, stop_after
 
 
@@ -568,8 +568,8 @@ def test_nan_activations_leave_a_checkpoint_from_which_the_run_would_be_the_same
     tmp_path: Path,
 ) -> None:
     model = make_model()
-    run(model, output_path=str(tmp_path / "whole"))
-    settings = {"checkpoint_path": str(tmp_path / "ckpt")}
+    run(model, output_path=str(tmp_path / "whole"), **SMALL_LM_BATCHES)
+    settings = {"checkpoint_path": str(tmp_path / "ckpt"), **SMALL_LM_BATCHES}
     cfg = group_config(**settings)
     runner = GroupSAETrainingRunner(cfg, override_dataset=make_tokens(), override_model=model)
     store = runner.activations_store
@@ -590,7 +590,8 @@ def test_nan_activations_leave_a_checkpoint_from_which_the_run_would_be_the_same
     assert "activations at layer 0 (group layers_0-2) hold NaN or infinity" in message
     checkpoint = checkpoints_in(run_folder(settings))[-1]
     assert message.endswith(f"; the state before is saved in {checkpoint}")
-    run(model, output_path=str(tmp_path / "later"), resume_from_checkpoint=str(checkpoint))
+    later: dict[str, Any] = {"output_path": str(tmp_path / "later"), **SMALL_LM_BATCHES}
+    run(model, resume_from_checkpoint=str(checkpoint), **later)
     assert files_of(tmp_path / "whole") == files_of(tmp_path / "later")
 
 

@@ -30,7 +30,14 @@ from sae_lens_groups.train.checkpoints.folder import checkpoints_in
 from sae_lens_groups.train.trainer import GroupSAETrainer
 
 from . import processes
-from .conftest import CONTEXT_SIZE, group_config, make_model, make_tokens, sae_config
+from .conftest import (
+    CONTEXT_SIZE,
+    SMALL_LM_BATCHES,
+    group_config,
+    make_model,
+    make_tokens,
+    sae_config,
+)
 from .test_exact_resume import TEXTS, files_of, stop_after, text_model
 from .test_run_checkpoints import run_folder
 
@@ -153,7 +160,7 @@ def test_a_late_chat_turn_that_the_template_refuses_is_named_and_the_progress_sa
 
 def test_a_language_model_that_fails_late_leaves_a_checkpoint(tmp_path: Path) -> None:
     model = make_model()
-    cfg = group_config(checkpoint_path=str(tmp_path))
+    cfg = group_config(checkpoint_path=str(tmp_path), **SMALL_LM_BATCHES)
     runner = GroupSAETrainingRunner(cfg, override_dataset=make_tokens(), override_model=model)
     n_passes = 0
 
@@ -402,7 +409,11 @@ def test_other_betas_are_used(model: HookedTransformer, tmp_path: Path) -> None:
 def test_a_checkpoint_goes_on_with_another_buffer_which_has_its_own_size(
     model: HookedTransformer, tmp_path: Path, n_batches_in_buffer: int, prefetch: int
 ) -> None:
-    settings: dict[str, Any] = {"prefetch_llm_batches": prefetch, "layers_per_token": 2}
+    settings: dict[str, Any] = {
+        "store_batch_size_prompts": 4,
+        "prefetch_llm_batches": prefetch,
+        "layers_per_token": 2,
+    }
     run(
         model,
         checkpoint_path=str(tmp_path),

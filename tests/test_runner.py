@@ -29,7 +29,16 @@ from sae_lens_groups.demo.model import D_IN as DEMO_D_IN
 from sae_lens_groups.demo.model import MODEL_CLASS_NAME, MODEL_FOLDER, stdlib_tokens
 from sae_lens_groups.errors import ConfigError, DatasetError, HookNameError, LayerGroupsError
 
-from .conftest import D_IN, D_SAE, group_config, make_model, make_tokens, sae_config, settings
+from .conftest import (
+    D_IN,
+    D_SAE,
+    SMALL_LM_BATCHES,
+    group_config,
+    make_model,
+    make_tokens,
+    sae_config,
+    settings,
+)
 
 needs_chosen_hooks = pytest.mark.skipif(
     not CAN_CHOOSE_HOOKS, reason="this SAELens hooks every module"
@@ -386,7 +395,8 @@ def test_chat_formatting_reaches_the_tokens(tmp_path: Path) -> None:
 def test_special_tokens_are_the_tokenizers_own(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "text", [{"text": text} for text in TEXTS])
     cfg = GroupSAERunnerConfig(
-        layer_groups="3", **demo_settings(dataset_path=path, exclude_special_tokens=True)
+        layer_groups="3",
+        **demo_settings(dataset_path=path, exclude_special_tokens=True, **SMALL_LM_BATCHES),
     )
     store = GroupSAETrainingRunner(cfg).activations_store
     assert store.exclude_special_tokens is not None
@@ -499,7 +509,11 @@ def test_wandb_gets_saelens_keys_per_group_and_metrics_per_layer(
 def test_in_training_evals_see_each_layer_at_its_own_scale(tokens: Dataset) -> None:
     """The evals of a group in training equal those of its exported layers on the same tokens."""
     model = make_model(norms=(1, 4, 16, 16))
-    cfg = group_config("0-2,3", sae=sae_config(normalize_activations="expected_average_only_in"))
+    cfg = group_config(
+        "0-2,3",
+        sae=sae_config(normalize_activations="expected_average_only_in"),
+        **SMALL_LM_BATCHES,
+    )
     runner = GroupSAETrainingRunner(cfg, override_dataset=tokens, override_model=model)
     seen: dict[str, Any] = {}
     build_trainer = runner._trainer

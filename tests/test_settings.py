@@ -31,7 +31,15 @@ from sae_lens_groups.errors import ConfigError, DatasetError, HookNameError
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.train.prepare import prepare, settle
 
-from .conftest import D_IN, group_config, make_model, make_tokens, sae_config, settings
+from .conftest import (
+    D_IN,
+    SMALL_LM_BATCHES,
+    group_config,
+    make_model,
+    make_tokens,
+    sae_config,
+    settings,
+)
 from .test_export import HAS_WHITENING
 
 WARM_RESTARTS = "cosineannealingwarmrestarts"
@@ -404,7 +412,8 @@ def test_the_last_prompts_that_fill_no_batch_are_not_used(model: HookedTransform
     """As with SAELens: of 11 prompts in batches of 4, the last 3."""
     rows = Dataset.from_dict({"tokens": [[n] * 16 for n in range(11)]})
     groups = (LayerGroup(3, 3),)
-    store = GroupActivationsStore.from_group_config(model, group_config("3"), groups, rows)
+    cfg = group_config("3", **SMALL_LM_BATCHES)
+    store = GroupActivationsStore.from_group_config(model, cfg, groups, rows)
     batches = store.token_batches()
     with pytest.warns(UserWarning, match="the dataset ended after 128 tokens and starts over"):
         read = [next(batches) for _ in range(4)]

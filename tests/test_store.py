@@ -21,6 +21,7 @@ from .conftest import (
     CONTEXT_SIZE,
     D_IN,
     D_VOCAB,
+    SMALL_LM_BATCHES,
     TableModel,
     group_config,
     make_model,
@@ -32,7 +33,7 @@ from .conftest import (
 def make_store(
     model: HookedRootModule, dataset: Dataset, layer_groups: str = "0-2,3", **changes: Any
 ) -> GroupActivationsStore:
-    cfg = group_config(layer_groups, **changes)
+    cfg = group_config(layer_groups, **{**SMALL_LM_BATCHES, **changes})
     groups = settle(cfg).groups_of(4)
     assert groups is not None
     return GroupActivationsStore.from_group_config(model, cfg, groups, dataset)

@@ -24,7 +24,7 @@ from sae_lens_groups import (
 )
 from sae_lens_groups.errors import TrainingInterrupted
 
-from .conftest import group_config, make_model, make_tokens, sae_config
+from .conftest import SMALL_LM_BATCHES, group_config, make_model, make_tokens, sae_config
 
 PLANNED: dict[str, Any] = {
     "sae": sae_config("batchtopk", normalize_activations="expected_average_only_in"),
@@ -47,7 +47,7 @@ CACHED: dict[str, Any] = {"layer_groups": "0-1,3", "training_tokens": 32 * 20}
 
 def train(output_path: str, **settings: Any) -> SAESuite:
     """A short run of the tests' model."""
-    cfg = group_config(**settings, output_path=output_path)
+    cfg = group_config(**SMALL_LM_BATCHES, **settings, output_path=output_path)
     return GroupSAETrainingRunner(cfg, make_tokens(), make_model()).run()
 
 
@@ -61,10 +61,10 @@ def main() -> None:
     train("started", **STARTED, init_from="planned", init_alignment="affine")
     train("whole", **STOPPED)
     stop_a_run()
-    cfg = group_config(**CACHED, cached_activations_path="cache")
+    cfg = group_config(**SMALL_LM_BATCHES, **CACHED, cached_activations_path="cache")
     cache_activations(cfg, override_dataset=make_tokens(), override_model=make_model())
     train("from_cache", **CACHED, use_cached_activations=True, cached_activations_path="cache")
-    plan_cfg = group_config(layer_groups="auto", plan_tokens=1600)
+    plan_cfg = group_config(**SMALL_LM_BATCHES, layer_groups="auto", plan_tokens=1600)
     distances = measure_layer_distances(
         plan_cfg, override_model=make_model(), override_dataset=make_tokens()
     )
