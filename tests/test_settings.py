@@ -358,11 +358,12 @@ def test_rows_that_are_padded_on_the_left_are_refused_wherever_they_come(
     lines = [json.dumps(dict(zip(rows, row))) for row in zip(*rows.values())]
     (tmp_path / "data" / "rows.jsonl").write_text("\n".join(lines))
     given = Dataset.from_dict(rows) if in_memory else open_train_split(str(tmp_path / "data"))
+    cfg = group_config("3", **SMALL_LM_BATCHES)
     with pytest.raises(DatasetError, match="row 20 of the dataset is padded on the left"):
-        GroupSAETrainingRunner(group_config("3"), given, model).run()
+        GroupSAETrainingRunner(cfg, given, model).run()
     right = Dataset.from_dict({name: values[:20] for name, values in rows.items()})
     with pytest.warns(UserWarning, match="starts over"):
-        suite = GroupSAETrainingRunner(group_config("3"), right, model).run()
+        suite = GroupSAETrainingRunner(cfg, right, model).run()
     with pytest.raises(DatasetError, match="row 20 of the dataset is padded on the left"):
         evaluate_suite(suite, model, given, batch_size_prompts=3)
 
