@@ -30,6 +30,7 @@ from .conftest import (
     make_tokens,
     sae_config,
 )
+from .test_export import HAS_WHITENING
 from .test_store import drawn, make_store
 
 MASSIVE = 3  # the token
@@ -57,7 +58,7 @@ def sink_model() -> HookedTransformer:
 
 
 def run(model: HookedTransformer, layer_groups: str = "each", **changes: Any) -> SAESuite:
-    cfg = group_config(layer_groups, **NORMALISED, **changes)
+    cfg = group_config(layer_groups, **{**NORMALISED, **changes})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return GroupSAETrainingRunner(cfg, make_tokens(400), model).run()
@@ -80,6 +81,13 @@ def test_training_is_the_same_as_without_these_tokens(massive_model: HookedTrans
     trained_on = run(massive_model, **OFF).manifest.scaling_factors
     for layer, scale in scales.items():  # of a mean norm that the token does not raise
         assert scale > 2 * trained_on[layer]  # type: ignore[operator]
+
+
+@pytest.mark.skipif(not HAS_WHITENING, reason="this SAELens has no whitening")
+def test_whitening_is_that_of_the_other_tokens(massive_model: HookedTransformer) -> None:
+    whitened = {"sae": sae_config(normalize_activations="covariance_whitening")}
+    found, expected = (run(massive_model, **whitened, **of) for of in ({}, EXCLUDED))
+    assert_same_weights(found, expected)
 
 
 def test_without_massive_activations_nothing_changes(model: HookedTransformer) -> None:

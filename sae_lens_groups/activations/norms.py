@@ -10,7 +10,7 @@ import collections
 import math
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -69,9 +69,13 @@ class ActivationNorms:
         return self.multiple * norms.median if norms is not None and self.multiple else None
 
     def limits(self, template: HookTemplate) -> dict[str, float]:
-        """The limits by hook name."""
+        """The limits by hook name, of the tokens to train on."""
         found = {template.hook_name(layer): self.limit(layer) for layer in self.layers}
         return {name: limit for name, limit in found.items() if limit is not None}
+
+    def ordinary_limits(self, template: HookTemplate) -> dict[str, float]:
+        """Those of distances, maps and scores: of ordinary tokens also where training has no limit."""
+        return replace(self, multiple=self.multiple or USUAL_MULTIPLE).limits(template)
 
     def recorded(self, layer: int) -> dict[str, Any]:
         """What a layer's SAE says of them in its metadata."""
@@ -95,7 +99,7 @@ class ActivationNorms:
         if not massive:
             return
         if not self.multiple:
-            what = "they are trained on, so losses, norms, distances and explained variance are "
+            what = "they are trained on, so losses, norm factors, whitening and thresholds are "
             what += f"about them: set max_activation_norm_multiple to {USUAL_MULTIPLE:g}"
         else:
             what = (

@@ -74,7 +74,7 @@ def measure_layer_distances(
     n_tokens = cfg.plan_tokens if n_tokens is None else n_tokens
     norms = measure_norms(cfg, model, dataset, _every_layer(cfg, model), n_tokens)
     norms.warn_if_massive()
-    limits = norms.limits(cfg.hook_template)
+    limits = norms.ordinary_limits(cfg.hook_template)
     store = all_layers_store(cfg, model, dataset, _prompts_per_batch(cfg, n_tokens), limits)
     measurement = RunningDistances(chosen, n_tokens, cfg.hook_template.hook_names(store.groups))
     for rows_LBD in store.layer_rows(n_tokens, "Measuring layer distances"):

@@ -14,6 +14,7 @@ Scores = Mapping[int, Mapping[str, float]]
 
 class _Layer(files.Entries):
     source_hook_name: str
+    init_alignment: str | None = None
     zero_shot: dict[str, float]
     final: dict[str, float]
 
@@ -38,6 +39,8 @@ class TransferReport:
     init_alignment: str
     source_layers: Mapping[int, int]
     """Layer -> the layer of the source whose SAE it started from."""
+    other_alignments: Mapping[int, str] = field(default_factory=dict)
+    """Layer -> what relates it to its source, where `init_alignment` would have been worse."""
     zero_shot: Scores
     """Before any step."""
     final: Scores = field(default_factory=dict)
@@ -61,6 +64,11 @@ class TransferReport:
             "layers": {
                 template.hook_name(layer): {
                     "source_hook_name": template.hook_name(source),
+                    **(
+                        {"init_alignment": self.other_alignments[layer]}
+                        if layer in self.other_alignments
+                        else {}
+                    ),
                     "zero_shot": dict(self.zero_shot[layer]),
                     "final": dict(self.final.get(layer, {})),
                 }
@@ -92,6 +100,11 @@ class TransferReport:
             init_alignment=saved.init_alignment,
             source_layers={
                 layer: _layer(template, entry.source_hook_name) for layer, entry in layers.items()
+            },
+            other_alignments={
+                layer: entry.init_alignment
+                for layer, entry in layers.items()
+                if entry.init_alignment is not None
             },
             zero_shot={layer: entry.zero_shot for layer, entry in layers.items()},
             final={layer: entry.final for layer, entry in layers.items() if entry.final},

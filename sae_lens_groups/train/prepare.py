@@ -291,7 +291,8 @@ def complete(run: PreparedRun, model: HookedRootModule) -> CompletedRun:
         if given is not None and not are_known:
             given.require_fit(cfg, groups)
     norms = _norms(run, model, hooked)
-    norms.warn_if_massive()
+    if not (run.settled.measures_distances and run.settled.checkpoint is None):
+        norms.warn_if_massive()  # where distances were measured, that has said it of every layer
     return CompletedRun(
         groups=groups,
         plan=plan,

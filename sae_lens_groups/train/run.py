@@ -245,7 +245,7 @@ class GroupSAETrainingRunner:
         pairs = set() if self._transfer is None else self._transfer.pairs
         if self.cfg.layer_alignment != NONE:
             pairs |= pairs_with_middle_layers(self.groups)
-        limits = self._norms.limits(self.cfg.hook_template)
+        limits = self._norms.ordinary_limits(self.cfg.hook_template)
         return moments_of_pairs(self.cfg, self.model, self._dataset, pairs, limits)
 
     def _trainer(self, batches: TrainingBatches) -> GroupTrainer:
@@ -309,7 +309,7 @@ class GroupSAETrainingRunner:
         self._transfer_report = checkpoint.transfer(self.cfg.hook_template)
 
     def _scores(self) -> SuiteScores:
-        limits = self._norms.limits(self.cfg.hook_template)
+        limits = self._norms.ordinary_limits(self.cfg.hook_template)
         return SuiteScores(self.cfg, self.model, self._dataset, self.groups, limits)
 
     def _compile_saes_if_asked(self) -> None:

@@ -21,6 +21,7 @@ from sae_lens_groups.scaling import (
     ESTIMATED_MODES,
     MEAN_NORM,
     NONE,
+    SCALE,
     WHITENING,
     Alignment,
     GroupScaling,
@@ -78,6 +79,7 @@ class Transfer:
         self.groups = tuple(groups)
         self._held = source.manifest
         self.starts = tuple(self._start(group) for group in self.groups)
+        self._scaled_only: set[LayerPair] = set()
 
     @property
     def pairs(self) -> set[LayerPair]:
@@ -110,6 +112,12 @@ class Transfer:
             init_alignment=self.cfg.init_alignment,
             source_layers={
                 layer: start.source_layer for start in self.starts for layer in start.group.layers
+            },
+            other_alignments={
+                layer: SCALE
+                for start in self.starts
+                if start.pair in self._scaled_only
+                for layer in start.group.layers
             },
             zero_shot=zero_shot,
         )
@@ -195,7 +203,10 @@ class Transfer:
         to_equal_norms = ActivationScaler(scaling_factor=scaled.norm_ratio)
         if alignment.only_norms:
             return LayerScaler.of(to_equal_norms, own_map)
-        fitted = alignment.fit(scaled.scaled(to_equal_norms, ActivationScaler()))
+        of_equal_norms = scaled.scaled(to_equal_norms, ActivationScaler())
+        fitted, as_asked = alignment.fit_or_scale(of_equal_norms, start.pair)
+        if not as_asked:
+            self._scaled_only.add(start.pair)
         return LayerScaler.of(to_equal_norms, fitted.then(own_map))
 
 
