@@ -31,8 +31,8 @@ def moments_of_pairs(
     """The moments of each pair of layers, of raw activations.
 
     Reads `cfg.plan_tokens` tokens, or all there are, from the dataset's start, without those that
-    are beyond a limit at one of these layers; nothing where there are no pairs. Memory is D x D for each pair and does not grow with tokens. Leaves all random
-    generators as they are.
+    are beyond a limit at one of these layers; nothing where there are no pairs. Memory is D x D and
+    2,048 x D for each pair. Leaves all random generators as they are.
 
     Raises:
         DatasetError: there are fewer tokens than dimensions.

@@ -40,10 +40,9 @@ def measure_layer_distances(
 ) -> LayerDistances:
     """How far apart the layers of the model are, each with its standard error.
 
-    Reads tokens as a training run of this config would, without those that
-    `exclude_special_tokens` and `max_activation_norm_multiple` leave out, with all layers captured
-    in one pass. Memory does not grow
-    with the number of tokens.
+    Reads tokens as a training run of this config would, with all layers captured in one pass, without
+    those that `exclude_special_tokens` leaves out, and those of massive activations, which would
+    decide everything, whether they are trained on or not. Memory does not grow with tokens.
 
     The standard errors are jackknife estimates over up to 32 clusters of LM batches: tokens of one
     prompt are alike, and an error that took them for independent would be too small. The error of
