@@ -42,8 +42,8 @@ def drifting_tables(seed: int = 0, n_layers: int = 4) -> torch.Tensor:
     """Each layer is the one below and noise. (L, d_vocab, D)"""
     generator = torch.Generator().manual_seed(seed)
     steps = torch.randn(n_layers, D_VOCAB, D_IN, generator=generator)
-    steps[1:] *= 0.6
-    return steps.cumsum(dim=0) + torch.randn(n_layers, 1, D_IN, generator=generator)
+    steps[1:] *= 0.3
+    return steps.cumsum(dim=0) + torch.randn(D_IN, generator=generator)
 
 
 def quietly(call: Any, *args: Any, **kwargs: Any) -> Any:
