@@ -46,8 +46,9 @@ class PairMoments:
         self.yy_DD += y_BD.T @ y_BD
         self.xy_DD += x_BD.T @ y_BD
         n_held = min(len(x_BD) // _HELD_OUT_SHARE, _MOST_HELD_OUT - len(self.held_x_BD))
-        self.held_x_BD = torch.cat([self.held_x_BD, x_BD[len(x_BD) - n_held :]])
-        self.held_y_BD = torch.cat([self.held_y_BD, y_BD[len(y_BD) - n_held :]])
+        if n_held > 0:
+            self.held_x_BD = torch.cat([self.held_x_BD, x_BD[-n_held:]])
+            self.held_y_BD = torch.cat([self.held_y_BD, y_BD[-n_held:]])
 
     def without_held_out(self) -> "PairMoments":
         """The sums over all other tokens."""
