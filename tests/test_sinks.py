@@ -170,7 +170,7 @@ def test_a_map_that_is_worse_than_one_factor_gives_way_to_it() -> None:
     report = suite.manifest.transfer
     assert report is not None
     assert report.init_alignment == "affine"
-    assert report.other_alignments == {2: "scale"}
+    assert [of.init_alignment for of in report.layers.values()] == ["scale"]
     assert SAESuite.load("suite").manifest.transfer == report
     by_scale = zero_shot(model, tokens, init_alignment="scale")
     assert report.zero_shot[2]["explained_variance"] == pytest.approx(by_scale, abs=0.1)
@@ -186,7 +186,7 @@ def test_enough_tokens_keep_the_map_that_was_asked_for() -> None:
         )
     assert not [one for one in found if "held out" in str(one.message)]
     assert suite.manifest.transfer is not None
-    assert suite.manifest.transfer.other_alignments == {}
+    assert [of.init_alignment for of in suite.manifest.transfer.layers.values()] == [None]
 
 
 def test_a_groups_layers_fall_back_too() -> None:
