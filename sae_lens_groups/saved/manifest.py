@@ -154,7 +154,7 @@ class SuiteManifest:
         if self.plan is not None:
             optional["plan"] = self.plan.to_dict()
         if self.transfer is not None:
-            optional["transfer"] = self.transfer.model_dump()
+            optional["transfer"] = self.transfer.model_dump(exclude_none=True)
         return {
             "format_version": _Entries.newest_format,
             "model_name": self.model_name,

@@ -113,13 +113,6 @@ class Transfer:
             init_alignment=self.cfg.init_alignment,
             layers={
                 hook_name(layer): LayerTransfer(
-                    source_hook_name=hook_name(start.source_layer), zero_shot=zero_shot[layer]
-                )
-                for start in self.starts
-                for layer in start.group.layers
-            },
-            layers={
-                hook_name(layer): LayerTransfer(
                     source_hook_name=hook_name(start.source_layer),
                     init_alignment=SCALE if start.pair in self._scaled_only else None,
                     zero_shot=zero_shot[layer],
