@@ -2,6 +2,7 @@
 
 from sae_lens_groups.activations.batches import BatchStream, TrainingBatches
 from sae_lens_groups.activations.dataset import (
+    CountedRows,
     DatasetId,
     as_stream,
     fingerprint,
@@ -9,6 +10,7 @@ from sae_lens_groups.activations.dataset import (
     open_dataset,
     open_train_split,
     require_usable_rows,
+    with_the_last_row,
 )
 from sae_lens_groups.activations.draw import RowSink
 from sae_lens_groups.activations.first_row import require_chat_template, require_usable_first_row
@@ -44,6 +46,7 @@ __all__ = [
     "USUAL_MULTIPLE",
     "ActivationNorms",
     "BatchStream",
+    "CountedRows",
     "DatasetId",
     "GroupActivationsStore",
     "GroupBatch",
@@ -77,5 +80,6 @@ __all__ = [
     "taking_flat_heads",
     "width_at",
     "width_before_loading",
+    "with_the_last_row",
     "without_remote_code",
 ]

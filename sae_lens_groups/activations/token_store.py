@@ -22,6 +22,7 @@ class TokenStore(ActivationsStore):
 
     source_name = "dataset"
     """What is read, for messages."""
+    _is_resumed = False
 
     @property
     def buffer_size(self) -> int:
@@ -74,7 +75,7 @@ class TokenStore(ActivationsStore):
     def token_batches(self) -> Iterator[torch.Tensor]:
         """LM batches of tokens, (prompts, context), starting over where the dataset ends."""
         n_tokens = 0
-        is_first_epoch = self.n_dataset_processed == 0  # a resumed run starts in the middle
+        is_first_epoch = not self._is_resumed  # which starts in the middle
         while True:
             try:
                 batch_tokens = self.next_tokens(raise_at_epoch_end=True)
@@ -143,6 +144,7 @@ class TokenStore(ActivationsStore):
     def load_counts(self, state: Mapping[str, torch.Tensor]) -> None:
         """Goes on with a checkpoint's count of rows."""
         self.n_dataset_processed = int(state["n_dataset_processed"])
+        self._is_resumed = True
 
 
 class _Counted(Iterator[torch.Tensor]):

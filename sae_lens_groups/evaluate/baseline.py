@@ -50,7 +50,7 @@ class Baseline:
             dataset=DatasetId(
                 (saes.runner_cfg or {}).get("dataset_path"), saes.manifest.dataset_fingerprint
             ),
-            dataset_rows_read=saes.manifest.dataset_rows_read,
+            dataset_rows_read=saes.manifest.rows_trained_on,
         )
 
     @property

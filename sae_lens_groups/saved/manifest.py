@@ -7,6 +7,7 @@ from numbers import Integral
 from typing import Any
 
 from sae_lens_groups import files
+from sae_lens_groups.activations import with_the_last_row
 from sae_lens_groups.errors import SuiteError, UnknownLayerError, quoted
 from sae_lens_groups.files import find_file
 from sae_lens_groups.layers import (
@@ -78,6 +79,12 @@ class SuiteManifest:
     def layers(self) -> list[int]:
         """All layers of all groups, lowest first."""
         return [layer for group in self.groups for layer in group.layers]
+
+    @property
+    def rows_trained_on(self) -> int | None:
+        """`dataset_rows_read`, with the last row, which older versions did not count."""
+        n_rows = self.dataset_rows_read
+        return None if n_rows is None else with_the_last_row(n_rows, self.versions)
 
     @property
     def trained_groups(self) -> tuple[LayerGroup, ...]:

@@ -10,6 +10,7 @@ from sae_lens import SAE, TrainingSAE
 from sae_lens.training.activation_scaler import ActivationScaler
 from typing_extensions import override
 
+from sae_lens_groups._version import __version__
 from sae_lens_groups.activations import ActivationNorms
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.layers import LayerGroup, in_words
@@ -27,7 +28,7 @@ from sae_lens_groups.scaling import layer_sae
 from sae_lens_groups.suite import SAESuite
 from sae_lens_groups.train.trainer import GroupSAETrainer
 
-_PACKAGES = ("sae-lens-groups", "sae-lens", "transformer-lens", "torch")
+_PACKAGES = ("sae-lens", "transformer-lens", "torch")
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def export_suite(
         hook_template=cfg.hook_template,
         scaling_factors={layer: part.scaler.scaling_factor for layer, part in layers.items()},
         model_name=cfg.model_name,
-        versions={name: version(name) for name in _PACKAGES},
+        versions={"sae-lens-groups": __version__, **{of: version(of) for of in _PACKAGES}},
         layer_alignment=cfg.layer_alignment,
         plan=plan,
         transfer=transfer,

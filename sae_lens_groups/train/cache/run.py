@@ -12,7 +12,9 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups import files
+from sae_lens_groups._version import __version__
 from sae_lens_groups.activations import (
+    CountedRows,
     GroupActivationsStore,
     as_stream,
     compile_if_asked,
@@ -44,7 +46,7 @@ from sae_lens_groups.train.cache.shards import write_dataset
 from sae_lens_groups.train.prepare import settle
 
 _SETTING = "cached_activations_path"
-_PACKAGES = ("sae-lens-groups", "sae-lens", "datasets", "torch")
+_PACKAGES = ("sae-lens", "datasets", "torch")
 
 
 def cache_activations(
@@ -133,11 +135,12 @@ class CacheRun:
     def run(self) -> CacheManifest:
         """Writes the folder, and returns what it says of itself."""
         cfg = self.cfg
-        norms = measure_norms(cfg, self.model, self._dataset, self.groups, cfg.training_tokens)
+        rows = CountedRows(self._dataset)
+        norms = measure_norms(cfg, self.model, rows, self.groups, cfg.training_tokens)
         norms.warn_if_massive()
         # A store of its own, which starts at the dataset's first row.
         store = GroupActivationsStore.from_group_config(
-            self.model, cfg, self.groups, self._dataset, norms.limits(cfg.hook_template)
+            self.model, cfg, self.groups, rows, norms.limits(cfg.hook_template)
         )
         with files.new_folder(self.folder, _SETTING) as partial:
             n_prompts, dtype = self._write(store, partial)
@@ -148,11 +151,11 @@ class CacheRun:
                 settings=row_settings(cfg),
                 draw_settings=draw_settings(cfg) if self.cache_rows == DRAWN_ROWS else {},
                 layout=self.layout,
-                versions={name: version(name) for name in _PACKAGES},
+                versions={"sae-lens-groups": __version__, **{of: version(of) for of in _PACKAGES}},
                 activations_dtype=cast("Any", dtype),
                 n_prompts=n_prompts,
                 n_tokens=n_prompts * self.layout.tokens_per_prompt,
-                dataset_rows_read=store.n_dataset_processed,
+                dataset_rows_read=rows.n_read,
                 norms={str(layer): of for layer, of in norms.layers.items()},
             )
             manifest.save(partial)
