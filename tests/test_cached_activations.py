@@ -457,7 +457,7 @@ def test_a_checkpoint_goes_on_as_it_began(tmp_path: Path) -> None:
         (
             {"n_batches_in_buffer": 200},
             "tokens in whole batches of 4 prompts, less than the shuffle buffer of "
-            "n_batches_in_buffer * context_size = 3,200 tokens; lower n_batches_in_buffer or",
+            "n_batches_in_buffer * 16 positions of a prompt = 3,200 tokens; lower n_batches_in_buffer or",
         ),
         (
             {"layer_groups": "0-3"},

@@ -10,7 +10,6 @@ from sae_lens_groups.activations.dataset import (
     open_dataset,
     open_train_split,
     require_usable_rows,
-    with_the_last_row,
 )
 from sae_lens_groups.activations.draw import RowSink
 from sae_lens_groups.activations.first_row import require_chat_template, require_usable_first_row
@@ -80,6 +79,5 @@ __all__ = [
     "taking_flat_heads",
     "width_at",
     "width_before_loading",
-    "with_the_last_row",
     "without_remote_code",
 ]

@@ -4,9 +4,8 @@ import glob
 import hashlib
 import itertools
 import json
-import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -152,11 +151,6 @@ class CountedRows:
         for n, row in enumerate(self.dataset, start=1):
             self.n_read = max(self.n_read, n)
             yield row
-
-
-def with_the_last_row(n_rows: int, versions: Mapping[str, str]) -> int:
-    """Rows read, of a file of these versions: before 0.9 the row in progress was not among them."""
-    return n_rows + bool(re.match(r"0\.[0-8]\.", versions.get("sae-lens-groups", "")))
 
 
 def as_stream(dataset: HfDataset) -> IterableDataset:

@@ -3,6 +3,7 @@
 Shapes: B tokens of one LM batch, N = B * layers_per_token rows of it, D = d_in.
 """
 
+import itertools
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, Self
 
@@ -38,7 +39,6 @@ class GroupActivationsStore(TokenStore):
     groups: tuple[LayerGroup, ...]
     template: HookTemplate
     rows: CountedRows
-    """The dataset's."""
     # A generator per group, apart from torch's own: a group's draws depend on the seed and on its
     # layers alone, and groups of one layer leave SAELens's stream of random numbers as it is.
     _draws: dict[str, torch.Generator]
@@ -116,6 +116,15 @@ class GroupActivationsStore(TokenStore):
         self._layers_per_token = cfg.layers_per_token
         self._norm_limits = dict(norm_limits)
         self._is_compiled = cfg.compile_llm
+
+    @property
+    def begins_with_bos(self) -> bool:
+        """Whether prompts do: of text where it is prepended, tokens as the first rows have it."""
+        bos = getattr(getattr(self.model, "tokenizer", None), "bos_token_id", None)
+        if bos is None or not self.is_dataset_tokenized:
+            return bos is not None and self.prepend_bos
+        first_rows = itertools.islice(self.rows.dataset, 16)
+        return all(int(row[self.tokens_column][0]) == bos for row in first_rows)
 
     def shuffle_buffer(self, generator: torch.Generator | None = None) -> ShuffleBuffer:
         """An empty buffer for the drawn rows, which this generator permutes."""

@@ -68,8 +68,9 @@ class TokenStore(ActivationsStore):
             raise DatasetError(
                 f"the {self.source_name} gives {n_tokens:,} tokens in whole batches of "
                 f"{self.store_batch_size_prompts} prompts, less than the shuffle buffer of "
-                f"n_batches_in_buffer * context_size = {self.buffer_size:,} tokens; use more data, "
-                "or lower n_batches_in_buffer or store_batch_size_prompts"
+                f"n_batches_in_buffer * {self.training_context_size} positions of a prompt = "
+                f"{self.buffer_size:,} tokens; use more data, or lower n_batches_in_buffer or "
+                "store_batch_size_prompts"
             )
 
     def token_batches(self) -> Iterator[torch.Tensor]:
@@ -85,7 +86,8 @@ class TokenStore(ActivationsStore):
                 if is_first_epoch:
                     self.require_filled_buffer(n_tokens)
                 warnings.warn(
-                    f"the {self.source_name} ended after {n_tokens:,} tokens and starts over",
+                    f"the {self.source_name} ended after {n_tokens:,} tokens and starts over, without "
+                    "the prompts at its end that are no whole batch (store_batch_size_prompts)",
                     stacklevel=1,
                 )
                 is_first_epoch = False

@@ -85,6 +85,11 @@ class CardFacts:
         )
 
     @property
+    def begins_with_bos(self) -> bool | None:
+        """Whether prompts did in training; before 0.9, whether BOS was to be prepended to text."""
+        return self.metadata.get("prompts_begin_with_bos", self.metadata.get("prepend_bos"))
+
+    @property
     def is_imported(self) -> bool:
         """Whether the SAEs were trained elsewhere, so that nothing is known of how."""
         return self.manifest.is_imported

@@ -7,7 +7,6 @@ from numbers import Integral
 from typing import Any
 
 from sae_lens_groups import files
-from sae_lens_groups.activations import with_the_last_row
 from sae_lens_groups.errors import SuiteError, UnknownLayerError, quoted
 from sae_lens_groups.files import find_file
 from sae_lens_groups.layers import (
@@ -82,9 +81,9 @@ class SuiteManifest:
 
     @property
     def rows_trained_on(self) -> int | None:
-        """`dataset_rows_read`, with the last row, which older versions did not count."""
-        n_rows = self.dataset_rows_read
-        return None if n_rows is None else with_the_last_row(n_rows, self.versions)
+        """`dataset_rows_read`, with the row in progress, which nobody counted before 0.9."""
+        is_old = self.dataset_fingerprint is None
+        return None if self.dataset_rows_read is None else self.dataset_rows_read + is_old
 
     @property
     def trained_groups(self) -> tuple[LayerGroup, ...]:

@@ -10,7 +10,6 @@ from sae_lens import SAE, TrainingSAE
 from sae_lens.training.activation_scaler import ActivationScaler
 from typing_extensions import override
 
-from sae_lens_groups._version import __version__
 from sae_lens_groups.activations import ActivationNorms
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.layers import LayerGroup, in_words
@@ -28,7 +27,7 @@ from sae_lens_groups.scaling import layer_sae
 from sae_lens_groups.suite import SAESuite
 from sae_lens_groups.train.trainer import GroupSAETrainer
 
-_PACKAGES = ("sae-lens", "transformer-lens", "torch")
+_PACKAGES = ("sae-lens-groups", "sae-lens", "transformer-lens", "torch")
 
 
 @dataclass(frozen=True)
@@ -50,19 +49,22 @@ def export_suite(
     transfer: TransferReport | None,
     dataset_rows_read: int | None,
     dataset_fingerprint: str | None,
+    begins_with_bos: bool,
     training_curves: tuple[TrainingPoint, ...],
     sae_step_flops: float | None,
 ) -> SAESuite:
     """The suite of these trained groups; a layer's SAE is built when it is asked for."""
     layers = {
-        layer: part for one in trainers for layer, part in _trained_layers(one, norms).items()
+        layer: part
+        for one in trainers
+        for layer, part in _trained_layers(one, norms, begins_with_bos).items()
     }
     manifest = SuiteManifest(
         groups=tuple(dict.fromkeys(part.group for part in layers.values())),
         hook_template=cfg.hook_template,
         scaling_factors={layer: part.scaler.scaling_factor for layer, part in layers.items()},
         model_name=cfg.model_name,
-        versions={"sae-lens-groups": __version__, **{of: version(of) for of in _PACKAGES}},
+        versions={name: version(name) for name in _PACKAGES},
         layer_alignment=cfg.layer_alignment,
         plan=plan,
         transfer=transfer,
@@ -141,7 +143,9 @@ class _TrainedGroups(SAESource):
         return self._layers[layer].log_sparsity_F
 
 
-def _trained_layers(trainer: GroupSAETrainer, norms: ActivationNorms) -> dict[int, _TrainedLayer]:
+def _trained_layers(
+    trainer: GroupSAETrainer, norms: ActivationNorms, begins_with_bos: bool
+) -> dict[int, _TrainedLayer]:
     statistics = trainer.statistics
     n_dead_L = statistics.n_dead_L(trainer.cfg.dead_feature_window)
     l0_L = statistics.frequency_LF.sum(dim=1).tolist()
@@ -154,6 +158,7 @@ def _trained_layers(trainer: GroupSAETrainer, norms: ActivationNorms) -> dict[in
             {
                 "l0": l0_L[position],
                 "num_dead_features": n_dead_L[position],
+                "prompts_begin_with_bos": begins_with_bos,
                 **norms.recorded(layer),
             },
         )

@@ -108,6 +108,7 @@ class GroupSAETrainingRunner:
         self.activations_store = store.from_group_config(
             self.model, cfg, self.groups, self._rows, self._norms.limits(cfg.hook_template)
         )
+        self._begins_with_bos = self.activations_store.begins_with_bos
         # Before the run's own SAEs, whose training takes more memory than this.
         self._sae_step_flops = _flops_if_counted(cfg)
         # The global generator decides initial weights here and the shuffling in `run`. It is
@@ -169,6 +170,7 @@ class GroupSAETrainingRunner:
             self._finished_report(trainers),
             dataset_rows_read=self._dataset_rows_read(),
             dataset_fingerprint=self._dataset_id.fingerprint,
+            begins_with_bos=self._begins_with_bos,
             training_curves=trainer.curves.points,
             sae_step_flops=self._sae_step_flops,
         )

@@ -24,13 +24,12 @@ def facts(suite: SAESuite, evaluation: SuiteEvaluation) -> str:
     """Hook, sizes, and the tokens that everything was measured on."""
     cfg = suite.layer(suite.manifest.layers[0]).cfg
     tokens = evaluation.tokens
-    outliers = (
-        f", and {counted(tokens.n_outliers, 'outlier')} beside them" if tokens.n_outliers else ""
-    )
+    words = tokens.left_out_in_words
     return (
         f"{suite.manifest.hook_template}; {cfg.architecture()} SAEs of {cfg.d_sae:,} features for "
         f"activations of width {cfg.d_in:,}. Measured on {tokens.n_tokens:,} tokens of "
-        f"{public(evaluation.dataset_name)} ({tokens.n_prompts:,} prompts of {tokens.context_size} tokens){outliers}."
+        f"{public(evaluation.dataset_name)} ({tokens.n_prompts:,} prompts of {tokens.context_size} tokens"
+        f"{f'; left out: {words}' if words else ''})."
     )
 
 
@@ -68,7 +67,7 @@ def _compared(comparison: Comparison, costs: Sequence[TrainingCost]) -> dict[str
             (label, signed(of.value), interval(of.low, of.high)) for label, of in found.items()
         ],
         "trained": [[name, *map(as_given, both)] for name, both in comparison.trained.items()],
-        "is_unequal": comparison.is_unequal,
+        "is_unequal": bool(comparison.unequal),
         "cost": _saved(costs, comparison.n_layers) if len(costs) == 2 else None,
     }
 

@@ -12,12 +12,7 @@ from transformer_lens import HookedRootModule
 from typing_extensions import override
 
 from sae_lens_groups import files
-from sae_lens_groups.activations import (
-    CountedRows,
-    GroupActivationsStore,
-    RowSink,
-    with_the_last_row,
-)
+from sae_lens_groups.activations import CountedRows, GroupActivationsStore, RowSink
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import CacheError
 from sae_lens_groups.layers import LayerGroup
@@ -61,8 +56,8 @@ class CachedActivations:
 
     def dataset_rows_read(self, prompts: range) -> int:
         """Rows of the dataset that had been read, from its first on, for these prompts."""
-        n_rows = int(self._flat(DATASET_ROWS_READ, prompts)[-1])
-        return with_the_last_row(n_rows, self.manifest.versions)
+        is_old = not self.manifest.norms  # of before 0.9, which did not count the row in progress
+        return int(self._flat(DATASET_ROWS_READ, prompts)[-1]) + is_old
 
     def rows_ND(self, column: str, prompts: range) -> torch.Tensor:
         """The activations of a hook, or the drawn ones of a group, prompt by prompt."""

@@ -12,7 +12,6 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups import files
-from sae_lens_groups._version import __version__
 from sae_lens_groups.activations import (
     CountedRows,
     GroupActivationsStore,
@@ -46,7 +45,7 @@ from sae_lens_groups.train.cache.shards import write_dataset
 from sae_lens_groups.train.prepare import settle
 
 _SETTING = "cached_activations_path"
-_PACKAGES = ("sae-lens", "datasets", "torch")
+_PACKAGES = ("sae-lens-groups", "sae-lens", "datasets", "torch")
 
 
 def cache_activations(
@@ -151,7 +150,7 @@ class CacheRun:
                 settings=row_settings(cfg),
                 draw_settings=draw_settings(cfg) if self.cache_rows == DRAWN_ROWS else {},
                 layout=self.layout,
-                versions={"sae-lens-groups": __version__, **{of: version(of) for of in _PACKAGES}},
+                versions={name: version(name) for name in _PACKAGES},
                 activations_dtype=cast("Any", dtype),
                 n_prompts=n_prompts,
                 n_tokens=n_prompts * self.layout.tokens_per_prompt,
