@@ -106,7 +106,11 @@ def test_a_suite_says_which_rows_it_was_trained_on(trained: list[Trained], model
 
 
 def evaluated(ours: Path, theirs: Path) -> tuple[list[dict[str, str]], set[tuple[int, ...]]]:
-    quick = ("--n_eval_batches", "2", "--eval_batch_size_prompts", str(N_PROMPTS // 2))
+    quick = (
+        *("--n_eval_batches", "2", "--eval_batch_size_prompts", str(N_PROMPTS // 2)),
+        "--dtype",
+        "float32",
+    )
     with prompts_read() as seen:
         assert main(["evaluate", str(ours), "--baseline", str(theirs), *quick]) == 0
     return list(csv.DictReader((ours / "evaluation.csv").open(encoding="utf-8"))), seen
