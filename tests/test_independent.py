@@ -27,6 +27,7 @@ FOLDER = Path(os.environ.get("INDEPENDENT_MODEL", DEMO))
 HOOK = os.environ.get("INDEPENDENT_HOOK", "gpt_neox.layers.3")
 D_IN = json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))["hidden_size"]
 CONTEXT_SIZE, N_PROMPTS = 32, 8
+pytestmark = pytest.mark.filterwarnings("ignore:massive activations")  # of real models
 # Documents of up to 30,000 tokens each, far longer than what is read of them at once.
 TEXTS = [inspect.getsource(of) for of in (argparse, typing, textwrap, json, inspect, contextlib)]
 

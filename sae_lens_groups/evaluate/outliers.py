@@ -31,7 +31,7 @@ class Outliers:
         self._sites = {name: Site(name, of[0].hook_head_index) for name, of in trained.items()}
         known = {name: [of.max_activation_norm for of in each] for name, each in trained.items()}
         limits = {name: [n for n in each if n is not None] for name, each in known.items()}
-        self._limits = {name: min(each) for name, each in limits.items() if each}
+        self._limits: dict[str, float] = {name: min(each) for name, each in limits.items() if each}
         self.n_found = 0
 
     def apart(self, captured: Mapping[str, torch.Tensor], kept_ST: torch.Tensor) -> Counted:
