@@ -66,6 +66,9 @@ _OWN_SETTINGS: dict[str, dict[str, Any]] = {
     "matching_pursuit": {"residual_threshold": 0.5, "max_iterations": 4, "decoder_init_norm": 1.0},
 }
 
+LARGE_LM_BATCHES = {"store_batch_size_prompts": 16}
+"""A quarter of the passes, for where it does not matter how the language model's batches fall."""
+
 
 def sae_config(architecture: str = "topk", **settings: Any) -> TrainingSAEConfig:
     """A small SAE config of an architecture."""

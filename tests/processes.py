@@ -10,13 +10,18 @@ itself. A test of what importing does, or of another interpreter, starts one by 
 
 import atexit
 import importlib
+import json
 import multiprocessing
 import os
 import runpy
 import signal
+import socket
+import socketserver
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -75,6 +80,57 @@ def run(
     return CompletedProcess(args, process.wait(), out, err)
 
 
+_SHIM = """#!{python} -IS
+import json, os, socket, sys
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect({address!r})
+    socket.send_fds(server, [b" "], [0, 1, 2])
+    given = {{"args": [*{args!r}, *sys.argv[1:]], "cwd": os.getcwd(), "env": dict(os.environ)}}
+    server.sendall(json.dumps(given).encode())
+    server.shutdown(socket.SHUT_WR)
+    sys.exit(int(server.recv(8)))
+"""
+
+
+class _Forking(socketserver.StreamRequestHandler):
+    """Starts what a shim asks for, on the shim's own streams."""
+
+    connection: socket.socket
+
+    def handle(self) -> None:
+        _, descriptors, *_ = socket.recv_fds(self.connection, 1, 3)
+        given = json.loads(self.rfile.read())
+        streams = tuple(map(Connection, descriptors))
+        process = _CONTEXT.Process(
+            target=_be, args=(tuple(given["args"]), given["cwd"], given["env"], streams)
+        )
+        process.start()
+        for stream in streams:
+            stream.close()
+        process.join()
+        self.wfile.write(str(process.exitcode).encode())
+
+
+@contextmanager
+def commands(folder: Path) -> Iterator[Path]:
+    """The commands `sae-lens-groups` and `python` in a new folder, whose processes are forked too.
+
+    For what starts them by name: a shell, a notebook.
+    """
+    folder.mkdir()
+    address = str(folder / "socket")
+    for name, args in (("python", ()), ("sae-lens-groups", ("-m", "sae_lens_groups"))):
+        shim = folder / name
+        shim.write_text(_SHIM.format(python=sys.executable, address=address, args=args))
+        shim.chmod(0o755)
+    with socketserver.ThreadingUnixStreamServer(address, _Forking) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}).start()
+        try:
+            yield folder
+        finally:
+            server.shutdown()
+
+
 def _stream(end: Connection, mode: str) -> IO[str]:
     descriptor = os.dup(end.fileno())
     end.close()
@@ -97,7 +153,7 @@ def _be(
     if is_hub_another:
         _find_hub_again()
     kind, what, *rest = args
-    sys.path.insert(0, folder)
+    sys.path[:0] = [folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     try:
         if kind == "-m":
             sys.argv = [what, *rest]

@@ -34,6 +34,7 @@ from sae_lens_groups.train.prepare import settle
 from .conftest import (
     ARCHITECTURES,
     D_IN,
+    LARGE_LM_BATCHES,
     TableModel,
     group_config,
     make_model,
@@ -144,7 +145,7 @@ def train(
     model: Any, tokens: Dataset, layer_groups: str = "0-2", **changes: Any
 ) -> tuple[SAESuite, Mapping[str, GroupScaling]]:
     """A suite, and each group's scalers."""
-    cfg = group_config(layer_groups, **{"plan_tokens": 1000, **changes})
+    cfg = group_config(layer_groups, **{"plan_tokens": 1000, **LARGE_LM_BATCHES, **changes})
     runner = GroupSAETrainingRunner(cfg, override_dataset=tokens, override_model=model)
     trainers: list[Any] = []
     build_trainer = runner._trainer

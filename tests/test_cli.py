@@ -494,18 +494,20 @@ def test_the_wheel_holds_the_package_and_its_command(wheel: Path) -> None:
     }
 
 
+_RUN_PATH = """
+import runpy, sys
+sys.argv.pop(0)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 @pytest.mark.slow
 def test_the_demo_of_the_wheel_prints_a_score_for_every_layer(wheel: Path, tmp_path: Path) -> None:
     def demo(*args: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, str(wheel / "bin" / "sae-lens-groups"), "demo", *args],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(wheel)},
-            capture_output=True,
-            text=True,
-        )
+        command = ["-c", _RUN_PATH, str(wheel / "bin" / "sae-lens-groups"), "demo", *args]
+        return run(*command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(wheel)})
 
-    shown = demo("--training_tokens", "100000")
+    shown = demo("--training_tokens", "60000")
     assert shown.returncode == 0, shown.stderr
     row = r"^ +(\d+)  (layers_\S+) +(\S+) +(\S+) +(\S+) +(\S+) +(\S+)%$"
     rows = re.findall(row, shown.stdout, re.MULTILINE)

@@ -5,8 +5,6 @@ import importlib
 import os
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 from textwrap import indent
@@ -26,6 +24,7 @@ from sae_lens_groups.plan.rule import PartitionRule, parse_layer_groups, resolve
 from sae_lens_groups.plugins import partitions, plugin_manager
 
 from .conftest import group_config, settings
+from .processes import run
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "sae_lens_groups"
@@ -116,12 +115,8 @@ def test_the_rule_of_the_page_is_found_in_an_installed_package(tmp_path: Path) -
     assert entry is not None
     assert "[project.entry-points.sae_lens_groups]" in toml
     (installed / "entry_points.txt").write_text(f"[sae_lens_groups]\n{entry[1]} = {entry[2]}\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "sae_lens_groups", "plugins"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
-        capture_output=True,
-        text=True,
-    )
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = run("-m", "sae_lens_groups", "plugins", env={**os.environ, "PYTHONPATH": path})
     assert re.search(r"register_partitions +early +early_layers", done.stdout), done.stderr
 
 
@@ -169,12 +164,8 @@ def test_the_metric_of_the_page_is_in_every_table_of_scores(
         text = text.replace(before, after)
     file.write_text(text)
     folder = Path(shutil.copytree(suite_folder, tmp_path / "suite"))
-    done = subprocess.run(
-        [sys.executable, "-c", EVALUATE, str(folder)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(edited.parent), str(ROOT)])},
-        capture_output=True,
-        text=True,
-    )
+    path = os.pathsep.join([str(edited.parent), str(ROOT)])
+    done = run("-c", EVALUATE, str(folder), env={**os.environ, "PYTHONPATH": path})
     assert done.returncode == 0, done.stderr
     with (folder / "evaluation.csv").open(newline="") as rows:
         for row in csv.DictReader(rows):

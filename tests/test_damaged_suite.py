@@ -6,8 +6,6 @@ import pickle
 import random
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from sae_lens_groups.saved.open import named_by, open_saes
 from sae_lens_groups.scaling.group_scaling import whitening_of
 from sae_lens_groups.scaling.layer_scaler import layer_map_of
 
+from . import processes
 from .conftest import D_IN, D_SAE, group_config, make_model, make_tokens, sae_config
 
 HOOK_NAMES = [f"blocks.{layer}.hook_resid_post" for layer in range(4)]
@@ -636,13 +635,8 @@ def test_absurd_sizes_are_refused_before_memory_is_taken(whole: Path, tmp_path: 
         file.truncate(8 + length + 4 * 10**12)
     for folder in folders:
         (folder / "checksums.json").unlink()
-    run = subprocess.run(
-        [sys.executable, "-c", _SMALL_MEMORY, *map(str, folders)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert run.stdout.splitlines() == ["refused"] * len(folders), run.stderr
+    done = processes.run("-c", _SMALL_MEMORY, *map(str, folders))
+    assert done.stdout.splitlines() == ["refused"] * len(folders), done.stderr
 
 
 class _Unpickled:

@@ -3,6 +3,7 @@
 import gc
 import math
 from collections.abc import Callable
+from functools import cache
 from itertools import combinations
 from typing import Any
 
@@ -200,9 +201,14 @@ def distances_of(
         group_config(**{"store_batch_size_prompts": 20, **settings}),
         metric=metric,
         n_tokens=n_tokens,
-        override_dataset=make_tokens(highest=tables.shape[1]) if tokens is None else tokens,
+        override_dataset=_tokens_below(tables.shape[1]) if tokens is None else tokens,
         override_model=TableModel(tables),
     )
+
+
+@cache
+def _tokens_below(d_vocab: int) -> Dataset:
+    return make_tokens(highest=d_vocab)
 
 
 def random_tables(seed: int, n_layers: int = 3, d_vocab: int = 50) -> torch.Tensor:

@@ -33,7 +33,7 @@ def train(folder: Path, dataset: Path, layer_groups: str = "3-4,11", **changes: 
         "context_size": "32",
         "training_tokens": "2048",
         "train_batch_size_tokens": "256",
-        "store_batch_size_prompts": "4",
+        "store_batch_size_prompts": "8",
         "n_batches_in_buffer": "16",
         "lr": "1e-3",
         "normalize_activations": "expected_average_only_in",

@@ -51,6 +51,7 @@ from sae_lens_groups.scaling.fold import layer_sae
 from tests.conftest import (
     CONTEXT_SIZE,
     D_IN,
+    LARGE_LM_BATCHES,
     N_LAYERS,
     group_config,
     make_model,
@@ -67,6 +68,7 @@ def train(model: HookedRootModule, layer_groups: str = "0-2,3", **changes: Any) 
     changes = {
         "sae": sae_config(normalize_activations="expected_average_only_in"),
         "training_tokens": 32 * 10,
+        **LARGE_LM_BATCHES,
         **changes,
     }
     dataset = changes.pop("dataset", make_tokens())

@@ -16,7 +16,7 @@ from sae_lens_groups import GroupSAETrainingRunner, LayerGroup, SAESuite
 from sae_lens_groups.scaling.fold import layer_sae, require_foldable
 from sae_lens_groups.scaling.group_scaling import MEAN_NORM, WHITENING, GroupScaling
 
-from .conftest import ARCHITECTURES, D_IN, group_config, sae_config
+from .conftest import ARCHITECTURES, D_IN, LARGE_LM_BATCHES, group_config, sae_config
 from .processes import run
 
 HAS_WHITENING = hasattr(TrainingSAE, "fold_activation_whitening")
@@ -47,7 +47,9 @@ def train(
     model: HookedTransformer, tokens: Dataset, architecture: str, mode: str
 ) -> tuple[SAESuite, GroupScaling]:
     """A suite of one group of three layers, and that group's scalers."""
-    cfg = group_config("0-2", sae=config_of(architecture, mode), dead_feature_window=10_000)
+    cfg = group_config(
+        "0-2", **LARGE_LM_BATCHES, sae=config_of(architecture, mode), dead_feature_window=10_000
+    )
     runner = GroupSAETrainingRunner(cfg, override_dataset=tokens, override_model=model)
     scalings: list[GroupScaling] = []
     build_trainer = runner._trainer

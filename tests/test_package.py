@@ -10,15 +10,17 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from sae_lens import constants
 
 import sae_lens_groups
-from sae_lens_groups import errors, files
+from sae_lens_groups import demo, errors, files
 from sae_lens_groups.demo import corpus
 from sae_lens_groups.demo.model import MODEL_FOLDER
 
+from . import floor, processes
 from .hub import Token, hub
 
 ROOT = Path(__file__).parent.parent
@@ -88,6 +90,22 @@ def test_the_demo_model_ships_with_the_package_and_is_small() -> None:
     assert sum(path.stat().st_size for path in MODEL_FOLDER.iterdir()) < 4_000_000
 
 
+def test_the_demo_text_is_the_same_from_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(demo.model, "stdlib_texts", lambda split: [f"# {split}\n"] * 40)
+    before = demo.stdlib_tokens("train", 16)["tokens"][:]
+    (cached,) = (tmp_path / "cache").rglob("*.safetensors")
+    with monkeypatch.context() as patch:
+        patch.setattr(demo.model, "_tokenised", None)
+        assert demo.stdlib_tokens("train", 16)["tokens"][:] == before
+    assert demo.stdlib_tokens("held_out", 16)["tokens"][:] != before
+    cached.parent.parent.rename(tmp_path / "moved")
+    (tmp_path / "cache").write_text("no folder, so that nothing can be written")
+    assert demo.stdlib_tokens("train", 16)["tokens"][:] == before
+
+
 def test_the_demo_text_is_split_by_file() -> None:
     train, held_out = set(corpus.stdlib_files("train")), set(corpus.stdlib_files("held_out"))
     assert not train & held_out
@@ -98,23 +116,33 @@ def test_the_demo_text_is_split_by_file() -> None:
 def test_the_demo_models_held_out_loss_is_far_below_a_unigram_models() -> None:
     from transformers import AutoTokenizer, GPTNeoXForCausalLM
 
-    from sae_lens_groups.demo.train_model import held_out_loss, tokenize, unigram_loss
+    from tests.benchmarks.demo_model import held_out_loss, tokenize, unigram_loss
+
+    train = torch.tensor(demo.stdlib_tokens("train")["tokens"][:]).flatten()
 
     tokenizer = AutoTokenizer.from_pretrained(MODEL_FOLDER)
     held_out = tokenize(tokenizer, "held_out")[: 256 * 200]
     model = GPTNeoXForCausalLM.from_pretrained(MODEL_FOLDER)
     assert model.dtype.is_floating_point
     assert str(model.dtype) == "torch.float32"
-    assert unigram_loss(tokenize(tokenizer, "train"), held_out) > 6
+    assert unigram_loss(train, held_out) > 6
     assert held_out_loss(model, held_out) < 2.9
 
 
 def test_floor_and_newest_are_those_that_the_package_names() -> None:
     dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    floor = re.search(r"sae-lens==(\S+)", (ROOT / "tests/floor.txt").read_text())
-    assert floor is not None
-    assert f"sae-lens>={floor[1]},<7" in dependencies
+    oldest = re.search(r"sae-lens==(\S+)", (ROOT / "tests/floor.txt").read_text())
+    assert oldest is not None
+    assert f"sae-lens>={oldest[1]},<7" in dependencies
     assert "torch>=2.6" in dependencies  # whose torch.load runs no code of a checkpoint
+
+
+def test_the_tests_that_are_chosen_for_the_floor_are_there() -> None:
+    there = {path.stem: path.read_text() for path in (ROOT / "tests").glob("test_*.py")}
+    names = {name for text in there.values() for name in re.findall(r"^def (test_\w+)", text, re.M)}
+    assert names | there.keys() >= floor.SAME_WITH_ANY_SAELENS
+    for file, chosen in floor.ONLY_THESE.items():
+        assert chosen <= {*re.findall(r"^def (test_\w+)", there[file], re.M)}, file
 
 
 def imported_distributions() -> set[str]:
@@ -149,10 +177,20 @@ def numbers_masked(text: str) -> list[str]:
 def test_the_readmes_program_prints_what_the_readme_shows(tmp_path: Path) -> None:
     block = re.search(r"```python\n(.*?)```\n\nIt prints:\n\n```\n(.*?)```", README, re.DOTALL)
     assert block is not None
-    shown = run_python(block[1], tmp_path)
+    done = processes.run("-c", block[1], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout
     assert numbers_masked(shown) == numbers_masked(block[2])
     for found, written in zip(re.findall(r"\d+\.\d+", shown), re.findall(r"\d+\.\d+", block[2])):
         assert float(found) == pytest.approx(float(written), abs=0.03)
+
+
+_KERNEL = """
+import os, runpy, sys
+sys.executable = {python!r}  # whose neighbour is `sae-lens-groups`
+os.environ.pop("JPY_PARENT_PID")  # the parent is another one here
+runpy.run_module("ipykernel_launcher", run_name="__main__")
+"""
 
 
 @pytest.mark.slow
@@ -166,7 +204,17 @@ def test_tutorials_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         for name, value in server.environment(tmp_path / "home", "hf_reader").items():
             monkeypatch.setenv(name, value)
         require_statuses_of_commands(notebook)
-        NotebookClient(notebook, timeout=600, resources=resources).execute()
+        with processes.commands(tmp_path / "bin") as bin_folder:
+            client = NotebookClient(notebook, timeout=600, resources=resources)
+            client.create_kernel_manager().kernel_spec.argv = [
+                *(
+                    str(bin_folder / "python"),
+                    "-c",
+                    _KERNEL.format(python=str(bin_folder / "python")),
+                ),
+                *("-f", "{connection_file}"),
+            ]
+            client.execute()
     for cell in notebook.cells:  # of a pipe the status is that of its end
         if is_command(cell):
             assert any(output.get("text") for output in cell.outputs), cell.source

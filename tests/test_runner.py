@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -338,6 +339,18 @@ def test_local_text_is_tokenised_as_saelens_does_it(tmp_path: Path, streaming: b
     assert torch.equal(decoder(from_path, group), decoder(passed_in, group))
 
 
+@cache
+def _few_tokens() -> Dataset:
+    return stdlib_tokens("held_out", 16).select(range(500))
+
+
+@cache
+def _decoder_of_few_tokens() -> torch.Tensor:
+    cfg = GroupSAERunnerConfig(layer_groups="3,4-5", **demo_settings())
+    passed_in = GroupSAETrainingRunner(cfg, override_dataset=_few_tokens()).run()
+    return decoder(passed_in, LayerGroup(3, 3))
+
+
 @pytest.mark.parametrize("column", ["tokens", "input_ids"])
 @pytest.mark.parametrize("streaming", [True, False])
 @pytest.mark.parametrize("as_dict", [True, False])
@@ -345,14 +358,12 @@ def test_pretokenised_folders_train(
     tmp_path: Path, column: str, streaming: bool, as_dict: bool
 ) -> None:
     """SAELens takes such a folder's path for a Hub name and fails."""
-    dataset = stdlib_tokens("held_out", 16).select(range(500))
+    dataset = _few_tokens()
     if column != "tokens":
         dataset = dataset.rename_column("tokens", column)
     (DatasetDict({"train": dataset}) if as_dict else dataset).save_to_disk(tmp_path / "tokens")
     from_path = suite_from(str(tmp_path / "tokens"), streaming=streaming)
-    cfg = GroupSAERunnerConfig(layer_groups="3,4-5", **demo_settings())
-    passed_in = GroupSAETrainingRunner(cfg, override_dataset=dataset).run()
-    assert torch.equal(decoder(from_path, LayerGroup(3, 3)), decoder(passed_in, LayerGroup(3, 3)))
+    assert torch.equal(decoder(from_path, LayerGroup(3, 3)), _decoder_of_few_tokens())
 
 
 def test_chat_formatting_reaches_the_tokens(tmp_path: Path) -> None:

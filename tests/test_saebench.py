@@ -4,11 +4,12 @@ They run as the page shows them, in processes that cannot import this package.
 """
 
 import contextlib
-import importlib.util
 import json
 import os
 import re
 import shutil
+import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -27,6 +28,8 @@ PAGE = (Path(__file__).parent.parent / "tutorials" / "saebench.md").read_text(en
 PREPARE, CORE, FROM_HUB, PROBES = re.findall(
     r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE
 )
+FOLDER = os.environ.get("SAEBENCH_FOLDER", "")
+"""SAEBench and what it brings may be in a folder that these programs alone look into."""
 NEEDED = ("sae_bench", "sae_probes", "sklearn", "tabulate", "xgboost", "zstandard")
 LAYERS = [2, 3, 11]  # a group of two and one alone
 HF_HOOK = "gpt_neox.layers.{}"
@@ -49,7 +52,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module", autouse=True)
 def _saebench() -> None:
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    missing = [name for name in NEEDED if PathFinder.find_spec(name, [FOLDER, *sys.path]) is None]
     if missing:
         # CI sets it, so that SAEBench cannot go untested there.
         assert not os.environ.get("REQUIRE_SAEBENCH"), f"{', '.join(missing)} not installed"
@@ -91,7 +94,8 @@ def train(suite_folder: Path, tokens: Dataset, **flags: Any) -> SAESuite:
 
 
 def run(program: str, folder: Path, **environment: str) -> CompletedProcess[str]:
-    return processes.run("-c", program, cwd=folder, env={**os.environ, **environment})
+    environment = {**os.environ, "PYTHONPATH": FOLDER, **environment}
+    return processes.run("-c", program, cwd=folder, env=environment)
 
 
 def run_without_us(program: str, folder: Path, **environment: str) -> str:

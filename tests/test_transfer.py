@@ -36,6 +36,7 @@ from .conftest import (
     D_IN,
     D_SAE,
     HOOK_NAME,
+    LARGE_LM_BATCHES,
     TableModel,
     group_config,
     make_model,
@@ -74,7 +75,7 @@ def require_equal(found: torch.Tensor, expected: torch.Tensor, times: float = 1)
 
 
 def train(model: Any, tokens: Dataset, layer_groups: str, **changes: Any) -> SAESuite:
-    cfg = group_config(layer_groups, **{"plan_tokens": 1000, **changes})
+    cfg = group_config(layer_groups, **{"plan_tokens": 1000, **LARGE_LM_BATCHES, **changes})
     return GroupSAETrainingRunner(cfg, override_dataset=tokens, override_model=model).run()
 
 
