@@ -246,7 +246,7 @@ def test_a_score_that_few_tokens_make_stands_beside_that_of_all_others(
         metrics = layer.metrics
         assert metrics["explained_variance_with_outliers"] > metrics["explained_variance"] + 0.2
     assert "EV with outliers" in evaluation_text(found)
-    assert f"{found.tokens.n_outliers} tokens" in evaluation_text(found)
+    assert f"{found.tokens.n_outliers} of massive activations" in evaluation_text(found)
 
 
 def test_without_outliers_the_table_is_as_it_was(model: HookedTransformer) -> None:

@@ -110,17 +110,21 @@ def _text(
     own = DatasetId(own_path, suite.manifest.dataset_fingerprint)
     of_suite = _read_by_suite(suite, path) if given.is_same(own) else 0
     n_rows_read = max(of_suite, _read_by_baseline(given, baseline))
-    return _Text(Path(path).name, path, held_out_rows(rows, n_rows_read) if n_rows_read else rows)
+    if n_rows_read:
+        rows = held_out_rows(rows, n_rows_read)
+        print(f"Held out: the rows of {path} after the first {n_rows_read:,}, which training read.")
+    return _Text(Path(path).name, path, rows)
 
 
 def _read_by_suite(suite: SAESuite, path: str) -> int:
     """How many rows of its dataset, which now lies there, the suite was trained on."""
-    if suite.manifest.dataset_rows_read is None:
+    n_rows_read = suite.manifest.rows_trained_on
+    if n_rows_read is None:
         raise DatasetError(
             f"the suite does not say which rows of {path!r} it was trained on, so none are "
             "known to be held out; give other text with --dataset_path"
         )
-    return suite.manifest.dataset_rows_read
+    return n_rows_read
 
 
 def _read_by_baseline(given: DatasetId, baseline: Baseline | None) -> int:

@@ -80,6 +80,12 @@ class SuiteManifest:
         return [layer for group in self.groups for layer in group.layers]
 
     @property
+    def rows_trained_on(self) -> int | None:
+        """`dataset_rows_read`, with the row in progress, which nobody counted before 0.9."""
+        is_old = self.dataset_fingerprint is None
+        return None if self.dataset_rows_read is None else self.dataset_rows_read + is_old
+
+    @property
     def trained_groups(self) -> tuple[LayerGroup, ...]:
         """The groups that the run trained, rather than took over from what it started from."""
         if self.transfer is None:

@@ -49,12 +49,15 @@ def export_suite(
     transfer: TransferReport | None,
     dataset_rows_read: int | None,
     dataset_fingerprint: str | None,
+    begins_with_bos: bool,
     training_curves: tuple[TrainingPoint, ...],
     sae_step_flops: float | None,
 ) -> SAESuite:
     """The suite of these trained groups; a layer's SAE is built when it is asked for."""
     layers = {
-        layer: part for one in trainers for layer, part in _trained_layers(one, norms).items()
+        layer: part
+        for one in trainers
+        for layer, part in _trained_layers(one, norms, begins_with_bos).items()
     }
     manifest = SuiteManifest(
         groups=tuple(dict.fromkeys(part.group for part in layers.values())),
@@ -140,7 +143,9 @@ class _TrainedGroups(SAESource):
         return self._layers[layer].log_sparsity_F
 
 
-def _trained_layers(trainer: GroupSAETrainer, norms: ActivationNorms) -> dict[int, _TrainedLayer]:
+def _trained_layers(
+    trainer: GroupSAETrainer, norms: ActivationNorms, begins_with_bos: bool
+) -> dict[int, _TrainedLayer]:
     statistics = trainer.statistics
     n_dead_L = statistics.n_dead_L(trainer.cfg.dead_feature_window)
     l0_L = statistics.frequency_LF.sum(dim=1).tolist()
@@ -153,6 +158,7 @@ def _trained_layers(trainer: GroupSAETrainer, norms: ActivationNorms) -> dict[in
             {
                 "l0": l0_L[position],
                 "num_dead_features": n_dead_L[position],
+                "prompts_begin_with_bos": begins_with_bos,
                 **norms.recorded(layer),
             },
         )
