@@ -24,7 +24,8 @@ LONGEST_FUNCTION, LONGEST_FILE = 40, 350
 # One name in several modules: a hook and what implements it, a program's start, and what every
 # circuit task has of its own.
 SAME_NAMES = {
-    *("register_alignments", "register_layer_distances", "register_partitions"),
+    *("register_alignments", "register_fast_steps", "register_layer_distances"),
+    "register_partitions",
     *("main", "NOUNS", "TEMPLATE", "TEMPLATES"),
 }
 

@@ -257,7 +257,6 @@ class GroupSAETrainingRunner:
             data_provider=batches,
             save_checkpoint_fn=partial(self._add_runner_files, batches),
             fast_step=cfg.fast_step,
-            compile_sae=cfg.compile_sae,
             verbose=cfg.verbose,
         )
         groups = trainer.group_trainers
