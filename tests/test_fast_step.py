@@ -180,6 +180,33 @@ def test_rows_of_any_norm_give_saelens_gradients(
     assert_same_step(ours, theirs, output, saelens_step(theirs, rows_BD, steps_since_fired(30)))
 
 
+@pytest.mark.parametrize("n_dead", [0, 30])
+@pytest.mark.parametrize("architecture", SPARSE)
+def test_under_autocast_it_is_as_near_to_float64_as_saelens_own_step(
+    architecture: str, n_dead: int
+) -> None:
+    """Which is about a hundredth: both choose by pre-activations in bfloat16."""
+    exact, theirs, ours = (make_sae(architecture) for _ in range(3))
+    exact.double().dtype = torch.float64
+    rows_BD = torch.randn(512, WIDE["d_in"])
+    saelens_step(exact, rows_BD.double(), steps_since_fired(n_dead))
+    with torch.autocast("cpu", torch.bfloat16):
+        saelens_step(theirs, rows_BD, steps_since_fired(n_dead))
+    output, _ = make_step(ours, autocast=True)(rows_BD, steps_since_fired(n_dead), {})
+    assert output.hidden_pre.dtype == torch.float32
+    for name, parameter in exact.named_parameters():
+        distances = [_distance(sae.get_parameter(name), parameter) for sae in (ours, theirs)]
+        assert 1e-4 < distances[0] < min(0.1, 1.02 * distances[1]), name
+
+
+def _distance(parameter: torch.nn.Parameter, exact: torch.nn.Parameter) -> float:
+    """Of the gradient, relative to its size."""
+    assert parameter.grad is not None
+    assert exact.grad is not None
+    assert parameter.grad.dtype == torch.float32
+    return float((parameter.grad - exact.grad).norm() / exact.grad.norm())
+
+
 @pytest.mark.parametrize("fast_step", [ALWAYS, NEVER])
 def test_weights_that_lie_transposed_in_memory_train_the_same(fast_step: str) -> None:
     """As those of an SAE that somebody made with `W_enc = W_dec.T`."""

@@ -46,6 +46,7 @@ class _SuiteEntries(files.FileEntries):
     dataset_rows_read: int | None = None
     dataset_fingerprint: str | None = None
     sae_step_flops: files.Positive | None = None
+    training_step: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,8 @@ class SuiteManifest:
     """Of the rows that training read first, so that the dataset is known wherever it lies."""
     sae_step_flops: float | None = None
     """FLOPs per token of a training step of one group's SAE; None where they were not counted."""
+    training_step: str | None = None
+    """Whether the SAEs were trained with a fast step, and why not; None where it is not known."""
 
     @property
     def layers(self) -> list[int]:
@@ -156,6 +159,7 @@ class SuiteManifest:
             "dataset_rows_read": self.dataset_rows_read,
             "dataset_fingerprint": self.dataset_fingerprint,
             "sae_step_flops": self.sae_step_flops,
+            "training_step": self.training_step,
         }
         return {
             "format_version": _SuiteEntries.newest_format,
@@ -214,6 +218,7 @@ class SuiteManifest:
             dataset_rows_read=saved.dataset_rows_read,
             dataset_fingerprint=saved.dataset_fingerprint,
             sae_step_flops=saved.sae_step_flops,
+            training_step=saved.training_step,
         )
 
     def _agrees_with(self, saved: _SuiteEntries) -> bool:

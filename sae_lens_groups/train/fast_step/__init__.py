@@ -15,6 +15,7 @@ from sae_lens_groups.train.fast_step.choice import (
     StepChoice,
     step_of_config,
     step_of_sae,
+    steps_text,
     why_not,
 )
 from sae_lens_groups.train.fast_step.scratch import Scratch
@@ -30,5 +31,6 @@ __all__ = [
     "StepChoice",
     "step_of_config",
     "step_of_sae",
+    "steps_text",
     "why_not",
 ]

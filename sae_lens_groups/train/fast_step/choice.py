@@ -1,5 +1,6 @@
 """Whether an SAE is trained with a fast step or with SAELens's own."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,3 +66,8 @@ def step_of_sae(sae: TrainingSAE[Any], mode: str) -> StepChoice:
     if any(hook.fwd_hooks for hook in sae.hook_dict.values()):
         return StepChoice(None, "the SAE has hooks")
     return choice
+
+
+def steps_text(saes: Iterable[TrainingSAE[Any]], mode: str) -> str:
+    """What these SAEs are trained with, each kind once."""
+    return "; ".join(dict.fromkeys(str(step_of_sae(sae, mode)) for sae in saes))

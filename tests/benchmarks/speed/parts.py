@@ -16,7 +16,7 @@ from transformer_lens import HookedRootModule
 
 from sae_lens_groups.activations.shuffle_buffer import ShuffleBuffer
 from sae_lens_groups.activations.store import GroupActivationsStore
-from sae_lens_groups.train.fast_step import SparseStep
+from sae_lens_groups.plugins import fast_steps
 from sae_lens_groups.train.group_trainer import GroupTrainer
 from sae_lens_groups.train.statistics import LayerStatistics
 
@@ -31,7 +31,7 @@ _FUNCTIONS: list[tuple[Any, str, str]] = [
     (ShuffleBuffer, "reserve", BUFFER),
     (ShuffleBuffer, "write", BUFFER),
     (ShuffleBuffer, "_read", BUFFER),
-    (SparseStep, "__call__", STEP),
+    *((step, "__call__", STEP) for step in fast_steps().values()),
     (SAETrainer, "_train_step", STEP),
     (torch.optim.Adam, "step", OPTIMISER),
     (torch.nn.utils, "clip_grad_norm_", OPTIMISER),

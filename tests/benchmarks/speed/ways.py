@@ -149,6 +149,7 @@ def _settings(job: Job) -> dict[str, Any]:
         "lr": LR,
         "lr_scheduler_name": "constant",
         "device": job.device,
+        "autocast": job.autocast,
         "autocast_lm": job.lm_dtype == AUTOCAST,
         "seed": job.seed,
         "logger": LoggingConfig(log_to_wandb=False),
