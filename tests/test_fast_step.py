@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
-from sae_lens import TopKTrainingSAE, TrainingSAE, TrainingSAEConfig
+from sae_lens import JumpReLUTrainingSAE, TopKTrainingSAE, TrainingSAE, TrainingSAEConfig
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from transformer_lens import HookedTransformer
 
@@ -73,15 +73,18 @@ def steps_since_fired(n_dead: int, d_sae: int = WIDE["d_sae"]) -> torch.Tensor:
     return n_steps_F.float()
 
 
+COEFFICIENTS = {"l0": 0.3}
+
+
 def saelens_step(
-    sae: TopKTrainingSAE, rows_BD: torch.Tensor, n_steps_F: torch.Tensor
+    sae: TrainingSAE[Any], rows_BD: torch.Tensor, n_steps_F: torch.Tensor
 ) -> TrainStepOutput:
     """SAELens's forward and backward pass, as its trainer calls them."""
     output = sae.training_forward_pass(
         TrainStepInput(
             sae_in=rows_BD,
             dead_neuron_mask=n_steps_F > WINDOW,
-            coefficients={},
+            coefficients=COEFFICIENTS,
             n_training_steps=0,
             is_logging_step=False,
         )
@@ -180,6 +183,98 @@ def test_rows_of_any_norm_give_saelens_gradients(
     assert_same_step(ours, theirs, output, saelens_step(theirs, rows_BD, steps_since_fired(30)))
 
 
+HAS_JUMPRELU = why_not(sae_config("jumprelu")) is None
+needs_jumprelu = pytest.mark.skipif(not HAS_JUMPRELU, reason="SAELens has a log_threshold")
+
+
+def make_jumprelu(threshold: float, **changes: Any) -> JumpReLUTrainingSAE:
+    """An SAE of which some thresholds are 0, and one would be below."""
+    torch.manual_seed(0)
+    changes = {**{name: WIDE[name] for name in ("d_in", "d_sae")}, **changes}
+    sae = TrainingSAE.from_dict(sae_config("jumprelu", **changes).to_dict())
+    assert isinstance(sae, JumpReLUTrainingSAE)
+    with torch.no_grad():
+        sae.W_dec.mul_(0.2 + 3 * torch.rand(sae.cfg.d_sae, 1))
+        sae.W_enc.mul_(5)
+        sae.b_enc.normal_(0, 0.2)
+        sae.b_dec.normal_(0, 0.2)
+        sae.threshold.copy_(torch.rand(sae.cfg.d_sae) * threshold)
+        sae.threshold[:3] = torch.tensor([0.0, 0.0, -0.1])
+    return sae
+
+
+SPARSITY = [
+    {"jumprelu_sparsity_loss_mode": "step"},
+    {"jumprelu_sparsity_loss_mode": "step", "jumprelu_ste_to_input": True},
+    {"jumprelu_sparsity_loss_mode": "tanh"},
+    {"jumprelu_sparsity_loss_mode": "tanh", "jumprelu_ste_to_input": True},
+    {"jumprelu_sparsity_loss_mode": "quadratic", "target_l0": 9.0},
+]
+
+
+@needs_jumprelu
+@pytest.mark.parametrize("apply_b_dec_to_input", [True, False])
+@pytest.mark.parametrize("pre_act_loss_coefficient", [None, 0.3])
+@pytest.mark.parametrize("n_dead", [0, 5, 60, 160])
+# Nearly all latents active, and few; a bandwidth that few of them or most lie in.
+@pytest.mark.parametrize(("threshold", "bandwidth"), [(0.01, 0.05), (2.0, 0.05), (2.0, 3.0)])
+@pytest.mark.parametrize("sparsity", SPARSITY, ids=lambda one: "-".join(map(str, one.values())))
+def test_losses_and_gradients_of_jumprelu_are_saelens_own(
+    sparsity: dict[str, Any],
+    threshold: float,
+    bandwidth: float,
+    n_dead: int,
+    pre_act_loss_coefficient: float | None,
+    apply_b_dec_to_input: bool,
+) -> None:
+    theirs = make_jumprelu(
+        threshold,
+        jumprelu_bandwidth=bandwidth,
+        pre_act_loss_coefficient=pre_act_loss_coefficient,
+        apply_b_dec_to_input=apply_b_dec_to_input,
+        **sparsity,
+    )
+    ours = copy.deepcopy(theirs)
+    rows_BD = torch.randn(64, WIDE["d_in"])
+    expected = saelens_step(theirs, rows_BD, steps_since_fired(n_dead))
+    output, _ = make_step(ours)(rows_BD, steps_since_fired(n_dead), COEFFICIENTS)
+    assert_same_step(ours, theirs, output, expected)
+    assert torch.equal(ours.threshold, theirs.threshold)
+
+
+@needs_jumprelu
+@pytest.mark.parametrize(("lowest", "highest"), [(-4, -4), (-4, 4), (4, 4)])
+def test_rows_of_any_norm_give_saelens_gradients_of_jumprelu(lowest: float, highest: float) -> None:
+    theirs = make_jumprelu(2.0, jumprelu_ste_to_input=True, pre_act_loss_coefficient=0.3)
+    ours = copy.deepcopy(theirs)
+    norm_B = torch.logspace(lowest, highest, 64)[torch.randperm(64)]
+    rows_BD = torch.nn.functional.normalize(torch.randn(64, WIDE["d_in"])) * norm_B[:, None]
+    output, _ = make_step(ours)(rows_BD, steps_since_fired(30), COEFFICIENTS)
+    assert_same_step(ours, theirs, output, saelens_step(theirs, rows_BD, steps_since_fired(30)))
+
+
+@needs_jumprelu
+def test_jumprelu_has_saelens_step_until_few_latents_take_part() -> None:
+    """Decided by the batch before, whichever step it had; with the bandwidth, not only what fires."""
+    rows_BD, n_steps_F = torch.randn(64, WIDE["d_in"]), steps_since_fired(0)
+    for threshold, bandwidth, is_due in (
+        (0.01, 0.05, False),
+        (30.0, 0.05, True),
+        (30.0, 60.0, False),
+    ):
+        sae = make_jumprelu(threshold, jumprelu_bandwidth=bandwidth)
+        step = make_step(sae)
+        assert not step.is_due
+        step.saw(saelens_step(sae, rows_BD, n_steps_F))
+        assert step.is_due == is_due
+        again = make_step(sae)
+        again.load_state_dict(step.state_dict())
+        assert again.is_due == is_due
+        again.load_state_dict({})
+        again(rows_BD, n_steps_F, COEFFICIENTS)
+        assert again.is_due == is_due
+
+
 @pytest.mark.parametrize("n_dead", [0, 30])
 @pytest.mark.parametrize("architecture", SPARSE)
 def test_under_autocast_it_is_as_near_to_float64_as_saelens_own_step(
@@ -244,12 +339,13 @@ def random_batches(n_batches: int) -> Iterator[dict[str, GroupBatch]]:
 
 def trained(architecture: str, fast_step: str, n_steps: int, **changes: Any) -> GroupTrainer:
     """A trainer after some steps on random rows."""
-    cfg = group_config("0", sae=wide_config(architecture), **changes)
+    sae = make_jumprelu(12.0) if architecture == "jumprelu" else make_sae(architecture)
+    cfg = group_config("0", sae=sae.cfg, **changes)
     cfg.train_batch_size_tokens = 64
     cfg.training_tokens = 64 * n_steps
     trainer = GroupTrainer(
         cfg.to_sae_trainer_config(),
-        {GROUP.name: make_sae(architecture)},
+        {GROUP.name: sae},
         (GROUP,),
         random_batches(n_steps),
         fast_step=fast_step,
@@ -258,13 +354,15 @@ def trained(architecture: str, fast_step: str, n_steps: int, **changes: Any) -> 
     return trainer
 
 
-@pytest.mark.parametrize("architecture", SPARSE)
+@pytest.mark.parametrize("architecture", [*SPARSE, pytest.param("jumprelu", marks=needs_jumprelu)])
 def test_training_goes_the_same_way(architecture: str) -> None:
     """Weights, moments, dead features and firing counts after 40 steps, with features dying."""
     ours, theirs = (
         trained(architecture, mode, 40, dead_feature_window=6, lr=1e-3).group_trainers[GROUP.name]
         for mode in (ALWAYS, NEVER)
     )
+    assert ours.sparse_step is not None
+    assert ours.sparse_step.is_due
     assert 0 < theirs.dead_neurons.sum() < WIDE["d_sae"]
     assert torch.equal(ours.dead_neurons, theirs.dead_neurons)
     assert torch.equal(ours.n_forward_passes_since_fired, theirs.n_forward_passes_since_fired)
@@ -387,6 +485,14 @@ class TestChoice:
             "set fast_step to auto, which is SAELens's own step there"
         )
         settle(group_config(fast_step="auto", **changes))
+
+    @needs_jumprelu
+    def test_a_step_says_when_it_is_taken(self) -> None:
+        jumprelu = step_of_config(sae_config("jumprelu", d_in=24, d_sae=512), AUTO)
+        assert str(jumprelu) == "fast, but SAELens's own while over 1 latent in 16 takes part"
+        assert str(step_of_config(wide_config("topk", d_sae=512), AUTO)) == "fast"
+        never = step_of_config(wide_config("topk", d_sae=512), NEVER)
+        assert str(never) == "SAELens's own: fast_step is never"
 
     def test_an_unknown_mode_lists_the_known_ones(self) -> None:
         with pytest.raises(UnknownNameError) as caught:

@@ -45,6 +45,7 @@ def test_our_own_choices_are_registered_through_the_hooks() -> None:
         ("register_alignments", "scale"),
         ("register_fast_steps", "abstopk"),
         ("register_fast_steps", "batchtopk"),
+        ("register_fast_steps", "jumprelu"),
         ("register_fast_steps", "matryoshka_batchtopk"),
         ("register_fast_steps", "topk"),
         ("register_layer_distances", "angular"),

@@ -69,7 +69,7 @@ def _step(run: PreparedRun) -> str:
     cfg = run.cfg
     choice = step_of_config(cfg.sae, cfg.fast_step)
     in_bfloat16 = ", the encoder in bfloat16 (autocast)" * cfg.autocast
-    compiled = "; compile_sae does nothing for it" * cfg.compile_sae
+    compiled = "; compile_sae compiles SAELens's own alone" * cfg.compile_sae
     return str(choice) if choice.step is None else f"{choice}{in_bfloat16}{compiled}"
 
 

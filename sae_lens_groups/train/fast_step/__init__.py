@@ -7,7 +7,7 @@ Shapes: B rows of a training batch, D = d_in, F = d_sae, N latents that are acti
 C features that may be dead.
 """
 
-from sae_lens_groups.train.fast_step.active_latents import ActiveLatents
+from sae_lens_groups.train.fast_step.active_latents import ActiveLatents, starts
 from sae_lens_groups.train.fast_step.choice import (
     ALWAYS,
     AUTO,
@@ -20,6 +20,7 @@ from sae_lens_groups.train.fast_step.choice import (
 )
 from sae_lens_groups.train.fast_step.scratch import Scratch
 from sae_lens_groups.train.fast_step.sparse_step import SparseStep
+from sae_lens_groups.train.fast_step.topk_like import TopKLikeStep
 
 __all__ = [
     "ALWAYS",
@@ -29,6 +30,8 @@ __all__ = [
     "Scratch",
     "SparseStep",
     "StepChoice",
+    "TopKLikeStep",
+    "starts",
     "step_of_config",
     "step_of_sae",
     "steps_text",

@@ -6,6 +6,7 @@ from typing import Any
 from sae_lens_groups.hookspecs import hookimpl
 from sae_lens_groups.train.fast_step.abstopk import AbsTopKStep
 from sae_lens_groups.train.fast_step.batchtopk import BatchTopKStep
+from sae_lens_groups.train.fast_step.jumprelu import JumpReLUStep
 from sae_lens_groups.train.fast_step.matryoshka_batchtopk import MatryoshkaBatchTopKStep
 from sae_lens_groups.train.fast_step.sparse_step import SparseStep
 from sae_lens_groups.train.fast_step.topk import TopKStep
@@ -17,4 +18,5 @@ def register_fast_steps(register: Callable[[str, type[SparseStep[Any]]], None]) 
     register("topk", TopKStep)
     register("batchtopk", BatchTopKStep)
     register("abstopk", AbsTopKStep)
+    register("jumprelu", JumpReLUStep)
     register("matryoshka_batchtopk", MatryoshkaBatchTopKStep)

@@ -26,7 +26,7 @@ class StepChoice:
     """Why it is SAELens's, and which setting changes that; empty for a fast step."""
 
     def __str__(self) -> str:
-        return "fast" if self.step is not None else f"SAELens's own: {self.reason}"
+        return f"SAELens's own: {self.reason}" if self.step is None else self.step.name
 
 
 def why_not(cfg: TrainingSAEConfig) -> str | None:

@@ -12,13 +12,13 @@ from typing_extensions import override
 
 from sae_lens_groups.train.fast_step.active_latents import ActiveLatents
 from sae_lens_groups.train.fast_step.dead_features import DeadGradients, auxiliary_loss
-from sae_lens_groups.train.fast_step.sparse_step import SparseStep
+from sae_lens_groups.train.fast_step.sparse_step import (
+    FEATURES_PER_ACTIVE,
+    FEWEST_FEATURES,
+    SparseStep,
+)
 
 T_TOPK = TypeVar("T_TOPK", bound=TopKTrainingSAE)
-
-# Measured on a processor by `python -m tests.benchmarks.sparse_step`.
-_FEWEST_FEATURES = 256
-_FEATURES_PER_ACTIVE = 16
 
 
 class TopKLikeStep(SparseStep[T_TOPK]):
@@ -36,20 +36,12 @@ class TopKLikeStep(SparseStep[T_TOPK]):
 
     @classmethod
     @override
-    def why_not(cls, cfg: TrainingSAEConfig) -> str | None:
-        # SAELens's auxiliary loss has none for them either.
-        if cfg.normalize_activations in ("constant_norm_rescale", "layer_norm"):
-            return f"normalize_activations is {cfg.normalize_activations}"
-        return None
-
-    @classmethod
-    @override
     def why_slower(cls, cfg: TrainingSAEConfig) -> str | None:
         k: float = getattr(cfg, "k")  # noqa: B009  # of these configs alone
-        if cfg.d_sae < _FEWEST_FEATURES:
-            return f"d_sae is {cfg.d_sae}, less than {_FEWEST_FEATURES}"
-        if cfg.d_sae < _FEATURES_PER_ACTIVE * k:
-            return f"d_sae is {cfg.d_sae:,}, less than {_FEATURES_PER_ACTIVE} times k, {k:g}"
+        if cfg.d_sae < FEWEST_FEATURES:
+            return f"d_sae is {cfg.d_sae}, less than {FEWEST_FEATURES}"
+        if cfg.d_sae < FEATURES_PER_ACTIVE * k:
+            return f"d_sae is {cfg.d_sae:,}, less than {FEATURES_PER_ACTIVE} times k, {k:g}"
         return None
 
     @abc.abstractmethod
