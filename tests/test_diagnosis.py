@@ -40,7 +40,11 @@ def test_a_good_result_is_left_alone() -> None:
         ({"l0": 115.0}, with_sae(topk_threshold_lr=0.01), "raise topk_threshold_lr (now 0.01)"),
         (
             {},
-            {**with_sae(topk_threshold_lr=0.01), "training_tokens": 40_960},
+            {
+                **with_sae(topk_threshold_lr=0.01),
+                "training_tokens": 40_960,
+                "fast_step": "never",
+            },
             "raise topk_threshold_lr (now 0.01)",
         ),
         ({"explained_variance": -0.15}, SETTINGS, "explained variance is below 0"),

@@ -120,7 +120,7 @@ def test_with_the_fast_step_weights_differ_from_saelens_own_by_rounding(
     theirs = train_with_sae_lens(model, tokens, sae=sae_config(architecture))
     suite = train_groups(model, tokens, "1", sae=sae_config(architecture), fast_step="always")
     ours = suite.group(LayerGroup(1, 1)).state_dict()
-    for name, weight in theirs.state_dict().items():
+    for name, weight in theirs.named_parameters():  # BatchTopK's threshold: test_threshold.py
         # Adam divides by the gradient's size, which blows up the rounding of small ones.
         assert (ours[name] - weight).norm() <= 1e-4 * weight.norm(), name
         assert not torch.equal(ours[name], weight)

@@ -73,8 +73,8 @@ def _faults(one: Figures, settings: Mapping[str, Any]) -> list[str]:
         )
     if _lags(one, settings):
         faults.append(
-            "the threshold that BatchTopK is exported with lags behind training: raise "
-            f"topk_threshold_lr (now {sae.get('topk_threshold_lr')}), or train longer"
+            "the threshold that BatchTopK is exported with lags behind training: set fast_step to "
+            f"auto, raise topk_threshold_lr (now {sae.get('topk_threshold_lr')}), or train longer"
         )
     if one.dead_share is not None and one.dead_share > _MOST_DEAD:
         faults.append("most features never fire: lower lr or d_sae, or train on more tokens")
@@ -87,13 +87,14 @@ def _faults(one: Figures, settings: Mapping[str, Any]) -> list[str]:
 
 
 def _lags(one: Figures, settings: Mapping[str, Any]) -> bool:
-    """Whether the moving average, which starts at 0, is not yet there, or L0 tells that it is not."""
+    """Whether the moving average, SAELens's from 0, is not yet there, or L0 tells that it is not."""
     sae = settings.get("sae") or {}
     rate, k = sae.get("topk_threshold_lr"), sae.get("k")
     if not rate or not k:
         return False
     n_steps = settings.get("training_tokens", 0) / settings.get("train_batch_size_tokens", 1)
-    return (1 - rate) ** n_steps > _LAGGING or one.l0 > 1.5 * k
+    is_young = settings.get("fast_step") == "never" and (1 - rate) ** n_steps > _LAGGING
+    return is_young or one.l0 > 1.5 * k
 
 
 def _listed(wheres: Sequence[str]) -> str:

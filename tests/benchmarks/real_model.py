@@ -17,9 +17,10 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset
@@ -39,15 +40,36 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SCORED = [2, 8, 12, 18, 24, 29]
 METRICS = ("explained_variance_with_outliers", "explained_variance", "ce_loss_score")
 N_HELD_OUT = 600
-# Name -> layer_groups, max_activation_norm_multiple, seeds.
-WAYS: dict[str, tuple[str, float, Sequence[int]]] = {
-    "six layers, every token (SAELens's way)": ("2,8,12,18,24,29", 0, (1, 2, 3)),
-    "six layers, without outliers": ("2,8,12,18,24,29", 10, (1, 2, 3)),
-    "six layers, limit at 5 times": ("2,8,12,18,24,29", 5, (1,)),
-    "six layers, limit at 3 times": ("2,8,12,18,24,29", 3, (1,)),
-    "each": ("each", 10, (1,)),
-    "even:6": ("even:6", 10, (1,)),
-    "auto:6": ("auto:6", 10, (1,)),
+SIX = ",".join(map(str, SCORED))
+
+
+class Way(NamedTuple):
+    """A kind of suite to train and score."""
+
+    layer_groups: str
+    multiple: float = 10
+    """`max_activation_norm_multiple`."""
+    seeds: Sequence[int] = (1,)
+    changes: Mapping[str, Any] = {}
+    """Further settings of the run."""
+    starts_from: str = ""
+    """The way whose suite it starts from."""
+
+
+WAYS = {
+    "six layers, every token (SAELens's way)": Way(SIX, 0, (1, 2, 3)),
+    "six layers, without outliers": Way(SIX, 10, (1, 2, 3)),
+    "six layers, limit at 5 times": Way(SIX, 5, (1, 2, 3)),
+    "six layers, limit at 3 times": Way(SIX, 3),
+    "six layers, without position 0": Way(
+        SIX, changes={"seqpos_slice": (1, None), "use_cached_activations": False}
+    ),
+    "each": Way("each"),
+    "even:6": Way("even:6"),
+    "auto:6": Way("auto:6"),
+    "even:6, then each for 30%": Way(
+        "each", changes={"training_tokens": 36_864, "lr": 5e-4}, starts_from="even:6"
+    ),
 }
 
 
@@ -97,14 +119,14 @@ def _documents(folder: Path) -> Iterator[str]:
             yield re.sub(r"\s+", " ", words).strip()
 
 
-def config(model: Path, work: Path, groups: str, multiple: float, seed: int) -> Any:
+def config(model: Path, work: Path, way: Way, seed: int) -> Any:
     """122,880 tokens of context 128 with BOS first, d_sae 2,304, k 32."""
-    return GroupSAERunnerConfig(
+    cfg = GroupSAERunnerConfig(
         sae=TopKTrainingSAEConfig(
             d_in=576, d_sae=2304, k=32, normalize_activations="expected_average_only_in"
         ),
-        layer_groups=groups,
-        max_activation_norm_multiple=multiple,
+        layer_groups=way.layer_groups,
+        max_activation_norm_multiple=way.multiple,
         model_name=str(model),
         model_class_name="AutoModelForCausalLM",
         hook_name="model.layers.0",
@@ -118,22 +140,35 @@ def config(model: Path, work: Path, groups: str, multiple: float, seed: int) -> 
         lr=1e-3,
         seed=seed,
         autocast_lm=True,
+        use_cached_activations=True,
         cached_activations_path=str(work / "cache"),
         checkpoint_path=None,
+        output_path=str(work / suite_name(way, seed)),
         logger=LoggingConfig(log_to_wandb=False),
         verbose=False,
     )
+    if way.starts_from:
+        cfg.init_from = str(work / suite_name(WAYS[way.starts_from], seed))
+    return replace(cfg, **way.changes)
 
 
-def trained(cfg: Any, folder: Path, text: Dataset, model: Any) -> Path:
+def suite_name(way: Way, seed: int) -> str:
+    """The folder of a way's suite."""
+    changes = [str(way.changes[name]) for name in sorted(way.changes)]
+    parts = "-".join([way.layer_groups, f"{way.multiple:g}", str(seed), *changes])
+    return re.sub(r"[^\w-]", "", parts.replace(",", "_"))
+
+
+def trained(cfg: Any, text: Dataset, model: Any) -> Path:
     """The suite's folder, trained from the cached activations of all layers where it is missing."""
+    folder = Path(cfg.output_path)
     if not folder.exists():
         if not Path(cfg.cached_activations_path).exists():
-            everything = config(Path(cfg.model_name), folder.parent, "each", 10, 1)
+            everything = config(Path(cfg.model_name), folder.parent, WAYS["each"], 1)
+            everything.use_cached_activations = False
             cache_activations(
                 everything, cache_dtype="float16", override_dataset=text, override_model=model
             )
-        cfg.use_cached_activations, cfg.output_path = True, str(folder)
         GroupSAETrainingRunner(cfg, text, model).run()
     return folder
 
@@ -149,15 +184,12 @@ def scores(folder: Path, text: Dataset, model: Any) -> dict[str, float]:
 def run(model_folder: Path, folders: Sequence[Path], work: Path, ways: Sequence[str]) -> None:
     """Prints a line per way: medians over its seeds."""
     text, held_out = texts(folders)
-    model = load_hooked_model(config(model_folder, work, "each", 10, 1), None)
+    model = load_hooked_model(config(model_folder, work, WAYS["each"], 1), None)
     print("| | SAEs | " + " | ".join(METRICS) + " |", flush=True)
     for way in ways:
-        groups, multiple, seeds = WAYS[way]
         found, n_saes = [], 0
-        for seed in seeds:
-            cfg = config(model_folder, work, groups, multiple, seed)
-            name = f"{groups}-{multiple:g}-{seed}".replace(",", "_").replace(":", "")
-            folder = trained(cfg, work / name, text, model)
+        for seed in WAYS[way].seeds:
+            folder = trained(config(model_folder, work, WAYS[way], seed), text, model)
             n_saes = len(SAESuite.load(folder).manifest.groups)
             found.append(scores(folder, held_out, model))
         cells = [_cell([one[metric] for one in found]) for metric in METRICS]
