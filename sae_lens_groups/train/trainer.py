@@ -80,7 +80,7 @@ class GroupSAETrainer(SAETrainer[TrainingSAE[Any], Any]):
         """One training step on raw rows."""
         rows_BD, self._position_B = self.unpack(batch)
         rows_BD = self.scaling.scale(rows_BD, self._position_B)
-        threshold = getattr(self.sae, "topk_threshold", None)
+        threshold: Any = getattr(self.sae, "topk_threshold", None)
         if self.sparse_step is not None and self.sparse_step.is_due:
             output = self._sparse_step(self.sparse_step, rows_BD)
         else:
