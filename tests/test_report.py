@@ -554,6 +554,17 @@ def test_what_was_not_measured_has_no_section(browser: webdriver.Chrome, tmp_pat
     text = browser.find_element(By.TAG_NAME, "body").text
     assert "baseline" not in text
     assert "No cost of training is shown: the suite does not record" in text
+    assert "Look into" not in text
+    require_quiet(browser)
+
+
+def test_what_is_likely_wrong_stands_on_top(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    faults = ["most features never fire: lower lr (layer 0)", f"{HOSTILE} (layer 1)"]
+    evaluation = small_evaluation()
+    evaluation = replace(evaluation, scores=evaluation.scores[:2], features=(), faults=faults)
+    open_page(browser, report_page(suite_of("0,1"), evaluation), tmp_path, 2)
+    shown = [one.text for one in browser.find_elements(By.CLASS_NAME, "fault")]
+    assert shown == [f"Look into: {fault}" for fault in faults]
     require_quiet(browser)
 
 

@@ -38,7 +38,7 @@ def make_trainer(batches: Iterator[dict[str, GroupBatch]], **changes: Any) -> Gr
     )
 
 
-def test_a_layer_keeps_the_last_windows_counts_until_it_has_rows_again() -> None:
+def test_frequencies_are_of_a_whole_window_at_least_however_young_this_one_is() -> None:
     acts_BF = torch.tensor([[1.0, 0], [0, 2], [3, 4]])
     statistics = LayerStatistics(2, 2, "cpu")
     statistics.add(acts_BF, torch.tensor([0, 1, 1]))
@@ -48,9 +48,11 @@ def test_a_layer_keeps_the_last_windows_counts_until_it_has_rows_again() -> None
     resumed = LayerStatistics(2, 2, "cpu")
     resumed.load_state_dict(statistics.state_dict())
     for one in (statistics, resumed):
-        assert one.frequency_LF.tolist() == [[0, 1], [0.5, 1]]
-        one.add(torch.tensor([[0.0, 0]]), torch.tensor([1]))
-        assert one.frequency_LF.tolist() == [[0, 1], [0, 0]]
+        assert one.frequency_LF.tolist() == [[0.5, 0.5], [0.5, 1]]
+        one.add(torch.tensor([[0.0, 0], [0, 7]]), torch.tensor([1, 1]))
+        assert one.frequency_LF.tolist() == [[0.5, 0.5], [0.25, 0.75]]
+        one.reset_window()
+        assert one.frequency_LF.tolist() == [[0, 1], [0, 0.5]]
 
 
 def test_firing_counts_equal_a_count_by_hand() -> None:

@@ -38,6 +38,9 @@ def main(args: Sequence[str] | None = None) -> int:
         commands.add_parser(name, help=text, description=text, add_help=False)
     chosen, rest = parser.parse_known_args(args[:1])
     assert not rest
+    if "tqdm" not in sys.modules and not sys.stderr.isatty():  # which reads this when imported
+        # In a log a bar would leave a line for each of its states.
+        os.environ.setdefault("TQDM_DISABLE", "1")
     # Each command reads its own flags, so that starting one does not import what the others need.
     format_before, warnings.formatwarning = warnings.formatwarning, _one_line
     try:

@@ -62,15 +62,13 @@ def read_command_line(
 def announce(line: CommandLine | None = None) -> None:
     """Says at once that something happens: what comes next imports SAELens, which takes seconds.
 
-    A bar would leave a line for each of its states in a log, so there is none where the terminal
-    is not one, or `--noverbose` is given.
+    With `--noverbose` it says nothing, and there are no progress bars.
     """
     if "tqdm" in sys.modules:  # which reads its settings when it is imported
         return
-    is_quiet = line is not None and "--noverbose" in line.flags
-    if is_quiet or not sys.stderr.isatty():
+    if line is not None and "--noverbose" in line.flags:
         os.environ.setdefault("TQDM_DISABLE", "1")
-    if not is_quiet:
+    else:
         print("Importing torch and SAELens ...", file=sys.stderr, flush=True)
 
 

@@ -106,10 +106,11 @@ def _run(layer_groups: str, output_path: Path, training_tokens: int) -> None:
     evaluation = evaluate_suite(suite, runner.model, text, dataset_name=DATASET_NAME)
     print(f"\nTrained in {seconds:.0f} s. Scores on held-out files:\n")
     print(evaluation_text(evaluation))
-    print(_next_steps(layer_groups, output_path, next(iter(suite))))
+    drawn = "a page of drawings" if runner.plan is None else "a page of drawings, with the plan"
+    print(_next_steps(layer_groups, output_path, next(iter(suite)), drawn))
 
 
-def _next_steps(layer_groups: str, output_path: Path, hook_name: str) -> str:
+def _next_steps(layer_groups: str, output_path: Path, hook_name: str, drawn: str) -> str:
     quoted = shlex.quote(str(output_path))
     each = f"""\
   one SAE per layer, slower    sae-lens-groups demo --layer_groups each --output_path demo_each
@@ -117,7 +118,7 @@ def _next_steps(layer_groups: str, output_path: Path, hook_name: str) -> str:
 """
     return f"""
 The suite lies in {output_path}: one plain SAELens SAE per layer, the scores in {files.EVALUATION},
-and a page of drawings, {files.REPORT}.
+and {drawn}, {files.REPORT}.
 
 What to try next:
   load a layer in Python       SAE.load_from_disk("{output_path / hook_name}")

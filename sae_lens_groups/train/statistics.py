@@ -20,9 +20,10 @@ class LayerStatistics:
 
     def __init__(self, n_layers: int, d_sae: int, device: torch.device | str) -> None:
         self.n_fired_LF = torch.zeros(n_layers, d_sae, device=device)
-        # Below 0: of the last window, whose counts stand until the layer has rows in this one.
         self.n_rows_L = torch.zeros(n_layers, device=device)
-        self._has_last_window = False
+        # Of the window before: this one may have just begun.
+        self._last_n_fired_LF = torch.zeros_like(self.n_fired_LF)
+        self._last_n_rows_L = torch.zeros_like(self.n_rows_L)
         self.n_steps_since_fired_LF = torch.zeros(n_layers, d_sae, device=device)
 
     @torch.no_grad()
@@ -55,12 +56,6 @@ class LayerStatistics:
         return n_fired_LF.sum(dim=0)
 
     def _count(self, n_fired_LF: torch.Tensor, n_rows_L: torch.Tensor) -> None:
-        if self._has_last_window:
-            is_over_L = (self.n_rows_L < 0) & (n_rows_L > 0)
-            self.n_fired_LF.masked_fill_(is_over_L[:, None], 0)
-            self.n_rows_L.masked_fill_(is_over_L, 0)
-            # Waits for the device, but only in the few steps until every layer was drawn.
-            self._has_last_window = bool((self.n_rows_L < 0).any())
         self.n_fired_LF += n_fired_LF
         self.n_rows_L += n_rows_L
         self.n_steps_since_fired_LF += 1
@@ -68,13 +63,16 @@ class LayerStatistics:
 
     def reset_window(self) -> None:
         """Starts the next window of firing counts; how long features have been silent goes on."""
-        self.n_rows_L = -self.n_rows_L.abs()
-        self._has_last_window = True
+        self._last_n_fired_LF.copy_(self.n_fired_LF)
+        self._last_n_rows_L.copy_(self.n_rows_L)
+        self.n_fired_LF.zero_()
+        self.n_rows_L.zero_()
 
     @property
     def frequency_LF(self) -> torch.Tensor:
-        """Fraction of the window's rows of each layer that each feature fired on."""
-        return self.n_fired_LF / self.n_rows_L.abs().clamp(min=1)[:, None]
+        """Fraction of this and the last window's rows of each layer that each feature fired on."""
+        n_rows_L = self.n_rows_L + self._last_n_rows_L
+        return (self.n_fired_LF + self._last_n_fired_LF) / n_rows_L.clamp(min=1)[:, None]
 
     @property
     def log_sparsity_LF(self) -> torch.Tensor:
@@ -90,14 +88,20 @@ class LayerStatistics:
         return {
             "n_fired": self.n_fired_LF,
             "n_rows": self.n_rows_L,
+            "last_n_fired": self._last_n_fired_LF,
+            "last_n_rows": self._last_n_rows_L,
             "n_steps_since_fired": self.n_steps_since_fired_LF,
         }
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Takes over what `state_dict` gave."""
         self.n_fired_LF.copy_(state["n_fired"])
-        self.n_rows_L.copy_(state["n_rows"])
-        self._has_last_window = True  # or not, which the next step sees
+        self.n_rows_L.copy_(
+            state["n_rows"].clamp(min=0)
+        )  # below 0 it was, for a while, of the last
+        if "last_n_fired" in state:  # since 0.10.0
+            self._last_n_fired_LF.copy_(state["last_n_fired"])
+            self._last_n_rows_L.copy_(state["last_n_rows"])
         self.n_steps_since_fired_LF.copy_(state["n_steps_since_fired"])
 
 

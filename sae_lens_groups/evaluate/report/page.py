@@ -33,6 +33,7 @@ def report_page(
         model=Path(suite.manifest.model_name).name,
         title=headline.title(suite),
         facts=headline.facts(suite, evaluation),
+        faults=evaluation.faults,
         headline=headline.headline(suite, evaluation),
         sections=_sections(suite, evaluation, commands),
         plotly=get_plotlyjs(),
