@@ -251,3 +251,14 @@ class HookTemplate:
 
     def __str__(self) -> str:
         return f"{self.before}{{layer}}{self.after}"
+
+
+def layer_in(hook_name: str) -> int:
+    """The layer whose hook this is.
+
+    Raises:
+        HookNameError: there is no layer number in its name.
+    """
+    layer = HookTemplate.from_hook_name(hook_name).layer_of(hook_name)
+    assert layer is not None
+    return layer

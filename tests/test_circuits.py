@@ -30,11 +30,7 @@ from sae_lens_groups.evaluate.circuits import (
     PromptPair,
     TaskResult,
     build_pairs,
-    closing_bracket,
-    greater_than,
-    ioi,
     measure_faithfulness,
-    subject_verb,
 )
 from sae_lens_groups.evaluate.circuits.curve import Nodes, feature_counts
 from sae_lens_groups.evaluate.circuits.pairs import (
@@ -43,6 +39,20 @@ from sae_lens_groups.evaluate.circuits.pairs import (
     Vocabulary,
     log_odds,
     probability_difference,
+)
+from sae_lens_groups.evaluate.circuits.tasks import (
+    EVENTS,
+    EXPRESSIONS,
+    GIFTS,
+    NAMES,
+    NOUNS,
+    PLACES,
+    PREPOSITIONS,
+    SPAN,
+    SUBJECT,
+    THINGS,
+    VARIABLES,
+    VERBS,
 )
 
 from .conftest import ARCHITECTURES, sae_config
@@ -55,22 +65,20 @@ RESID = "blocks.0.hook_resid_post"
 
 
 def words_of_all_tasks() -> list[str]:
-    nouns_and_verbs = [
-        word for forms in (*subject_verb.NOUNS, *subject_verb.VERBS) for word in forms
-    ]
+    nouns_and_verbs = [word for forms in (*NOUNS, *VERBS) for word in forms]
     return [
-        *closing_bracket.TEMPLATES,
-        *closing_bracket.WORDS,
+        *EXPRESSIONS,
+        *VARIABLES,
         *("(", ")", "[", "]"),
-        greater_than.TEMPLATE,
-        *greater_than.NOUNS,
+        SPAN,
+        *EVENTS,
         *(f"{year:02d}" for year in range(100)),
-        *ioi.TEMPLATES,
-        *ioi.NAMES,
-        *ioi.PLACES,
-        *ioi.THINGS,
-        subject_verb.TEMPLATE,
-        *subject_verb.PREPOSITIONS,
+        *GIFTS,
+        *NAMES,
+        *PLACES,
+        *THINGS,
+        SUBJECT,
+        *PREPOSITIONS,
         *nouns_and_verbs,
     ]
 
@@ -254,11 +262,11 @@ def test_greater_than_asks_for_a_later_year(tokenizer: PreTrainedTokenizerFast) 
 
 
 def test_subject_verb_asks_for_a_verb_that_agrees(tokenizer: PreTrainedTokenizerFast) -> None:
-    plurals = {plural for _, plural in subject_verb.NOUNS}
+    plurals = {plural for _, plural in NOUNS}
     for pair in build_pairs(TASKS["subject_verb"], tokenizer, 64):
         clean, counterfactual, answers, wrong = texts(tokenizer, pair)
         subject, other = clean.split()[2], counterfactual.split()[2]
-        assert (subject, other) in subject_verb.NOUNS or (other, subject) in subject_verb.NOUNS
+        assert (subject, other) in NOUNS or (other, subject) in NOUNS
         forms = ("are were have", "is was has")
         assert (answers, wrong) == (forms if subject in plurals else forms[::-1])
 

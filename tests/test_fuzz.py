@@ -20,7 +20,7 @@ from sae_lens_groups.plan.text import plan_text
 from sae_lens_groups.plugins import partitions
 from sae_lens_groups.saved.manifest import SuiteManifest
 from sae_lens_groups.saved.suite import SavedSuite
-from sae_lens_groups.saved.transfer_report import TransferReport
+from sae_lens_groups.saved.transfer_report import LayerTransfer, TransferReport
 
 from .fuzzing import damaged, damaged_file, fuzzed, message_of, texts
 
@@ -59,9 +59,14 @@ MANIFEST = SuiteManifest(
         init_direction="nearest",
         init_parameters="all",
         init_alignment="scale",
-        source_layers={0: 1, 3: 3},
-        zero_shot={0: {"explained_variance": 0.5}, 3: {"explained_variance": 0.75}},
-        final={0: {"explained_variance": 0.75}, 3: {"explained_variance": 0.8}},
+        layers={
+            TEMPLATE.hook_name(layer): LayerTransfer(
+                source_hook_name=TEMPLATE.hook_name(source),
+                zero_shot={"explained_variance": 0.5},
+                final={"explained_variance": 0.75},
+            )
+            for layer, source in {0: 1, 3: 3}.items()
+        },
     ),
     is_model_local=True,
     dataset_rows_read=100,

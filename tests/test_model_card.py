@@ -24,7 +24,7 @@ from sae_lens_groups.layers import HookTemplate, LayerGroup, parse_ranges
 from sae_lens_groups.publish.card import CardFacts, model_card
 from sae_lens_groups.publish.markdown import drawing
 from sae_lens_groups.saved.manifest import SuiteManifest
-from sae_lens_groups.saved.transfer_report import TransferReport
+from sae_lens_groups.saved.transfer_report import LayerTransfer, TransferReport
 
 from .conftest import D_IN, group_config, make_model, make_tokens, sae_config
 
@@ -300,9 +300,14 @@ def test_the_start_of_a_transferred_suite_is_told_layer_by_layer() -> None:
         init_direction="backward",
         init_parameters="all",
         init_alignment="scale",
-        source_layers={0: 1, 1: 2},
-        zero_shot={0: {"explained_variance": 0.4}, 1: {"explained_variance": 0.5}},
-        final={0: {"explained_variance": 0.8}, 1: {"explained_variance": 0.9}},
+        layers={
+            f"blocks.{layer}.hook_resid_post": LayerTransfer(
+                source_hook_name=f"blocks.{layer + 1}.hook_resid_post",
+                zero_shot={"explained_variance": 0.4},
+                final={"explained_variance": 0.8},
+            )
+            for layer in (0, 1)
+        },
     )
     card = model_card(facts("0,1,2", manifest={"transfer": report}))
     assert "trained for each layer, except layer 2, whose SAE was taken over as it was." in card

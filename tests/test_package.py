@@ -98,7 +98,7 @@ def test_the_demo_text_is_split_by_file() -> None:
 def test_the_demo_models_held_out_loss_is_far_below_a_unigram_models() -> None:
     from transformers import AutoTokenizer, GPTNeoXForCausalLM
 
-    from sae_lens_groups.demo.train_model import held_out_loss, tokenize, unigram_loss
+    from tests.benchmarks.demo_model import held_out_loss, tokenize, unigram_loss
 
     tokenizer = AutoTokenizer.from_pretrained(MODEL_FOLDER)
     held_out = tokenize(tokenizer, "held_out")[: 256 * 200]

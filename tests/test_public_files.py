@@ -262,7 +262,7 @@ def test_a_link_that_leads_out_is_not_read_in_place_of_a_needed_file(
     cfg = folder / HOOKS[0] / "cfg.json"
     cfg.rename(tmp_path / "cfg.json")
     cfg.symlink_to(tmp_path / "cfg.json")
-    with pytest.raises(PublishError, match=r"hook_resid_post/cfg.json \(a link that leads out"):
+    with pytest.raises(PublishError, match=r"hook_resid_post/cfg.json is a link that leads out"):
         published(folder)
 
 
@@ -421,7 +421,11 @@ def test_json_keeps_its_form(folder: Path) -> None:
     )
     path.write_bytes(text.encode())
     change(folder / "suite.json", model_name="/a/b")
-    assert text_of(published(folder)["runner_cfg.json"]) == text.replace("/a/b", "b")
+    files = published(folder)
+    assert text_of(files["runner_cfg.json"]) == text.replace('"/a/b"', '"b"', 1)
+    # What another value quotes is not rewritten but refused.
+    with pytest.raises(PublishError, match=r"runner_cfg\.json: the path '/a/b'"):
+        require_nothing_private(files, repo_id="a/b")
 
 
 def evaluated(folder: Path, dataset: str, path: str = "/data/alice/pile") -> None:

@@ -38,7 +38,7 @@ from sae_lens_groups.layers import HookTemplate, LayerGroup, parse_ranges
 from sae_lens_groups.saved.manifest import SuiteManifest
 from sae_lens_groups.saved.source import SAESource
 from sae_lens_groups.saved.training_curves import TrainingPoint
-from sae_lens_groups.saved.transfer_report import TransferReport
+from sae_lens_groups.saved.transfer_report import LayerTransfer, TransferReport
 from tests.test_plan_command import synthetic_plan
 
 TEMPLATE = HookTemplate("blocks.", ".hook_resid_post")
@@ -415,9 +415,14 @@ def transfer(layers: list[int]) -> TransferReport:
         init_direction="nearest",
         init_parameters="all",
         init_alignment="scale",
-        source_layers={layer: max(0, layer - 1) for layer in layers},
-        zero_shot={layer: {"explained_variance": 0.5} for layer in layers},
-        final={layer: {"explained_variance": 0.8} for layer in layers[1:]},
+        layers={
+            TEMPLATE.hook_name(layer): LayerTransfer(
+                source_hook_name=TEMPLATE.hook_name(max(0, layer - 1)),
+                zero_shot={"explained_variance": 0.5},
+                final={"explained_variance": 0.8} if layer in layers[1:] else {},
+            )
+            for layer in layers
+        },
     )
 
 
@@ -587,9 +592,8 @@ def test_a_page_without_a_number_anywhere_still_opens(
         match=None,
     )
     scores = [row(n, "layers_0-1", dict.fromkeys(METRICS, math.nan), baseline=of) for n in (0, 1)]
-    points = replace(
-        training_points(suite_of("0-1"), 1)[0], loss=math.nan, explained_variance=math.inf
-    )
+    infinite = {"loss": math.nan, "explained_variance": math.inf}
+    points = training_points(suite_of("0-1"), 1)[0].model_copy(update=infinite)
     evaluation = small_evaluation(
         scores=tuple(scores),
         features=(FeatureLayers(LayerGroup(0, 1), np.zeros((2, 4), dtype=int), 15),),

@@ -21,12 +21,10 @@ ALLOWED_BETWEEN_STEPS = {("train", "transfer")}
 OPENED_WHEN_CALLED = {("suite", "evaluate", "evaluate_suite")}
 MOST_FOLDERS, MOST_FILES = 12, 10
 LONGEST_FUNCTION, LONGEST_FILE = 40, 350
-# One name in several modules: a hook and what implements it, a program's start, and what every
-# circuit task has of its own.
+# One name in several modules: a hook and what implements it, and a program's start.
 SAME_NAMES = {
     *("register_alignments", "register_fast_steps", "register_layer_distances"),
-    "register_partitions",
-    *("main", "NOUNS", "TEMPLATE", "TEMPLATES"),
+    *("register_partitions", "main"),
 }
 
 

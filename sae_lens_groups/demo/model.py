@@ -1,6 +1,6 @@
 """The language model that ships with the package: 12 layers of GPT-NeoX, trained on Python source.
 
-`train_model.py` made it. Hook names are module paths such as `gpt_neox.layers.3`.
+`tests/benchmarks/demo_model.py` of the repository made it. Hook names are module paths such as `gpt_neox.layers.3`.
 """
 
 from pathlib import Path

@@ -20,11 +20,12 @@ from sae_lens_groups.files.reading import (
     require_kinds,
 )
 from sae_lens_groups.files.tensors import (
+    MOST_NUMBERS,
     Shape,
     load_numbers,
     require_numbers,
-    require_size,
     require_tensors,
+    tensors_in,
 )
 from sae_lens_groups.files.writing import (
     csv_text,

@@ -7,10 +7,9 @@ from typing import Any
 
 from sae_lens_groups.errors import SuiteError
 from sae_lens_groups.files.checksums import Checksums
-from sae_lens_groups.files.names import CHECKSUMS, IF_OWN, SUITE, is_covered
+from sae_lens_groups.files.names import CHECKSUMS, IF_OWN, SUITE, is_covered, is_weights
 from sae_lens_groups.files.reading import exists, parse_json
 
-_WEIGHTS = ".safetensors"
 # No settings or curves come near; a text of gigabytes would fill the memory before it is looked at.
 _MOST_TEXT_BYTES = 64 * 2**20
 
@@ -57,6 +56,11 @@ class CheckedFolder:
     def lists(self, name: str) -> bool:
         """Whether a file was there when the checksums were written, and never changes."""
         return name in self._listed and is_covered(name)
+
+    def owns(self, name: str) -> bool:
+        """Whether a file is there, rather than a link that leads out of the folder; weights may."""
+        path = self.path / name
+        return path.is_file() and (is_weights(name) or lies_inside(path, self.path))
 
     def has_folder(self, name: str) -> bool:
         """Whether there is such a folder inside."""
@@ -159,8 +163,7 @@ class CheckedFolder:
             damage = self.checksums.damage([name])
             if damage is not None:
                 raise self.unusable(f"{damage}; {self._to_do}{IF_OWN}")
-        # Weights are read as numbers and as nothing else, so they may lie on another disk.
-        if not name.endswith(_WEIGHTS):
+        if not is_weights(name):  # which may lie on another disk
             self._require_inside(name)
 
     def _require_small(self, name: str) -> None:

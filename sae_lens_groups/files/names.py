@@ -41,7 +41,13 @@ LAYER_STATISTICS = "layer_statistics.safetensors"
 WHITENING_MATRICES = "activation_whitening.safetensors"
 ALIGNMENT = "alignment.safetensors"
 
+_WEIGHTS = ".safetensors"
 IF_OWN = f"; if you changed it yourself, delete {CHECKSUMS}"
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file holds tensors, which are read as numbers and as nothing else."""
+    return name.endswith(_WEIGHTS)
 
 
 def group_folder(group: str) -> str:

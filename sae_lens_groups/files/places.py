@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote
 
+from sae_lens_groups.files.reading import exists
+
 NAMELESS = "local_folder"
 """Stands for a path without a last name, such as `/` or `~`."""
 
@@ -53,17 +55,10 @@ def is_local_path(text: str, *, is_place: bool, bases: Iterable[Path] = (Path(),
         return is_place or re.match(r"/+[\w.~-]+/+[^/]", text) is not None
     if not _SEPARATORS.search(text):
         return is_place and text in ("~", ".", "..")
-    if any(_exists(base / text) for base in bases):
+    if any(exists(base / text) for base in bases):
         return True
     # A name on the Hub has one slash at most, and release:sae_id any number behind the colon.
     return is_place and ":" not in text and ("\\" in text or text.count("/") > 1)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # too long, or with characters that no path has
-        return False
 
 
 def last_name(path: str) -> str:

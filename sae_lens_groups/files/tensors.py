@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from safetensors import safe_open
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # it takes a second, and whoever brings tensors has it
 
 _DTYPES = ("F64", "F32", "F16", "BF16")
 # 256 GiB in float32: no matrix of an SAE comes near.
-_MOST_NUMBERS = 2**36
+MOST_NUMBERS = 2**36
 # Names that SAELens reads as others (6.44 has the old ones in memory), or leaves out.
 _OLD_NAMES = {"log_threshold": "threshold"}
 _LEFT_OUT = ("scaling_factor",)
@@ -37,7 +37,7 @@ def require_tensors(file: Path, wanted: Mapping[str, Shape], wanted_by: str) -> 
     Raises:
         SuiteError: it is damaged, or holds others.
     """
-    found = {_OLD_NAMES.get(name, name): of for name, of in _header(file).items()}
+    found = {_OLD_NAMES.get(name, name): of for name, of in tensors_in(file).items()}
     wanted = {_OLD_NAMES.get(name, name): shape for name, shape in wanted.items()}
     missing = sorted(wanted.keys() - found.keys())
     extra = sorted(found.keys() - wanted.keys() - {*_LEFT_OUT})
@@ -89,25 +89,12 @@ def load_numbers(
     return tensors
 
 
-def require_size(file: Path, **sizes: Any) -> None:
-    """Refuses settings of an SAE, read from this file, that no SAE has.
-
-    Args:
-        sizes: the settings by name, such as `d_in` and `d_sae`.
+def tensors_in(file: Path) -> dict[str, tuple[Shape, str]]:
+    """Name -> shape and type of every tensor. The library refuses sizes that the file has not.
 
     Raises:
-        SuiteError: one is not a positive whole number, or together they are absurd.
+        SuiteError: the file is cut short or damaged.
     """
-    for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise _unusable(file, f"{name} is {size!r}, and has to be a positive whole number")
-    if math.prod(sizes.values()) > _MOST_NUMBERS:
-        given = ", ".join(f"{name}={size:,}" for name, size in sizes.items())
-        raise _unusable(file, f"{given} is larger than any SAE")
-
-
-def _header(file: Path) -> dict[str, tuple[Shape, str]]:
-    """Name -> shape and type of every tensor. The library refuses sizes that the file has not."""
     try:
         with safe_open(file, framework="pt") as weights:
             slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118  # no dict
@@ -121,7 +108,7 @@ def _require_usable(file: Path, name: str, shape: Shape, dtype: str) -> None:
         raise _unusable(
             file, f"{name} holds numbers of type {dtype}; an SAE's are {', '.join(_DTYPES)}"
         )
-    if math.prod(shape) > _MOST_NUMBERS:
+    if math.prod(shape) > MOST_NUMBERS:
         raise _unusable(file, f"{name} of shape {_text(shape)} is larger than any SAE")
 
 

@@ -1,14 +1,11 @@
 """A plan as one HTML page that needs no network: the same three drawings, and a slider over G."""
 
-import html
-import json
-from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from sae_lens_groups import files
@@ -25,28 +22,27 @@ from sae_lens_groups.plan.picture import (
 )
 from sae_lens_groups.plan.text import stability_note
 
+_templates = Environment(
+    loader=PackageLoader("sae_lens_groups", "plan"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    keep_trailing_newline=True,
+)
 _MARGIN = {"l": 55, "r": 10, "t": 10, "b": 45}
 
 
 def plan_page(plan: GroupPlan) -> str:
     """The text of `plan.html`."""
-    distances = plan.distances
-    template = resources.files("sae_lens_groups.plan").joinpath("page.html")
-    return Template(template.read_text(encoding="utf-8")).substitute(
-        model=html.escape(Path(distances.model_name).name),
-        facts=html.escape(
-            f"{plan.hook_template}, {distances.n_layers} layers, {distances.n_tokens:,} tokens, "
-            f"largest standard error {distances.largest_standard_error:.4f}. "
-            f"Chosen by: {plan.chosen_by}{stability_note(plan)}."
-        ),
-        metric=html.escape(distances.metric.capitalize()),
-        partition=html.escape(plan.partition),
+    return _templates.get_template("page.html").render(
+        plan=plan,
+        model=Path(plan.distances.model_name).name,
+        stability_note=stability_note(plan),
         chosen_colour=CHOSEN,
         plotly=get_plotlyjs(),
         distances=embedded(distances_figure(plan), "distances"),
         levels=embedded(_levels_figure(plan), "levels"),
         curves=embedded(_curves_figure(plan), "curves"),
-        data=_script_json(_page_data(plan)),
+        data=_page_data(plan),
     )
 
 
@@ -152,11 +148,6 @@ def _curves_figure(plan: GroupPlan) -> go.Figure:
     return figure.update_layout(
         height=360, margin=_MARGIN, template="simple_white", legend={"orientation": "h", "y": 1.1}
     )
-
-
-def _script_json(data: Any) -> str:
-    """JSON that no text inside it can break out of a script with."""
-    return json.dumps(data).replace("<", "\\u003c")
 
 
 def save_plan_folder(plan: GroupPlan, folder: Path | str) -> Path:

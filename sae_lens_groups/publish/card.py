@@ -15,7 +15,7 @@ from sae_lens_groups.layers import LayerGroup, format_layer_groups, in_words
 from sae_lens_groups.publish import markdown
 from sae_lens_groups.publish.card_merge import FrontMatter, card_with, is_hub_id
 from sae_lens_groups.saved import SuiteManifest
-from sae_lens_groups.scaling import NONE, WHITENING
+from sae_lens_groups.scaling import WHITENING
 
 MAIN = "main"
 TAGS = [
@@ -85,11 +85,6 @@ class CardFacts:
         )
 
     @property
-    def is_imported(self) -> bool:
-        """Whether the SAEs were trained elsewhere, so that nothing is known of how."""
-        return self.manifest.is_imported
-
-    @property
     def shared_groups(self) -> list[LayerGroup]:
         """The groups of several layers."""
         return [group for group in self.manifest.groups if len(group) > 1]
@@ -109,16 +104,6 @@ class CardFacts:
     def is_whitened(self) -> bool:
         """Whether every layer's whitening is in its matrices."""
         return self.setting("sae", {}).get("normalize_activations") == WHITENING
-
-    @property
-    def is_aligned(self) -> bool:
-        """Whether every layer was mapped to its group's middle layer."""
-        return self.manifest.layer_alignment != NONE
-
-    @property
-    def is_scaled(self) -> bool:
-        """Whether any layer's activations were multiplied by a factor in training."""
-        return any(factor is not None for factor in self.manifest.scaling_factors.values())
 
     @property
     def own_normalizations(self) -> list[str]:
@@ -158,18 +143,17 @@ class CardFacts:
         cfgs = {layer: self.sae_cfgs.get(name, {}) for layer, name in of_layers}
         l0s = {layer: (cfg.get("metadata") or {}).get("l0") for layer, cfg in cfgs.items()}
         known = {layer: l0 if isinstance(l0, int | float) else None for layer, l0 in l0s.items()}
-        return {} if self.is_imported or not any(l0 is not None for l0 in known.values()) else known
+        return (
+            {}
+            if self.manifest.is_imported or not any(l0 is not None for l0 in known.values())
+            else known
+        )
 
     @property
     def three_layers(self) -> list[int]:
         """Examples from across the model; fewer where there are fewer."""
         layers = self.manifest.layers
         return sorted({layers[len(layers) * n // 6] for n in (1, 3, 5)})
-
-    @property
-    def example(self) -> int:
-        """A layer from the middle."""
-        return self.manifest.layers[len(self.manifest.layers) // 2]
 
     def setting(self, name: str, default: Any = None) -> Any:
         """A setting of the run."""

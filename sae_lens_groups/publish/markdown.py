@@ -10,7 +10,6 @@ from sae_lens_groups.layers import LayerGroup
 
 # More single layers than these are drawn in one row.
 _MANY_ALONE = 2
-_ALONE = "one SAE each"
 
 
 def words(text: str) -> str:
@@ -60,34 +59,30 @@ def numbers(layers: Sequence[int]) -> str:
 
 def drawing(groups: Sequence[LayerGroup]) -> str:
     """One line per group of several layers, dots at its layers; narrow cells for many layers."""
-    first, last = groups[0].first, groups[-1].last
-    width = 3 if last - first < 16 else 2 if last - first < 32 else 1
-    alone = [group for group in groups if len(group) == 1]
-    lines = [
-        (group.name, list(group.layers))
+    every = range(groups[0].first, groups[-1].last + 1)
+    width, labelled = (3, 1) if len(every) <= 16 else (2, 5) if len(every) <= 32 else (1, 10)
+    alone = [group.first for group in groups if len(group) == 1]
+    rows: list[tuple[str, Sequence[int], str]] = [
+        (group.name, group.layers, "─")
         for group in groups
         if len(group) > 1 or len(alone) <= _MANY_ALONE
     ]
     if len(alone) > _MANY_ALONE:
-        lines.append((_ALONE, [group.first for group in alone]))
-    margin = max(len(name) for name, _ in lines) + 3
-    every = {3: 1, 2: 5, 1: 10}[width]
-    shown = [layer for layer in range(first, last + 1) if layer % every == 0]
-    columns = [(margin + (layer - first) * width, str(layer)) for layer in shown]
-    head = _row("layer", [(column - len(text) + 1, text) for column, text in columns])
-    return "\n".join([head, *(_line(name, of, first, margin, width) for name, of in lines)])
+        rows.append(("one SAE each", alone, " "))
+    margin = max(len(name) for name, *_ in rows) + 3
+    head = "layer"
+    for layer in every:
+        if layer % labelled == 0:  # the number ends above the dot
+            column = margin + (layer - every[0]) * width
+            head = head.ljust(column + 1 - len(str(layer))) + str(layer)
+    lines = [
+        name.ljust(margin) + "".join(_cell(layer, of, joint, width) for layer in every)
+        for name, of, joint in rows
+    ]
+    return "\n".join([head, *map(str.rstrip, lines)])
 
 
-def _line(name: str, layers: list[int], first: int, margin: int, width: int) -> str:
-    columns = [margin + (layer - first) * width for layer in layers]
-    if name == _ALONE:
-        return _row(name, [(column, "●") for column in columns])
-    return _row(name, [(columns[0], ("─" * (width - 1)).join("●" * len(layers)))])
-
-
-def _row(name: str, parts: list[tuple[int, str]]) -> str:
-    """A line with texts at columns."""
-    line = name
-    for column, text in parts:
-        line = line.ljust(column) + text
-    return line
+def _cell(layer: int, layers: Sequence[int], joint: str, width: int) -> str:
+    if layer not in layers:
+        return " " * width
+    return "●" + (joint if layer < layers[-1] else " ") * (width - 1)

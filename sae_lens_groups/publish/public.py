@@ -1,11 +1,10 @@
 """What stands in public for a suite's values, by their keys: names for paths, nothing for accounts."""
 
-import contextlib
 import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, repeat
@@ -44,8 +43,8 @@ class PublicValues:
     dataset_name: str | None
     settings: Mapping[str, Any]
     """The run's, or where they are not known, those that a layer's SAE carries."""
-    known: dict[str, str] = field(default_factory=dict)
-    """Paths that were met in JSON, and what stands for them."""
+    replaced: set[str] = field(default_factory=set)
+    """The paths in place of which it gave names."""
 
     @cached_property
     def _bases(self) -> tuple[Path, ...]:
@@ -87,13 +86,6 @@ class PublicValues:
         layer_groups = self.settings.get("layer_groups")
         return layer_groups if isinstance(layer_groups, str) and _is_plan(layer_groups) else None
 
-    def note_paths(self, text: str) -> None:
-        """Remembers the paths of a JSON text, which other values may quote."""
-        for key, value in _json_values(text):
-            public = self._of_path(key, value)
-            if public is not None and public != value and _is_worth_a_search(value):
-                self.known.setdefault(value, public)
-
     def of_json(self, text: str) -> str:
         """A JSON text with public values; whatever else it holds stays as it is written."""
         key = ""
@@ -111,8 +103,8 @@ class PublicValues:
 
     def of_csv(self, text: str) -> str:
         """A CSV text with public values; the last part of a column's name says what it holds."""
-        with _long_cells():
-            head, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
+        csv.field_size_limit(2**31 - 1)  # SAELens writes a number per feature into a cell
+        head, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
         keys = [column.rpartition(".")[2] for column in head]
         public = [
             [self.value(key, cell) or "" for key, cell in zip(chain(keys, repeat("")), row)]
@@ -132,10 +124,11 @@ class PublicValues:
             return self._evaluated_on(value)[:80]  # as in the name of its file
         public = self._of_path(key, value)
         if public is not None:
+            self.replaced.update({value} - {public})
             return public
         if key == "run_name" and self._plan is not None:
-            value = value.replace(f"-groups-{self._plan}-LR-", f"-groups-{self._groups}-LR-")
-        return self._without_known(value)
+            return value.replace(f"-groups-{self._plan}-LR-", f"-groups-{self._groups}-LR-")
+        return value
 
     @cached_property
     def _groups(self) -> str:
@@ -149,10 +142,12 @@ class PublicValues:
             return self._checkpoint_path(value)
         if key in _FOLDERS and value:
             return last_name(value)
-        if not self._is_local(value, is_place=_is_place(key)):
+        is_place = key in _PLACES or key.endswith(_ENDS_OF_PLACES)
+        if not self._is_local(value, is_place=is_place):
             return None
         for own_key, (path, public) in self._own.items():
-            if _is_same(key, own_key, value, path):
+            # It may have been moved.
+            if value == path or (key == own_key and last_name(value) == last_name(path)):
                 return public
         return last_name(value)
 
@@ -176,30 +171,6 @@ class PublicValues:
         is_local = self._is_local(dataset_name, is_place=True)
         return last_name(dataset_name) if is_local else dataset_name
 
-    def _without_known(self, text: str) -> str:
-        """A text with names in place of the paths that were met."""
-        pattern, table = self._known_paths
-        return pattern.sub(lambda found: table[found[1]], text) if table else text
-
-    @cached_property
-    def _known_paths(self) -> tuple[re.Pattern[str], dict[str, str]]:
-        """Finds known paths, and says what to put in their place."""
-        table = {**self._own_folder, **self.known}
-        longest_first = sorted(table, key=lambda path: (-len(path), path))
-        either = "|".join(map(re.escape, longest_first))
-        return re.compile(rf"(?:file:/{{0,2}}|(?<![\w.~-]))({either})(?![\w-])"), table
-
-    @property
-    def _own_folder(self) -> dict[str, str]:
-        name = self.folder.resolve().name
-        spellings = (self.folder, self.folder.absolute(), self.folder.resolve())
-        return {str(path): name for path in spellings if _is_worth_a_search(str(path))}
-
-
-def _is_place(key: str) -> bool:
-    """Whether what stands under a key says where something lies."""
-    return key in _PLACES or key.endswith(_ENDS_OF_PLACES)
-
 
 def _is_plan(layer_groups: str) -> bool:
     try:
@@ -208,33 +179,3 @@ def _is_plan(layer_groups: str) -> bool:
         return False
     except RuntimeError:  # a path from the home folder of somebody who is not known here
         return True
-
-
-def _is_same(key: str, own_key: str, value: str, own: str) -> bool:
-    """Whether a path is the suite's own model or dataset, which may have been moved."""
-    return value == own or (key == own_key and last_name(value) == last_name(own))
-
-
-def _is_worth_a_search(path: str) -> bool:
-    """Whether a path is long enough that it would not be found where it is not meant."""
-    return len(path) > 3 and len(re.findall(r"[^/\\]+", path)) > 1
-
-
-def _json_values(text: str) -> Iterator[tuple[str, str]]:
-    """The strings of a JSON text, each with the key before it."""
-    key = ""
-    for match in _JSON_STRING.finditer(text):
-        if match[2] is not None:
-            key = json.loads(match[1])
-        else:
-            yield key, json.loads(match[1])
-
-
-@contextlib.contextmanager
-def _long_cells() -> Iterator[None]:
-    """Lets CSV have cells of any length: SAELens writes a number per feature into one."""
-    limit = csv.field_size_limit(2**31 - 1)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(limit)

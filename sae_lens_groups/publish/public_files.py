@@ -2,16 +2,9 @@
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from sae_lens.constants import (
-    SAE_CFG_FILENAME,
-    SAE_WEIGHTS_FILENAME,
-    SPARSITY_FILENAME,
-)
-from safetensors import safe_open
 
 from sae_lens_groups import files
 from sae_lens_groups.errors import PublishError, SuiteError
@@ -19,17 +12,13 @@ from sae_lens_groups.files import (
     ALL_RESULTS,
     BESIDE_THE_LAYERS,
     OF_A_LAYER,
-    UNREADABLE,
     CheckedFolder,
     is_of_evaluation,
-    lies_inside,
 )
-from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.publish.public import PublicValues
 from sae_lens_groups.saved import SuiteManifest
 from sae_lens_groups.scaling import NONE
 
-_WEIGHTS = ".safetensors"
 _TO_DO = "nothing was published; copy the suite again, or train it again"
 
 
@@ -59,139 +48,78 @@ def public_files(
     Raises:
         PublishError: a file that the suite needs is missing or damaged.
     """
-    found = _find_suite(Path(suite_folder), manifest)
-    facts = {name: _text(name, path) for name, path in found.items() if _holds_facts(name)}
+    folder = Path(suite_folder)
+    try:
+        found = _checked_files(CheckedFolder(folder), manifest)
+    except SuiteError as error:
+        raise PublishError(f"the suite is damaged: {error}; nothing was published") from error
     public = PublicValues(
-        folder=found.folder,
+        folder=folder,
         manifest=manifest,
-        settings=_settings(facts, manifest),
+        settings=_settings(found, manifest),
         base_model=base_model,
         dataset_name=dataset_name,
     )
-    for name, text in facts.items():
-        _json(name, text)  # is it whole?
-        public.note_paths(text)
     published: dict[str, Path | str] = {}
     for name, path in found.items():
-        if _is_weights(name):
+        if files.is_weights(name):
             published[name] = path
             continue
         # One at a time: those of an evaluation are large.
         old = _text(name, path)
         new_name, new = _public_version(public, name, old)
         published[new_name] = path if new == old else new
-    return PublicFiles(dict(sorted(published.items())), list(public.known))
+    return PublicFiles(dict(sorted(published.items())), sorted(public.replaced))
 
 
-class _Found(dict[str, Path]):
-    """The files of a suite by their path in it, in the order in which they were looked for."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.folder = folder
-        self.suite = CheckedFolder(folder)
-
-    def has(self, name: str) -> bool:
-        """Whether the suite has this file; notes it then."""
-        path = self.folder / name
-        if not path.is_file() or not (_is_weights(name) or lies_inside(path, self.folder)):
-            return False
-        self.require_unaltered(name)
-        if _is_weights(name):
-            _require_whole(name, path)
-        self[name] = path
-        return True
-
-    def missing(self, names: Iterable[str]) -> list[str]:
-        """Those of these files that the suite lacks; notes the others."""
-        return [
-            f"{name} (a link that leads out of it)" * (self.folder / name).is_file() or name
-            for name in names
-            if not self.has(name)
-        ]
-
-    def require_unaltered(self, name: str) -> None:
-        """Refuses a file that is not what `checksums.json` says, or is missing though that has it.
-
-        Raises:
-            PublishError: it is damaged.
-        """
-        try:
-            self.suite.file(name)
-        except SuiteError as error:
-            raise PublishError(f"the suite is damaged: {error}; nothing was published") from error
-
-
-def _find_suite(folder: Path, manifest: SuiteManifest) -> _Found:
-    """The files that a suite consists of.
+def _checked_files(suite: CheckedFolder, manifest: SuiteManifest) -> dict[str, Path]:
+    """The files that a suite consists of, by their path in it; each is found to be whole.
 
     Raises:
-        PublishError: one that it needs is missing or damaged.
+        PublishError: it lacks some that it needs.
+        SuiteError: one is damaged.
     """
-    found = _Found(folder)
-    is_own = not manifest.is_imported  # SAEs that were trained elsewhere come without much of it
-    of_layer = OF_A_LAYER if is_own else (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME)
-    needed = [files.SUITE, *([files.RUNNER_CFG] if is_own else [])]
-    needed += [f"{hook_name}/{name}" for hook_name in manifest.hook_names for name in of_layer]
-    missing = found.missing(needed)
-    if is_own:
-        missing += _missing_of_groups(found, manifest)
+    needed = _needed(suite, manifest)
+    missing = [name for name in needed if not files.exists(suite.path / name)]
     if missing:
         listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" * (len(missing) > 5))
         raise PublishError(f"the suite is incomplete: it lacks {listed}; {_TO_DO}")
-    for name in (
-        *BESIDE_THE_LAYERS,
-        *(f"{hook_name}/{SPARSITY_FILENAME}" for hook_name in manifest.hook_names),
-    ):
-        if not found.has(name) and found.suite.lists(name):
-            found.require_unaltered(name)
-    for path in sorted(found.folder.glob(f"{files.EVALUATION_FOLDER}/*")):
-        if is_of_evaluation(path.name, manifest.hook_names):
-            found.has(f"{files.EVALUATION_FOLDER}/{path.name}")
+    others = [*BESIDE_THE_LAYERS, *(f"{name}/{files.SPARSITY}" for name in manifest.hook_names)]
+    evaluated = sorted(path.name for path in suite.path.glob(f"{files.EVALUATION_FOLDER}/*"))
+    others += [
+        f"{files.EVALUATION_FOLDER}/{name}"
+        for name in evaluated
+        if is_of_evaluation(name, manifest.hook_names)
+    ]
+    found = {name: suite.file(name) for name in needed}
+    # A link may lead to anything of the user's.
+    found |= {name: suite.file(name) for name in others if suite.lists(name) or suite.owns(name)}
+    for name, path in found.items():
+        if files.is_weights(name):
+            files.tensors_in(path)
     return found
 
 
-def _missing_of_groups(found: _Found, manifest: SuiteManifest) -> list[str]:
-    missing: list[str] = []
+def _needed(suite: CheckedFolder, manifest: SuiteManifest) -> list[str]:
+    """The files without which nobody could use the suite, or go on from it."""
+    if manifest.is_imported:  # SAEs that were trained elsewhere come without much of it
+        of_layer = (files.SAE_CFG, files.SAE_WEIGHTS)
+        return [files.SUITE, *(f"{hook}/{of}" for hook in manifest.hook_names for of in of_layer)]
+    needed = [files.SUITE, files.RUNNER_CFG]
+    needed += [f"{hook}/{name}" for hook in manifest.hook_names for name in OF_A_LAYER]
     scalers: list[str] = []
     for group in manifest.groups:
         folder = files.group_folder(group.name)
-        missing += found.missing(
-            [f"{folder}/{SAE_CFG_FILENAME}", f"{folder}/{SAE_WEIGHTS_FILENAME}"]
-        )
-        scalers += _scaler_names(found.folder, group, manifest)
-    if any((found.folder / name).exists() for name in scalers):  # older suites have none
-        missing += found.missing(scalers)
-    return missing
-
-
-def _scaler_names(suite: Path, group: LayerGroup, manifest: SuiteManifest) -> Iterator[str]:
-    """What the scaling of a group's layers needs."""
-    for layer in group.layers:
-        folder = f"{files.group_folder(group.name)}/{files.layer_scaler_folder(layer)}"
-        scaler = f"{folder}/{files.SCALER}"
-        yield scaler
-        if (suite / scaler).is_file() and _json(scaler, _text(scaler, suite / scaler)).get(
-            "has_whitening"
-        ):
-            yield f"{folder}/{files.WHITENING_MATRICES}"
-        if manifest.layer_alignment != NONE and layer != group.middle:
-            yield f"{folder}/{files.ALIGNMENT}"
-
-
-def _is_weights(name: str) -> bool:
-    return name.endswith(_WEIGHTS)
-
-
-def _require_whole(name: str, path: Path) -> None:
-    """Refuses weights that are cut short; reads no more of them than what they say they hold."""
-    try:
-        with safe_open(path, framework="np") as weights:
-            weights.keys()
-    except UNREADABLE as error:
-        raise PublishError(
-            f"the suite is incomplete: {name} is cut short or damaged ({error}); {_TO_DO}"
-        ) from error
+        needed += [f"{folder}/{files.SAE_CFG}", f"{folder}/{files.SAE_WEIGHTS}"]
+        for layer in group.layers:
+            of_layer = f"{folder}/{files.layer_scaler_folder(layer)}"
+            scalers.append(f"{of_layer}/{files.SCALER}")
+            is_there = files.exists(suite.path / scalers[-1])
+            if is_there and suite.json(scalers[-1]).get("has_whitening"):
+                scalers.append(f"{of_layer}/{files.WHITENING_MATRICES}")
+            if manifest.layer_alignment != NONE and layer != group.middle:
+                scalers.append(f"{of_layer}/{files.ALIGNMENT}")
+    return needed + scalers * any(map(suite.has, scalers))  # older suites have none
 
 
 def _text(name: str, path: Path) -> str:
@@ -215,17 +143,12 @@ def _damaged(name: str, how: str) -> PublishError:
     return PublishError(f"the suite is damaged: {name} {how}; {_TO_DO}")
 
 
-def _holds_facts(name: str) -> bool:
-    """Whether a file says what the suite is, rather than how good it is."""
-    return name.endswith(".json") and not name.startswith(f"{files.EVALUATION_FOLDER}/")
-
-
-def _settings(facts: Mapping[str, str], manifest: SuiteManifest) -> Mapping[str, Any]:
+def _settings(found: Mapping[str, Path], manifest: SuiteManifest) -> Mapping[str, Any]:
     """The settings of the run, or where they are not known, what an SAE says of them."""
-    if files.RUNNER_CFG in facts:
-        return _json(files.RUNNER_CFG, facts[files.RUNNER_CFG])
-    name = f"{manifest.hook_names[0]}/{SAE_CFG_FILENAME}"
-    return _json(name, facts[name]).get("metadata") or {}
+    name = f"{manifest.hook_names[0]}/{files.SAE_CFG}"
+    if files.RUNNER_CFG in found:
+        return _json(files.RUNNER_CFG, _text(files.RUNNER_CFG, found[files.RUNNER_CFG]))
+    return _json(name, _text(name, found[name])).get("metadata") or {}
 
 
 def _public_version(public: PublicValues, name: str, text: str) -> tuple[str, str]:

@@ -137,9 +137,6 @@ def _manifest(repo_id: str, text: str | None) -> SuiteManifest | None:
         ) from error
 
 
-_WEIGHTS = ".safetensors"
-
-
 def upload_weights(
     send: Callable[[list[CommitOperationAdd]], None], additions: Iterable[CommitOperationAdd]
 ) -> None:
@@ -148,7 +145,7 @@ def upload_weights(
     The client shares chunks with what the Hub has already, and not between the files of one upload.
     So every layer is an upload, and those of a group are stored once.
     """
-    weights = [addition for addition in additions if addition.path_in_repo.endswith(_WEIGHTS)]
+    weights = [addition for addition in additions if files.is_weights(addition.path_in_repo)]
     if not weights:
         return
     n_bytes = sum(addition.upload_info.size for addition in weights)

@@ -1,10 +1,13 @@
-"""Refuses to publish what names a person, a machine or a secret."""
+"""Refuses to publish what names a person, a machine or a secret.
+
+`public.py` puts names in place of the paths that it knows by their keys. This looks once more at every
+text, for what came into it in another way.
+"""
 
 import functools
 import html
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote
@@ -22,15 +25,16 @@ from sae_lens_groups.publish.patterns import (
     TEXT,
     Private,
     absolute_paths,
+    folders_here,
     names_here,
     secrets_here,
-    these_folders,
 )
 
-_MOST_SHOWN = 3
+_MOST_SHOWN, _ENOUGH = 3, 100
+_PART = 8  # characters of a secret that are too many to be shown
 _MOST_DECODINGS = 3
-_ENOUGH = 100
-_LONGEST_SHOWN = 8
+# The densities of all features, say: they take long to search.
+_NUMBERS = re.compile(r"[\d.,eE\s+-]{200,}")
 # The style of a page, and plotly.js of any version.
 _PROGRAM_ELEMENT = re.compile(r"<style>|<script[^>]{0,99}>\s*/\*\*\s*\* plotly\.js v")
 _ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|([/\\\"nrt]))")
@@ -55,45 +59,34 @@ def require_nothing_private(
     Raises:
         PublishError: names each file, and what is in it; of secrets, four characters.
     """
-    scan = _Scan(
-        secrets=[*secrets_here(), *SECRETS],
-        others=[absolute_paths(), *PATHS, *names_here(public=repo_id)],
-        folders=these_folders(paths),
-        allowed=[text for given in allowed if (text := given.rstrip("/\\"))],
-    )
+    scan = _Scan(repo_id, allowed, paths)
     found = {name: in_it for name, text in files.items() if (in_it := scan.findings(name, text))}
     if not found:
         return
     lines = [f"  {scan.redacted(name)}: {_listed(in_it)}" for name, in_it in found.items()]
     files_hold = "a file holds" if len(found) == 1 else f"{len(found)} files hold"
+    or_page = f" with this version, or delete {names.REPORT}"
     has_page = any(name.endswith(".html") for name in found)
     raise PublishError(
-        "\n".join(
-            [
-                f"nothing was published, because {files_hold} what names a person, a machine or a "
-                "secret:",
-                *lines,
-                "edit these files, or evaluate the suite again"
-                + f" with this version, or delete {names.REPORT}" * has_page
-                + "; what may be public is accepted with --allow TEXT",
-            ]
-        )
+        f"nothing was published, because {files_hold} what names a person, a machine or a secret:\n"
+        + "\n".join(lines)
+        + f"\nedit these files, or evaluate the suite again{or_page * has_page}; what may be public is "
+        "accepted with --allow TEXT"
     )
 
 
 def _listed(findings: list[str]) -> str:
-    shown, more = ", ".join(findings[:_MOST_SHOWN]), len(findings) - _MOST_SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown
+    more = len(findings) - _MOST_SHOWN
+    return ", ".join(findings[:_MOST_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-@dataclass(frozen=True, kw_only=True)
 class _Scan:
     """Finds what is private on this machine, or anywhere."""
 
-    secrets: list[Private]
-    others: list[Private]
-    folders: list[Private]
-    allowed: list[str]
+    def __init__(self, repo_id: str, allowed: Iterable[str], paths: Iterable[str | Path]) -> None:
+        self._secrets = [*secrets_here(), *SECRETS]
+        self._others = [absolute_paths(), *PATHS, *names_here(repo_id), *folders_here(paths)]
+        self._allowed = [text for given in allowed if (text := given.rstrip("/\\"))]
 
     def findings(self, name: str, content: Path | str) -> list[str]:
         """What is private in a file or its name, each once, as it may be shown."""
@@ -102,52 +95,39 @@ class _Scan:
         for text, kind in [(name, TEXT), *_texts(name, content)]:
             # Somebody else's program has no paths to escape, and is long.
             for variant in islice(_decodings(text), 1 if kind == PROGRAM else None):
-                spans = [span for each in self.secrets for span in each.matches(variant, kind)]
-                secrets |= dict.fromkeys(self._in(variant, kind, self.secrets))
+                secrets |= dict.fromkeys(self._in(variant, kind, self._secrets))
                 # No path that is shown has a part of a secret.
-                visible = _blanked(variant, spans)
-                slashes = re.sub(r"[/\\]+", "/", visible)
-                others |= dict.fromkeys(islice(self._in(visible, kind, self.others), _ENOUGH))
-                others |= dict.fromkeys(islice(self._in(slashes, kind, self.folders), _ENOUGH))
-        hidden = {part for _, secret in secrets for part in _parts(secret)}
+                visible = self.redacted(variant, kind, lambda _: "\n")
+                others |= dict.fromkeys(islice(self._in(visible, kind, self._others), _ENOUGH))
+        parts = {s[at : at + _PART] for _, s in secrets for at in range(max(1, len(s) - _PART + 1))}
+        widest = [
+            (kind, text)
+            for kind, text in others
+            if not any(text in other and text != other for _, other in others)
+        ]
         return [
-            *(_hidden(kind, text) for kind, text in secrets),
-            *(
-                _hidden(kind, text) if any(part in text for part in hidden) else f"{kind} {text!r}"
-                for kind, text in _widest(others)
-            ),
+            f"{kind} ({text[:4]}…, {len(text)} characters)"
+            if (kind, text) in secrets or any(part in text for part in parts)
+            else f"{kind} {text!r}"
+            for kind, text in [*secrets, *widest]
         ]
 
     def _in(self, text: str, kind: str, wanted: Iterable[Private]) -> Iterator[tuple[str, str]]:
         for each in wanted:
-            for start, end in each.matches(text, kind):
-                if not any(_is_allowed(text, start, end, allowed) for allowed in self.allowed):
+            for start, end in each.spans(text) if kind in each.searched else ():
+                if not any(_is_allowed(text, start, end, allowed) for allowed in self._allowed):
                     yield each.kind, text[start:end]
 
-    def redacted(self, text: str) -> str:
-        """A text to be shown to people, without its secrets."""
-        for each in self.secrets:
-            for start, end in reversed(list(each.matches(text, TEXT))):
-                text = f"{text[: start + 4]}…{text[end:]}"
+    def redacted(
+        self,
+        text: str,
+        kind: str = TEXT,
+        replacement: Callable[[str], str] = lambda secret: f"{secret[:4]}…",
+    ) -> str:
+        """A text without its secrets; to be shown to people, with the beginning of each."""
+        for each in self._secrets:
+            text = each.replaced(text, replacement) if kind in each.searched else text
         return text
-
-
-def _hidden(kind: str, text: str) -> str:
-    return f"{kind} ({text[:4]}…, {len(text)} characters)"
-
-
-def _parts(secret: str) -> list[str]:
-    ends = max(1, len(secret) - _LONGEST_SHOWN + 1)
-    return [secret[at : at + _LONGEST_SHOWN] for at in range(ends)]
-
-
-def _widest(findings: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Without those that lie in one before them, as the user's name does in a path."""
-    kept: list[tuple[str, str]] = []
-    for kind, text in findings:
-        if not any(text in other for _, other in kept):
-            kept.append((kind, text))
-    return kept
 
 
 def _is_allowed(text: str, start: int, end: int, allowed: str) -> bool:
@@ -160,18 +140,9 @@ def _is_allowed(text: str, start: int, end: int, allowed: str) -> bool:
     )
 
 
-def _blanked(text: str, spans: Iterable[tuple[int, int]]) -> str:
-    """A text of the same length with line ends in place of these parts."""
-    parts, done = list[str](), 0
-    for start, end in sorted(spans):
-        if end > done:
-            parts += [text[done : max(start, done)], "\n" * (end - max(start, done))]
-            done = end
-    return "".join([*parts, text[done:]])
-
-
 def _decodings(text: str) -> Iterator[str]:
     """A text as it is and, where that is another, with its escapes undone."""
+    text = _NUMBERS.sub("\n", text)
     for _ in range(_MOST_DECODINGS):
         yield text
         decoded = _without_escapes(html.unescape(text))

@@ -13,13 +13,14 @@ from sae_lens_groups.saved.training_curves import (
     points_from_csv,
     points_to_csv,
 )
-from sae_lens_groups.saved.transfer_report import Scores, TransferReport
+from sae_lens_groups.saved.transfer_report import LayerTransfer, Scores, TransferReport
 from sae_lens_groups.saved.write import write_suite
 
 __all__ = [
     "UNKNOWN",
     "Figures",
     "HubRepo",
+    "LayerTransfer",
     "SAESource",
     "SavedSAE",
     "Scores",

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from numbers import Integral
 from typing import Any
 
@@ -17,7 +17,7 @@ from sae_lens_groups.layers import (
     format_layer_groups,
 )
 from sae_lens_groups.plan import GroupPlan, PlanEntries
-from sae_lens_groups.saved.transfer_report import TransferEntries, TransferReport
+from sae_lens_groups.saved.transfer_report import TransferReport
 from sae_lens_groups.scaling import NONE
 
 
@@ -33,7 +33,7 @@ class _Layer(files.Entries):
     scaling_factor: files.Positive | None
 
 
-class _SuiteEntries(files.FileEntries):
+class _Entries(files.FileEntries):
     model_name: str
     hook_template: str
     groups: list[_Group]
@@ -42,7 +42,7 @@ class _SuiteEntries(files.FileEntries):
     layer_alignment: str = NONE
     plan: PlanEntries | None = None
     is_model_local: bool = False
-    transfer: TransferEntries | None = None
+    transfer: TransferReport | None = None
     dataset_rows_read: int | None = None
     dataset_fingerprint: str | None = None
     sae_step_flops: files.Positive | None = None
@@ -64,10 +64,10 @@ class SuiteManifest:
     """How every layer was mapped to its group's middle layer."""
     plan: GroupPlan | None = None
     """What the groups were chosen from; None where they were named, or follow a rule."""
-    transfer: TransferReport | None = None
-    """What the SAEs started from; None where they were trained from scratch."""
     is_model_local: bool = False
     """Whether `model_name` is what was left in public of a path: not the Hub's model of that name."""
+    transfer: TransferReport | None = None
+    """What the SAEs started from; None where they were trained from scratch."""
     dataset_rows_read: int | None = None
     """Rows of the dataset that training read, from its first on; None where it is not known."""
     dataset_fingerprint: str | None = None
@@ -148,21 +148,18 @@ class SuiteManifest:
         return next(group for group in self.groups if layer in group.layers)
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of `suite.json`."""
+        """The content of `suite.json`; what has a default stands there only if it differs."""
         optional = {
-            "layer_alignment": None if self.layer_alignment == NONE else self.layer_alignment,
-            "plan": None if self.plan is None else self.plan.to_dict(),
-            "is_model_local": self.is_model_local or None,
-            "transfer": (
-                None if self.transfer is None else self.transfer.to_dict(self.hook_template)
-            ),
-            "dataset_rows_read": self.dataset_rows_read,
-            "dataset_fingerprint": self.dataset_fingerprint,
-            "sae_step_flops": self.sae_step_flops,
-            "training_step": self.training_step,
+            of.name: value
+            for of in fields(self)
+            if of.default is not MISSING and (value := getattr(self, of.name)) != of.default
         }
+        if self.plan is not None:
+            optional["plan"] = self.plan.to_dict()
+        if self.transfer is not None:
+            optional["transfer"] = self.transfer.model_dump()
         return {
-            "format_version": _SuiteEntries.newest_format,
+            "format_version": _Entries.newest_format,
             "model_name": self.model_name,
             "hook_template": str(self.hook_template),
             "groups": [self.hook_template.group_to_dict(group) for group in self.groups],
@@ -175,7 +172,7 @@ class SuiteManifest:
                 for layer in self.layers
             },
             "versions": dict(self.versions),
-            **{name: value for name, value in optional.items() if value is not None},
+            **optional,
         }
 
     def to_json(self) -> str:
@@ -191,41 +188,25 @@ class SuiteManifest:
         """
         to_do = "copy or download the suite again"
         with files.refusing(SuiteError, f"{files.SUITE} cannot be read", to_do):
-            saved = files.read_entries(_SuiteEntries, text)
-            manifest = cls._from_entries(saved)
-            if not manifest._agrees_with(saved):
-                raise ValueError("it contradicts itself: its groups and its layers disagree")
-        return manifest
+            return cls._from_entries(files.read_entries(_Entries, text))
 
     @classmethod
-    def _from_entries(cls, saved: _SuiteEntries) -> "SuiteManifest":
-        template = HookTemplate.from_text(saved.hook_template)
-        groups = disjoint(LayerGroup.from_layers(group.layers) for group in saved.groups)
-        return cls(
-            groups=groups,
-            hook_template=template,
-            scaling_factors={entry.layer: entry.scaling_factor for entry in saved.layers.values()},
-            model_name=saved.model_name,
-            versions=saved.versions,
-            layer_alignment=saved.layer_alignment,
-            plan=None if saved.plan is None else GroupPlan.from_entries(saved.plan),
-            transfer=(
-                None
-                if saved.transfer is None
-                else TransferReport.from_entries(saved.transfer, template)
-            ),
-            is_model_local=saved.is_model_local,
-            dataset_rows_read=saved.dataset_rows_read,
-            dataset_fingerprint=saved.dataset_fingerprint,
-            sae_step_flops=saved.sae_step_flops,
-            training_step=saved.training_step,
-        )
-
-    def _agrees_with(self, saved: _SuiteEntries) -> bool:
-        if sorted(self.scaling_factors) != self.layers:
-            return False
-        written, found = self.to_dict(), saved.model_dump(include={"groups", "layers"})
-        return all(written[name] == value for name, value in found.items())
+    def _from_entries(cls, saved: _Entries) -> "SuiteManifest":
+        facts = vars(saved) | {
+            "groups": disjoint(LayerGroup.from_layers(group.layers) for group in saved.groups),
+            "hook_template": HookTemplate.from_text(saved.hook_template),
+            "scaling_factors": {of.layer: of.scaling_factor for of in saved.layers.values()},
+            "plan": saved.plan and GroupPlan.from_entries(saved.plan),
+        }
+        del facts["format_version"], facts["layers"]
+        manifest = cls(**facts)
+        if manifest.transfer is not None:
+            manifest.transfer.require_of(manifest.hook_template)
+        told = saved.model_dump(include={"groups", "layers"})
+        has_all = sorted(manifest.scaling_factors) == manifest.layers
+        if not has_all or not told.items() <= manifest.to_dict().items():
+            raise ValueError("it contradicts itself: its groups and its layers disagree")
+        return manifest
 
 
 def group_metadata(group: LayerGroup) -> dict[str, Any]:

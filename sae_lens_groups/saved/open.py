@@ -1,19 +1,26 @@
-"""Opens trained SAEs wherever they lie: a folder, or the Hub."""
+"""Opens trained SAEs wherever they lie: a folder, or the Hub, from which it fetches what is asked for."""
 
 import contextlib
 from collections.abc import Iterator
+from glob import escape
 from pathlib import Path
 
 from sae_lens_groups import files
 from sae_lens_groups.errors import GroupSAEError, HubError, InitSourceError, SuiteError
 from sae_lens_groups.files import MISREAD, CheckedFolder
 from sae_lens_groups.layers import Layers
-from sae_lens_groups.saved.download import FACTS, download
 from sae_lens_groups.saved.hub import HubRepo, is_repo_id
 from sae_lens_groups.saved.others import OtherSAEs, ReleasedSAE
 from sae_lens_groups.saved.source import SAESource
 from sae_lens_groups.saved.suite import SavedSuite
 
+_FACTS = files.fetched_with("facts")
+_OF_THE_WHOLE = (*files.fetched_with("groups"), *files.fetched_with("whole"))
+# What SAELens reads of an SAE, and what we do.
+_OF_AN_SAE = (
+    *(files.SAE_CFG, files.SAE_WEIGHTS, files.SPARSITY),
+    *(files.SCALER, files.WHITENING_MATRICES, files.RUNNER_CFG),
+)
 FORMS = (
     "name a suite's folder, the folder of one or several SAELens SAEs, release:sae_id, owner/repo "
     "for a suite on the Hub, or owner/repo:sae_id for an SAE there"
@@ -38,7 +45,7 @@ def open_saes(
         UnknownLayerError: the suite on the Hub lacks one of the layers.
     """
     if isinstance(place, HubRepo):
-        return _in_folder(download(place, layers, groups_only=groups_only), place.repo_id)
+        return _in_folder(_download(place, layers, groups_only=groups_only), place.repo_id)
     found = _located(place)
     if isinstance(found, Path):
         return _in_folder(found, str(place))
@@ -73,7 +80,7 @@ def training_tokens_of(init_from: str) -> int | None:
             return None
         if isinstance(found, HubRepo):
             with _sought_on_the_hub(found):
-                found = found.fetch(FACTS)
+                found = found.fetch(_FACTS)
         if (found / files.TRAINER_STATE).exists():
             return None  # a checkpoint of a run that was to go on
         # A single SAE lies in its run's folder or, in a suite, one or two levels below it.
@@ -125,6 +132,37 @@ def _sought_on_the_hub(repo: HubRepo) -> Iterator[None]:
         raise HubError(
             f"{repo.repo_id!r} is not a folder, and cannot be fetched from the Hub: {error}; {FORMS}"
         ) from error
+
+
+def _download(repo: HubRepo, layers: Layers | None, *, groups_only: bool = False) -> Path:
+    """A local folder with what is asked for, as `open_saes` says; all layers of SAEs without groups."""
+    facts = CheckedFolder(repo.fetch(_FACTS))
+    repo = repo.pinned(facts.path)
+    if not facts.is_suite():
+        return _download_others(repo, layers)
+    manifest = SavedSuite(facts).manifest
+    if groups_only and not manifest.is_imported:
+        return repo.fetch([f"{files.GROUPS}/*", *_FACTS])
+    names = map(manifest.hook_template.hook_name, manifest.require_layers(layers))
+    of_the_whole = _OF_THE_WHOLE if layers is None else ()
+    return repo.fetch(
+        [*(f"{escape(name)}/*" for name in names), *_FACTS, files.CURVES, *of_the_whole]
+    )
+
+
+def _download_others(repo: HubRepo, layers: Layers | None) -> Path:
+    """SAEs that lie in a repository without a manifest, found by what each says of itself."""
+    folder = repo.fetch([files.SAE_CFG, f"*/{files.SAE_CFG}", files.CARD])
+    source = OtherSAEs(folder, repo.repo_id)
+    saes = [source.saved(layer) for layer in source.manifest.require_layers(layers)]
+    if any("sae_lens_groups" in sae.metadata for sae in saes):
+        raise SuiteError(
+            f"{repo.repo_id!r} on the Hub holds layers of a suite, and its {files.SUITE} is neither "
+            "there nor in the cache; try again with a network, or take the layers one by one with "
+            "SAE.from_pretrained"
+        )
+    wanted = [f"{escape(sae.name)}/{name}" for sae in saes for name in _OF_AN_SAE]
+    return repo.fetch([*(name.removeprefix("./") for name in wanted), files.CARD])
 
 
 def _in_folder(folder: Path, name: str) -> SAESource:

@@ -13,7 +13,7 @@ from typing_extensions import override
 from sae_lens_groups import files
 from sae_lens_groups.errors import HookNameError, HubError, SuiteError, first_line
 from sae_lens_groups.files import suite_around
-from sae_lens_groups.layers import HookTemplate, LayerGroup, Layers
+from sae_lens_groups.layers import HookTemplate, LayerGroup, Layers, layer_in
 from sae_lens_groups.saved.manifest import SuiteManifest
 from sae_lens_groups.saved.sae import (
     SavedSAE,
@@ -148,14 +148,12 @@ def _template(name: str, folder: str, metadata: Mapping[str, Any], is_alone: boo
     try:
         return HookTemplate.from_hook_name(str(hook_name))
     except HookNameError as error:
-        if is_alone:
-            raise SuiteError(
-                f"{name!r} does not say which layer its SAE is for: its hook_name is "
-                f"{hook_name!r} ({error})"
-            ) from error
-        raise SuiteError(
-            f"{name!r} is not a suite, because of the SAE in {folder!r}: {error}"
-        ) from error
+        why = (
+            f"does not say which layer its SAE is for: its hook_name is {hook_name!r} ({error})"
+            if is_alone
+            else f"is not a suite, because of the SAE in {folder!r}: {error}"
+        )
+        raise SuiteError(f"{name!r} {why}") from error
 
 
 def _ours(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -168,9 +166,7 @@ def _layers(metadata: Mapping[str, Any]) -> list[int]:
     hook_name, facts = str(metadata.get("hook_name")), _ours(metadata)
     if is_of_group(facts):
         return facts["layers"]
-    layer = HookTemplate.from_hook_name(hook_name).layer_of(hook_name)
-    assert layer is not None
-    return [layer]
+    return [layer_in(hook_name)]
 
 
 def _found(folder: Path, name: str) -> list[SavedSAE]:

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any, Self
 
 import torch
+from pydantic import Field, model_validator
 from sae_lens import SAE, TrainingSAE
 from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME
 from sae_lens.loading.pretrained_sae_loaders import handle_config_defaulting
@@ -21,7 +22,6 @@ from sae_lens_groups.files import (
     CheckedFolder,
     load_numbers,
     require_numbers,
-    require_size,
     require_tensors,
     suite_around,
 )
@@ -36,22 +36,47 @@ from sae_lens_groups.scaling import (
     without_model_kwargs_advice,
 )
 
+_TO_DO = "copy or download it again"
 # What SAELens raises on settings of another form, beside what it does on damaged files.
 _UNUSABLE = (*UNREADABLE, AttributeError, OverflowError, AssertionError)
 
-# What our own code takes from an SAE's metadata, and may be absent.
-_METADATA: Mapping[str, type] = {
-    "hook_name": str,
-    "model_name": str,
-    "model_class_name": str,
-    "dataset_path": str,
-    "context_size": int,
-    "hook_head_index": int,
-    "model_from_pretrained_kwargs": dict,
-    "sae_lens_groups": dict,
-    "max_activation_norm": float,
-    "activation_norms": dict,
-}
+_Count = Annotated[int, Field(gt=0)]
+
+
+class _Metadata(files.Entries):
+    """What our own code takes from an SAE's metadata, wherever that is from; all may be absent."""
+
+    hook_name: str | None = None
+    model_name: str | None = None
+    model_class_name: str | None = None
+    dataset_path: str | None = None
+    context_size: int | None = None
+    hook_head_index: int | None = None
+    model_from_pretrained_kwargs: dict[str, Any] | None = None
+    sae_lens_groups: dict[str, Any] | None = None
+    max_activation_norm: float | None = None
+    activation_norms: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _require_layers(self) -> Self:
+        if self.sae_lens_groups is not None and is_of_group(self.sae_lens_groups):
+            LayerGroup.from_layers(self.sae_lens_groups["layers"])
+        return self
+
+
+class _Settings(files.Entries):
+    d_in: _Count
+    d_sae: _Count
+    k: Annotated[float, Field(gt=0)] | None = None
+    metadata: _Metadata
+
+    @model_validator(mode="after")
+    def _require_size(self) -> Self:
+        if self.d_in * self.d_sae > files.MOST_NUMBERS:
+            raise ValueError(f"d_in={self.d_in:,}, d_sae={self.d_sae:,} is larger than any SAE")
+        if self.k is not None and self.k > self.d_sae:
+            raise ValueError(f"k is {self.k:g} of {self.d_sae:,} features")
+        return self
 
 
 @dataclass(frozen=True)
@@ -86,9 +111,9 @@ class SavedSAE:
         """
         with self._readable():
             cfg = handle_config_defaulting(self.suite.json(self.file_name(SAE_CFG_FILENAME)))
-            _require_usable_metadata(cfg["metadata"])
-            self._require_usable_sizes(cfg)
-            return cfg
+        with files.refusing(SuiteError, self._unusable, _TO_DO):
+            files.read_entries(_Settings, cfg)
+        return cfg
 
     @property
     def metadata(self) -> Mapping[str, Any]:
@@ -184,13 +209,6 @@ class SavedSAE:
         if self.is_groups_own or (is_scaled and not has_scaling):
             raise for_scaled_rows(str(self.folder))
 
-    def _require_usable_sizes(self, cfg: Mapping[str, Any]) -> None:
-        file = self.folder / SAE_CFG_FILENAME
-        require_size(file, d_in=cfg.get("d_in"), d_sae=cfg.get("d_sae"))
-        k = cfg.get("k")
-        if k is not None and not 0 < k <= cfg["d_sae"]:
-            raise self._unusable(f"k is {k!r} of {cfg['d_sae']:,} features")
-
     @contextlib.contextmanager
     def _readable(self) -> Iterator[None]:
         try:
@@ -198,13 +216,11 @@ class SavedSAE:
         except SuiteError:
             raise
         except _UNUSABLE as error:
-            raise self._unusable(repr(error)) from error
+            raise SuiteError(f"{self._unusable}: {error!r}; {_TO_DO}") from error
 
-    def _unusable(self, why: str) -> SuiteError:
-        return SuiteError(
-            f"{str(self.folder)!r} does not hold a SAELens SAE: {SAE_CFG_FILENAME}: {why}; "
-            "copy or download it again"
-        )
+    @property
+    def _unusable(self) -> str:
+        return f"{str(self.folder)!r} does not hold a SAELens SAE: {SAE_CFG_FILENAME}"
 
 
 def _tensors_of(cfg: Mapping[str, Any], *, is_training_form: bool) -> dict[str, tuple[int, ...]]:
@@ -214,21 +230,6 @@ def _tensors_of(cfg: Mapping[str, Any], *, is_training_form: bool) -> dict[str, 
     with torch.device("meta"):
         sae = sae_class(config_class.from_dict({**cfg, "device": "meta"}))
     return {name: tuple(tensor.shape) for name, tensor in sae.state_dict().items()}
-
-
-def _require_usable_metadata(metadata: object) -> None:
-    """Refuses metadata of another form, which comes with the SAE from wherever it is from."""
-    if not isinstance(metadata, dict):
-        raise TypeError(f"metadata is {metadata!r}")
-    for name, kind in _METADATA.items():
-        value = metadata.get(name)
-        if value is not None and not isinstance(value, kind):
-            raise TypeError(
-                f"{name} in metadata is {value!r}, and has to be of type {kind.__name__}"
-            )
-    facts = metadata.get("sae_lens_groups") or {}
-    if is_of_group(facts):
-        LayerGroup.from_layers(facts["layers"])
 
 
 def is_groups_own(sae: SAE[Any]) -> bool:

@@ -3,20 +3,20 @@
 import csv
 import io
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
 
+from pydantic import BaseModel, ConfigDict
 from sae_lens.saes.sae import TrainStepOutput
 
 from sae_lens_groups import files
-from sae_lens_groups.errors import SuiteError, quoted
+from sae_lens_groups.errors import SuiteError
 
 N_POINTS = 200
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingPoint:
+class TrainingPoint(BaseModel):
     """One group's training batch; its rows are scaled, and of all layers of the group."""
 
+    model_config = ConfigDict(frozen=True)
     training_tokens: int
     """Tokens that the SAE has been trained on, this batch included."""
     group: str
@@ -50,8 +50,8 @@ class TrainingCurves:
 
 def points_to_csv(points: Iterable[TrainingPoint]) -> str:
     """The text of `training_curves.csv`: a row per point."""
-    columns = list(TrainingPoint.__annotations__)
-    return files.csv_text((asdict(point) for point in points), columns)
+    columns = list(TrainingPoint.model_fields)
+    return files.csv_text((point.model_dump() for point in points), columns)
 
 
 def points_from_csv(text: str) -> tuple[TrainingPoint, ...]:
@@ -60,18 +60,10 @@ def points_from_csv(text: str) -> tuple[TrainingPoint, ...]:
     Raises:
         SuiteError: it is something else.
     """
-    read = {"training_tokens": int, "group": str}
-    try:
-        return tuple(
-            TrainingPoint(
-                **{name: read.get(name, float)(row[name]) for name in TrainingPoint.__annotations__}
-            )
-            for row in csv.DictReader(io.StringIO(text))
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise SuiteError(
-            f"training_curves.csv cannot be read: {quoted(error)}; copy or download the folder again"
-        ) from error
+    to_do = "copy or download the folder again"
+    with files.refusing(SuiteError, f"{files.CURVES} cannot be read", to_do):
+        rows = csv.DictReader(io.StringIO(text))
+        return tuple(map(TrainingPoint.model_validate, rows))
 
 
 def _point(training_tokens: int, group: str, output: TrainStepOutput) -> TrainingPoint:

@@ -1,105 +1,68 @@
 """What every layer of a suite started from, and how far training took it: `transfer` in suite.json."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
 
 from sae_lens_groups import files
 from sae_lens_groups.errors import quoted
-from sae_lens_groups.layers import HookTemplate
+from sae_lens_groups.layers import HookTemplate, layer_in
 
 Scores = Mapping[int, Mapping[str, float]]
 """Layer -> SAELens's metrics by their names."""
 
 
-class _Layer(files.Entries):
+class LayerTransfer(files.Entries):
+    """The source of one layer's SAE, and SAELens's metrics of it by their names."""
+
     source_hook_name: str
-    zero_shot: dict[str, float]
-    final: dict[str, float]
+    zero_shot: Mapping[str, float]
+    """Before any step."""
+    final: Mapping[str, float] = {}
+    """After the last step, on the same tokens; empty while training goes on."""
 
 
-class TransferEntries(files.Entries):
+class TransferReport(files.Entries):
     """The entry `transfer` of `suite.json`, and a checkpoint's `transfer.json`."""
 
     init_from: str
     init_direction: str
     init_parameters: str
     init_alignment: str
-    layers: dict[str, _Layer]
+    layers: Mapping[str, LayerTransfer]
+    """By hook name."""
 
+    @property
+    def source_layers(self) -> dict[int, int]:
+        """Layer -> the layer of the source whose SAE it started from."""
+        return {layer_in(name): layer_in(of.source_hook_name) for name, of in self.layers.items()}
 
-@dataclass(frozen=True, kw_only=True)
-class TransferReport:
-    """The source of each layer's SAE, and its scores before and after training."""
+    @property
+    def zero_shot(self) -> Scores:
+        """The scores before any step."""
+        return {layer_in(name): of.zero_shot for name, of in self.layers.items()}
 
-    init_from: str
-    init_direction: str
-    init_parameters: str
-    init_alignment: str
-    source_layers: Mapping[int, int]
-    """Layer -> the layer of the source whose SAE it started from."""
-    zero_shot: Scores
-    """Before any step."""
-    final: Scores = field(default_factory=dict)
-    """After the last step, on the same tokens; empty while training goes on."""
+    @property
+    def final(self) -> Scores:
+        """The scores after the last step; empty where they are not known."""
+        return {layer_in(name): of.final for name, of in self.layers.items() if of.final}
 
     def finished(self, final: Scores) -> "TransferReport":
         """The report of the finished run."""
-        return replace(self, final=final)
+        layers = {
+            name: of.model_copy(update={"final": dict(final[layer_in(name)])})
+            for name, of in self.layers.items()
+        }
+        return self.model_copy(update={"layers": layers})
 
     def mean(self, scores: Scores, metric: str = "explained_variance") -> float:
         """The mean of a metric over the layers."""
         return sum(of_layer[metric] for of_layer in scores.values()) / len(scores)
 
-    def to_dict(self, template: HookTemplate) -> dict[str, Any]:
-        """The entry in `suite.json`; the template names the layers' hooks."""
-        return {
-            "init_from": self.init_from,
-            "init_direction": self.init_direction,
-            "init_parameters": self.init_parameters,
-            "init_alignment": self.init_alignment,
-            "layers": {
-                template.hook_name(layer): {
-                    "source_hook_name": template.hook_name(source),
-                    "zero_shot": dict(self.zero_shot[layer]),
-                    "final": dict(self.final.get(layer, {})),
-                }
-                for layer, source in self.source_layers.items()
-            },
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any], template: HookTemplate) -> "TransferReport":
-        """Reads what `to_dict` writes.
+    def require_of(self, template: HookTemplate) -> None:
+        """Refuses a report of other hooks.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: it names one that the template has not.
         """
-        return cls.from_entries(files.read_entries(TransferEntries, data), template)
-
-    @classmethod
-    def from_entries(cls, saved: TransferEntries, template: HookTemplate) -> "TransferReport":
-        """The report of these entries.
-
-        Raises:
-            ValueError: they name a hook that the template has not.
-        """
-        layers = {_layer(template, name): entry for name, entry in saved.layers.items()}
-        return cls(
-            init_from=saved.init_from,
-            init_direction=saved.init_direction,
-            init_parameters=saved.init_parameters,
-            init_alignment=saved.init_alignment,
-            source_layers={
-                layer: _layer(template, entry.source_hook_name) for layer, entry in layers.items()
-            },
-            zero_shot={layer: entry.zero_shot for layer, entry in layers.items()},
-            final={layer: entry.final for layer, entry in layers.items() if entry.final},
-        )
-
-
-def _layer(template: HookTemplate, hook_name: str) -> int:
-    layer = template.layer_of(hook_name)
-    if layer is None:
-        raise ValueError(f"{quoted(hook_name)} is not a hook of {template}")
-    return layer
+        for name in (*self.layers, *(of.source_hook_name for of in self.layers.values())):
+            if template.layer_of(name) is None:
+                raise ValueError(f"{quoted(name)} is not a hook of {template}")

@@ -16,7 +16,7 @@ from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import InitSourceError
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.plugins import alignments
-from sae_lens_groups.saved import SAESource, Scores, TransferReport, named_by
+from sae_lens_groups.saved import LayerTransfer, SAESource, Scores, TransferReport, named_by
 from sae_lens_groups.scaling import (
     ESTIMATED_MODES,
     MEAN_NORM,
@@ -103,15 +103,19 @@ class Transfer:
 
     def report(self, zero_shot: Scores) -> TransferReport:
         """What each layer started from, and its scores before any step."""
+        hook_name = self.cfg.hook_template.hook_name
         return TransferReport(
             init_from=str(self.cfg.init_from),
             init_direction=self.cfg.init_direction,
             init_parameters=self.cfg.init_parameters,
             init_alignment=self.cfg.init_alignment,
-            source_layers={
-                layer: start.source_layer for start in self.starts for layer in start.group.layers
+            layers={
+                hook_name(layer): LayerTransfer(
+                    source_hook_name=hook_name(start.source_layer), zero_shot=zero_shot[layer]
+                )
+                for start in self.starts
+                for layer in start.group.layers
             },
-            zero_shot=zero_shot,
         )
 
     def apply(
@@ -220,27 +224,10 @@ Direction = Callable[[Sequence[int], LayerGroup], int | None]
 """From the source's layers and a group to one of these layers; None where there is none."""
 
 
-def forward(layers: Sequence[int], group: LayerGroup) -> int | None:
-    """The next layer below the group."""
-    return max((layer for layer in layers if layer < group.first), default=None)
-
-
-def backward(layers: Sequence[int], group: LayerGroup) -> int | None:
-    """The next layer above the group."""
-    return min((layer for layer in layers if layer > group.last), default=None)
-
-
-def nearest(layers: Sequence[int], group: LayerGroup) -> int | None:
-    """The layer nearest to the group's middle: the middle layer itself where it is there.
-
-    Of two that are as near, the one above, whose SAE does better there before any training
-    (tutorials/transfer.md).
-    """
-    return min(layers, key=lambda layer: (abs(layer - group.middle), -layer))
-
-
 DIRECTIONS: Mapping[str, Direction] = {
-    "nearest": nearest,
-    "forward": forward,
-    "backward": backward,
+    # Of two layers that are as near to the group's middle, the one above, whose SAE does better
+    # there before any training (tutorials/transfer.md).
+    "nearest": lambda layers, group: min(layers, key=lambda n: (abs(n - group.middle), -n)),
+    "forward": lambda layers, group: max((n for n in layers if n < group.first), default=None),
+    "backward": lambda layers, group: min((n for n in layers if n > group.last), default=None),
 }

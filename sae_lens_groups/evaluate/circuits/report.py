@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from sae_lens_groups.layers import HookTemplate
+from sae_lens_groups.layers import layer_in
 
 SUFFICIENT = 0.8
 """Features suffice where their faithfulness reaches this."""
@@ -44,9 +44,7 @@ class LayerCurve:
     @property
     def layer(self) -> int:
         """The number in the hook's name."""
-        layer = HookTemplate.from_hook_name(self.hook_name).layer_of(self.hook_name)
-        assert layer is not None
-        return layer
+        return layer_in(self.hook_name)
 
     @property
     def sufficient_with_error(self) -> int | None:

@@ -8,16 +8,16 @@ import plotly.graph_objects as go
 
 from sae_lens_groups.evaluate.circuits import FaithfulnessReport, LayerCurve, TaskResult
 from sae_lens_groups.evaluate.circuits.report import SUFFICIENT
-from sae_lens_groups.evaluate.numbers import percent
 from sae_lens_groups.evaluate.report.plots import (
     PURPLE,
     SUITE_COLOUR,
+    Drawing,
     add_layer_line,
     add_line,
+    drawn,
     empty_figure,
     over_layers,
 )
-from sae_lens_groups.evaluate.report.section import Section, drawings, parts
 from sae_lens_groups.layers import LayerGroup
 
 _LINES = {
@@ -26,50 +26,34 @@ _LINES = {
     "completeness_with_error": ("completeness", PURPLE, "solid"),
     "completeness_without_error": ("completeness, no error", PURPLE, "dot"),
 }
-_TERMS = {
-    "faithfulness": "How much of the model's preference for the right answer is left; 1 is all.",
-    "completeness": "The same when those few are the ones replaced; 0 means that nothing else "
-    "in this layer's SAE knows the answer.",
-    "error": "What the SAE fails to reconstruct: kept as it is (solid lines), or replaced like "
-    "the other features (dotted, no error).",
-    "suffice": f"The smallest number of features measured whose faithfulness reaches {SUFFICIENT}.",
-}
 _LOWEST, _HIGHEST = -0.6, 1.6  # a ratio can go anywhere; what matters happens between 0 and 1
 _MOST_LABELS = 8
 
 
-def faithfulness(groups: Sequence[LayerGroup], report: FaithfulnessReport | None) -> Section | None:
+def faithfulness(
+    groups: Sequence[LayerGroup], report: FaithfulnessReport | None
+) -> dict[str, Any] | None:
     """Curves where tasks were solved, messages where not; None where none were asked for."""
     if report is None or not report.tasks:
         return None
-    text = (
-        "Prompts come in pairs with opposite answers. The few features that matter most for the "
-        "answer keep their values, and all others get those of the other prompt."
-    )
     solved = [of for of in report.tasks.values() if of.solved]
-    layers = sorted({curve.layer for of in solved for curve in of.curves if curve.points})
-    messages = [of.message for of in report.tasks.values() if not of.solved]
-    body = parts.faithfulness(_TERMS, layers, [_task(groups, of) for of in solved], messages)
-    return Section("faithfulness", "Faithfulness to what the model does", text, body)
-
-
-def _task(groups: Sequence[LayerGroup], result: TaskResult) -> dict[str, Any]:
-    curves = [curve for curve in result.curves if curve.points]
     return {
-        "name": result.task,
-        "accuracy": percent(result.accuracy or 0.0),
-        "n_pairs": result.n_pairs,
-        "without": ", ".join(str(curve.layer) for curve in result.curves if not curve.points),
-        "drawings": curves
-        and drawings(
-            ("curves of the chosen layer", f"curves_{result.task}", _curves(curves)),
-            (
-                "features that suffice, layer by layer",
-                f"sufficient_{result.task}",
-                _sufficient(groups, result.curves),
-            ),
-        ),
+        "sufficient": SUFFICIENT,
+        "layers": sorted({curve.layer for of in solved for curve in of.curves if curve.points}),
+        "solved": [(of, _drawings(groups, of)) for of in solved],
+        "unsolved": [of for of in report.tasks.values() if not of.solved],
     }
+
+
+def _drawings(groups: Sequence[LayerGroup], result: TaskResult) -> list[Drawing]:
+    curves = [curve for curve in result.curves if curve.points]
+    if not curves:
+        return []
+    sufficient = _sufficient(groups, result.curves)
+    return [
+        drawn("curves of the chosen layer", f"curves_{result.task}", _curves(curves)),
+        drawn("features that suffice, layer by layer", f"sufficient_{result.task}", sufficient),
+    ]
 
 
 def _curves(curves: Sequence[LayerCurve]) -> go.Figure:

@@ -1,60 +1,52 @@
 """What the features of groups do, and which of the baseline's the suite lacks."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
 from sae_lens_groups.evaluate.features import FEWEST_FIRINGS, SPECIFIC_SHARE, FeatureLayers
 from sae_lens_groups.evaluate.matching import FOUND_COSINE, FeatureMatch
-from sae_lens_groups.evaluate.numbers import percent
 from sae_lens_groups.evaluate.report.plots import (
     PURPLE,
     SUITE_COLOUR,
     WORSE,
     add_layer_line,
+    drawn,
     empty_figure,
     over_layers,
 )
-from sae_lens_groups.evaluate.report.section import Section, drawings, parts
 from sae_lens_groups.evaluate.result import SuiteEvaluation
-from sae_lens_groups.layers import LayerGroup, in_words
-from sae_lens_groups.plan import COLOUR_MAP, embedded, layer_step
+from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.plan import COLOUR_MAP, layer_step
 
 _ROWS = 150
-_TERMS = {
-    "counted": f"Features with {FEWEST_FIRINGS} firings or more, over all layers of the group.",
-    "specific": f"Share of the counted features with {SPECIFIC_SHARE:.0%} or more of their firings "
-    "on one layer.",
-    "entropy": "How evenly the firings spread over the group's layers, mean over the counted "
-    "features: 0 for one layer alone, 1 for all alike.",
-    "dead": "Share of all features that fire on no layer.",
-}
 _COSINE_BINS = np.linspace(0, 1, 26)
 
 
-def feature_layers(features: Sequence[FeatureLayers]) -> Section | None:
+def feature_layers(features: Sequence[FeatureLayers]) -> dict[str, Any] | None:
     """Where the features of each group fire; None where no two layers share an SAE."""
     shared = [of_group for of_group in features if len(of_group.group) > 1]
     if not shared:
         return None
     highest = _highest(shared)
-    maps = [
-        (f"Layers {of.group}", embedded(_heat_map(of, highest), f"features_{of.group.first}"))
-        for of in shared
-        if of.is_counted_F.any()
-    ]
-    text = (
-        "The layers of a group share their features. Each row of a drawing is a feature, or the "
-        "mean of several alike, ordered by where it fires; its colours are the parts of its "
-        "firings that fall on each layer, dark for none. A staircase means that features belong to "
-        "layers, an even surface that all layers use the same features."
-    )
-    shown = [parts.maps(f"{highest:.0%}", maps), _group_table(shared), parts.terms(_TERMS)]
-    return Section("feature_layers", "On which layers features fire", text, "\n".join(shown))
+    return {
+        "highest": f"{highest:.0%}",
+        "maps": [
+            drawn(f"Layers {of.group}", f"features_{of.group.first}", _heat_map(of, highest))
+            for of in shared
+            if of.is_counted_F.any()
+        ],
+        "shared": shared,
+        "fewest_firings": FEWEST_FIRINGS,
+        "specific_share": f"{SPECIFIC_SHARE:.0%}",
+    }
 
 
-def missed_features(groups: Sequence[LayerGroup], evaluation: SuiteEvaluation) -> Section | None:
+def missed_features(
+    groups: Sequence[LayerGroup], evaluation: SuiteEvaluation
+) -> dict[str, Any] | None:
     """How much of the baseline's dictionary the suite has, layer by layer."""
     matches = {
         scores.layer: scores.baseline.match
@@ -63,31 +55,16 @@ def missed_features(groups: Sequence[LayerGroup], evaluation: SuiteEvaluation) -
     }
     if not matches:
         return None
-    text = (
-        "Two features are compared by the cosine of their decoder directions; features that never "
-        "fire are left out. MMCS is the mean over one SAE's features of the largest cosine with a "
-        f"feature of the other. A feature of the baseline is missed when its largest is below "
-        f"{FOUND_COSINE}; missed firings count each feature as often as it fires. "
-    )
-    alone = evaluation.missed_alone
-    if alone is None or evaluation.comparison is None:
-        text += (
-            "Two trainings of the same SAE with other seeds miss most of each other's features too."
-        )
-    else:
-        layers = in_words(evaluation.comparison.layers_alone)
-        text += (
-            f"In {layers}, where both have an SAE of its own, {percent(alone)} are missed: so many "
-        )
-        text += "differ between two trainings of the same SAE."
-    body = drawings(
-        ("likeness (MMCS)", "mmcs", _mmcs(groups, matches)),
-        ("features of the baseline that are missed", "missed", _missed(groups, matches)),
-        ("how near the nearest feature is", "cosines", _cosines(matches)),
-    )
-    return Section(
-        "missed_features", "Features that the baseline has and this suite lacks", text, body
-    )
+    return {
+        "found_cosine": FOUND_COSINE,
+        "alone": evaluation.missed_alone,
+        "comparison": evaluation.comparison,
+        "drawings": [
+            drawn("likeness (MMCS)", "mmcs", _mmcs(groups, matches)),
+            drawn("features of the baseline that are missed", "missed", _missed(groups, matches)),
+            drawn("how near the nearest feature is", "cosines", _cosines(matches)),
+        ],
+    }
 
 
 def _highest(shared: Sequence[FeatureLayers]) -> float:
@@ -116,22 +93,6 @@ def _heat_map(of_group: FeatureLayers, highest: float) -> go.Figure:
         ticks="",
     )
     return figure.update_layout(margin={"l": 28, "r": 8, "t": 6, "b": 42})
-
-
-def _group_table(shared: Sequence[FeatureLayers]) -> str:
-    rows = [
-        [
-            str(of.group),
-            f"{len(of.is_counted_F):,}",
-            f"{of.is_counted_F.sum():,}",
-            percent(of.specific_share),
-            f"{of.mean_entropy:.3f}",
-            percent(of.dead_share),
-        ]
-        for of in shared
-    ]
-    head = ["layers", "features", "counted", "specific", "entropy", "dead"]
-    return parts.table(head, rows)
 
 
 def _mmcs(groups: Sequence[LayerGroup], matches: dict[int, FeatureMatch]) -> go.Figure:

@@ -1,6 +1,7 @@
 """Quality against layer, difference to the baseline, and quality against cost."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -13,58 +14,49 @@ from sae_lens_groups.evaluate.report.plots import (
     SUITE_COLOUR,
     add_layer_line,
     add_line,
+    drawn,
     empty_figure,
     escaped,
     over_layers,
 )
-from sae_lens_groups.evaluate.report.section import Section, drawings
 from sae_lens_groups.evaluate.result import SuiteEvaluation
 from sae_lens_groups.layers import LayerGroup
 
 _DRAWN = {metric.name: metric.label for metric in shown_in("drawing")}
 
 
-def quality(groups: Sequence[LayerGroup], evaluation: SuiteEvaluation) -> Section:
+def quality(groups: Sequence[LayerGroup], evaluation: SuiteEvaluation) -> dict[str, Any]:
     """Both metrics over layers; with a baseline also its own, and the differences."""
-    hint = (
-        "Each point is a layer; a grey or white band is a group, whose layers share one SAE. "
-        "1 is perfect for both scores."
-    )
-    drawn = [
-        (label, f"layers_{name}", _metric(groups, evaluation, name))
+    drawings = [
+        drawn(label, f"layers_{name}", _metric(groups, evaluation, name))
         for name, label in _DRAWN.items()
     ]
-    if evaluation.comparison is not None:
-        hint += (
-            " The lower drawings show this suite minus the baseline with 95% intervals: above "
-            "zero, the suite is better."
-        )
-        drawn += [
-            (
+    is_compared = evaluation.comparison is not None
+    if is_compared:
+        drawings += [
+            drawn(
                 f"difference in {label}",
                 f"differences_{name}",
                 _differences(groups, evaluation, name),
             )
             for name, label in _DRAWN.items()
         ]
-    return Section("quality", "Quality of each layer", hint, drawings(*drawn))
+    return {"drawings": drawings, "is_compared": is_compared}
 
 
-def cost(evaluation: SuiteEvaluation) -> Section | None:
+def cost(evaluation: SuiteEvaluation) -> dict[str, Any] | None:
     """Both metrics over what training took; None where there are no two to compare."""
     if len(evaluation.costs) < 2:
         return None
-    drawn = [
-        (label, f"cost_{name}", _cost_figure(evaluation, name)) for name, label in _DRAWN.items()
-    ]
-    hint = (
-        "Means over layers against the floating-point operations of the whole training: passes of "
-        "the language model and steps of all SAEs. Up and to the left is better. What a suite was "
-        "started from is not counted."
-    )
-    if evaluation.comparison is not None and evaluation.comparison.n_layers < len(evaluation):
-        hint += f" Means are over the {evaluation.comparison.n_layers} layers that both have."
-    return Section("cost", "Quality against cost", hint, drawings(*drawn))
+    compared = evaluation.comparison
+    is_part = compared is not None and compared.n_layers < len(evaluation)
+    return {
+        "drawings": [
+            drawn(label, f"cost_{name}", _cost_figure(evaluation, name))
+            for name, label in _DRAWN.items()
+        ],
+        "n_layers": compared.n_layers if compared is not None and is_part else None,
+    }
 
 
 def _metric(groups: Sequence[LayerGroup], evaluation: SuiteEvaluation, name: str) -> go.Figure:

@@ -1,7 +1,7 @@
 """The table of all layers as data, which the terminal, the page and the model card each render."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sae_lens_groups.evaluate.bootstrap import Difference
@@ -89,38 +89,33 @@ def _differences(evaluation: SuiteEvaluation, metric: Metric) -> Column:
     return Column(DIFFERENCES, metric.name, metric.title, "", cells, mean)
 
 
-def _features(evaluation: SuiteEvaluation) -> list[Column]:
-    matches = [None if of.baseline is None else of.baseline.match for of in evaluation]
+# Title, name, how it is written, meaning.
+_OF_FEATURES = (
+    (
+        *("mmcs", "mmcs", "{:.3f}".format),
+        "How like the features are: mean over this suite's features of the largest cosine "
+        "with a feature of the baseline.",
+    ),
+    (
+        *("missed", "missed_features", percent),
+        "Features of the baseline with no feature of this suite as near as "
+        f"{FOUND_COSINE}, and the part of the baseline's firings that are theirs.",
+    ),
+    ("missed firings", "missed_firings", percent, ""),
+)
 
-    def column(title: str, name: str, written: Callable[[float], str], meaning: str) -> Column:
+
+def _features(evaluation: SuiteEvaluation) -> Iterator[Column]:
+    matches = [None if of.baseline is None else of.baseline.match for of in evaluation]
+    # Of what is missed nothing is said where nothing says how much two trainings would miss.
+    for title, name, written, meaning in _OF_FEATURES[
+        : 1 if evaluation.missed_alone is None else 3
+    ]:
         values = [match and getattr(match, name) for match in matches]
         known = [value for value in values if value is not None]
         values.append(sum(known) / len(known) if known else None)
         cells = [None if value is None else Cell(written(value), value) for value in values]
-        return Column(FEATURES, title, title, meaning, cells[:-1], cells[-1])
-
-    columns = [
-        column(
-            "mmcs",
-            "mmcs",
-            "{:.3f}".format,
-            "How like the features are: mean over this suite's features of the largest cosine "
-            "with a feature of the baseline.",
-        )
-    ]
-    if evaluation.missed_alone is None:  # nothing says how many two trainings would miss
-        return columns
-    return [
-        *columns,
-        column(
-            "missed",
-            "missed_features",
-            percent,
-            "Features of the baseline with no feature of this suite as near as "
-            f"{FOUND_COSINE}, and the part of the baseline's firings that are theirs.",
-        ),
-        column("missed firings", "missed_firings", percent, ""),
-    ]
+        yield Column(FEATURES, title, title, meaning, cells[:-1], cells[-1])
 
 
 def _scaling(evaluation: SuiteEvaluation) -> list[Column]:

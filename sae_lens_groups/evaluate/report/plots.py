@@ -9,12 +9,21 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.plan import CHOSEN, COLOUR_MAP, LEVEL_CURVES, layer_step
+from sae_lens_groups.plan import CHOSEN, COLOUR_MAP, LEVEL_CURVES, embedded, layer_step
 
 SUITE_COLOUR, _, PURPLE, BASELINE_COLOUR = LEVEL_CURVES
 WORSE = CHOSEN
 FONT = {"family": "system-ui, sans-serif", "size": 12, "color": "#222"}
 _BAND = "#eff2f5"
+
+
+Drawing = tuple[str, str]
+"""A title, and the HTML below it."""
+
+
+def drawn(title: str, name: str, figure: go.Figure) -> Drawing:
+    """A figure for the page, in an element with this id."""
+    return title[0].upper() + title[1:], embedded(figure, name)
 
 
 def empty_figure(height: int = 300) -> go.Figure:

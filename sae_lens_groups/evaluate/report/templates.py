@@ -5,7 +5,7 @@ import textwrap
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from sae_lens_groups.errors import counted
-from sae_lens_groups.evaluate.numbers import as_given, percent
+from sae_lens_groups.evaluate.numbers import as_given, flops, interval, percent, score, signed
 from sae_lens_groups.evaluate.report.names import printable, public
 from sae_lens_groups.files import cell
 from sae_lens_groups.layers import in_words
@@ -25,11 +25,16 @@ templates = Environment(
 )
 templates.filters |= {
     "as_given": as_given,
+    "flops": flops,
     "in_words": in_words,
+    "interval": interval,
     "percent": percent,
     "code": lambda name: cell(public(name)),
     "counted": counted,
     "printable": printable,
+    "public": public,
     "quoted": repr,
+    "score": score,
+    "signed": signed,
     "wrapped": _wrapped,
 }

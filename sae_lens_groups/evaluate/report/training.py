@@ -3,24 +3,24 @@
 import math
 from collections.abc import Sequence
 from importlib import metadata
+from typing import Any
 
 import plotly.graph_objects as go
 
 from sae_lens_groups._version import __version__
-from sae_lens_groups.evaluate.numbers import percent, score
-from sae_lens_groups.evaluate.report.names import public
 from sae_lens_groups.evaluate.report.plots import (
     BASELINE_COLOUR,
     FONT,
     SUITE_COLOUR,
+    Drawing,
     add_layer_line,
     add_line,
     depth_colours,
+    drawn,
     empty_figure,
     group_boxes,
     over_layers,
 )
-from sae_lens_groups.evaluate.report.section import Section, drawings, parts
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.plan import GroupPlan, distances_figure, embedded, stability_note
 from sae_lens_groups.saved import TrainingPoint, TransferReport
@@ -30,79 +30,38 @@ _LONGEST_LEGEND = 8
 _TICKS = [digit * 10.0**power for power in range(-6, 9) for digit in (1, 2, 5)]
 
 
-def training(groups: Sequence[LayerGroup], curves: Sequence[TrainingPoint]) -> Section | None:
+def training(groups: Sequence[LayerGroup], curves: Sequence[TrainingPoint]) -> list[Drawing] | None:
     """Loss and explained variance of each group over tokens; None where nothing was recorded."""
     if not curves:
         return None
-    hint = (
-        "Each line is a group's SAE, from the lowest layers (dark) to the highest (light), on the "
-        "batches it was trained on: scaled activations of all its layers together. The loss "
-        "is what the optimiser sees, and compares within one line rather than between lines."
-    )
-    losses = _curves(groups, curves, "loss")
+    losses = _curves(groups, curves, "loss").update_yaxes(title="loss")
     if _spans_decades([point.loss for point in curves]):
         losses.update_yaxes(type="log", tickvals=_TICKS, ticktext=[f"{tick:g}" for tick in _TICKS])
-    variance = _curves(groups, curves, "explained_variance")
-    body = drawings(
-        ("loss", "training_loss", losses.update_yaxes(title="loss")),
-        (
-            "explained variance",
-            "training_explained_variance",
-            variance.update_yaxes(title="explained variance"),
-        ),
-    )
-    return Section("training", "Training", hint, body)
+    name = "explained_variance"
+    variance = _curves(groups, curves, name).update_yaxes(title="explained variance")
+    return [
+        drawn("loss", "training_loss", losses),
+        drawn("explained variance", f"training_{name}", variance),
+    ]
 
 
-def norms(suite: SAESuite) -> Section | None:
+def norms(suite: SAESuite) -> dict[str, Any] | None:
     """How large each layer's activations are; None where the suite does not say."""
     known = {layer: suite.layer(layer).cfg.metadata for layer in suite.manifest.layers}
     found = {layer: of.activation_norms for layer, of in known.items() if of.activation_norms}
     if not found:
         return None
     multiple = next(iter(known.values())).max_activation_norm_multiple
-    hint = (
-        "Norms of the activations on the first tokens of the training text. Where 1% of the tokens "
-        "carry much of the squared norm, a mean norm, a loss or an explained variance is about these "
-        "few. "
-    ) + (
-        f"Tokens beyond {multiple:g} times the median of any layer were left out of training."
-        if multiple
-        else "Training took every token (max_activation_norm_multiple 0)."
-    )
-    head = ["layer", "median", "first position", "largest", "squared norm in the top 1%"]
-    rows = [
-        [
-            layer,
-            *map(_number, (of["median"], of["first_position"], of["largest"])),
-            percent(of["top_share"]),
-        ]
-        for layer, of in found.items()
-    ]
-    return Section("norms", "Activation norms", hint, parts.table(head, rows))
+    return {"multiple": multiple, "norms": found}
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.4g}"
-
-
-def start(suite: SAESuite) -> Section | None:
+def start(suite: SAESuite) -> dict[str, Any] | None:
     """What each layer's SAE started from; None where all were trained from scratch."""
     transfer = suite.manifest.transfer
     if transfer is None:
         return None
-    hint = (
-        "Each layer's SAE began with the weights of another layer's. Explained variance before "
-        "the first step and, where the run measured it, after the last, on the same tokens."
-    )
-    body = parts.start(
-        transfer,
-        public(transfer.init_from, is_place=True),
-        score(transfer.mean(transfer.zero_shot)),
-        score(transfer.mean(transfer.final)) if transfer.final else "",
-        embedded(_start_figure(suite.manifest.groups, transfer), "start_figure"),
-    )
-    return Section("start", "What the SAEs started from", hint, body)
+    figure = _start_figure(suite.manifest.groups, transfer)
+    return {"transfer": transfer, "drawing": embedded(figure, "start_figure")}
 
 
 def _curves(groups: Sequence[LayerGroup], curves: Sequence[TrainingPoint], name: str) -> go.Figure:
@@ -144,20 +103,17 @@ def _start_figure(groups: Sequence[LayerGroup], transfer: TransferReport) -> go.
     return figure.update_yaxes(title="explained variance")
 
 
-def planned(chosen: GroupPlan | None) -> Section | None:
+def planned(plan: GroupPlan | None) -> dict[str, Any] | None:
     """The distances that the groups were chosen from; None where they were named."""
-    if chosen is None:
+    if plan is None:
         return None
-    distances, level = chosen.distances, chosen.chosen
-    hint = (
-        f"{distances.metric.capitalize()} distance of every pair of layers, measured on "
-        f"{distances.n_tokens:,} tokens; the boxes are the groups. Chosen by: {chosen.chosen_by}"
-        f"{stability_note(chosen)}. AMAD, the mean over the groups of the largest distance in each, "
-        f"is {level.amad:.3f}; the largest distance in any group {level.max_diameter:.3f}."
-    )
-    figure = distances_figure(chosen).update_layout(font=FONT, shapes=group_boxes(chosen.groups))
-    body = f'<div class="square">{embedded(figure, "distances")}</div>'
-    return Section("plan", "How the groups were chosen", hint, body)
+    figure = distances_figure(plan).update_layout(font=FONT, shapes=group_boxes(plan.groups))
+    return {
+        "distances": plan.distances,
+        "chosen": plan.chosen,
+        "chosen_by": plan.chosen_by + stability_note(plan),
+        "drawing": embedded(figure, "distances"),
+    }
 
 
 def _installed_version(name: str) -> str:
@@ -169,14 +125,8 @@ def _installed_version(name: str) -> str:
         return "-"
 
 
-def reproduce(suite: SAESuite, commands: Sequence[str]) -> Section:
+def reproduce(suite: SAESuite, commands: Sequence[str]) -> dict[str, Any]:
     """Commands, where they are known, and the versions of what trained and what evaluated."""
-    rows = [
-        [name, version, _installed_version(name)]
-        for name, version in suite.manifest.versions.items()
-    ]
-    hint = (
-        "What was run, and the versions of the packages that trained the suite and made this page."
-    )
-    body = parts.reproduce(commands, ["package", "trained with", "page made with"], rows)
-    return Section("reproduce", "To do it again", hint, body)
+    versions = suite.manifest.versions.items()
+    rows = [[name, version, _installed_version(name)] for name, version in versions]
+    return {"commands": commands, "rows": rows}

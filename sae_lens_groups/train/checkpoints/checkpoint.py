@@ -110,7 +110,9 @@ class Checkpoint:
         if not path.exists():
             return None
         with self.readable():
-            return TransferReport.from_dict(_read_json(path), template)
+            report = files.read_entries(TransferReport, _read_json(path))
+            report.require_of(template)
+            return report
 
     def is_of(self, cfg: GroupSAERunnerConfig[Any]) -> bool:
         """Whether it is for the same model, hook, groups and kind of SAE."""

@@ -120,6 +120,6 @@ def save_runner_files(
     if plan is not None:
         plan.save(checkpoint / files.PLAN)
     if transfer is not None:
-        report = transfer.to_dict(cfg.hook_template)
-        files.write_text(checkpoint / files.TRANSFER, json.dumps(report, indent=2) + "\n")
+        report = json.dumps(transfer.model_dump(), indent=2)
+        files.write_text(checkpoint / files.TRANSFER, report + "\n")
     files.write_text(checkpoint / files.RUNNER_CFG, json.dumps(cfg.to_dict(), indent=2) + "\n")

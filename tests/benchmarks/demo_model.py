@@ -1,4 +1,4 @@
-"""Trains the language model that ships with the package: `python -m sae_lens_groups.demo.train_model FOLDER`.
+"""Trains the language model that ships with the package: `python -m tests.benchmarks.demo_model FOLDER`.
 
 A GPT-NeoX model of 12 layers on the Python standard library's source. It prints its held-out
 loss beside that of a unigram model of the same tokens. The package holds the result, so nobody
