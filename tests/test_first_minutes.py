@@ -183,6 +183,7 @@ def test_a_dry_run_says_what_would_be_trained_and_trains_nothing(
         f"model        {MODEL_FOLDER}, gpt_neox.layers.{{layer}}, on cpu",
         "groups       2 for 5 layers: 0-3 11",
         "SAEs         topk, d_in 96, d_sae 192, k 8; normalize_activations none",
+        "step         SAELens's own: d_sae is 192, less than 256; fast_step always takes the fast",
         "tokens       2,048 for each SAE, in 8 steps of 256; learning rate 0.001",
         f"text         {text_folder}, context 32, BOS prepended to text, all special tokens left",
         "suite        suite",

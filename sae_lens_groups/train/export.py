@@ -1,6 +1,6 @@
 """Makes a suite of plain per-layer SAEs from trained groups."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -25,6 +25,7 @@ from sae_lens_groups.saved import (
 )
 from sae_lens_groups.scaling import layer_sae
 from sae_lens_groups.suite import SAESuite
+from sae_lens_groups.train.fast_step import steps_text
 from sae_lens_groups.train.trainer import GroupSAETrainer
 
 _PACKAGES = ("sae-lens-groups", "sae-lens", "transformer-lens", "torch")
@@ -43,7 +44,7 @@ class _TrainedLayer:
 
 def export_suite(
     cfg: GroupSAERunnerConfig[Any],
-    trainers: Iterable[GroupSAETrainer],
+    trainers: Sequence[GroupSAETrainer],
     norms: ActivationNorms,
     plan: GroupPlan | None,
     transfer: TransferReport | None,
@@ -71,6 +72,7 @@ def export_suite(
         dataset_rows_read=dataset_rows_read,
         dataset_fingerprint=dataset_fingerprint,
         sae_step_flops=sae_step_flops,
+        training_step=steps_text([trainer.sae for trainer in trainers], cfg.fast_step),
     )
     return SAESuite(_TrainedGroups(manifest, layers, cfg.to_dict(), training_curves))
 

@@ -145,7 +145,7 @@ def settle(cfg: GroupSAERunnerConfig[Any]) -> SettledConfig:
 
 
 def _require_usable_step(cfg: GroupSAERunnerConfig[Any]) -> None:
-    reason = why_not(cfg.sae, cfg.autocast, cfg.compile_sae)
+    reason = why_not(cfg.sae)
     if cfg.fast_step == ALWAYS and reason is not None:
         raise ConfigError(
             f"fast_step is always, but {reason}; set fast_step to auto, which is SAELens's own "

@@ -47,6 +47,7 @@ from sae_lens_groups.train.checkpoints.save import RunCheckpoints, save_runner_f
 from sae_lens_groups.train.cost import flops_of_sae_step
 from sae_lens_groups.train.evals import GroupEvaluator, SuiteScores
 from sae_lens_groups.train.export import export_suite, faults_of_training
+from sae_lens_groups.train.fast_step import steps_text
 from sae_lens_groups.train.group_trainer import GroupTrainer
 from sae_lens_groups.train.initial import initial_saes
 from sae_lens_groups.train.prepare import PreparedRun, complete, prepare
@@ -133,6 +134,7 @@ class GroupSAETrainingRunner:
             OutputFolderError: another run is writing to `cfg.output_path`.
         """
         facts = {**self.cfg.to_dict(), "activation_norms": self._norms.to_dict()}
+        facts["training_step"] = steps_text(self.saes.values(), self.cfg.fast_step)
         with (
             only_writer(self.cfg.output_path),
             wandb_run(self.cfg.logger, facts, may_exist=self._may_be_resumed) as self._logger,
@@ -258,7 +260,6 @@ class GroupSAETrainingRunner:
             data_provider=batches,
             save_checkpoint_fn=partial(self._add_runner_files, batches),
             fast_step=cfg.fast_step,
-            compile_sae=cfg.compile_sae,
             verbose=cfg.verbose,
         )
         groups = trainer.group_trainers
