@@ -31,6 +31,7 @@ from .conftest import (
     make_tokens,
     sae_config,
 )
+from .test_export import HAS_WHITENING
 from .test_store import drawn, make_store
 
 MASSIVE = 3  # the token
@@ -58,7 +59,7 @@ def sink_model() -> HookedTransformer:
 
 
 def run(model: HookedTransformer, layer_groups: str = "each", **changes: Any) -> SAESuite:
-    cfg = group_config(layer_groups, **NORMALISED, **changes)
+    cfg = group_config(layer_groups, **{**NORMALISED, **changes})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return GroupSAETrainingRunner(cfg, make_tokens(400), model).run()
@@ -81,6 +82,13 @@ def test_training_is_the_same_as_without_these_tokens(massive_model: HookedTrans
     trained_on = run(massive_model, **OFF).manifest.scaling_factors
     for layer, scale in scales.items():  # of a mean norm that the token does not raise
         assert scale > 2 * trained_on[layer]  # type: ignore[operator]
+
+
+@pytest.mark.skipif(not HAS_WHITENING, reason="this SAELens has no whitening")
+def test_whitening_is_that_of_the_other_tokens(massive_model: HookedTransformer) -> None:
+    whitened = {"sae": sae_config(normalize_activations="covariance_whitening")}
+    found, expected = (run(massive_model, **whitened, **of) for of in ({}, EXCLUDED))
+    assert_same_weights(found, expected)
 
 
 def test_without_massive_activations_nothing_changes(model: HookedTransformer) -> None:
@@ -200,6 +208,8 @@ def test_the_page_and_wandb_show_the_norms(
     suite = run(massive_model, "0-2,3", logger=LoggingConfig(log_to_wandb=True))
     norms = suite.layer(1).cfg.metadata.activation_norms
     assert started["config"]["activation_norms"]["1"] == norms
+    step = "SAELens's own: d_sae is 48, less than 256; fast_step always takes the fast one"
+    assert started["config"]["training_step"] == suite.manifest.training_step == step
     page = report_page(suite, scores(suite, massive_model))
     _, table = page.split("Activation norms</h2>")
     assert "Tokens beyond 10 times the median of any layer were left out of training." in table
@@ -239,7 +249,7 @@ def test_a_score_that_few_tokens_make_stands_beside_that_of_all_others(
         metrics = layer.metrics
         assert metrics["explained_variance_with_outliers"] > metrics["explained_variance"] + 0.2
     assert "EV with outliers" in evaluation_text(found)
-    assert f"{found.tokens.n_outliers} tokens" in evaluation_text(found)
+    assert f"{found.tokens.n_outliers} of massive activations" in evaluation_text(found)
 
 
 def test_without_outliers_the_table_is_as_it_was(model: HookedTransformer) -> None:

@@ -10,7 +10,7 @@ import collections
 import math
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -18,7 +18,7 @@ from sae_lens.config import HfDataset
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups import files
-from sae_lens_groups.activations.dataset import as_stream
+from sae_lens_groups.activations.dataset import CountedRows
 from sae_lens_groups.activations.store import GroupActivationsStore
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.layers import HookTemplate, LayerGroup, in_words
@@ -69,9 +69,13 @@ class ActivationNorms:
         return self.multiple * norms.median if norms is not None and self.multiple else None
 
     def limits(self, template: HookTemplate) -> dict[str, float]:
-        """The limits by hook name."""
+        """The limits by hook name, of the tokens to train on."""
         found = {template.hook_name(layer): self.limit(layer) for layer in self.layers}
         return {name: limit for name, limit in found.items() if limit is not None}
+
+    def ordinary_limits(self, template: HookTemplate) -> dict[str, float]:
+        """Those of distances, maps and scores: of ordinary tokens also where training has no limit."""
+        return replace(self, multiple=self.multiple or USUAL_MULTIPLE).limits(template)
 
     def recorded(self, layer: int) -> dict[str, Any]:
         """What a layer's SAE says of them in its metadata."""
@@ -95,7 +99,7 @@ class ActivationNorms:
         if not massive:
             return
         if not self.multiple:
-            what = "they are trained on, so losses, norms, distances and explained variance are "
+            what = "they are trained on, so losses, norm factors, whitening and thresholds are "
             what += f"about them: set max_activation_norm_multiple to {USUAL_MULTIPLE:g}"
         else:
             what = (
@@ -113,7 +117,7 @@ class ActivationNorms:
 def measure_norms(
     cfg: GroupSAERunnerConfig[Any],
     model: HookedRootModule,
-    dataset: HfDataset,
+    dataset: HfDataset | CountedRows,
     groups: Iterable[LayerGroup],
     n_tokens: int,
 ) -> ActivationNorms:
@@ -123,7 +127,7 @@ def measure_norms(
     random generators as they are.
     """
     groups = tuple(groups)
-    store = GroupActivationsStore.from_group_config(model, cfg, groups, as_stream(dataset))
+    store = GroupActivationsStore.from_group_config(model, cfg, groups, dataset)
     wanted = min(_MOST_TOKENS, max(_FEWEST_TOKENS, n_tokens // _PART_OF_RUN))
     n_prompts = math.ceil(wanted / cfg.rows_per_prompt)
     multiple = cfg.max_activation_norm_multiple

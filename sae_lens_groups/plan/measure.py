@@ -40,10 +40,9 @@ def measure_layer_distances(
 ) -> LayerDistances:
     """How far apart the layers of the model are, each with its standard error.
 
-    Reads tokens as a training run of this config would, without those that
-    `exclude_special_tokens` and `max_activation_norm_multiple` leave out, with all layers captured
-    in one pass. Memory does not grow
-    with the number of tokens.
+    Reads tokens as a training run of this config would, with all layers captured in one pass, without
+    those that `exclude_special_tokens` leaves out, and those of massive activations, which would
+    decide everything, whether they are trained on or not. Memory does not grow with tokens.
 
     The standard errors are jackknife estimates over up to 32 clusters of LM batches: tokens of one
     prompt are alike, and an error that took them for independent would be too small. The error of
@@ -74,7 +73,7 @@ def measure_layer_distances(
     n_tokens = cfg.plan_tokens if n_tokens is None else n_tokens
     norms = measure_norms(cfg, model, dataset, _every_layer(cfg, model), n_tokens)
     norms.warn_if_massive()
-    limits = norms.limits(cfg.hook_template)
+    limits = norms.ordinary_limits(cfg.hook_template)
     store = all_layers_store(cfg, model, dataset, _prompts_per_batch(cfg, n_tokens), limits)
     measurement = RunningDistances(chosen, n_tokens, cfg.hook_template.hook_names(store.groups))
     for rows_LBD in store.layer_rows(n_tokens, "Measuring layer distances"):

@@ -14,6 +14,8 @@ class LayerTransfer(files.Entries):
     """The source of one layer's SAE, and SAELens's metrics of it by their names."""
 
     source_hook_name: str
+    init_alignment: str | None = None
+    """What relates the two layers, where what was asked for would have been worse."""
     zero_shot: Mapping[str, float]
     """Before any step."""
     final: Mapping[str, float] = {}

@@ -1,6 +1,6 @@
 """What a layer's activations pass before the SAE, and how that becomes part of the SAE."""
 
-from sae_lens_groups.scaling.alignments import NONE, Alignment
+from sae_lens_groups.scaling.alignments import NONE, SCALE, Alignment
 from sae_lens_groups.scaling.estimate import GroupScalingEstimate, estimate_batches
 from sae_lens_groups.scaling.fold import (
     behind_factor,
@@ -31,6 +31,7 @@ __all__ = [
     "ESTIMATED_MODES",
     "MEAN_NORM",
     "NONE",
+    "SCALE",
     "WHITENING",
     "Alignment",
     "GroupScaling",

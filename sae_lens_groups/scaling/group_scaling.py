@@ -72,7 +72,9 @@ class GroupScaling:
         """
         of_layer, middle = self.of_layer, self.group.middle
         maps = {
-            layer: alignment.fit(moments[layer, middle].scaled(scaler, of_layer[middle]))
+            layer: alignment.fit_or_scale(
+                moments[layer, middle].scaled(scaler, of_layer[middle]), (layer, middle)
+            )[0]
             for layer, scaler in of_layer.items()
             if layer != middle
         }

@@ -3,16 +3,21 @@
 import torch
 from sae_lens.training.activation_scaler import ActivationScaler
 
-from sae_lens_groups.scaling.layer_scaler import scaling_map
+from sae_lens_groups.scaling.layer_scaler import LayerMap, scaling_map
 
 LayerPair = tuple[int, int]
 """A layer, and the layer it is mapped to."""
+
+# Of every batch, so that other prompts are behind them; a map of D x D is larger than these.
+_HELD_OUT_SHARE, _MOST_HELD_OUT = 5, 2048
 
 
 class PairMoments:
     """Sums over tokens of x, y, |x|, |y|, x^T x, y^T y and x^T y.
 
-    x are the activations at a layer, y those at the layer it is mapped to.
+    x are the activations at a layer, y those at the layer it is mapped to. The last fifth of each
+    batch, up to 2,048 tokens in all, is also kept as rows, so that a map can be fitted without
+    them and be checked on them.
     """
 
     def __init__(self, d_in: int) -> None:
@@ -20,6 +25,7 @@ class PairMoments:
         self.sum_norm_x, self.sum_norm_y = torch.zeros(2, dtype=torch.float64)
         self.sum_x_D, self.sum_y_D = torch.zeros(2, d_in, dtype=torch.float64)
         self.xx_DD, self.yy_DD, self.xy_DD = torch.zeros(3, d_in, d_in, dtype=torch.float64)
+        self.held_x_BD, self.held_y_BD = torch.zeros(2, 0, d_in, dtype=torch.float64)
 
     def to(self, device: torch.device | str) -> "PairMoments":
         """The same sums on a device."""
@@ -39,6 +45,24 @@ class PairMoments:
         self.xx_DD += x_BD.T @ x_BD
         self.yy_DD += y_BD.T @ y_BD
         self.xy_DD += x_BD.T @ y_BD
+        n_held = min(len(x_BD) // _HELD_OUT_SHARE, _MOST_HELD_OUT - len(self.held_x_BD))
+        if n_held > 0:
+            self.held_x_BD = torch.cat([self.held_x_BD, x_BD[-n_held:]])
+            self.held_y_BD = torch.cat([self.held_y_BD, y_BD[-n_held:]])
+
+    def without_held_out(self) -> "PairMoments":
+        """The sums over all other tokens."""
+        held, rest = PairMoments(len(self.sum_x_D)), PairMoments(len(self.sum_x_D))
+        held.add(self.held_x_BD, self.held_y_BD)
+        for name, value in vars(self).items():
+            if not name.startswith("held"):
+                setattr(rest, name, value - getattr(held, name))
+        return rest
+
+    def held_out_r2(self, layer_map: LayerMap) -> tuple[float, float]:
+        """How much of y a map explains on the tokens held out, and of x its way back."""
+        x_BD, y_BD = self.held_x_BD, self.held_y_BD
+        return _r2(layer_map.forward(x_BD), y_BD), _r2(layer_map.backward(y_BD), x_BD)
 
     @property
     def norm_ratio(self) -> float:
@@ -61,7 +85,13 @@ class PairMoments:
         scaled.xy_DD = _products(self.xy_DD, self.sum_x_D, self.sum_y_D, P_DD, p_D, Q_DD, q_D, n)
         scaled.sum_norm_x = _sum_of_norms(self.sum_norm_x, scaler_x, scaled.xx_DD, n)
         scaled.sum_norm_y = _sum_of_norms(self.sum_norm_y, scaler_y, scaled.yy_DD, n)
+        scaled.held_x_BD = self.held_x_BD @ P_DD + p_D
+        scaled.held_y_BD = self.held_y_BD @ Q_DD + q_D
         return scaled
+
+
+def _r2(found_BD: torch.Tensor, y_BD: torch.Tensor) -> float:
+    return float(1 - (found_BD - y_BD).square().sum() / (y_BD - y_BD.mean(0)).square().sum())
 
 
 def _as_affine(scaler: ActivationScaler, d_in: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -21,6 +21,7 @@ from sae_lens_groups.scaling import (
     ESTIMATED_MODES,
     MEAN_NORM,
     NONE,
+    SCALE,
     WHITENING,
     Alignment,
     GroupScaling,
@@ -78,6 +79,7 @@ class Transfer:
         self.groups = tuple(groups)
         self._held = source.manifest
         self.starts = tuple(self._start(group) for group in self.groups)
+        self._scaled_only: set[LayerPair] = set()
 
     @property
     def pairs(self) -> set[LayerPair]:
@@ -111,7 +113,9 @@ class Transfer:
             init_alignment=self.cfg.init_alignment,
             layers={
                 hook_name(layer): LayerTransfer(
-                    source_hook_name=hook_name(start.source_layer), zero_shot=zero_shot[layer]
+                    source_hook_name=hook_name(start.source_layer),
+                    init_alignment=SCALE if start.pair in self._scaled_only else None,
+                    zero_shot=zero_shot[layer],
                 )
                 for start in self.starts
                 for layer in start.group.layers
@@ -199,7 +203,10 @@ class Transfer:
         to_equal_norms = ActivationScaler(scaling_factor=scaled.norm_ratio)
         if alignment.only_norms:
             return LayerScaler.of(to_equal_norms, own_map)
-        fitted = alignment.fit(scaled.scaled(to_equal_norms, ActivationScaler()))
+        of_equal_norms = scaled.scaled(to_equal_norms, ActivationScaler())
+        fitted, as_asked = alignment.fit_or_scale(of_equal_norms, start.pair)
+        if not as_asked:
+            self._scaled_only.add(start.pair)
         return LayerScaler.of(to_equal_norms, fitted.then(own_map))
 
 
