@@ -17,6 +17,7 @@ from transformer_lens import HookedRootModule
 from sae_lens_groups import files
 from sae_lens_groups.activations import (
     BatchStream,
+    CountedRows,
     DatasetId,
     GroupActivationsStore,
     TrainingBatches,
@@ -312,7 +313,8 @@ class GroupSAETrainingRunner:
 
     def _scores(self) -> SuiteScores:
         limits = self._norms.ordinary_limits(self.cfg.hook_template)
-        return SuiteScores(self.cfg, self.model, self._rows, self.groups, limits)
+        rows = CountedRows(self._rows.dataset)  # of its own: scores teach nothing
+        return SuiteScores(self.cfg, self.model, rows, self.groups, limits)
 
     def _compile_saes_if_asked(self) -> None:
         if not self.cfg.compile_sae:
