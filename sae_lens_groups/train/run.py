@@ -17,7 +17,6 @@ from transformer_lens import HookedRootModule
 from sae_lens_groups import files
 from sae_lens_groups.activations import (
     BatchStream,
-    CountedRows,
     DatasetId,
     GroupActivationsStore,
     TrainingBatches,
@@ -313,8 +312,7 @@ class GroupSAETrainingRunner:
 
     def _scores(self) -> SuiteScores:
         limits = self._norms.ordinary_limits(self.cfg.hook_template)
-        rows = CountedRows(self._rows.dataset)  # of its own: scores teach nothing
-        return SuiteScores(self.cfg, self.model, rows, self.groups, limits)
+        return SuiteScores(self.cfg, self.model, self._rows.dataset, self.groups, limits)
 
     def _compile_saes_if_asked(self) -> None:
         if not self.cfg.compile_sae:
