@@ -320,7 +320,7 @@ def test_settings_that_cannot_be_read_leave_the_cost_out(
 def uneven() -> tuple[HookedTransformer, SAESuite]:
     """Layers of very different norms in one group."""
     model = make_model(norms=(1, 30, 300, 3000))
-    return model, train(model, "0-3")
+    return model, train(model, "0-3", n_batches_in_buffer=8)
 
 
 def test_one_scaling_for_all_layers_changes_the_table(
