@@ -8,9 +8,9 @@ from functools import cached_property
 
 import torch
 
-# How much the means' error moves the distances is estimated by leaving out each of so many parts,
+# The error of the means is estimated by leaving out each of up to so many parts of their LM batches,
 MAX_PARTS = 16
-# and measuring on about so many tokens again, which come from all over the rest.
+# and measuring again without it on about so many of the other tokens. More cost time and tell little.
 CHECKED_TOKENS = 4096
 
 
