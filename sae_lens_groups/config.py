@@ -186,16 +186,17 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
                 f"seqpos_slice is {quoted(given)}; give the first position, the one after the last "
                 "and, where it is not 1, the step, such as (1, None) or (0, 64, 2)"
             )
-        if self.rows_per_prompt == 0:
+        if self.rows_per_prompt < min(2, self.context_size):
             raise ConfigError(
-                f"seqpos_slice {quoted(given)} leaves none of the positions of a context_size of "
-                f"{self.context_size}; change one of the two"
+                f"seqpos_slice {quoted(given)} leaves {('none', 'one')[self.rows_per_prompt]} of the "
+                f"{self.context_size} positions of a prompt (context_size); to leave out the first, "
+                f"give (1, None), on the command line 1 {self.context_size}"
             )
         buffer_size = self.n_batches_in_buffer * self.rows_per_prompt
         if buffer_size < self.train_batch_size_tokens:
             raise ConfigError(
-                f"the shuffle buffer holds n_batches_in_buffer * context_size = {buffer_size} "
-                f"tokens, less than one batch of train_batch_size_tokens="
+                f"the shuffle buffer holds n_batches_in_buffer * {self.rows_per_prompt} positions of a "
+                f"prompt = {buffer_size} tokens, less than one batch of train_batch_size_tokens="
                 f"{self.train_batch_size_tokens}; raise n_batches_in_buffer to "
                 f"{-(-self.train_batch_size_tokens // self.rows_per_prompt)}"
             )

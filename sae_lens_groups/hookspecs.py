@@ -5,13 +5,14 @@ A plugin is a module or object with functions of these names, marked with
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 if TYPE_CHECKING:
     from sae_lens_groups.plan import DistanceMetric, Partition
     from sae_lens_groups.scaling import Alignment
+    from sae_lens_groups.train.fast_step import SparseStep
 
 
 PROJECT_NAME = "sae_lens_groups"
@@ -46,4 +47,14 @@ def register_alignments(register: "Callable[[str, Alignment], None]") -> None:
 
     Called when a name is looked up. Call `register(name, alignment)` for each way.
     A name that is already taken is an error that names both plugins. Return nothing.
+    """
+
+
+@hookspec
+def register_fast_steps(register: "Callable[[str, type[SparseStep[Any]]], None]") -> None:
+    """Add training steps that are faster than SAELens's, for `fast_step` `auto` and `always`.
+
+    Called when a run is prepared. Call `register(architecture, step)` with SAELens's name of an
+    architecture and a class. A name that is already taken is an error that names both plugins.
+    Return nothing.
     """

@@ -15,8 +15,13 @@ from sae_lens_groups.hookspecs import PROJECT_NAME
 if TYPE_CHECKING:
     from sae_lens_groups.plan import DistanceMetric, Partition
     from sae_lens_groups.scaling import Alignment
+    from sae_lens_groups.train.fast_step import SparseStep
 
-DEFAULT_PLUGINS = ("sae_lens_groups.plan.builtin", "sae_lens_groups.scaling.builtin")
+DEFAULT_PLUGINS = (
+    "sae_lens_groups.plan.builtin",
+    "sae_lens_groups.scaling.builtin",
+    "sae_lens_groups.train.fast_step.builtin",
+)
 """Modules with our own choices, which come through the same hooks as those of other packages."""
 
 
@@ -55,6 +60,11 @@ def distance_metrics() -> "dict[str, DistanceMetric]":
 def alignments() -> "dict[str, Alignment]":
     """All registered maps between layers by name."""
     return _collect("register_alignments")[0]
+
+
+def fast_steps() -> "dict[str, type[SparseStep[Any]]]":
+    """All registered training steps by architecture."""
+    return _collect("register_fast_steps")[0]
 
 
 def registrations() -> list[Registration]:

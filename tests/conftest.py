@@ -108,10 +108,7 @@ def group_config(layer_groups: str = "0-2,3", **changes: Any) -> GroupSAERunnerC
     environment it is used wherever it can be, which has to change no test's outcome.
     """
     chosen = settings(**changes)
-    is_possible = not why_not(
-        chosen["sae"], chosen.get("autocast", False), chosen.get("compile_sae", False)
-    )
-    if is_possible and "FAST_STEP" in os.environ:
+    if "FAST_STEP" in os.environ and not why_not(chosen["sae"]):
         chosen = {"fast_step": os.environ["FAST_STEP"], **chosen}
     return GroupSAERunnerConfig(layer_groups=layer_groups, **chosen)
 

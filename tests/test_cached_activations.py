@@ -133,9 +133,7 @@ def test_training_from_a_cache_gives_the_weights_of_training_from_the_model(
     cached = runner.run()  # any warning, as of a cache that starts over, is an error
     plain = make_runner(layer_groups, **changes)
     assert_same_suites(cached, plain.run())
-    assert (
-        runner.activations_store.n_dataset_processed == plain.activations_store.n_dataset_processed
-    )
+    assert runner.activations_store.rows.n_read == plain.activations_store.rows.n_read
 
 
 @pytest.mark.parametrize("mixing_fraction", [0.0, 0.5, 1.0])
@@ -459,7 +457,7 @@ def test_a_checkpoint_goes_on_as_it_began(tmp_path: Path) -> None:
         (
             {"n_batches_in_buffer": 200},
             "tokens in whole batches of 4 prompts, less than the shuffle buffer of "
-            "n_batches_in_buffer * context_size = 3,200 tokens; lower n_batches_in_buffer or",
+            "n_batches_in_buffer * 16 positions of a prompt = 3,200 tokens; lower n_batches_in_buffer or",
         ),
         (
             {"layer_groups": "0-3"},

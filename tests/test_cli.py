@@ -309,7 +309,7 @@ def test_the_architecture_is_the_config_files_own(
         ),
         (
             arguments("--layer_groups", "0-3", "--n_batches_in_buffer", "2"),
-            "n_batches_in_buffer * context_size = 62 tokens, less than one batch",
+            "prompt = 62 tokens, less than one batch",
         ),
         (
             arguments("--layer_groups", "0-3", "--normalize_activations", "batch_norm"),

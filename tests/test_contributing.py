@@ -5,6 +5,7 @@ import importlib
 import os
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from textwrap import indent
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from sae_lens import TopKTrainingSAE
+from sae_lens.saes.sae import TrainStepInput
 from transformer_lens import HookedTransformer
 
 from sae_lens_groups import GroupSAETrainingRunner, SAESuite, files
@@ -21,9 +24,10 @@ from sae_lens_groups.cli import main
 from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.plan.rule import PartitionRule, parse_layer_groups, resolve
-from sae_lens_groups.plugins import partitions, plugin_manager
+from sae_lens_groups.plugins import fast_steps, partitions, plugin_manager
+from sae_lens_groups.train.fast_step import Scratch
 
-from .conftest import group_config, settings
+from .conftest import group_config, sae_config, settings
 from .processes import run
 
 ROOT = Path(__file__).parent.parent
@@ -118,6 +122,37 @@ def test_the_rule_of_the_page_is_found_in_an_installed_package(tmp_path: Path) -
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
     done = run("-m", "sae_lens_groups", "plugins", env={**os.environ, "PYTHONPATH": path})
     assert re.search(r"register_partitions +early +early_layers", done.stdout), done.stderr
+
+
+# --- a fast step ---
+
+
+def test_the_step_of_the_page_gives_autograds_gradients() -> None:
+    class AboveHalf(TopKTrainingSAE):
+        """As the page's architecture."""
+
+        def get_activation_fn(self) -> Callable[[torch.Tensor], torch.Tensor]:
+            return lambda hidden: hidden * (hidden > 0.5)
+
+    (code,) = blocks("A fast step for another architecture")
+    plugin = module_of(code, "above_half")
+    plugin_manager().register(plugin, name="above_half")
+    try:
+        step = fast_steps()["above_half"]
+    finally:
+        plugin_manager().unregister(plugin)
+    cfg: Any = sae_config("topk", d_in=8, d_sae=24)
+    sae = AboveHalf(cfg)
+    sae.W_enc.data.mul_(90)
+    rows_BD, n_steps_F = torch.randn(16, 8), torch.zeros(24)
+    step(sae, 9, Scratch())(rows_BD, n_steps_F, {})
+    found = {name: parameter.grad for name, parameter in sae.named_parameters()}
+    sae.zero_grad()
+    sae.training_forward_pass(TrainStepInput(rows_BD, {}, n_steps_F > 9, 0, False)).loss.backward()
+    for name, parameter in sae.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad)
+        assert parameter.grad is not None
+        assert parameter.grad.any()
 
 
 # --- a new metric ---

@@ -1,11 +1,15 @@
 """`evaluate_suite`: SAELens's numbers from one sweep, differences, features, files, mistakes."""
 
+import itertools
 import json
 import math
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -19,6 +23,7 @@ from sae_lens import SAE, ActivationsStore
 from sae_lens.evals import EvalConfig, get_eval_everything_config, process_results, run_evals
 from sae_lens.load_model import load_model
 from sae_lens.training.activation_scaler import ActivationScaler
+from scipy.stats import norm, t
 from transformer_lens import HookedRootModule, HookedTransformer
 
 from sae_lens_groups import (
@@ -30,6 +35,7 @@ from sae_lens_groups import (
 )
 from sae_lens_groups.demo.model import MODEL_CLASS_NAME, MODEL_FOLDER, stdlib_tokens
 from sae_lens_groups.errors import ConfigError, DatasetError, HookNameError, SuiteError
+from sae_lens_groups.evaluate import evaluation_text
 from sae_lens_groups.evaluate.baseline import open_baseline
 from sae_lens_groups.evaluate.bootstrap import Resamplings
 from sae_lens_groups.evaluate.features import FeatureLayers
@@ -422,10 +428,107 @@ def test_intervals_are_percentiles_over_the_same_draws_for_both() -> None:
             for row in drawn_RS
         ]
         assert found[name].value == metrics_of(ours)[name] - metrics_of(theirs)[name]
+        widened = t.ppf(0.975, 11) / norm.ppf(0.975) * math.sqrt(12 / 11)
+        ends = np.percentile(differences, [2.5, 97.5]) - found[name].value
         assert [found[name].low, found[name].high] == pytest.approx(
-            np.percentile(differences, [2.5, 97.5]).tolist()
+            (found[name].value + widened * ends).tolist(), abs=1e-3 * np.ptp(ends)
         )
     assert mean == found  # of one layer
+
+
+@pytest.mark.parametrize("n_sequences", [4, 8, 32])
+def test_intervals_over_few_prompts_hold_the_true_difference(n_sequences: int) -> None:
+    def sums(level: float, seed: int) -> SequenceSums:
+        generator = torch.Generator().manual_seed(seed)
+        of = random_sums(n_sequences, seed)
+        l0 = level + torch.randn(n_sequences, generator=generator, dtype=torch.double)
+        return replace(of, values={**of.values, "l0": l0 * of.values["n_tokens"]})
+
+    resamplings = Resamplings(n_sequences)
+    found = [
+        resamplings.differences([(sums(2.0, 2 * n), sums(1.0, 2 * n + 1))])[1]["l0"]
+        for n in range(200)
+    ]
+    assert 0.9 <= sum(of.low <= 1 <= of.high for of in found) / len(found) <= 0.985
+
+
+TRAININGS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "without tokens": {"exclude_special_tokens": [3, 5, 7]},
+    "without the first position": {"seqpos_slice": (1, None)},
+    "without large norms": {"max_activation_norm_multiple": 1.3, "seqpos_slice": (0, -2)},
+    "of other layers": {"layer_groups": "1-2", "max_activation_norm_multiple": 1.2},
+    "of short prompts": {"context_size": 8, "exclude_special_tokens": [9], "layer_groups": "2,3"},
+}
+
+
+@pytest.fixture(scope="module")
+def trainings(model: HookedTransformer) -> dict[str, SAESuite]:
+    with warnings.catch_warnings(action="ignore"):  # rows are longer than short prompts
+        return {name: train(model, **settings) for name, settings in TRAININGS.items()}
+
+
+@pytest.mark.filterwarnings("ignore:pretokenized dataset has context_size")
+@pytest.mark.parametrize(("ours", "theirs"), itertools.combinations(TRAININGS, 2))
+def test_the_order_of_a_comparison_decides_on_signs_alone(
+    ours: str,
+    theirs: str,
+    trainings: dict[str, SAESuite],
+    model: HookedTransformer,
+    held_out: Dataset,
+) -> None:
+    one = evaluate(trainings[ours], model, held_out, baseline=trainings[theirs])
+    other = evaluate(trainings[theirs], model, held_out, baseline=trainings[ours])
+    assert one.tokens.n_tokens == other.tokens.n_tokens > 0
+    assert one.tokens.left_out == other.tokens.left_out
+    assert one.comparison.unequal.keys() == other.comparison.unequal.keys()
+    pairs = [(one.comparison.mean_differences, other.comparison.mean_differences)]
+    of_other = {of.hook_name: of.baseline for of in other}
+    for scores in one:
+        if scores.baseline is None:
+            continue
+        their_scores = next(of for of in other if of.hook_name == scores.hook_name)
+        assert scores.baseline.metrics == pytest.approx(their_scores.metrics, rel=1e-12, abs=1e-12)
+        pairs.append((scores.baseline.differences, of_other[scores.hook_name].differences))
+    assert len(pairs) > 1
+    for there, back in pairs:
+        for name, found in there.items():
+            swapped = back[name]
+            assert (found.value, found.low, found.high) == pytest.approx(
+                (-swapped.value, -swapped.high, -swapped.low), rel=1e-9, abs=1e-12
+            ), name
+
+
+def test_what_either_training_left_out_is_counted_and_not_scored(
+    trainings: dict[str, SAESuite], model: HookedTransformer, held_out: Dataset
+) -> None:
+    names = ("without the first position", "without tokens")
+    suite, baseline = (trainings[name] for name in names)
+    evaluation = evaluate(suite, model, held_out, baseline=baseline)
+    tokens = torch.tensor(held_out["tokens"][: N_BATCHES * N_PROMPTS])
+    n_special = int(torch.isin(tokens[:, 1:], torch.tensor([3, 5, 7])).sum())
+    left_out = {"by_position": len(tokens), "special": n_special, "by_norm": 0}
+    assert evaluation.tokens.left_out == left_out
+    assert evaluation.tokens.n_tokens == tokens.numel() - len(tokens) - n_special
+    words = f"{len(tokens)} by their position, {n_special} special"
+    assert words in " ".join(evaluation_text(evaluation).split())
+    assert words in report_page(suite, evaluation)
+    for name, value in {"seqpos_slice": "(1, None)", "exclude_special_tokens": "[3, 5, 7]"}.items():
+        assert f"{name} " in " ".join(evaluation_text(evaluation).split())
+        assert value in evaluation_text(evaluation)
+
+
+def test_suites_whose_prompts_of_text_differ_are_not_compared_on_text(
+    trainings: dict[str, SAESuite], held_out: Dataset
+) -> None:
+    model: Any = make_model()
+    model.tokenizer = SimpleNamespace(bos_token_id=0, eos_token_id=1, padding_side="right")
+    model.to_tokens = lambda text, **_: torch.tensor([[len(word) for word in text.split()]])
+    other = train(model, prepend_bos=False)
+    text = Dataset.from_dict({"text": ["a bb ccc dddd " * 200] * 8})
+    with pytest.raises(SuiteError, match="were trained with prepend_bos True and False, and no"):
+        evaluate(trainings["without tokens"], model, text, baseline=other)
+    assert evaluate(other, model, held_out, baseline=trainings["without tokens"])
 
 
 def test_one_prompt_has_no_interval(
@@ -604,7 +707,8 @@ def test_the_json_has_the_form_of_saelens(
     )
     theirs = json.loads((tmp_path / "theirs" / "all_eval_results.json").read_text())[0]
     assert ours.keys() == theirs.keys()
-    assert ours["eval_cfg"].keys() == theirs["eval_cfg"].keys()
+    counts = {"n_tokens", *(f"n_left_out_{why}" for why in ("by_position", "special", "by_norm"))}
+    assert ours["eval_cfg"].keys() == theirs["eval_cfg"].keys() | counts
     assert ours["sae_cfg"] == theirs["sae_cfg"]
     for part in theirs["metrics"]:
         assert ours["metrics"][part].keys() == theirs["metrics"][part].keys()

@@ -9,14 +9,23 @@ import torch
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
-from sae_lens import TopKTrainingSAE, TrainingSAE
+from sae_lens import JumpReLUTrainingSAE, TopKTrainingSAE, TrainingSAE, TrainingSAEConfig
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from transformer_lens import HookedTransformer
 
 from sae_lens_groups import GroupSAETrainingRunner, LayerGroup, SAESuite
 from sae_lens_groups.activations.shuffle_buffer import GroupBatch
 from sae_lens_groups.errors import ConfigError, UnknownNameError
-from sae_lens_groups.train.fast_step import ALWAYS, AUTO, NEVER, Scratch, choose_step, why_not
+from sae_lens_groups.train.fast_step import (
+    ALWAYS,
+    AUTO,
+    NEVER,
+    Scratch,
+    SparseStep,
+    step_of_config,
+    step_of_sae,
+    why_not,
+)
 from sae_lens_groups.train.fast_step.largest import largest_of_all, largest_per_row
 from sae_lens_groups.train.group_trainer import GroupTrainer
 from sae_lens_groups.train.prepare import settle
@@ -24,17 +33,30 @@ from sae_lens_groups.train.trainer import GroupSAETrainer
 
 from .conftest import ARCHITECTURES, group_config, sae_config
 
-SPARSE = [name for name in ("topk", "batchtopk", "abstopk") if name in ARCHITECTURES]
+MATRYOSHKA = "matryoshka_batchtopk"
+SPARSE = [n for n in ("topk", "batchtopk", "abstopk", MATRYOSHKA) if n in ARCHITECTURES]
 WINDOW = 40
 GROUP = LayerGroup(0, 0)
 # Wide enough for bundles of 8 columns, and with k rows of which none repeats.
 WIDE = {"d_in": 24, "d_sae": 160, "k": 6}
 
 
+def wide_config(architecture: str, **changes: Any) -> TrainingSAEConfig:
+    """The last level of Matryoshka ends at a feature that is no start of a bundle."""
+    levels = {"matryoshka_widths": [20, 61, 160]} if architecture == MATRYOSHKA else {}
+    return sae_config(architecture, **{**WIDE, **levels, **changes})
+
+
+def make_step(sae: TrainingSAE[Any], autocast: bool = False) -> SparseStep[Any]:
+    step = step_of_sae(sae, ALWAYS).step
+    assert step is not None
+    return step(sae, WINDOW, Scratch(), autocast)
+
+
 def make_sae(architecture: str, **changes: Any) -> TopKTrainingSAE:
     """An SAE whose decoder rows have very different norms and whose biases are not zero."""
     torch.manual_seed(0)
-    sae = TrainingSAE.from_dict(sae_config(architecture, **{**WIDE, **changes}).to_dict())
+    sae = TrainingSAE.from_dict(wide_config(architecture, **changes).to_dict())
     assert isinstance(sae, TopKTrainingSAE)
     with torch.no_grad():
         sae.W_dec.mul_(0.2 + 3 * torch.rand(sae.cfg.d_sae, 1))
@@ -51,15 +73,18 @@ def steps_since_fired(n_dead: int, d_sae: int = WIDE["d_sae"]) -> torch.Tensor:
     return n_steps_F.float()
 
 
+COEFFICIENTS = {"l0": 0.3}
+
+
 def saelens_step(
-    sae: TopKTrainingSAE, rows_BD: torch.Tensor, n_steps_F: torch.Tensor
+    sae: TrainingSAE[Any], rows_BD: torch.Tensor, n_steps_F: torch.Tensor
 ) -> TrainStepOutput:
     """SAELens's forward and backward pass, as its trainer calls them."""
     output = sae.training_forward_pass(
         TrainStepInput(
             sae_in=rows_BD,
             dead_neuron_mask=n_steps_F > WINDOW,
-            coefficients={},
+            coefficients=COEFFICIENTS,
             n_training_steps=0,
             is_logging_step=False,
         )
@@ -94,15 +119,22 @@ def test_losses_and_gradients_are_saelens_own(
     ours = copy.deepcopy(theirs)
     rows_BD = torch.randn(64, WIDE["d_in"])
     expected = saelens_step(theirs, rows_BD, steps_since_fired(n_dead))
-    step = choose_step(ours, ALWAYS, dead_feature_window=WINDOW, scratch=Scratch())
-    assert step is not None
-    output, _ = step(rows_BD, steps_since_fired(n_dead))
+    output, _ = make_step(ours)(rows_BD, steps_since_fired(n_dead), {})
+    assert (expected.losses["auxiliary_reconstruction_loss"] > 0) == (n_dead > 0)
+    assert_same_step(ours, theirs, output, expected)
 
+
+def assert_same_step(
+    ours: TrainingSAE[Any],
+    theirs: TrainingSAE[Any],
+    output: TrainStepOutput,
+    expected: TrainStepOutput,
+) -> None:
+    """Losses, what is active, every gradient and what is logged."""
     assert_close(output.loss, expected.loss)
     assert output.losses.keys() == expected.losses.keys()
     for name, loss in expected.losses.items():
         assert_close(output.losses[name], loss)
-    assert (expected.losses["auxiliary_reconstruction_loss"] > 0) == (n_dead > 0)
     assert_close(output.sae_out, expected.sae_out)
     assert torch.equal(output.feature_acts.to_dense() != 0, expected.feature_acts != 0)
     assert_close(output.feature_acts.to_dense(), expected.feature_acts)
@@ -118,6 +150,158 @@ def test_losses_and_gradients_are_saelens_own(
     assert {*ours.state_dict()} == {*theirs.state_dict()}
 
 
+@pytest.mark.parametrize("use_matryoshka_aux_loss", [True, False])
+@pytest.mark.parametrize("rescale_acts_by_decoder_norm", [True, False])
+# Dead features in the first level alone, in the others alone, and in all.
+@pytest.mark.parametrize(("first", "last"), [(0, 15), (30, 160), (0, 160), (0, 0)])
+def test_the_auxiliary_loss_of_each_level_is_saelens_own(
+    first: int, last: int, rescale_acts_by_decoder_norm: bool, use_matryoshka_aux_loss: bool
+) -> None:
+    theirs = make_sae(
+        MATRYOSHKA,
+        use_matryoshka_aux_loss=use_matryoshka_aux_loss,
+        rescale_acts_by_decoder_norm=rescale_acts_by_decoder_norm,
+    )
+    ours = copy.deepcopy(theirs)
+    n_steps_F = steps_since_fired(0)
+    n_steps_F[first:last] = 99
+    rows_BD = torch.randn(64, WIDE["d_in"])
+    output, _ = make_step(ours)(rows_BD, n_steps_F, {})
+    assert_same_step(ours, theirs, output, saelens_step(theirs, rows_BD, n_steps_F))
+
+
+@pytest.mark.parametrize("architecture", SPARSE)
+@pytest.mark.parametrize(("lowest", "highest"), [(-4, -4), (-4, 4), (4, 4)])
+def test_rows_of_any_norm_give_saelens_gradients(
+    architecture: str, lowest: float, highest: float
+) -> None:
+    theirs = make_sae(architecture)
+    ours = copy.deepcopy(theirs)
+    norm_B = torch.logspace(lowest, highest, 64)[torch.randperm(64)]
+    rows_BD = torch.nn.functional.normalize(torch.randn(64, WIDE["d_in"])) * norm_B[:, None]
+    output, _ = make_step(ours)(rows_BD, steps_since_fired(30), {})
+    assert_same_step(ours, theirs, output, saelens_step(theirs, rows_BD, steps_since_fired(30)))
+
+
+HAS_JUMPRELU = why_not(sae_config("jumprelu")) is None
+needs_jumprelu = pytest.mark.skipif(not HAS_JUMPRELU, reason="SAELens has a log_threshold")
+
+
+def make_jumprelu(threshold: float, **changes: Any) -> JumpReLUTrainingSAE:
+    """An SAE of which some thresholds are 0, and one would be below."""
+    torch.manual_seed(0)
+    changes = {**{name: WIDE[name] for name in ("d_in", "d_sae")}, **changes}
+    sae = TrainingSAE.from_dict(sae_config("jumprelu", **changes).to_dict())
+    assert isinstance(sae, JumpReLUTrainingSAE)
+    with torch.no_grad():
+        sae.W_dec.mul_(0.2 + 3 * torch.rand(sae.cfg.d_sae, 1))
+        sae.W_enc.mul_(5)
+        sae.b_enc.normal_(0, 0.2)
+        sae.b_dec.normal_(0, 0.2)
+        sae.threshold.copy_(torch.rand(sae.cfg.d_sae) * threshold)
+        sae.threshold[:3] = torch.tensor([0.0, 0.0, -0.1])
+    return sae
+
+
+SPARSITY = [
+    {"jumprelu_sparsity_loss_mode": "step"},
+    {"jumprelu_sparsity_loss_mode": "step", "jumprelu_ste_to_input": True},
+    {"jumprelu_sparsity_loss_mode": "tanh"},
+    {"jumprelu_sparsity_loss_mode": "tanh", "jumprelu_ste_to_input": True},
+    {"jumprelu_sparsity_loss_mode": "quadratic", "target_l0": 9.0},
+]
+
+
+@needs_jumprelu
+@pytest.mark.parametrize("apply_b_dec_to_input", [True, False])
+@pytest.mark.parametrize("pre_act_loss_coefficient", [None, 0.3])
+@pytest.mark.parametrize("n_dead", [0, 5, 60, 160])
+# Nearly all latents active, and few; a bandwidth that few of them or most lie in.
+@pytest.mark.parametrize(("threshold", "bandwidth"), [(0.01, 0.05), (2.0, 0.05), (2.0, 3.0)])
+@pytest.mark.parametrize("sparsity", SPARSITY, ids=lambda one: "-".join(map(str, one.values())))
+def test_losses_and_gradients_of_jumprelu_are_saelens_own(
+    sparsity: dict[str, Any],
+    threshold: float,
+    bandwidth: float,
+    n_dead: int,
+    pre_act_loss_coefficient: float | None,
+    apply_b_dec_to_input: bool,
+) -> None:
+    theirs = make_jumprelu(
+        threshold,
+        jumprelu_bandwidth=bandwidth,
+        pre_act_loss_coefficient=pre_act_loss_coefficient,
+        apply_b_dec_to_input=apply_b_dec_to_input,
+        **sparsity,
+    )
+    ours = copy.deepcopy(theirs)
+    rows_BD = torch.randn(64, WIDE["d_in"])
+    expected = saelens_step(theirs, rows_BD, steps_since_fired(n_dead))
+    output, _ = make_step(ours)(rows_BD, steps_since_fired(n_dead), COEFFICIENTS)
+    assert_same_step(ours, theirs, output, expected)
+    assert torch.equal(ours.threshold, theirs.threshold)
+
+
+@needs_jumprelu
+@pytest.mark.parametrize(("lowest", "highest"), [(-4, -4), (-4, 4), (4, 4)])
+def test_rows_of_any_norm_give_saelens_gradients_of_jumprelu(lowest: float, highest: float) -> None:
+    theirs = make_jumprelu(2.0, jumprelu_ste_to_input=True, pre_act_loss_coefficient=0.3)
+    ours = copy.deepcopy(theirs)
+    norm_B = torch.logspace(lowest, highest, 64)[torch.randperm(64)]
+    rows_BD = torch.nn.functional.normalize(torch.randn(64, WIDE["d_in"])) * norm_B[:, None]
+    output, _ = make_step(ours)(rows_BD, steps_since_fired(30), COEFFICIENTS)
+    assert_same_step(ours, theirs, output, saelens_step(theirs, rows_BD, steps_since_fired(30)))
+
+
+@needs_jumprelu
+def test_jumprelu_has_saelens_step_until_few_latents_take_part() -> None:
+    """Decided by the batch before, whichever step it had; with the bandwidth, not only what fires."""
+    rows_BD, n_steps_F = torch.randn(64, WIDE["d_in"]), steps_since_fired(0)
+    for threshold, bandwidth, is_due in (
+        (0.01, 0.05, False),
+        (30.0, 0.05, True),
+        (30.0, 60.0, False),
+    ):
+        sae = make_jumprelu(threshold, jumprelu_bandwidth=bandwidth)
+        step = make_step(sae)
+        assert not step.is_due
+        step.saw(saelens_step(sae, rows_BD, n_steps_F))
+        assert step.is_due == is_due
+        again = make_step(sae)
+        again.load_state_dict(step.state_dict())
+        assert again.is_due == is_due
+        again.load_state_dict({})
+        again(rows_BD, n_steps_F, COEFFICIENTS)
+        assert again.is_due == is_due
+
+
+@pytest.mark.parametrize("n_dead", [0, 30])
+@pytest.mark.parametrize("architecture", SPARSE)
+def test_under_autocast_it_is_as_near_to_float64_as_saelens_own_step(
+    architecture: str, n_dead: int
+) -> None:
+    """Which is about a hundredth: both choose by pre-activations in bfloat16."""
+    exact, theirs, ours = (make_sae(architecture) for _ in range(3))
+    exact.double().dtype = torch.float64
+    rows_BD = torch.randn(512, WIDE["d_in"])
+    saelens_step(exact, rows_BD.double(), steps_since_fired(n_dead))
+    with torch.autocast("cpu", torch.bfloat16):
+        saelens_step(theirs, rows_BD, steps_since_fired(n_dead))
+    output, _ = make_step(ours, autocast=True)(rows_BD, steps_since_fired(n_dead), {})
+    assert output.hidden_pre.dtype == torch.float32
+    for name, parameter in exact.named_parameters():
+        distances = [_distance(sae.get_parameter(name), parameter) for sae in (ours, theirs)]
+        assert 1e-4 < distances[0] < min(0.1, 1.02 * distances[1]), name
+
+
+def _distance(parameter: torch.nn.Parameter, exact: torch.nn.Parameter) -> float:
+    """Of the gradient, relative to its size."""
+    assert parameter.grad is not None
+    assert exact.grad is not None
+    assert parameter.grad.dtype == torch.float32
+    return float((parameter.grad - exact.grad).norm() / exact.grad.norm())
+
+
 @pytest.mark.parametrize("fast_step", [ALWAYS, NEVER])
 def test_weights_that_lie_transposed_in_memory_train_the_same(fast_step: str) -> None:
     """As those of an SAE that somebody made with `W_enc = W_dec.T`."""
@@ -126,7 +310,7 @@ def test_weights_that_lie_transposed_in_memory_train_the_same(fast_step: str) ->
         sae = make_sae("topk")
         if is_transposed:
             sae.W_enc.data = sae.W_enc.data.T.contiguous().T
-        cfg = group_config("0", sae=sae_config("topk", **WIDE)).to_sae_trainer_config()
+        cfg = group_config("0", sae=wide_config("topk")).to_sae_trainer_config()
         trainer = GroupSAETrainer(cfg, sae, GROUP, fast_step)
         for batch in random_batches(5):
             trainer.step(batch[GROUP.name])
@@ -155,12 +339,13 @@ def random_batches(n_batches: int) -> Iterator[dict[str, GroupBatch]]:
 
 def trained(architecture: str, fast_step: str, n_steps: int, **changes: Any) -> GroupTrainer:
     """A trainer after some steps on random rows."""
-    cfg = group_config("0", sae=sae_config(architecture, **WIDE), **changes)
+    sae = make_jumprelu(12.0) if architecture == "jumprelu" else make_sae(architecture)
+    cfg = group_config("0", sae=sae.cfg, **changes)
     cfg.train_batch_size_tokens = 64
     cfg.training_tokens = 64 * n_steps
     trainer = GroupTrainer(
         cfg.to_sae_trainer_config(),
-        {GROUP.name: make_sae(architecture)},
+        {GROUP.name: sae},
         (GROUP,),
         random_batches(n_steps),
         fast_step=fast_step,
@@ -169,13 +354,15 @@ def trained(architecture: str, fast_step: str, n_steps: int, **changes: Any) -> 
     return trainer
 
 
-@pytest.mark.parametrize("architecture", SPARSE)
+@pytest.mark.parametrize("architecture", [*SPARSE, pytest.param("jumprelu", marks=needs_jumprelu)])
 def test_training_goes_the_same_way(architecture: str) -> None:
     """Weights, moments, dead features and firing counts after 40 steps, with features dying."""
     ours, theirs = (
         trained(architecture, mode, 40, dead_feature_window=6, lr=1e-3).group_trainers[GROUP.name]
         for mode in (ALWAYS, NEVER)
     )
+    assert ours.sparse_step is not None
+    assert ours.sparse_step.is_due
     assert 0 < theirs.dead_neurons.sum() < WIDE["d_sae"]
     assert torch.equal(ours.dead_neurons, theirs.dead_neurons)
     assert torch.equal(ours.n_forward_passes_since_fired, theirs.n_forward_passes_since_fired)
@@ -264,33 +451,30 @@ class TestChoice:
     def test_auto_is_sparse_where_few_of_many_are_active(
         self, k: int, d_sae: int, is_sparse: bool
     ) -> None:
-        sae = make_sae("topk", k=k, d_sae=d_sae)
-        step = choose_step(sae, AUTO, dead_feature_window=9, scratch=Scratch())
-        assert (step is not None) == is_sparse
+        choice = step_of_config(wide_config("topk", k=k, d_sae=d_sae), AUTO)
+        assert (choice.step is not None) == is_sparse
 
     def test_a_subclass_is_left_alone(self) -> None:
         class Own(TopKTrainingSAE):
             pass
 
         own = Own(make_sae("topk").cfg)
-        assert choose_step(own, ALWAYS, dead_feature_window=9, scratch=Scratch()) is None
+        assert str(step_of_sae(own, ALWAYS)) == "SAELens's own: Own may compute anything"
 
     def test_an_sae_with_hooks_is_left_alone(self) -> None:
         sae = make_sae("topk")
         sae.hook_sae_acts_post.add_hook(lambda acts, **_: acts)  # pyright: ignore[reportArgumentType]
-        assert choose_step(sae, ALWAYS, dead_feature_window=9, scratch=Scratch()) is None
+        assert str(step_of_sae(sae, ALWAYS)) == "SAELens's own: the SAE has hooks"
 
     @pytest.mark.parametrize(
         ("changes", "reason"),
         [
-            ({"sae": sae_config("jumprelu")}, "architecture jumprelu is none of topk, batchtopk,"),
+            ({"sae": sae_config("gated")}, "architecture gated is none of topk, batchtopk,"),
             ({"sae": sae_config("topk", dtype="bfloat16")}, "the SAE's dtype is bfloat16, not"),
             (
                 {"sae": sae_config("topk", normalize_activations="layer_norm")},
                 "normalize_activations is layer_norm",
             ),
-            ({"autocast": True}, "autocast is on"),
-            ({"compile_sae": True}, "compile_sae is on"),
         ],
     )
     def test_always_says_why_it_cannot(self, changes: dict[str, Any], reason: str) -> None:
@@ -301,6 +485,14 @@ class TestChoice:
             "set fast_step to auto, which is SAELens's own step there"
         )
         settle(group_config(fast_step="auto", **changes))
+
+    @needs_jumprelu
+    def test_a_step_says_when_it_is_taken(self) -> None:
+        jumprelu = step_of_config(sae_config("jumprelu", d_in=24, d_sae=512), AUTO)
+        assert str(jumprelu) == "fast, but SAELens's own while over 1 latent in 16 takes part"
+        assert str(step_of_config(wide_config("topk", d_sae=512), AUTO)) == "fast"
+        never = step_of_config(wide_config("topk", d_sae=512), NEVER)
+        assert str(never) == "SAELens's own: fast_step is never"
 
     def test_an_unknown_mode_lists_the_known_ones(self) -> None:
         with pytest.raises(UnknownNameError) as caught:
@@ -315,4 +507,4 @@ class TestChoice:
 
     @pytest.mark.parametrize("architecture", SPARSE)
     def test_these_can_be_trained_with_it(self, architecture: str) -> None:
-        assert why_not(sae_config(architecture), autocast=False, compile_sae=False) is None
+        assert why_not(sae_config(architecture)) is None

@@ -16,6 +16,7 @@ from sae_lens_groups.cli.fields import architectures, config_fields
 from sae_lens_groups.cli.train import parse_config
 from sae_lens_groups.demo.model import MODEL_FOLDER
 from sae_lens_groups.errors import TrainingInterrupted
+from sae_lens_groups.evaluate import TASKS
 from sae_lens_groups.field_values import whole_number
 from sae_lens_groups.plan import plan_text
 
@@ -57,12 +58,14 @@ def shown_by(*commands: list[str], cwd: Path) -> list[tuple[int, str]]:
 
 
 def test_help_shows_without_importing_saelens(tmp_path: Path) -> None:
-    names = ["train", "plan", "cache", "publish", "demo", "plugins"]
+    names = ["train", "plan", "cache", "evaluate", "publish", "demo", "plugins"]
     for name, (status, shown) in zip(
         names, shown_by(*[[name, "--help"] for name in names], cwd=tmp_path)
     ):
         assert status == 0
         assert shown.startswith(f"usage: sae-lens-groups {name} ")
+        if name == "evaluate":
+            assert f"some of {', '.join(TASKS)}, with" in " ".join(shown.split())
 
 
 def test_the_help_of_train_begins_with_what_is_needed_and_has_a_line_for_each_flag(
@@ -183,6 +186,7 @@ def test_a_dry_run_says_what_would_be_trained_and_trains_nothing(
         f"model        {MODEL_FOLDER}, gpt_neox.layers.{{layer}}, on cpu",
         "groups       2 for 5 layers: 0-3 11",
         "SAEs         topk, d_in 96, d_sae 192, k 8; normalize_activations none",
+        "step         SAELens's own: d_sae is 192, less than 256; fast_step always takes the fast",
         "tokens       2,048 for each SAE, in 8 steps of 256; learning rate 0.001",
         f"text         {text_folder}, context 32, BOS prepended to text, all special tokens left",
         "suite        suite",

@@ -71,6 +71,7 @@ MANIFEST = SuiteManifest(
     is_model_local=True,
     dataset_rows_read=100,
     sae_step_flops=2.5e6,
+    training_step="fast",
 )
 
 

@@ -111,7 +111,8 @@ def test_each_equals_saelens_multi_runner(
 
 
 @pytest.mark.parametrize(
-    "architecture", [name for name in ARCHITECTURES if name in ("topk", "batchtopk", "abstopk")]
+    "architecture",
+    [n for n in ARCHITECTURES if n in ("topk", "batchtopk", "abstopk", "matryoshka_batchtopk")],
 )
 def test_with_the_fast_step_weights_differ_from_saelens_own_by_rounding(
     model: HookedTransformer, tokens: Dataset, architecture: str

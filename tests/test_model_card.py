@@ -518,6 +518,18 @@ def test_the_programs_take_the_tokens_of_training(
     assert torch.equal(names["activations"], kept)
 
 
+def test_the_card_says_that_prompts_began_with_bos_only_if_they_did(suite: SAESuite) -> None:
+    """The suite was trained on rows of random tokens, with prepend_bos at its default."""
+    assert suite[0].cfg.metadata.prepend_bos
+    assert "prompts did not begin with a BOS token" in model_card(facts_of(suite))
+    began = {"prepend_bos": True, "prompts_begin_with_bos": True, "seqpos_slice": [1, None]}
+    shown = " ".join(model_card(with_metadata(facts_of(suite), **began)).split())
+    assert "prompts began with a BOS token" in shown
+    assert "outside of `seqpos_slice`, [1, None], were left out" in shown
+    older = with_metadata(facts(), prepend_bos=True)
+    assert "prompts of text began with a BOS token" in " ".join(model_card(older).split())
+
+
 def test_a_model_that_is_not_on_the_hub_is_a_path_to_fill_in() -> None:
     local = facts(hook="gpt_neox.layers.{layer}", base_model=None)
     for loader in ("import load_model", "SAETransformerBridge"):

@@ -207,6 +207,8 @@ def test_the_page_and_wandb_show_the_norms(
     suite = run(massive_model, "0-2,3", logger=LoggingConfig(log_to_wandb=True))
     norms = suite.layer(1).cfg.metadata.activation_norms
     assert started["config"]["activation_norms"]["1"] == norms
+    step = "SAELens's own: d_sae is 48, less than 256; fast_step always takes the fast one"
+    assert started["config"]["training_step"] == suite.manifest.training_step == step
     page = report_page(suite, scores(suite, massive_model))
     _, table = page.split("Activation norms</h2>")
     assert "Tokens beyond 10 times the median of any layer were left out of training." in table
@@ -246,7 +248,7 @@ def test_a_score_that_few_tokens_make_stands_beside_that_of_all_others(
         metrics = layer.metrics
         assert metrics["explained_variance_with_outliers"] > metrics["explained_variance"] + 0.2
     assert "EV with outliers" in evaluation_text(found)
-    assert f"{found.tokens.n_outliers} tokens" in evaluation_text(found)
+    assert f"{found.tokens.n_outliers} of massive activations" in evaluation_text(found)
 
 
 def test_without_outliers_the_table_is_as_it_was(model: HookedTransformer) -> None:

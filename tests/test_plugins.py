@@ -43,6 +43,11 @@ def test_our_own_choices_are_registered_through_the_hooks() -> None:
         ("register_alignments", "affine"),
         ("register_alignments", "orthogonal"),
         ("register_alignments", "scale"),
+        ("register_fast_steps", "abstopk"),
+        ("register_fast_steps", "batchtopk"),
+        ("register_fast_steps", "jumprelu"),
+        ("register_fast_steps", "matryoshka_batchtopk"),
+        ("register_fast_steps", "topk"),
         ("register_layer_distances", "angular"),
         ("register_layer_distances", "cka"),
         ("register_layer_distances", "cosine"),
@@ -81,8 +86,10 @@ def test_the_plugins_command_shows_who_registered_what(capsys: pytest.CaptureFix
     assert main(["plugins"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["HOOK", "NAME", "PLUGIN"]
-    assert "register_layer_distances  angular     sae_lens_groups" in lines
-    assert "register_partitions       halves      some-package" in lines
+    lines = [" ".join(line.split()) for line in lines]
+    assert "register_layer_distances angular sae_lens_groups" in lines
+    assert "register_fast_steps matryoshka_batchtopk sae_lens_groups" in lines
+    assert "register_partitions halves some-package" in lines
 
 
 def test_every_hook_is_a_typed_function_whose_body_is_its_docstring() -> None:

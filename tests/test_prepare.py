@@ -26,7 +26,7 @@ from sae_lens_groups.train.prepare import settle
 from sae_lens_groups.transfer.start import DIRECTIONS, Transfer
 from sae_lens_groups.transfer.take import PARAMETERS
 
-from .conftest import group_config, make_tokens, settings
+from .conftest import group_config, make_tokens, sae_config, settings
 
 
 def test_the_names_that_a_config_knows_are_those_of_the_tables() -> None:
@@ -41,7 +41,10 @@ NAMING = [
     ({"layer_groups": "0-3,2"}, "groups 0-3 and 2 overlap in layer 2"),
     ({"layer_alignment": "linear"}, "layer_alignment 'linear' is not known"),
     ({"init_alignment": "linear"}, "init_alignment 'linear' is not known"),
-    ({"fast_step": "always", "autocast": True}, "fast_step is always, but autocast is on"),
+    (
+        {"fast_step": "always", "sae": sae_config("gated")},
+        "fast_step is always, but architecture gated is none of",
+    ),
     ({"init_from": "./gone", "token_fraction": 0.5}, "init_from './gone' does not exist"),
     (
         {"init_from": "no/body", "token_fraction": 0.5},

@@ -254,7 +254,8 @@ layer  group       explained_variance  ce_loss_score  kl_div_score   l0  dead fe
     2  layers_2                0.7000         0.7500           nan  4.0          25.0%
  mean                          0.8000         0.8500           nan  4.0          25.0%
 
-Measured on 15 tokens of text: 2 prompts of 8 tokens.
+Measured on 15 tokens of text: 2 prompts of 8 tokens. Tokens left out, which go through the model
+unreconstructed: 1 special.
 
 Features of groups. On one layer: share of the features with 90% of their firings on one layer.
 Entropy of the layers a feature fires on: 0 for one layer alone, 1 for all alike. Both of features

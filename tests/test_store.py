@@ -216,7 +216,7 @@ def test_a_dataset_smaller_than_the_buffer_is_refused(model: HookedTransformer) 
         drawn(store, n_lm_batches=2)
     assert str(caught.value) == (
         "the dataset gives 64 tokens in whole batches of 4 prompts, less than the shuffle buffer "
-        "of n_batches_in_buffer * context_size = 128 tokens; use more data, or lower "
+        "of n_batches_in_buffer * 16 positions of a prompt = 128 tokens; use more data, or lower "
         "n_batches_in_buffer or store_batch_size_prompts"
     )
 

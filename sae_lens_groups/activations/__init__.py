@@ -2,6 +2,7 @@
 
 from sae_lens_groups.activations.batches import BatchStream, TrainingBatches
 from sae_lens_groups.activations.dataset import (
+    CountedRows,
     DatasetId,
     as_stream,
     fingerprint,
@@ -44,6 +45,7 @@ __all__ = [
     "USUAL_MULTIPLE",
     "ActivationNorms",
     "BatchStream",
+    "CountedRows",
     "DatasetId",
     "GroupActivationsStore",
     "GroupBatch",

@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -124,10 +125,32 @@ def held_out_rows(dataset: IterableDataset, n_rows_read: int) -> IterableDataset
     rest = dataset.skip(n_rows_read)
     if next(iter(rest), None) is None:
         raise DatasetError(
-            f"training read all rows of the dataset ({n_rows_read:,}, repeats included), so none "
+            f"training read all {n_rows_read:,} rows of the dataset, the last at least in part, so none "
             "are held out; name other text with dataset_path"
         )
     return rest
+
+
+class CountedRows:
+    """A dataset's rows in order, as often as they are asked for, and how many were given out.
+
+    SAELens counts a row once it asks for the next one, which may be megabytes of text later.
+    """
+
+    def __init__(self, dataset: IterableDataset) -> None:
+        self.dataset = dataset
+        self.n_read = 0
+        """Rows from the first one on, of whoever came furthest."""
+
+    @classmethod
+    def of(cls, dataset: "HfDataset | CountedRows") -> "CountedRows":
+        """Those of a dataset, which are counted anew, or the same."""
+        return dataset if isinstance(dataset, cls) else cls(as_stream(cast("HfDataset", dataset)))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for n, row in enumerate(self.dataset, start=1):
+            self.n_read = max(self.n_read, n)
+            yield row
 
 
 def as_stream(dataset: HfDataset) -> IterableDataset:

@@ -18,7 +18,7 @@ from sae_lens.config import HfDataset
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups import files
-from sae_lens_groups.activations.dataset import as_stream
+from sae_lens_groups.activations.dataset import CountedRows
 from sae_lens_groups.activations.store import GroupActivationsStore
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.layers import HookTemplate, LayerGroup, in_words
@@ -117,7 +117,7 @@ class ActivationNorms:
 def measure_norms(
     cfg: GroupSAERunnerConfig[Any],
     model: HookedRootModule,
-    dataset: HfDataset,
+    dataset: HfDataset | CountedRows,
     groups: Iterable[LayerGroup],
     n_tokens: int,
 ) -> ActivationNorms:
@@ -127,7 +127,7 @@ def measure_norms(
     random generators as they are.
     """
     groups = tuple(groups)
-    store = GroupActivationsStore.from_group_config(model, cfg, groups, as_stream(dataset))
+    store = GroupActivationsStore.from_group_config(model, cfg, groups, dataset)
     wanted = min(_MOST_TOKENS, max(_FEWEST_TOKENS, n_tokens // _PART_OF_RUN))
     n_prompts = math.ceil(wanted / cfg.rows_per_prompt)
     multiple = cfg.max_activation_norm_multiple

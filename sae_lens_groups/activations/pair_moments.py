@@ -6,7 +6,7 @@ from typing import Any
 from sae_lens.config import HfDataset
 from transformer_lens import HookedRootModule
 
-from sae_lens_groups.activations.dataset import as_stream
+from sae_lens_groups.activations.dataset import CountedRows
 from sae_lens_groups.activations.store import GroupActivationsStore
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import DatasetError, NonFiniteActivationsError
@@ -24,7 +24,7 @@ def pairs_with_middle_layers(groups: Iterable[LayerGroup]) -> set[LayerPair]:
 def moments_of_pairs(
     cfg: GroupSAERunnerConfig[Any],
     model: HookedRootModule,
-    dataset: HfDataset,
+    dataset: HfDataset | CountedRows,
     pairs: Iterable[LayerPair],
     norm_limits: Mapping[str, float] | None = None,
 ) -> dict[LayerPair, PairMoments]:
@@ -45,9 +45,7 @@ def moments_of_pairs(
     moments = {pair: PairMoments(d_in).to(device) for pair in pairs}
     layers = sorted({layer for pair in pairs for layer in pair})
     alone = tuple(LayerGroup(layer, layer) for layer in layers)
-    store = GroupActivationsStore.from_group_config(
-        model, cfg, alone, as_stream(dataset), norm_limits
-    )
+    store = GroupActivationsStore.from_group_config(model, cfg, alone, dataset, norm_limits)
     for rows_LBD in store.layer_rows(cfg.plan_tokens, "Aligning layers"):
         rows = dict(zip(layers, rows_LBD))
         for layer, other in pairs:

@@ -3,6 +3,7 @@
 Shapes: B tokens of one LM batch, N = B * layers_per_token rows of it, D = d_in.
 """
 
+import itertools
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedRootModule
 from typing_extensions import override
 
+from sae_lens_groups.activations.dataset import CountedRows
 from sae_lens_groups.activations.draw import RowSink, draw_generator, draw_positions
 from sae_lens_groups.activations.fit import require_positions, widths_at
 from sae_lens_groups.activations.hooks import run_to_last_hook
@@ -22,7 +24,7 @@ from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError, NonFiniteActivationsError
 from sae_lens_groups.layers import HookTemplate, LayerGroup
 
-_LIMIT = "norm_limit."
+_LIMIT, _ROWS_READ = "norm_limit.", "rows_read"
 
 
 class GroupActivationsStore(TokenStore):
@@ -36,6 +38,7 @@ class GroupActivationsStore(TokenStore):
 
     groups: tuple[LayerGroup, ...]
     template: HookTemplate
+    rows: CountedRows
     # A generator per group, apart from torch's own: a group's draws depend on the seed and on its
     # layers alone, and groups of one layer leave SAELens's stream of random numbers as it is.
     _draws: dict[str, torch.Generator]
@@ -51,7 +54,7 @@ class GroupActivationsStore(TokenStore):
         model: HookedRootModule,
         cfg: GroupSAERunnerConfig[Any],
         groups: tuple[LayerGroup, ...],
-        dataset: HfDataset,
+        dataset: HfDataset | CountedRows,
         norm_limits: Mapping[str, float] | None = None,
     ) -> Self:
         """A store that captures every layer of `groups` and reads `dataset` from its start.
@@ -62,9 +65,10 @@ class GroupActivationsStore(TokenStore):
         hook_names = cfg.hook_template.hook_names(groups)
         assert cfg.act_store_device is not None  # SAELens's config fills it in
         device = torch.device(cfg.act_store_device)
+        rows: Any = CountedRows.of(dataset)
         store = cls.from_config_multi_hook(
             model,
-            dataset=dataset,
+            dataset=rows,
             hook_names=hook_names,
             hook_d_ins=dict.fromkeys(hook_names, int(cfg.sae.d_in)),
             hook_head_indices=dict.fromkeys(hook_names, cfg.hook_head_index),
@@ -88,6 +92,7 @@ class GroupActivationsStore(TokenStore):
             use_chat_formatting=cfg.use_chat_formatting,
         )
         assert isinstance(store, cls)
+        store.rows = rows
         store._set_up(cfg, groups, norm_limits or {})
         require_positions(model, cfg.context_size)
         store._require_width()
@@ -111,6 +116,15 @@ class GroupActivationsStore(TokenStore):
         self._layers_per_token = cfg.layers_per_token
         self._norm_limits = dict(norm_limits)
         self._is_compiled = cfg.compile_llm
+
+    @property
+    def begins_with_bos(self) -> bool:
+        """Whether prompts do: of text where it is prepended, tokens as the first rows have it."""
+        bos = getattr(getattr(self.model, "tokenizer", None), "bos_token_id", None)
+        if bos is None or not self.is_dataset_tokenized:
+            return bos is not None and self.prepend_bos
+        first_rows = itertools.islice(self.rows.dataset, 16)
+        return all(int(row[self.tokens_column][0]) == bos for row in first_rows)
 
     def shuffle_buffer(self, generator: torch.Generator | None = None) -> ShuffleBuffer:
         """An empty buffer for the drawn rows, which this generator permutes."""
@@ -301,12 +315,15 @@ class GroupActivationsStore(TokenStore):
             _LIMIT + name: torch.tensor(n, dtype=torch.double)
             for name, n in self._norm_limits.items()
         }
-        return {**super().state_dict(), **draws, **limits}
+        rows_read = torch.tensor(self.rows.n_read)
+        return {**super().state_dict(), **draws, **limits, _ROWS_READ: rows_read}
 
     @override
     def load_counts(self, state: Mapping[str, torch.Tensor]) -> None:
         """Goes on with the draws and the limits of a checkpoint, and its count of rows."""
         super().load_counts(state)
+        n_read = int(state.get(_ROWS_READ, self.n_dataset_processed + 1))  # of before 0.9
+        self.rows.n_read = max(n_read, self.rows.n_read)
         self._norm_limits = {
             name: float(state[_LIMIT + name]) for name in self.places if _LIMIT + name in state
         }

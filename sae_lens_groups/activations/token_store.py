@@ -22,6 +22,7 @@ class TokenStore(ActivationsStore):
 
     source_name = "dataset"
     """What is read, for messages."""
+    _is_resumed = False
 
     @property
     def buffer_size(self) -> int:
@@ -67,14 +68,15 @@ class TokenStore(ActivationsStore):
             raise DatasetError(
                 f"the {self.source_name} gives {n_tokens:,} tokens in whole batches of "
                 f"{self.store_batch_size_prompts} prompts, less than the shuffle buffer of "
-                f"n_batches_in_buffer * context_size = {self.buffer_size:,} tokens; use more data, "
-                "or lower n_batches_in_buffer or store_batch_size_prompts"
+                f"n_batches_in_buffer * {self.training_context_size} positions of a prompt = "
+                f"{self.buffer_size:,} tokens; use more data, or lower n_batches_in_buffer or "
+                "store_batch_size_prompts"
             )
 
     def token_batches(self) -> Iterator[torch.Tensor]:
         """LM batches of tokens, (prompts, context), starting over where the dataset ends."""
         n_tokens = 0
-        is_first_epoch = self.n_dataset_processed == 0  # a resumed run starts in the middle
+        is_first_epoch = not self._is_resumed  # which starts in the middle
         while True:
             try:
                 batch_tokens = self.next_tokens(raise_at_epoch_end=True)
@@ -84,7 +86,8 @@ class TokenStore(ActivationsStore):
                 if is_first_epoch:
                     self.require_filled_buffer(n_tokens)
                 warnings.warn(
-                    f"the {self.source_name} ended after {n_tokens:,} tokens and starts over",
+                    f"the {self.source_name} ended after {n_tokens:,} tokens and starts over, without "
+                    "the prompts at its end that are no whole batch (store_batch_size_prompts)",
                     stacklevel=1,
                 )
                 is_first_epoch = False
@@ -143,6 +146,7 @@ class TokenStore(ActivationsStore):
     def load_counts(self, state: Mapping[str, torch.Tensor]) -> None:
         """Goes on with a checkpoint's count of rows."""
         self.n_dataset_processed = int(state["n_dataset_processed"])
+        self._is_resumed = True
 
 
 class _Counted(Iterator[torch.Tensor]):

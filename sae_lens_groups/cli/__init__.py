@@ -64,10 +64,6 @@ def _one_line(message: Warning | str, *_: object) -> str:
 
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:
-    if name == "evaluate":  # which imports SAELens before it reads its flags
-        from sae_lens_groups.cli.command_line import announce
-
-        announce()
     module = importlib.import_module(
         "sae_lens_groups.demo" if name == "demo" else f"{__name__}.{name}"
     )

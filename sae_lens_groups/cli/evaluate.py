@@ -1,189 +1,18 @@
 """`sae-lens-groups evaluate`: scores a suite's layers, compares them with a baseline, shows both."""
 
 import argparse
-import shlex
-import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
-import torch
-from datasets import IterableDataset
-from sae_lens import SAE
-from transformer_lens import HookedRootModule
-
-from sae_lens_groups import files
-from sae_lens_groups.activations import (
-    DatasetId,
-    as_stream,
-    fingerprint,
-    held_out_rows,
-    load_with_hooks,
-    open_train_split,
-    require_no_remote_code,
-    require_usable_rows,
-)
-from sae_lens_groups.cli.flags import OwnFlags, as_mistakes
-from sae_lens_groups.demo import DATASET_NAME, stdlib_tokens
-from sae_lens_groups.errors import ConfigError, DatasetError
-from sae_lens_groups.evaluate import (
-    TASKS,
-    Baseline,
-    evaluate_suite,
-    evaluation_text,
-    open_baseline,
-    public,
-    task_named,
-)
-from sae_lens_groups.field_values import why_not_here
-from sae_lens_groups.suite import SAESuite
-
-_PLACING = ("device_map", "max_memory", "n_devices")
+from sae_lens_groups.cli.command_line import OwnFlags, announce
 
 
 def evaluate(args: Sequence[str]) -> int:
     """Scores every layer, prints the table, and writes CSV, JSON and `report.html`."""
     flags = _parser().parse_args(list(args))
-    task_names = _task_names(flags.tasks)
-    suite = SAESuite.load(flags.suite, flags.device)
-    folder = suite.require_folder()
-    files.require_writable(folder, "the suite")
-    any_sae = next(iter(suite.values()))
-    with as_mistakes():
-        baseline = None if flags.baseline is None else open_baseline(flags.baseline, flags.device)
-        text = _text(flags, suite, any_sae, baseline)
-        model = _model(flags, suite, any_sae, baseline)
-        require_usable_rows(text.path, text.rows, model)
-        evaluation = evaluate_suite(
-            suite,
-            model,
-            text.rows,
-            baseline=baseline,
-            n_batches=flags.n_eval_batches,
-            batch_size_prompts=flags.eval_batch_size_prompts,
-            context_size=flags.context_size,
-            tasks=task_names,
-            dataset_name=text.name,
-            autocast_lm=flags.autocast_lm,
-            commands=_commands(suite, args),
-        )
-    print(evaluation_text(evaluation))
-    print(
-        f"\nLook at it: {folder / files.REPORT}\n"
-        f"Figures:    {folder / files.EVALUATION}, and more in {folder / files.EVALUATION_FOLDER}"
-    )
-    if evaluation.kept_earlier is not None:
-        print(f"Earlier:    {folder / evaluation.kept_earlier}, whose settings were others")
-    return 0
+    announce()
+    from sae_lens_groups.cli.scoring import score  # which imports SAELens
 
-
-def _task_names(given: str) -> list[str]:
-    if given == "none":
-        return []
-    names = list(TASKS) if given == "all" else [name.strip() for name in given.split(",")]
-    return [task_named(name).name for name in names]
-
-
-class _Text(NamedTuple):
-    """What is evaluated on; its path is where it was opened, None for what comes with Python."""
-
-    name: str
-    path: str | None
-    rows: IterableDataset
-
-
-def _text(
-    flags: argparse.Namespace, suite: SAESuite, any_sae: SAE[Any], baseline: Baseline | None
-) -> _Text:
-    """The text that is asked for; of the suite's own, only what training has not read."""
-    settings = suite.runner_cfg or {}
-    own_path = settings.get("dataset_path") or any_sae.cfg.metadata.dataset_path
-    path = flags.dataset_path or own_path
-    if path == DATASET_NAME:
-        context_size = flags.context_size or int(any_sae.cfg.metadata.context_size)
-        return _Text(path, None, as_stream(stdlib_tokens("held_out", context_size)))
-    if not path:
-        raise DatasetError("the suite does not say what it was trained on; give --dataset_path")
-    streaming = settings.get("streaming", True)
-    rows = open_train_split(path, streaming=streaming, trust_remote_code=flags.trust_remote_code)
-    given = DatasetId(path, fingerprint(rows))
-    own = DatasetId(own_path, suite.manifest.dataset_fingerprint)
-    of_suite = _read_by_suite(suite, path) if given.is_same(own) else 0
-    n_rows_read = max(of_suite, _read_by_baseline(given, baseline))
-    return _Text(Path(path).name, path, held_out_rows(rows, n_rows_read) if n_rows_read else rows)
-
-
-def _read_by_suite(suite: SAESuite, path: str) -> int:
-    """How many rows of its dataset, which now lies there, the suite was trained on."""
-    if suite.manifest.dataset_rows_read is None:
-        raise DatasetError(
-            f"the suite does not say which rows of {path!r} it was trained on, so none are "
-            "known to be held out; give other text with --dataset_path"
-        )
-    return suite.manifest.dataset_rows_read
-
-
-def _read_by_baseline(given: DatasetId, baseline: Baseline | None) -> int:
-    """How many of them the baseline was trained on, as far as it says."""
-    if baseline is None or not given.is_same(baseline.dataset):
-        return 0
-    if baseline.dataset_rows_read is None:
-        print(
-            f"warning: the baseline was trained on {given.path!r} too and does not say on which "
-            "rows, so it may have seen the text of this comparison; other text: --dataset_path",
-            file=sys.stderr,
-        )
-    return baseline.dataset_rows_read or 0
-
-
-def _model(
-    flags: argparse.Namespace, suite: SAESuite, any_sae: SAE[Any], baseline: Baseline | None
-) -> HookedRootModule:
-    metadata = any_sae.cfg.metadata
-    layer_of = suite.manifest.hook_template.layer_of
-    # Those of the baseline too, whose cost is counted.
-    others = [] if baseline is None else [n for n in baseline.saes if layer_of(n) is not None]
-    model_name = flags.model_name or suite.manifest.model_name
-    if flags.model_name is None and suite.manifest.is_model_local:
-        raise ConfigError(
-            f"the suite was trained on a model in a folder called {model_name!r}, wherever that "
-            "lies now; name it with --model_name"
-        )
-    model = load_with_hooks(
-        flags.model_class_name or metadata.model_class_name or "HookedTransformer",
-        model_name,
-        list(dict.fromkeys([*suite, *others])),
-        flags.device,
-        _model_kwargs(flags, metadata.model_from_pretrained_kwargs or {}),
-    )
-    return model if flags.dtype is None else model.to(getattr(torch, flags.dtype))
-
-
-def _model_kwargs(flags: argparse.Namespace, of_suite: Mapping[str, Any]) -> dict[str, Any]:
-    """How the model is loaded; without its code, unless the user asks for that."""
-    if not torch.cuda.is_available():  # where it was trained, there may have been several devices
-        of_suite = {name: value for name, value in of_suite.items() if name not in _PLACING}
-    if flags.trust_remote_code:
-        return {**of_suite, "trust_remote_code": True}
-    require_no_remote_code(of_suite, "the suite", "say --trust_remote_code")
-    return {name: value for name, value in of_suite.items() if name != "trust_remote_code"}
-
-
-def _commands(suite: SAESuite, args: Sequence[str]) -> list[str]:
-    """What makes the suite and its evaluation again, from beside its folder."""
-    again = f"sae-lens-groups evaluate {shlex.join(map(_public_word, args))}"
-    # Without it the dataset was passed in from Python, and no command knows it.
-    if suite.path is None or suite.manifest.dataset_rows_read is None:
-        return [again]
-    name = suite.path.resolve().name
-    train = ("--config_file", f"{name}/{files.RUNNER_CFG}", "--output_path", f"{name}-again")
-    return [f"sae-lens-groups train {shlex.join(train)}", again]
-
-
-def _public_word(word: str) -> str:
-    """A word of the command line; of a local path, its last name."""
-    flag, equals, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
-    return f"{flag}{equals}{public(value, is_place=True)}"
+    return score(flags, args)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -215,8 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tasks",
         default="none",
-        help=f"circuit tasks to measure faithfulness on: all, none (default), or some of "
-        f"{', '.join(TASKS)}, with commas",
+        help="circuit tasks to measure faithfulness on: all, none (default), or some of "
+        "closing_bracket, greater_than, ioi, subject_verb, with commas",
     )
     parser.add_argument(
         "--trust_remote_code",
@@ -228,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_precision(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", type=usable_device, default="cpu", help="default: cpu")
+    parser.add_argument("--device", default="cpu", help="default: cpu")
     parser.add_argument(
         "--autocast_lm",
         type=_yes_or_no,
@@ -241,12 +70,6 @@ def _add_precision(parser: argparse.ArgumentParser) -> None:
         choices=("float32", "float16", "bfloat16"),
         help="of the language model's weights (default: as they were loaded for training)",
     )
-
-
-def usable_device(text: str) -> str:
-    if (reason := why_not_here(text)) is not None:
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be used here: {reason}")
-    return text
 
 
 def _yes_or_no(text: str) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_lens import SAE
+from sae_lens.saes.sae import SAEMetadata
 
 from sae_lens_groups import files
 from sae_lens_groups.activations import DatasetId
@@ -50,7 +51,7 @@ class Baseline:
             dataset=DatasetId(
                 (saes.runner_cfg or {}).get("dataset_path"), saes.manifest.dataset_fingerprint
             ),
-            dataset_rows_read=saes.manifest.dataset_rows_read,
+            dataset_rows_read=saes.manifest.rows_trained_on,
         )
 
     @property
@@ -60,6 +61,14 @@ class Baseline:
             manifest = self.saes.manifest
             return manifest.hook_template.hook_names(manifest.trained_groups)
         return list(self.saes)
+
+    def metadata(self, hook_name: str) -> SAEMetadata:
+        """What its SAE there says of its training; the SAE itself is not kept in memory."""
+        if not isinstance(self.saes, SAESuite):
+            return self.saes[hook_name].cfg.metadata
+        layer = self.saes.manifest.layer_of(hook_name)
+        assert layer is not None
+        return self.saes.source.layer(layer).cfg.metadata
 
 
 def open_baseline(place: str | Path, device: str = "cpu") -> Baseline:

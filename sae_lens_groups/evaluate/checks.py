@@ -1,9 +1,11 @@
 """What cannot be evaluated, refused before any work is done."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from sae_lens import SAE
+from sae_lens.saes.sae import SAEMetadata
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups.activations import require_hooks, require_width
@@ -39,6 +41,25 @@ def shared_layers(suite: SAESuite, baseline: Baseline) -> dict[str, SAE[Any]]:
     for name, sae in shared.items():
         _require_comparable(baseline.name, name, suite[name], sae)
     return shared
+
+
+def metadata_of_both(
+    suite: SAESuite,
+    baseline: Baseline | None,
+    shared: Mapping[str, SAE[Any]],
+    model: HookedRootModule,
+) -> dict[str, list[SAEMetadata]]:
+    """By hook name, what the SAEs there say of the tokens that they were trained on.
+
+    Also at the baseline's other layers, where a token may have been left out for its norm.
+    """
+    found = {name: [sae.cfg.metadata] for name, sae in suite.items()}
+    for name in () if baseline is None else baseline.saes:
+        if name in shared:
+            found[name].append(shared[name].cfg.metadata)
+        elif baseline is not None and name in model.hook_dict:
+            found[name] = [baseline.metadata(name)]
+    return found
 
 
 def _require_comparable(baseline: str, hook_name: str, ours: SAE[Any], theirs: SAE[Any]) -> None:

@@ -3,11 +3,11 @@
 Shapes: S sequences of a batch, T positions.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
-from sae_lens import SAE
+from sae_lens.saes.sae import SAEMetadata
 
 from sae_lens_groups.activations import USUAL_MULTIPLE, Site
 
@@ -22,14 +22,16 @@ class Counted(NamedTuple):
 class Outliers:
     """Finds the tokens whose norm is beyond the limit of any of the hooks.
 
-    An SAE's limit is that of its training, `max_activation_norm` in its metadata. Where it has none,
-    because nothing was left out or nobody knows, it is 10 times the median norm of the first batch.
+    A hook's limit is the lowest of those of training, `max_activation_norm` in the metadata of its
+    SAEs. Where they have none, because nothing was left out or nobody knows, it is 10 times the
+    median norm of the first batch.
     """
 
-    def __init__(self, sites: Mapping[str, Site], saes: Mapping[str, SAE[Any]]) -> None:
-        self._sites = sites
-        known = {name: sae.cfg.metadata.max_activation_norm for name, sae in saes.items()}
-        self._limits = {name: limit for name, limit in known.items() if limit is not None}
+    def __init__(self, trained: Mapping[str, Sequence[SAEMetadata]]) -> None:
+        self._sites = {name: Site(name, of[0].hook_head_index) for name, of in trained.items()}
+        known = {name: [of.max_activation_norm for of in each] for name, each in trained.items()}
+        limits = {name: [n for n in each if n is not None] for name, each in known.items()}
+        self._limits: dict[str, float] = {name: min(each) for name, each in limits.items() if each}
         self.n_found = 0
 
     def apart(self, captured: Mapping[str, torch.Tensor], kept_ST: torch.Tensor) -> Counted:

@@ -87,11 +87,10 @@ class Comparison:
     """Layers that have an SAE of their own in both, each trained from scratch."""
 
     @property
-    def is_unequal(self) -> bool:
-        """Whether their training differs in more than the groups and the seed."""
-        return any(
-            ours != theirs for name, (ours, theirs) in self.trained.items() if name != "seed"
-        )
+    def unequal(self) -> dict[str, tuple[Any, Any]]:
+        """Those in which their training differs, but for the seed."""
+        both = self.trained.items()
+        return {name: pair for name, pair in both if name != "seed" and pair[0] != pair[1]}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Evaluates a suite: a row of scores for every layer."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,13 @@ import numpy as np
 import torch
 from sae_lens import SAE
 from sae_lens.config import HfDataset
+from sae_lens.saes.sae import SAEMetadata
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups.activations import fingerprint
 from sae_lens_groups.evaluate.baseline import Baseline
 from sae_lens_groups.evaluate.bootstrap import Resamplings
-from sae_lens_groups.evaluate.checks import require_evaluable, shared_layers
+from sae_lens_groups.evaluate.checks import metadata_of_both, require_evaluable, shared_layers
 from sae_lens_groups.evaluate.circuits import measure_faithfulness
 from sae_lens_groups.evaluate.cost import training_costs
 from sae_lens_groups.evaluate.features import FeatureLayers
@@ -82,10 +84,13 @@ def evaluate_suite(
     require_evaluable(suite, model)
     compared = None if baseline is None else Baseline.of(baseline)
     shared = {} if compared is None else shared_layers(suite, compared)
-    any_sae = next(iter(suite.values()))
-    tokens = read_tokens(model, any_sae, dataset, n_batches, batch_size_prompts, context_size)
-    if autocast_lm is None:
-        autocast_lm = bool((suite.runner_cfg or {}).get("autocast_lm"))
+    trained = metadata_of_both(suite, compared, shared, model)
+    any_sae, said = next(iter(suite.values())), [of for each in trained.values() for of in each]
+    tokens = read_tokens(model, any_sae, said, dataset, n_batches, batch_size_prompts, context_size)
+    if autocast_lm is None:  # where both were trained so
+        runs = [suite.runner_cfg, None if compared is None else compared.runner_cfg]
+        known = [bool(run.get("autocast_lm")) for run in runs if run is not None]
+        autocast_lm = bool(known) and all(known)
     settings = EvaluationSettings(
         dataset=dataset_name,
         dataset_fingerprint=fingerprint(dataset),
@@ -96,7 +101,7 @@ def evaluate_suite(
         baseline=None if compared is None else compared.name,
         tasks=tuple(tasks),
     )
-    evaluation, results = _evaluated(suite, model, compared, shared, tokens, settings)
+    evaluation, results = _evaluated(suite, model, compared, shared, trained, tokens, settings)
     if suite.path is not None:
         kept = keep_earlier(suite.path, settings)
         write_evaluation(suite, evaluation, results, settings, commands)
@@ -109,13 +114,14 @@ def _evaluated(
     model: HookedRootModule,
     baseline: Baseline | None,
     shared: Mapping[str, SAE[Any]],
+    trained: Mapping[str, Sequence[SAEMetadata]],
     tokens: EvaluatedTokens,
     settings: EvaluationSettings,
 ) -> tuple[SuiteEvaluation, Results]:
     faithfulness = measure_faithfulness(suite, model, settings.tasks) if settings.tasks else None
     model_kwargs = (suite.runner_cfg or {}).get("model_kwargs") or {}
     (results, theirs), n_outliers = sweep(
-        model, tokens, [suite, shared], model_kwargs, autocast_lm=settings.autocast_lm
+        model, tokens, [suite, shared], trained, model_kwargs, autocast_lm=settings.autocast_lm
     )
     tokens = replace(tokens, n_outliers=n_outliers)
     evaluation = SuiteEvaluation(
@@ -191,18 +197,33 @@ def _compared(
         name=baseline.name,
         n_layers=len(hook_names),
         mean_differences=means,
-        trained=_trained(suite.runner_cfg, baseline.runner_cfg),
+        trained=_trained(suite, baseline, hook_names[0]),
         layers_alone=_layers_alone(suite, baseline),
     )
     return of_baseline, comparison
 
 
-def _trained(
-    ours: Mapping[str, Any] | None, theirs: Mapping[str, Any] | None
-) -> dict[str, tuple[Any, Any]]:
-    if ours is None or theirs is None:
-        return {}
-    return {name: (ours.get(name), theirs.get(name)) for name in ("training_tokens", "lr", "seed")}
+_ALWAYS_SAID = ("training_tokens", "lr", "seed")
+_SAID_IF_UNEQUAL = (
+    *("context_size", "dtype", "autocast_lm", "prepend_bos", "exclude_special_tokens"),
+    *("seqpos_slice", "max_activation_norm_multiple"),
+)
+
+
+def _trained(suite: SAESuite, baseline: Baseline, hook_name: str) -> dict[str, tuple[Any, Any]]:
+    """Settings of both, as far as both are known."""
+    saes, runs = (suite[hook_name], baseline.saes[hook_name]), (suite, baseline)
+    ours, theirs = (
+        {**sae.cfg.metadata.to_dict(), **(run.runner_cfg or {}), "dtype": sae.cfg.dtype}
+        for sae, run in zip(saes, runs)
+    )
+    said = [*_ALWAYS_SAID, *(name for name in _SAID_IF_UNEQUAL if _differ(name, ours, theirs))]
+    return {name: (ours[name], theirs[name]) for name in said if name in ours and name in theirs}
+
+
+def _differ(name: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    both = (json.dumps(of.get(name), default=str) for of in (ours, theirs))  # a tuple as a list
+    return len(set(both)) > 1
 
 
 def _layers_alone(suite: SAESuite, baseline: Baseline) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from sae_lens import SAE
+from sae_lens.saes.sae import SAEMetadata
 from tqdm.auto import tqdm
 from transformer_lens import HookedRootModule
 
@@ -66,6 +67,7 @@ def sweep(
     model: HookedRootModule,
     tokens: EvaluatedTokens,
     suites: Sequence[Mapping[str, SAE[Any]]],
+    trained: Mapping[str, Sequence[SAEMetadata]] | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
     *,
     autocast_lm: bool = False,
@@ -77,8 +79,9 @@ def sweep(
     Args:
         model: the language model, with hooks at all layers.
         tokens: what is read, and which of it counts.
-        suites: by hook name, SAEs that take the activations as they are. The first one says how
-            large activations may be.
+        suites: by hook name, SAEs that take the activations as they are.
+        trained: by hook name, which may be more, the metadata that says how large activations may
+            be; that of these SAEs if None.
         model_kwargs: of the model's forward pass, as in SAELens's config.
         autocast_lm: whether the model computes in bfloat16.
     """
@@ -91,11 +94,14 @@ def sweep(
         for suite in suites
         for name, sae in suite.items()
     }
-    outliers = Outliers(sites, suites[0])
+    if trained is None:
+        trained = {name: [of[name].cfg.metadata for of in suites if name in of] for name in sites}
+    outliers = Outliers(trained)
+    captured = dict.fromkeys([*hook_names, *trained])
     n_steps = len(tokens.batches) * len(hook_names)
     with tqdm(total=n_steps, desc="Evaluating layers", unit="layer", leave=False) as bar:
         for tokens_ST in tokens.batches:
-            shared = SharedPass(model, tokens_ST, hook_names, model_kwargs or {}, autocast_lm)
+            shared = SharedPass(model, tokens_ST, captured, model_kwargs or {}, autocast_lm)
             counted = outliers.apart(shared.captured, tokens.kept(tokens_ST))
             for name in hook_names:
                 ablating = cache(shared.ablating)

@@ -98,9 +98,16 @@ def write_evaluation(
     files.write_text(suite.path / files.REPORT, page)
 
 
-def scores_to_csv(scores: Iterable[LayerScores]) -> str:
+def scores_to_csv(evaluation: SuiteEvaluation) -> str:
     """The text of `evaluation.csv`: one row per layer."""
-    return files.csv_text([score.to_row() for score in scores])
+    counts = _token_counts(evaluation)
+    return files.csv_text([{**scores.to_row(), **counts} for scores in evaluation])
+
+
+def _token_counts(evaluation: SuiteEvaluation) -> dict[str, int]:
+    tokens = evaluation.tokens
+    left_out = {f"n_left_out_{why}": n for why, n in tokens.left_out.items()}
+    return {"n_tokens": tokens.n_tokens, **left_out}
 
 
 def _saelens_result(
@@ -114,6 +121,7 @@ def _saelens_result(
     config = get_eval_everything_config(len(tokens.batches[0]), n_batches, n_batches)
     # The dataset becomes a part of file names.
     facts = {"context_size": tokens.context_size, "dataset": evaluation.dataset_name[:80]}
+    facts |= _token_counts(evaluation)
     # SAELens has NaN for a feature without a firing and writes -1.
     heuristic_F = results.n_firings_F.double() / results.n_prompts_F
     return {

@@ -85,6 +85,11 @@ class CardFacts:
         )
 
     @property
+    def begins_with_bos(self) -> bool | None:
+        """Whether prompts did in training; before 0.9, whether BOS was to be prepended to text."""
+        return self.metadata.get("prompts_begin_with_bos", self.metadata.get("prepend_bos"))
+
+    @property
     def shared_groups(self) -> list[LayerGroup]:
         """The groups of several layers."""
         return [group for group in self.manifest.groups if len(group) > 1]

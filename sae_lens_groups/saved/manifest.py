@@ -46,6 +46,7 @@ class _Entries(files.FileEntries):
     dataset_rows_read: int | None = None
     dataset_fingerprint: str | None = None
     sae_step_flops: files.Positive | None = None
+    training_step: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +74,19 @@ class SuiteManifest:
     """Of the rows that training read first, so that the dataset is known wherever it lies."""
     sae_step_flops: float | None = None
     """FLOPs per token of a training step of one group's SAE; None where they were not counted."""
+    training_step: str | None = None
+    """Whether the SAEs were trained with a fast step, and why not; None where it is not known."""
 
     @property
     def layers(self) -> list[int]:
         """All layers of all groups, lowest first."""
         return [layer for group in self.groups for layer in group.layers]
+
+    @property
+    def rows_trained_on(self) -> int | None:
+        """`dataset_rows_read`, with the row in progress, which nobody counted before 0.9."""
+        is_old = self.dataset_fingerprint is None
+        return None if self.dataset_rows_read is None else self.dataset_rows_read + is_old
 
     @property
     def trained_groups(self) -> tuple[LayerGroup, ...]:

@@ -3,6 +3,7 @@
 from sae_lens_groups.train.cache.layout import ALL_ROWS, CACHE_DTYPES, CACHE_ROWS, DRAWN_ROWS
 from sae_lens_groups.train.cache.run import CacheRun, cache_activations
 from sae_lens_groups.train.cost import count_flops, time_steps
+from sae_lens_groups.train.fast_step import ActiveLatents, SparseStep, TopKLikeStep, starts
 from sae_lens_groups.train.prepare import settle
 from sae_lens_groups.train.run import GroupSAETrainingRunner
 from sae_lens_groups.train.run_text import dry_run, run_text
@@ -12,12 +13,16 @@ __all__ = [
     "CACHE_DTYPES",
     "CACHE_ROWS",
     "DRAWN_ROWS",
+    "ActiveLatents",
     "CacheRun",
     "GroupSAETrainingRunner",
+    "SparseStep",
+    "TopKLikeStep",
     "cache_activations",
     "count_flops",
     "dry_run",
     "run_text",
     "settle",
+    "starts",
     "time_steps",
 ]

@@ -1,6 +1,6 @@
 """Makes a suite of plain per-layer SAEs from trained groups."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -25,6 +25,7 @@ from sae_lens_groups.saved import (
 )
 from sae_lens_groups.scaling import layer_sae
 from sae_lens_groups.suite import SAESuite
+from sae_lens_groups.train.fast_step import steps_text
 from sae_lens_groups.train.trainer import GroupSAETrainer
 
 _PACKAGES = ("sae-lens-groups", "sae-lens", "transformer-lens", "torch")
@@ -43,18 +44,21 @@ class _TrainedLayer:
 
 def export_suite(
     cfg: GroupSAERunnerConfig[Any],
-    trainers: Iterable[GroupSAETrainer],
+    trainers: Sequence[GroupSAETrainer],
     norms: ActivationNorms,
     plan: GroupPlan | None,
     transfer: TransferReport | None,
     dataset_rows_read: int | None,
     dataset_fingerprint: str | None,
+    begins_with_bos: bool,
     training_curves: tuple[TrainingPoint, ...],
     sae_step_flops: float | None,
 ) -> SAESuite:
     """The suite of these trained groups; a layer's SAE is built when it is asked for."""
     layers = {
-        layer: part for one in trainers for layer, part in _trained_layers(one, norms).items()
+        layer: part
+        for one in trainers
+        for layer, part in _trained_layers(one, norms, begins_with_bos).items()
     }
     manifest = SuiteManifest(
         groups=tuple(dict.fromkeys(part.group for part in layers.values())),
@@ -68,6 +72,7 @@ def export_suite(
         dataset_rows_read=dataset_rows_read,
         dataset_fingerprint=dataset_fingerprint,
         sae_step_flops=sae_step_flops,
+        training_step=steps_text([trainer.sae for trainer in trainers], cfg.fast_step),
     )
     return SAESuite(_TrainedGroups(manifest, layers, cfg.to_dict(), training_curves))
 
@@ -140,7 +145,9 @@ class _TrainedGroups(SAESource):
         return self._layers[layer].log_sparsity_F
 
 
-def _trained_layers(trainer: GroupSAETrainer, norms: ActivationNorms) -> dict[int, _TrainedLayer]:
+def _trained_layers(
+    trainer: GroupSAETrainer, norms: ActivationNorms, begins_with_bos: bool
+) -> dict[int, _TrainedLayer]:
     statistics = trainer.statistics
     n_dead_L = statistics.n_dead_L(trainer.cfg.dead_feature_window)
     l0_L = statistics.frequency_LF.sum(dim=1).tolist()
@@ -153,6 +160,7 @@ def _trained_layers(trainer: GroupSAETrainer, norms: ActivationNorms) -> dict[in
             {
                 "l0": l0_L[position],
                 "num_dead_features": n_dead_L[position],
+                "prompts_begin_with_bos": begins_with_bos,
                 **norms.recorded(layer),
             },
         )

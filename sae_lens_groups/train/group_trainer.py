@@ -55,7 +55,6 @@ class GroupTrainer(MultiSAETrainer):
         data_provider: Iterator[dict[str, GroupBatch]],
         save_checkpoint_fn: SaveCheckpointFn | None = None,
         fast_step: str = AUTO,
-        compile_sae: bool = False,
         verbose: bool = True,
     ) -> None:
         names = {group.name: group.name for group in groups}
@@ -66,7 +65,7 @@ class GroupTrainer(MultiSAETrainer):
         scratch = Scratch()
         self.group_trainers = {
             group.name: GroupSAETrainer(
-                per_sae_cfg, self.saes[group.name], group, fast_step, compile_sae, scratch
+                per_sae_cfg, self.saes[group.name], group, fast_step, scratch
             )
             for group in groups
         }

@@ -14,6 +14,7 @@ from transformer_lens import HookedRootModule
 from sae_lens_groups import files
 from sae_lens_groups.activations import (
     ActivationNorms,
+    CountedRows,
     as_stream,
     fingerprint,
     measure_norms,
@@ -144,7 +145,7 @@ def settle(cfg: GroupSAERunnerConfig[Any]) -> SettledConfig:
 
 
 def _require_usable_step(cfg: GroupSAERunnerConfig[Any]) -> None:
-    reason = why_not(cfg.sae, cfg.autocast, cfg.compile_sae)
+    reason = why_not(cfg.sae)
     if cfg.fast_step == ALWAYS and reason is not None:
         raise ConfigError(
             f"fast_step is always, but {reason}; set fast_step to auto, which is SAELens's own "
@@ -197,6 +198,8 @@ class PreparedRun:
 
     settled: SettledConfig
     dataset: IterableDataset
+    rows: CountedRows
+    """The same, for all that becomes a part of the SAEs."""
     dataset_path: str | None
     """Where it was opened; None for one that was passed in."""
     groups: tuple[LayerGroup, ...] | None
@@ -254,6 +257,7 @@ def prepare(
     return PreparedRun(
         settled=settled,
         dataset=dataset,
+        rows=CountedRows(dataset),
         dataset_path=dataset_path,
         groups=groups,
         cache=cache,
@@ -312,7 +316,7 @@ def _norms(
     if all(str(layer) in cached for layer in layers):
         found = {layer: cached[str(layer)] for layer in layers}
         return ActivationNorms(found, cfg.max_activation_norm_multiple)
-    return measure_norms(cfg, model, run.dataset, hooked, cfg.training_tokens)
+    return measure_norms(cfg, model, run.rows, hooked, cfg.training_tokens)
 
 
 def _usable_cache(

@@ -47,6 +47,7 @@ from sae_lens_groups.train.checkpoints.save import RunCheckpoints, save_runner_f
 from sae_lens_groups.train.cost import flops_of_sae_step
 from sae_lens_groups.train.evals import GroupEvaluator, SuiteScores
 from sae_lens_groups.train.export import export_suite, faults_of_training
+from sae_lens_groups.train.fast_step import steps_text
 from sae_lens_groups.train.group_trainer import GroupTrainer
 from sae_lens_groups.train.initial import initial_saes
 from sae_lens_groups.train.prepare import PreparedRun, complete, prepare
@@ -97,7 +98,7 @@ class GroupSAETrainingRunner:
         before_loading(prepared)
         cfg = self.cfg = prepared.cfg
         self.checkpoint = prepared.settled.checkpoint
-        self._dataset, self._dataset_path = prepared.dataset, prepared.dataset_path
+        self._rows, self._dataset_path = prepared.rows, prepared.dataset_path
         self.model = override_model or load_hooked_model(cfg, prepared.loaded_groups)
         completed = complete(prepared, self.model)
         self.groups, self.plan = completed.groups, completed.plan
@@ -106,8 +107,9 @@ class GroupSAETrainingRunner:
         compile_if_asked(cfg, self.model)
         store = CachedActivationsStore if cfg.use_cached_activations else GroupActivationsStore
         self.activations_store = store.from_group_config(
-            self.model, cfg, self.groups, self._dataset, self._norms.limits(cfg.hook_template)
+            self.model, cfg, self.groups, self._rows, self._norms.limits(cfg.hook_template)
         )
+        self._begins_with_bos = self.activations_store.begins_with_bos
         # Before the run's own SAEs, whose training takes more memory than this.
         self._sae_step_flops = _flops_if_counted(cfg)
         # The global generator decides initial weights here and the shuffling in `run`. It is
@@ -132,6 +134,7 @@ class GroupSAETrainingRunner:
             OutputFolderError: another run is writing to `cfg.output_path`.
         """
         facts = {**self.cfg.to_dict(), "activation_norms": self._norms.to_dict()}
+        facts["training_step"] = steps_text(self.saes.values(), self.cfg.fast_step)
         with (
             only_writer(self.cfg.output_path),
             wandb_run(self.cfg.logger, facts, may_exist=self._may_be_resumed) as self._logger,
@@ -169,6 +172,7 @@ class GroupSAETrainingRunner:
             self._finished_report(trainers),
             dataset_rows_read=self._dataset_rows_read(),
             dataset_fingerprint=self._dataset_id.fingerprint,
+            begins_with_bos=self._begins_with_bos,
             training_curves=trainer.curves.points,
             sae_step_flops=self._sae_step_flops,
         )
@@ -184,9 +188,8 @@ class GroupSAETrainingRunner:
         if self._dataset_path is None:  # it may not be the one that the config names
             return None
         source = None if self._transfer is None else self._transfer.source
-        n_rows = self.activations_store.n_dataset_processed
         try:
-            return rows_read_with_source(n_rows, self._dataset_id, source)
+            return rows_read_with_source(self._rows.n_read, self._dataset_id, source)
         except (GroupSAEError, OSError) as error:
             warnings.warn(f"the rows that init_from read are not known: {error}", stacklevel=2)
             return None
@@ -246,7 +249,7 @@ class GroupSAETrainingRunner:
         if self.cfg.layer_alignment != NONE:
             pairs |= pairs_with_middle_layers(self.groups)
         limits = self._norms.ordinary_limits(self.cfg.hook_template)
-        return moments_of_pairs(self.cfg, self.model, self._dataset, pairs, limits)
+        return moments_of_pairs(self.cfg, self.model, self._rows, pairs, limits)
 
     def _trainer(self, batches: TrainingBatches) -> GroupTrainer:
         cfg = self.cfg
@@ -257,7 +260,6 @@ class GroupSAETrainingRunner:
             data_provider=batches,
             save_checkpoint_fn=partial(self._add_runner_files, batches),
             fast_step=cfg.fast_step,
-            compile_sae=cfg.compile_sae,
             verbose=cfg.verbose,
         )
         groups = trainer.group_trainers
@@ -310,7 +312,7 @@ class GroupSAETrainingRunner:
 
     def _scores(self) -> SuiteScores:
         limits = self._norms.ordinary_limits(self.cfg.hook_template)
-        return SuiteScores(self.cfg, self.model, self._dataset, self.groups, limits)
+        return SuiteScores(self.cfg, self.model, self._rows, self.groups, limits)
 
     def _compile_saes_if_asked(self) -> None:
         if not self.cfg.compile_sae:

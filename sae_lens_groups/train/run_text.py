@@ -6,6 +6,7 @@ from typing import Any
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import counted
 from sae_lens_groups.scaling import ESTIMATED_MODES
+from sae_lens_groups.train.fast_step import step_of_config
 from sae_lens_groups.train.prepare import PreparedRun, prepare
 
 _WIDTH, _INDENT = 100, 13
@@ -24,6 +25,7 @@ def run_text(run: PreparedRun) -> str:
         "model": f"{cfg.model_name}, {cfg.hook_template}, {_precision(run)}",
         "groups": _groups(run),
         "SAEs": _saes(run),
+        "step": _step(run),
         "tokens": f"{cfg.training_tokens:,} for each SAE, in {cfg.total_training_steps:,} steps of "
         f"{cfg.train_batch_size_tokens:,}; learning rate {cfg.lr:g}",
         "text": _text(run),
@@ -61,6 +63,14 @@ def _saes(run: PreparedRun) -> str:
         + (f", k {k:g}" if k is not None else "")
         + f"; normalize_activations {mode}{batches}"
     )
+
+
+def _step(run: PreparedRun) -> str:
+    cfg = run.cfg
+    choice = step_of_config(cfg.sae, cfg.fast_step)
+    in_bfloat16 = ", the encoder in bfloat16 (autocast)" * cfg.autocast
+    compiled = "; compile_sae compiles SAELens's own alone" * cfg.compile_sae
+    return str(choice) if choice.step is None else f"{choice}{in_bfloat16}{compiled}"
 
 
 def _text(run: PreparedRun) -> str:

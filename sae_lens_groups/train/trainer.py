@@ -16,7 +16,7 @@ from sae_lens_groups.errors import DivergedError
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.scaling import GroupScaling, load_layer_scalers, save_layer_scalers
 from sae_lens_groups.train.checkpoints.step_state import save_step_state
-from sae_lens_groups.train.fast_step import AUTO, NEVER, Scratch, SparseStep, choose_step
+from sae_lens_groups.train.fast_step import AUTO, NEVER, Scratch, SparseStep, step_of_sae
 from sae_lens_groups.train.statistics import LayerStatistics, layer_metrics
 
 # BatchTopK's threshold averages about the last sixteenth of the steps so far, and no fewer than
@@ -34,7 +34,6 @@ class GroupSAETrainer(SAETrainer[TrainingSAE[Any], Any]):
         group: whose rows the batches hold.
         fast_step: `auto`, `always` or `never`. Never trains with SAELens's own step and optimiser,
             bit for bit.
-        compile_sae: whether SAELens's forward pass of the SAE is compiled.
         scratch: memory that the trainers of all groups share.
     """
 
@@ -44,21 +43,17 @@ class GroupSAETrainer(SAETrainer[TrainingSAE[Any], Any]):
         sae: TrainingSAE[Any],
         group: LayerGroup,
         fast_step: str = AUTO,
-        compile_sae: bool = False,
         scratch: Scratch | None = None,
     ) -> None:
         super().__init__(cfg, sae, data_provider=iter(()))
         self.group = group
         self.scaling = GroupScaling.identity(group)
         self.statistics = LayerStatistics(len(group), sae.cfg.d_sae, cfg.device)
-        self.sparse_step = choose_step(
-            sae,
-            fast_step,
-            dead_feature_window=cfg.dead_feature_window,
-            scratch=scratch or Scratch(),
-            autocast=cfg.autocast,
-            compile_sae=compile_sae,
-        )
+        step = step_of_sae(sae, fast_step).step
+        self.sparse_step: SparseStep[Any] | None = None
+        if step is not None:
+            scratch = scratch or Scratch()
+            self.sparse_step = step(sae, cfg.dead_feature_window, scratch, cfg.autocast)
         self._is_optimizer_fused = fast_step != NEVER
         self._is_threshold_warmed = (
             fast_step != NEVER and getattr(sae.cfg, "topk_threshold_lr", 0) > 0
@@ -86,11 +81,13 @@ class GroupSAETrainer(SAETrainer[TrainingSAE[Any], Any]):
         rows_BD, self._position_B = self.unpack(batch)
         rows_BD = self.scaling.scale(rows_BD, self._position_B)
         threshold: Any = getattr(self.sae, "topk_threshold", None)
-        if self.sparse_step is not None:
+        if self.sparse_step is not None and self.sparse_step.is_due:
             output = self._sparse_step(self.sparse_step, rows_BD)
         else:
             output = super().step(rows_BD)
             self.statistics.add(output.feature_acts, self._position_B)
+            if self.sparse_step is not None:
+                self.sparse_step.saw(output)
         if self._is_threshold_warmed:
             output.metrics["topk_threshold"] = self._warm_threshold(threshold)
         # On the device, which nothing waits for here.
@@ -114,7 +111,8 @@ class GroupSAETrainer(SAETrainer[TrainingSAE[Any], Any]):
         """A training step that touches nothing that is not active, and waits for no device."""
         self.sae.train()
         self.n_training_samples += len(rows_BD)
-        output, active = sparse_step(rows_BD, self.n_forward_passes_since_fired)
+        coefficients = self.get_coefficients()
+        output, active = sparse_step(rows_BD, self.n_forward_passes_since_fired, coefficients)
         n_fired_F = self.statistics.add_active(active, self._position_B)
         self.act_freq_scores += n_fired_F
         self.n_forward_passes_since_fired += 1
@@ -124,6 +122,8 @@ class GroupSAETrainer(SAETrainer[TrainingSAE[Any], Any]):
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.lr_scheduler.step()
+        for scheduler in self.coefficient_schedulers.values():
+            scheduler.step()
         return output
 
     def unpack(self, batch: GroupBatch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -130,5 +130,5 @@ def rows_read_with_source(
     path = (source.runner_cfg or {}).get("dataset_path")
     if not dataset.is_same(DatasetId(path, source.manifest.dataset_fingerprint)):
         return rows_read
-    of_source = source.manifest.dataset_rows_read
+    of_source = source.manifest.rows_trained_on
     return None if of_source is None else max(rows_read, of_source)

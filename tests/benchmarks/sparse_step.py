@@ -1,6 +1,6 @@
 """Where the sparse step is faster than SAELens's: `python -m tests.benchmarks.sparse_step`.
 
-The measurement behind the rule of `fast_step/choice.py`. Times SAELens's `training_forward_pass`
+The measurement behind the rule of `fast_step/topk_like.py`. Times SAELens's `training_forward_pass`
 and `backward` against `SparseStep`, on the same SAE and the same random rows, in turns within one
 process. Left out is what surrounds them in training and what the sparse step makes cheaper too:
 SAELens's count of what fired, clipping and the optimiser. On one processor thread the time is the
@@ -18,15 +18,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
-from sae_lens import TopKTrainingSAE, TrainingSAE
+from sae_lens import TopKTrainingSAE, TrainingSAE, TrainingSAEConfig
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from sae_lens.saes.sae import TrainStepInput
 
-from sae_lens_groups.train.fast_step import ALWAYS, Scratch, choose_step
-from sae_lens_groups.train.fast_step.choice import is_faster
+from sae_lens_groups.train.fast_step import ALWAYS, AUTO, Scratch, step_of_config, step_of_sae
 from tests.benchmarks.speed.clocks import CPU, WALL, is_cuda, seconds_of
 
 TOPK, BATCHTOPK, ABSTOPK = "topk", "batchtopk", "abstopk"
+MATRYOSHKA = "matryoshka_batchtopk"
 BATCHES = (512, 2048)
 FEATURES_PER_ACTIVE = (512, 128, 64, 32, 16, 8, 4)
 NEAR_THE_RULE = (64, 32, 16, 8, 4)
@@ -96,7 +96,7 @@ class Case:
     @property
     def is_sparse_by_rule(self) -> bool:
         """Whether `fast_step: auto` trains this SAE with the sparse step."""
-        return is_faster(self.k, self.shape.d_sae)
+        return step_of_config(_sae_config(self, "cpu"), AUTO).step is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,10 +158,10 @@ def cases(shapes: tuple[Shape, ...]) -> Iterator[Case]:
 
 def _varied(shape: Shape) -> Iterator[Case]:
     topk = Case(shape=shape, n_rows=BATCHES[-1], k=1)
-    for architecture in (BATCHTOPK, ABSTOPK):
+    for architecture in (BATCHTOPK, ABSTOPK, MATRYOSHKA):
         for ratio in NEAR_THE_RULE:
             yield replace(topk, architecture=architecture, k=shape.d_sae // ratio)
-    for architecture in (TOPK, BATCHTOPK, ABSTOPK) if shape == VARIED[0] else (TOPK,):
+    for architecture in (TOPK, BATCHTOPK, ABSTOPK, MATRYOSHKA) if shape == VARIED[0] else (TOPK,):
         for dead in DEAD:
             for ratio in WITH_DEAD:
                 yield replace(topk, architecture=architecture, dead=dead, k=shape.d_sae // ratio)
@@ -202,11 +202,22 @@ def _seconds_of(step: Callable[[], object], device: str) -> float:
 
 
 def _make_sae(case: Case, device: str) -> TopKTrainingSAE:
-    config_class: Any = SAE_TRAINING_CLASS_REGISTRY[case.architecture][1]
-    cfg = config_class(d_in=case.shape.d_in, d_sae=case.shape.d_sae, k=case.k, device=device)
-    sae = TrainingSAE.from_dict(cfg.to_dict())
+    sae = TrainingSAE.from_dict(_sae_config(case, device).to_dict())
     assert isinstance(sae, TopKTrainingSAE)
     return sae
+
+
+def _sae_config(case: Case, device: str) -> TrainingSAEConfig:
+    config_class: Any = SAE_TRAINING_CLASS_REGISTRY[case.architecture][1]
+    d_sae = case.shape.d_sae
+    levels = {"matryoshka_widths": [d_sae // 16, d_sae // 4, d_sae]}
+    return config_class(
+        d_in=case.shape.d_in,
+        d_sae=d_sae,
+        k=case.k,
+        device=device,
+        **(levels if case.architecture == MATRYOSHKA else {}),
+    )
 
 
 def _saelens_step(
@@ -231,9 +242,10 @@ def _saelens_step(
 def _sparse_step(
     sae: TopKTrainingSAE, rows_BD: torch.Tensor, n_steps_F: torch.Tensor
 ) -> Callable[[], object]:
-    sparse = choose_step(sae, ALWAYS, dead_feature_window=DEAD_FEATURE_WINDOW, scratch=Scratch())
-    assert sparse is not None
-    return lambda: sparse(rows_BD, n_steps_F)
+    step = step_of_sae(sae, ALWAYS).step
+    assert step is not None
+    sparse = step(sae, DEAD_FEATURE_WINDOW, Scratch())
+    return lambda: sparse(rows_BD, n_steps_F, {})
 
 
 def _gradients(sae: TopKTrainingSAE, step: Callable[[], object]) -> list[torch.Tensor]:

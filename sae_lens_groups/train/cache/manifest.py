@@ -106,7 +106,8 @@ class CacheManifest(files.FileEntries):
             raise CacheError(
                 f"cached_activations_path {cfg.cached_activations_path!r} holds {n_tokens:,} tokens "
                 f"in whole batches of {cfg.store_batch_size_prompts} prompts, less than the shuffle "
-                f"buffer of n_batches_in_buffer * context_size = {buffer_size:,} tokens; lower "
+                f"buffer of n_batches_in_buffer * {cfg.rows_per_prompt} positions of a prompt = "
+                f"{buffer_size:,} tokens; lower "
                 f"n_batches_in_buffer or store_batch_size_prompts, {_AGAIN}"
             )
 

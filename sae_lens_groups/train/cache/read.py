@@ -12,7 +12,7 @@ from transformer_lens import HookedRootModule
 from typing_extensions import override
 
 from sae_lens_groups import files
-from sae_lens_groups.activations import GroupActivationsStore, RowSink
+from sae_lens_groups.activations import CountedRows, GroupActivationsStore, RowSink
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import CacheError
 from sae_lens_groups.layers import LayerGroup
@@ -56,7 +56,8 @@ class CachedActivations:
 
     def dataset_rows_read(self, prompts: range) -> int:
         """Rows of the dataset that had been read, from its first on, for these prompts."""
-        return int(self._flat(DATASET_ROWS_READ, prompts)[-1])
+        is_old = not self.manifest.norms  # of before 0.9, which did not count the row in progress
+        return int(self._flat(DATASET_ROWS_READ, prompts)[-1]) + is_old
 
     def rows_ND(self, column: str, prompts: range) -> torch.Tensor:
         """The activations of a hook, or the drawn ones of a group, prompt by prompt."""
@@ -100,7 +101,7 @@ class CachedActivationsStore(GroupActivationsStore):
         model: HookedRootModule,
         cfg: GroupSAERunnerConfig[Any],
         groups: tuple[LayerGroup, ...],
-        dataset: HfDataset,
+        dataset: HfDataset | CountedRows,
         norm_limits: Mapping[str, float] | None = None,
     ) -> Self:
         store = super().from_group_config(model, cfg, groups, dataset, norm_limits)
@@ -118,7 +119,7 @@ class CachedActivationsStore(GroupActivationsStore):
         self.current_row_idx += self.store_batch_size_prompts
         self._prompts = range(first, self.current_row_idx)
         n_read = self.cache.dataset_rows_read(self._prompts)
-        self.n_dataset_processed = max(n_read, self.n_dataset_processed)
+        self.rows.n_read = max(n_read, self.rows.n_read)
         return self.cache.token_ids_PT(self._prompts)
 
     @override

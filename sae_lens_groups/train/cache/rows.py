@@ -84,7 +84,7 @@ def _piece(
         columns[name] = _stored(columns[name], layout.dtype, name)
     token_ids_PT = store.trained_tokens(batch_tokens)
     columns[TOKEN_IDS] = token_ids_PT.cpu().int()
-    columns[DATASET_ROWS_READ] = torch.full((len(token_ids_PT),), store.n_dataset_processed)
+    columns[DATASET_ROWS_READ] = torch.full((len(token_ids_PT),), store.rows.n_read)
     activations_dtype = str(dtype).removeprefix("torch.")
     return Piece(columns, token_ids_PT.numel(), n_kept_tokens, activations_dtype)
 

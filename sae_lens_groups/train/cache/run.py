@@ -13,6 +13,7 @@ from transformer_lens import HookedRootModule
 
 from sae_lens_groups import files
 from sae_lens_groups.activations import (
+    CountedRows,
     GroupActivationsStore,
     as_stream,
     compile_if_asked,
@@ -133,11 +134,12 @@ class CacheRun:
     def run(self) -> CacheManifest:
         """Writes the folder, and returns what it says of itself."""
         cfg = self.cfg
-        norms = measure_norms(cfg, self.model, self._dataset, self.groups, cfg.training_tokens)
+        rows = CountedRows(self._dataset)
+        norms = measure_norms(cfg, self.model, rows, self.groups, cfg.training_tokens)
         norms.warn_if_massive()
         # A store of its own, which starts at the dataset's first row.
         store = GroupActivationsStore.from_group_config(
-            self.model, cfg, self.groups, self._dataset, norms.limits(cfg.hook_template)
+            self.model, cfg, self.groups, rows, norms.limits(cfg.hook_template)
         )
         with files.new_folder(self.folder, _SETTING) as partial:
             n_prompts, dtype = self._write(store, partial)
@@ -152,7 +154,7 @@ class CacheRun:
                 activations_dtype=cast("Any", dtype),
                 n_prompts=n_prompts,
                 n_tokens=n_prompts * self.layout.tokens_per_prompt,
-                dataset_rows_read=store.n_dataset_processed,
+                dataset_rows_read=rows.n_read,
                 norms={str(layer): of for layer, of in norms.layers.items()},
             )
             manifest.save(partial)

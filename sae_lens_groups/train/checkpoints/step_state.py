@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from sae_lens_groups import files
 from sae_lens_groups.train.fast_step import SparseStep
 
-_WEIGHT, _CANDIDATES = "weight.", "dead_candidates."
+_WEIGHT = "weight."
 
 
 def save_step_state(
@@ -26,8 +26,7 @@ def save_step_state(
         if name not in saved or not torch.equal(saved[name], weight)
     }
     if sparse_step is not None:
-        candidates = sparse_step.dead_candidates.state_dict()
-        state.update({f"{_CANDIDATES}{name}": value for name, value in candidates.items()})
+        state.update(sparse_step.state_dict())
     save_file(state, folder / files.STEP_STATE)
 
 
@@ -37,18 +36,7 @@ def load_step_state(
     """Takes over what `save_step_state` wrote, once the SAE's weights are loaded."""
     state = load_file(folder / files.STEP_STATE, device=str(sae.device))
     weights = sae.state_dict()
-    for name, weight in _part(state, _WEIGHT).items():
-        weights[name].copy_(weight)
-    if sparse_step is None:
-        return
-    candidates = _part(state, _CANDIDATES)
-    if candidates:
-        sparse_step.dead_candidates.load_state_dict(candidates)
-    else:  # of a run with another fast_step
-        sparse_step.dead_candidates.reset()
-
-
-def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {
-        name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
-    }
+    for name in [name for name in state if name.startswith(_WEIGHT)]:
+        weights[name.removeprefix(_WEIGHT)].copy_(state.pop(name))
+    if sparse_step is not None:
+        sparse_step.load_state_dict(state)

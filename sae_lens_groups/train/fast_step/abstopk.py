@@ -6,10 +6,10 @@ from typing_extensions import override
 
 from sae_lens_groups.train.fast_step.active_latents import ActiveLatents
 from sae_lens_groups.train.fast_step.largest import largest_per_row
-from sae_lens_groups.train.fast_step.sparse_step import SparseStep
+from sae_lens_groups.train.fast_step.topk_like import TopKLikeStep
 
 
-class AbsTopKStep(SparseStep[TopKTrainingSAE]):
+class AbsTopKStep(TopKLikeStep[TopKTrainingSAE]):
     """The sparse step of SAELens's `AbsTopKTrainingSAE`."""
 
     by_magnitude = True

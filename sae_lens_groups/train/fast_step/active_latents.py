@@ -1,7 +1,7 @@
 """The active latents of a batch, and the sums over them that a training step is made of."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -42,6 +42,22 @@ class ActiveLatents:
     def n_rows(self) -> int:
         """B."""
         return len(self.row_start_B)
+
+    def in_parts(self, widths: Sequence[int]) -> "ActiveLatents":
+        """With a row for each part of the features of each row: row 0's parts, then row 1's.
+
+        Within a row the latents have to be ordered by feature, where there is more than one part.
+
+        Args:
+            widths: where each part ends.
+        """
+        n_parts = len(widths)
+        if n_parts == 1:
+            return self
+        ends = torch.tensor(widths[:-1], device=self.feature_N.device)
+        part_N = torch.bucketize(self.feature_N, ends, right=True)
+        row_N = self.row_N * n_parts + part_N
+        return replace(self, row_N=row_N, row_start_B=starts(row_N, self.n_rows * n_parts))
 
     def to_sparse(self) -> torch.Tensor:
         """SAELens's `feature_acts`, (B, F), as a sparse COO tensor."""
@@ -88,20 +104,20 @@ class ByFeature:
 
     def __init__(self, active: ActiveLatents) -> None:
         self._order_N = _by_feature(active.feature_N, active.d_sae)
-        self._row_N = active.row_N[self._order_N]
-        count_F = torch.zeros(active.d_sae, dtype=torch.long, device=self._row_N.device)
-        # torch.bincount would wait for the device.
-        count_F.scatter_add_(0, active.feature_N, torch.ones_like(active.feature_N))
-        self._start_F = count_F.cumsum(0) - count_F
+        self._start_F = starts(active.feature_N, active.d_sae)
 
     def write_sums(
-        self, weight_N: torch.Tensor, rows_BD: torch.Tensor, out_FD: torch.Tensor
+        self,
+        weight_N: torch.Tensor,
+        row_N: torch.Tensor,
+        rows_BD: torch.Tensor,
+        out_FD: torch.Tensor,
     ) -> None:
-        """Sets each feature's row to the sum of `rows_BD` times the weights of its latents."""
-        weight_N = weight_N[self._order_N]
+        """Sets each feature's row to the sum of its latents' rows of `rows_BD` times their weights."""
+        weight_N, row_N = weight_N[self._order_N], row_N[self._order_N]
         for features, latents in self._blocks(out_FD):
             out_FD[features] = embedding_bag(
-                self._row_N[latents],
+                row_N[latents],
                 rows_BD,
                 self._start_F[features] - latents.start,
                 mode="sum",
@@ -111,7 +127,7 @@ class ByFeature:
     def _blocks(self, out_FD: torch.Tensor) -> Iterator[tuple[slice, slice]]:
         """Ranges of features and of their latents; the sums of a block fit a processor's cache."""
         n_features, width = out_FD.shape
-        n_latents = len(self._row_N)
+        n_latents = len(self._order_N)
         if out_FD.device.type != "cpu":
             yield slice(0, n_features), slice(0, n_latents)
             return
@@ -120,6 +136,14 @@ class ByFeature:
         starts = [*self._start_F[::n_per_block].tolist(), n_latents]
         for first, (start, end) in zip(firsts, pairwise(starts), strict=True):
             yield slice(first, first + n_per_block), slice(start, end)
+
+
+def starts(index_N: torch.Tensor, n: int) -> torch.Tensor:
+    """Where the entries of each of n places begin, (n,), once they are ordered by place."""
+    count = torch.zeros(n, dtype=torch.long, device=index_N.device)
+    # torch.bincount would wait for the device.
+    count.scatter_add_(0, index_N, torch.ones_like(index_N))
+    return count.cumsum(0) - count
 
 
 def _by_feature(feature_N: torch.Tensor, d_sae: int) -> torch.Tensor:

@@ -6,12 +6,12 @@ import torch
 from sae_lens import BatchTopKTrainingSAE
 from typing_extensions import override
 
-from sae_lens_groups.train.fast_step.active_latents import ActiveLatents
+from sae_lens_groups.train.fast_step.active_latents import ActiveLatents, starts
 from sae_lens_groups.train.fast_step.largest import largest_of_all
-from sae_lens_groups.train.fast_step.sparse_step import SparseStep
+from sae_lens_groups.train.fast_step.topk_like import TopKLikeStep
 
 
-class BatchTopKStep(SparseStep[BatchTopKTrainingSAE]):
+class BatchTopKStep(TopKLikeStep[BatchTopKTrainingSAE]):
     """The sparse step of SAELens's `BatchTopKTrainingSAE`."""
 
     @override
@@ -20,10 +20,8 @@ class BatchTopKStep(SparseStep[BatchTopKTrainingSAE]):
         hidden = hidden_BF.flatten()
         index_N = largest_of_all(hidden, int(self.sae.cfg.k * n_rows))
         row_N = index_N // d_sae
-        count_B = torch.zeros(n_rows, dtype=torch.long, device=hidden.device)
-        count_B.scatter_add_(0, row_N, torch.ones_like(row_N))
         return ActiveLatents(
-            row_start_B=count_B.cumsum(0) - count_B,
+            row_start_B=starts(row_N, n_rows),
             row_N=row_N,
             feature_N=index_N % d_sae,
             value_N=hidden[index_N].relu(),

@@ -1,5 +1,6 @@
 """SAELens's auxiliary loss, computed on the features that may be dead instead of on all."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,43 +12,50 @@ _MOST_STEPS_AHEAD = 64
 
 
 class DeadCandidates:
-    """Features that can be dead within the next steps, so that no step has to ask the device."""
+    """Features that can be dead within the next steps, so that no step has to ask the device.
 
-    def __init__(self, dead_feature_window: int) -> None:
+    Args:
+        dead_feature_window: steps without firing, after which a feature is dead.
+        widths: where each part of the features ends, of parts that are asked for one by one.
+    """
+
+    def __init__(self, dead_feature_window: int, widths: Sequence[int] = (0,)) -> None:
         self.window = dead_feature_window
+        self._widths = widths
         self._n_steps_ahead = max(1, min(_MOST_STEPS_AHEAD, dead_feature_window // 8))
-        self.reset()
+        self._n_steps_left = 0
+        self._parts = self._split(torch.empty(0).long())
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Which they are and for how long: how many there are decides how sums are rounded."""
-        n_steps_left = torch.tensor(self._n_steps_left)
-        index_C = {} if self._index_C is None else {"index": self._index_C}
-        return {"n_steps_left": n_steps_left, **index_C}
+        index_C = torch.cat(self._parts)
+        return {
+            "dead_candidates.n_steps_left": torch.tensor(self._n_steps_left),
+            **({"dead_candidates.index": index_C} if len(index_C) > 0 else {}),
+        }
 
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Takes over what `state_dict` gave."""
-        self._n_steps_left = int(state["n_steps_left"])
-        self._index_C = state.get("index")
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Takes over what `state_dict` gave; forgets them where it is empty."""
+        self._n_steps_left = int(state.get("dead_candidates.n_steps_left", 0))
+        self._parts = self._split(state.get("dead_candidates.index", torch.empty(0).long()))
 
-    def reset(self) -> None:
-        """Forgets them, for example because other SAEs are trained now."""
-        self._n_steps_left = 0
-        self._index_C: torch.Tensor | None = None
-
-    def next(self, n_steps_since_fired_F: torch.Tensor) -> torch.Tensor | None:
-        """The candidates (C,) of the next step; None where no feature can be dead in it."""
+    def next(self, n_steps_since_fired_F: torch.Tensor) -> list[torch.Tensor]:
+        """The candidates (C,) of the next step in each part; mostly there are none."""
         if self._n_steps_left == 0:
             self._n_steps_left = self._n_steps_ahead
             soonest = self.window - self._n_steps_ahead
-            index_C = (n_steps_since_fired_F > soonest).nonzero().squeeze(1)
-            self._index_C = index_C if len(index_C) else None
+            self._parts = self._split((n_steps_since_fired_F > soonest).nonzero().squeeze(1))
         self._n_steps_left -= 1
-        return self._index_C
+        return self._parts
+
+    def _split(self, index_C: torch.Tensor) -> list[torch.Tensor]:
+        ends = torch.tensor(self._widths[:-1], device=index_C.device, dtype=index_C.dtype)
+        return list(index_C.tensor_split(torch.searchsorted(index_C, ends).tolist()))
 
 
 @dataclass(frozen=True)
-class AuxiliaryLoss:
-    """The loss, and its gradients with respect to what the dead features take part in."""
+class DeadGradients:
+    """A loss of the dead features, and its gradients with respect to what they take part in."""
 
     loss: torch.Tensor
     index_C: torch.Tensor
@@ -64,7 +72,7 @@ def auxiliary_loss(
     is_dead_C: torch.Tensor,
     coefficient: float,
     by_magnitude: bool,
-) -> AuxiliaryLoss:
+) -> DeadGradients:
     """How well the dead features reconstruct what the living ones left (arXiv 2406.04093, A.2).
 
     Args:
@@ -86,7 +94,7 @@ def auxiliary_loss(
     error_BD = acts_BC @ W_dec_CD - residual_BD
     factor = coefficient * (is_dead_C.sum() / k_aux).clamp(max=1)
     grad_BD = error_BD * (2 * factor / n_rows)
-    return AuxiliaryLoss(
+    return DeadGradients(
         loss=factor * error_BD.pow(2).sum(dim=-1).mean(),
         index_C=index_C,
         grad_pre_BC=(grad_BD @ W_dec_CD.T) * is_taken_BC,

@@ -23,6 +23,8 @@ from typing import Any
 
 from tests.benchmarks.own_process import in_own_process, log
 from tests.benchmarks.speed.jobs import (
+    ARCHITECTURES,
+    AUTOCAST,
     CONTEXT_SIZE,
     EACH,
     FLOAT32,
@@ -31,6 +33,7 @@ from tests.benchmarks.speed.jobs import (
     LM_DTYPES,
     MODEL_CLASSES,
     SHAPES,
+    TOPK,
     WAYS,
     Job,
     spread_layers,
@@ -78,6 +81,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also print the time by part of each and groups, which the stopwatch slows a little",
     )
+    parser.add_argument("--architecture", default=TOPK, choices=ARCHITECTURES)
+    parser.add_argument(
+        "--autocast",
+        action="store_true",
+        help="SAELens's autocast and autocast_lm: SAEs and the model compute in bfloat16",
+    )
     parser.add_argument("--normalize_activations", default="none")
     parser.add_argument("--model_class", default=HOOKED_TRANSFORMER, choices=MODEL_CLASSES)
     parser.add_argument(
@@ -115,7 +124,9 @@ def _job(args: argparse.Namespace, shape_name: str, way: str) -> Job:
         shape_name=shape_name,
         model_class=args.model_class,
         n_layers=args.layers,
-        lm_dtype=args.lm_dtype,
+        architecture=args.architecture,
+        autocast=args.autocast,
+        lm_dtype=AUTOCAST if args.autocast else args.lm_dtype,
         layer_groups=args.layer_groups if way == GROUPS else EACH,
         single_layers=single_layers or tuple(range(args.layers)),
         normalize_activations=args.normalize_activations,

@@ -10,6 +10,9 @@ MODEL_CLASSES = (HOOKED_TRANSFORMER, AUTO_MODEL)
 FLOAT32, BFLOAT16, AUTOCAST = "float32", "bfloat16", "autocast"
 LM_DTYPES = (FLOAT32, BFLOAT16, AUTOCAST)
 
+TOPK, MATRYOSHKA, JUMPRELU = "topk", "matryoshka_batchtopk", "jumprelu"
+ARCHITECTURES = (TOPK, "batchtopk", "abstopk", MATRYOSHKA, JUMPRELU)
+
 K = 32
 LR = 3e-4
 CONTEXT_SIZE = 128
@@ -76,6 +79,9 @@ class Job:
     is_by_part: bool = False
     """Whether the seconds of each part are measured too."""
     layers_per_token: int = 1
+    architecture: str = TOPK
+    autocast: bool = False
+    """Of the SAEs' steps; the language model's is `lm_dtype`."""
     clock: str = "wall"
 
     @classmethod

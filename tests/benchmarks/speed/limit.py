@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from sae_lens import TopKTrainingSAE, TrainingSAE
+from sae_lens import TrainingSAE
 from sae_lens.config import SAETrainerConfig
 from sae_lens.load_model import HookedProxyLM
 from transformer_lens import HookedRootModule
@@ -30,7 +30,11 @@ def measure_limit(job: Job, model: HookedRootModule) -> dict[str, Any]:
     memory = Memory(job.device)
     rows_BD = torch.randn(job.batch, job.shape.d_model, device=job.device)
     position_B = torch.zeros(job.batch, dtype=torch.long, device=job.device)
-    step = bare_step(TopKTrainingSAE(sae_config(job)), GroupBatch(rows_BD, position_B))
+    step = bare_step(
+        TrainingSAE.from_dict(sae_config(job).to_dict()),
+        GroupBatch(rows_BD, position_B),
+        autocast=job.autocast,
+    )
     tokens = torch.randint(
         0, job.shape.d_vocab, (STORE_BATCH_SIZE_PROMPTS, CONTEXT_SIZE), device=job.device
     )
@@ -56,7 +60,9 @@ def measure_limit(job: Job, model: HookedRootModule) -> dict[str, Any]:
     }
 
 
-def bare_step(sae: TrainingSAE[Any], batch: GroupBatch) -> Callable[[], object]:
+def bare_step(
+    sae: TrainingSAE[Any], batch: GroupBatch, autocast: bool = False
+) -> Callable[[], object]:
     """Trains `sae` one step on this batch, each time it is called."""
     cfg = SAETrainerConfig(
         total_training_samples=len(batch.rows_BD),
@@ -64,6 +70,7 @@ def bare_step(sae: TrainingSAE[Any], batch: GroupBatch) -> Callable[[], object]:
         lr=LR,
         lr_end=LR,
         device=str(sae.device),
+        autocast=autocast,
     )
     trainer = GroupSAETrainer(cfg, sae, LayerGroup(0, 0))
     return lambda: trainer.step(batch)

@@ -1,9 +1,12 @@
 """Random language models, random tokens for them, and the SAEs: speed depends on shapes alone."""
 
+from typing import Any
+
 import torch
 from datasets import Dataset
-from sae_lens import TopKTrainingSAEConfig
+from sae_lens import TrainingSAEConfig
 from sae_lens.load_model import HookedProxyLM
+from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from transformer_lens import HookedRootModule, HookedTransformer, HookedTransformerConfig
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerBase
 
@@ -12,6 +15,8 @@ from tests.benchmarks.speed.jobs import (
     BFLOAT16,
     CONTEXT_SIZE,
     HOOKED_TRANSFORMER,
+    JUMPRELU,
+    MATRYOSHKA,
     STORE_BATCH_SIZE_PROMPTS,
     Job,
     K,
@@ -69,12 +74,17 @@ def make_dataset(job: Job) -> Dataset:
     return Dataset.from_dict({"input_ids": tokens.numpy()})
 
 
-def sae_config(job: Job) -> TopKTrainingSAEConfig:
-    """SAELens's defaults, in the job's shape."""
-    return TopKTrainingSAEConfig(
+def sae_config(job: Job) -> TrainingSAEConfig:
+    """SAELens's defaults, in the job's shape; Matryoshka's levels are a 16th, a quarter and all."""
+    d_sae = job.shape.d_sae
+    own: dict[str, Any] = {} if job.architecture == JUMPRELU else {"k": K}
+    if job.architecture == MATRYOSHKA:
+        own["matryoshka_widths"] = [d_sae // 16, d_sae // 4, d_sae]
+    config_class: Any = SAE_TRAINING_CLASS_REGISTRY[job.architecture][1]
+    return config_class(
         d_in=job.shape.d_model,
-        d_sae=job.shape.d_sae,
-        k=K,
+        d_sae=d_sae,
+        **own,
         device=job.device,
-        normalize_activations=job.normalize_activations,  # type: ignore[arg-type]
+        normalize_activations=job.normalize_activations,
     )

@@ -4,7 +4,6 @@ On a GPU only the processor's time would be seen, so parts are for the CPU.
 """
 
 import contextlib
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,9 +15,10 @@ from transformer_lens import HookedRootModule
 
 from sae_lens_groups.activations.shuffle_buffer import ShuffleBuffer
 from sae_lens_groups.activations.store import GroupActivationsStore
-from sae_lens_groups.train.fast_step import SparseStep
+from sae_lens_groups.plugins import fast_steps
 from sae_lens_groups.train.group_trainer import GroupTrainer
 from sae_lens_groups.train.statistics import LayerStatistics
+from tests.benchmarks.speed.clocks import CLOCKS
 
 LM, SAMPLING, BUFFER = "language model", "sampling", "shuffle buffer"
 STEP, OPTIMISER, LOGGING, OTHER = "SAE step", "optimiser", "logging", "other"
@@ -31,7 +31,7 @@ _FUNCTIONS: list[tuple[Any, str, str]] = [
     (ShuffleBuffer, "reserve", BUFFER),
     (ShuffleBuffer, "write", BUFFER),
     (ShuffleBuffer, "_read", BUFFER),
-    (SparseStep, "__call__", STEP),
+    *((step, "__call__", STEP) for step in fast_steps().values()),
     (SAETrainer, "_train_step", STEP),
     (torch.optim.Adam, "step", OPTIMISER),
     (torch.nn.utils, "clip_grad_norm_", OPTIMISER),
@@ -44,7 +44,8 @@ _FUNCTIONS: list[tuple[Any, str, str]] = [
 class Stopwatch:
     """Seconds of each part, without those of the parts that it calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: str) -> None:
+        self._seconds_now = CLOCKS[clock]
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._running: list[str] = []
         self._since = 0.0
@@ -61,7 +62,7 @@ class Stopwatch:
             self._running.pop()
 
     def _book(self) -> None:
-        now = time.perf_counter()
+        now = self._seconds_now()
         if self._running:
             self.seconds[self._running[-1]] += now - self._since
         self._since = now
@@ -77,9 +78,9 @@ class Stopwatch:
 
 
 @contextlib.contextmanager
-def time_by_part(seconds: dict[str, float]) -> Iterator[None]:
+def time_by_part(seconds: dict[str, float], clock: str) -> Iterator[None]:
     """Measures the block, and puts the seconds of each part into `seconds`."""
-    watch = Stopwatch()
+    watch = Stopwatch(clock)
     originals = [(owner, name, getattr(owner, name)) for owner, name, _ in _FUNCTIONS]
     write_drawn = GroupActivationsStore.write_drawn
     for owner, name, part in _FUNCTIONS:

@@ -125,6 +125,7 @@ def _spread(values: Iterable[float], form: str) -> str:
 def _notes(runs: Runs) -> list[str]:
     first = runs[0]
     notes = [
+        f"{first['architecture']}{' under autocast' if first['autocast'] else ''}, "
         f"{first['shape_name']}, {first['model_class']} of {first['n_layers']} layers in "
         f"{first['lm_dtype']}: {first['tokens']:,} tokens per SAE in batches of "
         f"{first['batch']:,}, {len({run['round'] for run in runs})} round(s); median (lowest to "

@@ -61,7 +61,7 @@ def _trained(job: Job, model: HookedRootModule) -> dict[str, Any]:
     for runner in RUNNERS[job.way](job, model, dataset):
         if not seconds:
             memory.start()
-        with time_by_part(parts) if job.is_by_part else nullcontext():
+        with time_by_part(parts, job.clock) if job.is_by_part else nullcontext():
             seconds.append(seconds_of(runner.run, job.device, job.clock))
         n_rows_read = runner.activations_store.n_dataset_processed
         n_saes = len(runner.groups) if isinstance(runner, GroupSAETrainingRunner) else job.n_layers
@@ -149,6 +149,7 @@ def _settings(job: Job) -> dict[str, Any]:
         "lr": LR,
         "lr_scheduler_name": "constant",
         "device": job.device,
+        "autocast": job.autocast,
         "autocast_lm": job.lm_dtype == AUTOCAST,
         "seed": job.seed,
         "logger": LoggingConfig(log_to_wandb=False),

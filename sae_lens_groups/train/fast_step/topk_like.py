@@ -1,0 +1,143 @@
+"""Loss and gradients of a TopK-like SAE from its active latents alone."""
+
+import abc
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from sae_lens import TopKTrainingSAE
+from sae_lens.saes.sae import TrainingSAEConfig, TrainStepOutput
+from typing_extensions import override
+
+from sae_lens_groups.train.fast_step.active_latents import ActiveLatents
+from sae_lens_groups.train.fast_step.dead_features import DeadGradients, auxiliary_loss
+from sae_lens_groups.train.fast_step.sparse_step import (
+    FEATURES_PER_ACTIVE,
+    FEWEST_FEATURES,
+    SparseStep,
+)
+
+T_TOPK = TypeVar("T_TOPK", bound=TopKTrainingSAE)
+
+
+class TopKLikeStep(SparseStep[T_TOPK]):
+    """The step of SAEs that keep the largest pre-activations, and revive dead features by a loss.
+
+    An architecture says which latents are active: exactly those that SAELens chooses.
+
+    The decoder's norms decide which latents are active where `rescale_acts_by_decoder_norm` is set.
+    They drop out of everything else: what an activation is divided by, its pre-activation was
+    multiplied with, so the gradient with respect to them is zero.
+    """
+
+    by_magnitude: ClassVar[bool] = False
+    """Whether the largest magnitudes are active, with their signs, and not what ReLU lets through."""
+
+    @classmethod
+    @override
+    def why_slower(cls, cfg: TrainingSAEConfig) -> str | None:
+        k: float = getattr(cfg, "k")  # noqa: B009  # of these configs alone
+        if cfg.d_sae < FEWEST_FEATURES:
+            return f"d_sae is {cfg.d_sae}, less than {FEWEST_FEATURES}"
+        if cfg.d_sae < FEATURES_PER_ACTIVE * k:
+            return f"d_sae is {cfg.d_sae:,}, less than {FEATURES_PER_ACTIVE} times k, {k:g}"
+        return None
+
+    @abc.abstractmethod
+    def active(self, hidden_BF: torch.Tensor) -> ActiveLatents:
+        """The active latents of a batch, from its pre-activations."""
+
+    @property
+    def widths(self) -> Sequence[int]:
+        """How many of the first features make each reconstruction that has a loss; last, all."""
+        return (self.sae.cfg.d_sae,)
+
+    def finish(self, active: ActiveLatents) -> dict[str, Any]:  # noqa: ARG002  # of most, nothing
+        """What else a step changes in the SAE; returns what SAELens logs beside the losses."""
+        return {}
+
+    @override
+    @torch.no_grad()
+    def __call__(
+        self,
+        sae_in_BD: torch.Tensor,
+        n_steps_since_fired_F: torch.Tensor,
+        coefficients: Mapping[str, float],
+    ) -> tuple[TrainStepOutput, ActiveLatents]:
+        sae = self.sae
+        norm_F = sae.W_dec.norm(dim=-1) if sae.cfg.rescale_acts_by_decoder_norm else None
+        rows_BD = self._encoder_input(sae_in_BD)
+        hidden_BF = self._hidden(rows_BD, norm_F)
+        active = self.active(hidden_BF)
+        value_N = active.value_N if norm_F is None else active.value_N / norm_F[active.feature_N]
+        written = active.in_parts(self.widths)
+        decoded = written.decode(value_N, sae.W_dec)
+        outputs = _reconstructions(decoded.sum_BD, sae.b_dec, len(self.widths))
+        errors = [output_BD - sae_in_BD for output_BD in outputs]
+        losses = {"mse_loss": _squared(errors[-1])}
+        dead = self._auxiliary(hidden_BF, norm_F, errors, n_steps_since_fired_F)
+        losses["auxiliary_reconstruction_loss"] = sum(
+            (one.loss for one in dead), start=errors[-1].new_zeros(())
+        )
+        for width, error_BD in zip(self.widths, errors[:-1]):
+            losses[f"inner_mse_loss_{width}"] = _squared(error_BD)
+        gradients = _gradients_of_sums(errors)
+        grad_sum_BD = gradients[0] if len(gradients) == 1 else torch.cat(gradients, 1)
+        grad_sum_BD = grad_sum_BD.view(-1, sae.cfg.d_in)
+        grad_pre_N = decoded.weight_gradient(grad_sum_BD)
+        if not self.by_magnitude:  # behind a ReLU
+            grad_pre_N = grad_pre_N * (active.value_N > 0)
+        self._set_gradients(active, value_N, grad_pre_N, rows_BD, written, grad_sum_BD, dead)
+        self._set_b_dec_gradient(gradients[0])
+        return TrainStepOutput(
+            sae_in=sae_in_BD,
+            sae_out=outputs[-1],
+            feature_acts=active.to_sparse(),
+            hidden_pre=hidden_BF,
+            loss=torch.stack(list(losses.values())).sum(),
+            losses=losses,
+            metrics=self.finish(active),
+        ), active
+
+    def _auxiliary(
+        self,
+        hidden_BF: torch.Tensor,
+        norm_F: torch.Tensor | None,
+        errors: Sequence[torch.Tensor],
+        n_steps_since_fired_F: torch.Tensor,
+    ) -> list[DeadGradients]:
+        """What the dead features would add to the last reconstructions, one for each part of them."""
+        parts = self.dead_candidates.next(n_steps_since_fired_F)
+        return [
+            auxiliary_loss(
+                hidden_BF,
+                norm_F,
+                self.sae.W_dec,
+                -error_BD,
+                index_C,
+                n_steps_since_fired_F[index_C] > self.dead_candidates.window,
+                self.sae.cfg.aux_loss_coefficient,
+                self.by_magnitude,
+            )
+            for index_C, error_BD in zip(parts, errors[-len(parts) :])
+            if len(index_C) > 0
+        ]
+
+
+def _reconstructions(
+    sum_BD: torch.Tensor, b_dec_D: torch.Tensor, n_parts: int
+) -> list[torch.Tensor]:
+    """The output from the first part of the features, from the first two, and so on, each (B, D)."""
+    first_BD, *others = sum_BD.unflatten(0, (-1, n_parts)).unbind(1)
+    return list(accumulate(others, torch.add, initial=first_BD + b_dec_D))
+
+
+def _squared(error_BD: torch.Tensor) -> torch.Tensor:
+    return error_BD.pow(2).sum(dim=-1).mean()
+
+
+def _gradients_of_sums(errors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Of each part's sums: a part is in its own reconstruction and in all larger ones."""
+    of_outputs = [error_BD * (2 / len(error_BD)) for error_BD in errors]
+    return list(accumulate(reversed(of_outputs), torch.add))[::-1]
