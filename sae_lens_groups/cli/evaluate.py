@@ -10,9 +10,9 @@ def evaluate(args: Sequence[str]) -> int:
     """Scores every layer, prints the table, and writes CSV, JSON and `report.html`."""
     flags = _parser().parse_args(list(args))
     announce()
-    from sae_lens_groups.cli.scoring import score  # which imports SAELens
+    from sae_lens_groups.cli.scoring import score_suite  # which imports SAELens
 
-    return score(flags, args)
+    return score_suite(flags, args)
 
 
 def _parser() -> argparse.ArgumentParser:

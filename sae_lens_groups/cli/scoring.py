@@ -41,7 +41,7 @@ from sae_lens_groups.suite import SAESuite
 _PLACING = ("device_map", "max_memory", "n_devices")
 
 
-def score(flags: argparse.Namespace, args: Sequence[str]) -> int:
+def score_suite(flags: argparse.Namespace, args: Sequence[str]) -> int:
     """Scores every layer, prints the table, and writes CSV, JSON and `report.html`."""
     require_device("--device", flags.device)
     task_names = _task_names(flags.tasks)

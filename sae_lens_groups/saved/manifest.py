@@ -84,8 +84,8 @@ class SuiteManifest:
 
     @property
     def rows_trained_on(self) -> int | None:
-        """`dataset_rows_read`, with the row in progress, which nobody counted before 0.9."""
-        is_old = self.dataset_fingerprint is None
+        """`dataset_rows_read`, with the row in progress, which nobody counted before 0.10."""
+        is_old = self.training_step is None  # which is written since then
         return None if self.dataset_rows_read is None else self.dataset_rows_read + is_old
 
     @property

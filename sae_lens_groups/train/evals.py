@@ -8,13 +8,14 @@ from typing import Any, cast
 
 import torch
 from sae_lens import SAE, ActivationsStore, TrainingSAE
+from sae_lens.config import HfDataset
 from sae_lens.evals import EvalConfig, run_evals
 from sae_lens.training.activation_scaler import ActivationScaler
 from sae_lens.util import extract_stop_at_layer_from_tlens_hook_name
 from transformer_lens import HookedRootModule
 from typing_extensions import override
 
-from sae_lens_groups.activations import CountedRows, GroupActivationsStore, TrainingBatches
+from sae_lens_groups.activations import GroupActivationsStore, TrainingBatches
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.saved import Scores
@@ -138,13 +139,13 @@ class SuiteScores:
         self,
         cfg: GroupSAERunnerConfig[Any],
         model: HookedRootModule,
-        rows: CountedRows,
+        dataset: HfDataset,  # its rows are not counted, as no SAE learns from scores
         groups: tuple[LayerGroup, ...],
         norm_limits: Mapping[str, float],
     ) -> None:
         self._template = cfg.hook_template
         self._tokens = _TrainedTokens(
-            GroupActivationsStore.from_group_config(model, cfg, groups, rows, norm_limits)
+            GroupActivationsStore.from_group_config(model, cfg, groups, dataset, norm_limits)
         )
         self._model, self._hook_names = model, self._template.hook_names(groups)
         self._model_kwargs = cfg.model_kwargs

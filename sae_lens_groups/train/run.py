@@ -312,7 +312,7 @@ class GroupSAETrainingRunner:
 
     def _scores(self) -> SuiteScores:
         limits = self._norms.ordinary_limits(self.cfg.hook_template)
-        return SuiteScores(self.cfg, self.model, self._rows, self.groups, limits)
+        return SuiteScores(self.cfg, self.model, self._rows.dataset, self.groups, limits)
 
     def _compile_saes_if_asked(self) -> None:
         if not self.cfg.compile_sae:
