@@ -42,8 +42,12 @@ def angular(batches: Batches, n_tokens: int) -> np.ndarray:
     n_for_means = next(
         n for n in range(len(batches)) if sum(b.shape[1] for b in batches[:n]) >= n_tokens / 10
     )
-    mean = np.concatenate(batches[:n_for_means], axis=1).mean(axis=1, keepdims=True)
-    rows = np.concatenate(batches[n_for_means:], axis=1) - mean
+    return centred_angular(batches[:n_for_means], batches[n_for_means:])
+
+
+def centred_angular(for_means: Batches, batches: Batches) -> np.ndarray:
+    mean = np.concatenate(for_means, axis=1).mean(axis=1, keepdims=True)
+    rows = np.concatenate(batches, axis=1) - mean
     return pairwise_mean(rows, lambda cosine: np.arccos(np.clip(cosine, -1, 1)) / math.pi)
 
 
@@ -165,25 +169,27 @@ def test_standard_errors_are_the_jackknifes_over_lm_batches(
     )
     batches = stored_activations(model, tokens, 3, [], 3200)
     n_for_means = math.ceil(320 / 48) if metric == "angular" else 0
+    for_means, measured = batches[:n_for_means], batches[n_for_means:]
     definition = DEFINITIONS[metric]
     # Cluster c holds the LM batches c, c + 32, c + 64 behind those for the means.
-    without = np.array(
-        [
-            definition(
-                [
-                    b
-                    for n, b in enumerate(batches)
-                    if n < n_for_means or (n - n_for_means) % 32 != c
-                ],
-                3200,
-            )
-            for c in range(32)
+    without = [
+        definition(for_means + [b for n, b in enumerate(measured) if n % 32 != c], 3200)
+        for c in range(32)
+    ]
+    expected = jackknife_variance(without)
+    if metric == "angular":
+        parts = range(n_for_means)
+        without = [
+            centred_angular(for_means[:part] + for_means[part + 1 :], measured) for part in parts
         ]
-    )
-    n = len(without)
-    expected = np.sqrt((n - 1) / n * ((without - without.mean(axis=0)) ** 2).sum(axis=0))
+        expected += jackknife_variance(without)
     # Where a tensor lies in memory can change the last bits of the language model.
-    np.testing.assert_allclose(found.standard_errors, expected, atol=1e-7)
+    np.testing.assert_allclose(found.standard_errors, np.sqrt(expected), atol=1e-7)
+
+
+def jackknife_variance(without: list[np.ndarray]) -> np.ndarray:
+    deviations = np.array(without) - np.mean(without, axis=0)
+    return (len(without) - 1) / len(without) * (deviations**2).sum(axis=0)
 
 
 # --- activations of our choosing ---
@@ -330,6 +336,38 @@ def test_the_standard_error_grows_where_the_tokens_of_an_lm_batch_are_alike() ->
     found = distances_of(tables, "cosine", tokens=alike, n_tokens=3200, store_batch_size_prompts=4)
     cosines = torch.nn.functional.cosine_similarity(tables[0], tables[1], dim=1)
     assert found.standard_errors[0, 1] > 3 * cosines.std().item() / math.sqrt(3200)
+
+
+def test_the_standard_error_is_how_far_repeated_measurements_lie_apart() -> None:
+    """Prompts are of one of two topics, so the means, of a tenth of the tokens, are far off."""
+    tables = random_tables(0, n_layers=4)
+    tables += 10 * random_rows(1)
+    tables[:, RARE_TOPIC:] += 2 * random_rows(2)
+    found = [
+        distances_of(tables, "angular", tokens=prompts_of_topics(seed), n_tokens=3000)
+        for seed in range(16)
+    ]
+    pairs = np.triu_indices(len(tables), 1)
+    spread = np.std([one.matrix[pairs] for one in found], axis=0, ddof=1)
+    claimed = np.sqrt(np.mean([one.standard_errors[pairs] ** 2 for one in found], axis=0))
+    assert 0.7 < (spread / claimed).mean() < 1.5
+
+
+RARE_TOPIC = 40
+
+
+def random_rows(seed: int) -> torch.Tensor:
+    """A row for each of four layers."""
+    return torch.randn(4, 1, D_IN, generator=torch.Generator().manual_seed(seed))
+
+
+def prompts_of_topics(seed: int) -> Dataset:
+    """Tokens of a prompt are below 40, or in one prompt in five from there on."""
+    generator = torch.Generator().manual_seed(seed)
+    usual = torch.randint(0, RARE_TOPIC, (200, CONTEXT_SIZE), generator=generator)
+    rare = torch.randint(RARE_TOPIC, 50, (200, CONTEXT_SIZE), generator=generator)
+    is_rare = torch.rand(200, 1, generator=generator) < 0.2
+    return Dataset.from_dict({"tokens": torch.where(is_rare, rare, usual).tolist()})
 
 
 @pytest.mark.usefixtures("only_new_objects")

@@ -46,7 +46,7 @@ def measure_layer_distances(
 
     The standard errors are jackknife estimates over up to 32 clusters of LM batches: tokens of one
     prompt are alike, and an error that took them for independent would be too small. The error of
-    the layers' means, which `angular` takes off, is not in them.
+    the layers' means, which `angular` takes off, is in them.
 
     Args:
         cfg: a SAELens config, or one with layer groups, whose groups play no part here.

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from sae_lens_groups.errors import DatasetError, NonFiniteActivationsError, PlanError
+from sae_lens_groups.plan.centre import Centre
 from sae_lens_groups.plan.metrics import DistanceMetric
 
 BLOCK_TOKENS = 256
@@ -26,8 +27,7 @@ class RunningDistances:
         self.n_wanted = n_tokens
         self.n_tokens = 0
         self.n_for_means = n_tokens / MEAN_SHARE if metric.centred else 0
-        self._sum_LD: torch.Tensor | None = None
-        self._mean_LD: torch.Tensor | None = None
+        self._centre = Centre(metric.sums, n_tokens) if metric.centred else None
         self._n_batches = 0
         self._sums_C: list[torch.Tensor] = []
         self._n_tokens_C: list[int] = []
@@ -37,25 +37,17 @@ class RunningDistances:
         n_rows = len(rows_LBD[0])
         if n_rows == 0:  # nothing but special tokens
             return
-        if self.n_tokens < self.n_for_means:
-            self._add_to_means(rows_LBD)
+        if self._centre is not None and self.n_tokens < self.n_for_means:
+            self._centre.add(_blocks(rows_LBD))
         else:
             for block_LND in _blocks(rows_LBD):
                 self._add_block(block_LND)
             self._n_batches += 1
         self.n_tokens += n_rows
 
-    def _add_to_means(self, rows_LBD: list[torch.Tensor]) -> None:
-        for block_LND in _blocks(rows_LBD):
-            sum_LD = block_LND.sum(dim=1)
-            self._require_finite(sum_LD, block_LND)
-            self._sum_LD = sum_LD if self._sum_LD is None else self._sum_LD + sum_LD
-        assert self._sum_LD is not None
-        self._mean_LD = self._sum_LD / (self.n_tokens + len(rows_LBD[0]))
-
     def _add_block(self, block_LND: torch.Tensor) -> None:
-        if self._mean_LD is not None:
-            block_LND = block_LND - self._mean_LD[:, None]
+        if self._centre is not None:
+            block_LND = self._centre.taken_off(block_LND)
         sums = self.metric.sums(block_LND).cpu()
         self._require_finite(sums, block_LND)
         cluster = self._n_batches % MAX_CLUSTERS
@@ -79,18 +71,16 @@ class RunningDistances:
         """Distances (L, L) and their standard errors (L, L)."""
         if len(self._sums_C) < 2:
             raise DatasetError(self._too_few())
-        sums_C = torch.stack(self._sums_C)
-        n_tokens_C = torch.tensor(self._n_tokens_C)
-        without_CLL = torch.stack(
-            [
-                self._distances(sums_C.sum(dim=0) - sums, int(n_tokens_C.sum() - n))
-                for sums, n in zip(sums_C, n_tokens_C)
-            ]
-        )
-        n_clusters = len(without_CLL)
-        spread_LL = without_CLL.var(dim=0, correction=0)
-        distances_LL = self._distances(sums_C.sum(dim=0), int(n_tokens_C.sum()))
-        standard_errors_LL = (spread_LL * (n_clusters - 1)).sqrt()
+        sums, n_tokens = torch.stack(self._sums_C).sum(dim=0), sum(self._n_tokens_C)
+        distances_LL = self._distances(sums, n_tokens)
+        without_C = [
+            self._distances(sums - of_cluster, n_tokens - n)
+            for of_cluster, n in zip(self._sums_C, self._n_tokens_C)
+        ]
+        without_P = self._centre.distances_without(self._distances) if self._centre else []
+        # The means come from other tokens than the clusters, so their error adds.
+        variances = [_jackknife_variance(without) for without in (without_C, without_P) if without]
+        standard_errors_LL = torch.stack(variances).sum(dim=0).sqrt()
         if not (distances_LL.isfinite() & standard_errors_LL.isfinite()).all():
             raise PlanError(
                 f"the distances cannot be computed from {self.n_tokens:,} tokens in "
@@ -115,6 +105,11 @@ class RunningDistances:
         distances_LL = (distances_LL + distances_LL.T) / 2
         # Rounding, or the noise of an unbiased estimate, may bring equal layers below zero.
         return distances_LL.clamp(min=0).fill_diagonal_(0)
+
+
+def _jackknife_variance(without: list[torch.Tensor]) -> torch.Tensor:
+    """The variance of an estimate, from what it is without each part of its tokens."""
+    return torch.stack(without).var(dim=0, correction=0) * (len(without) - 1)
 
 
 def _blocks(rows_LBD: list[torch.Tensor]) -> Iterator[torch.Tensor]:
