@@ -91,12 +91,11 @@ class Model:
             handle.remove()
 
 
-class TopKSAE:
+class PlainSAE:
     """A layer's SAE, as its folder has it."""
 
     def __init__(self, folder: Path) -> None:
         self.cfg: dict[str, Any] = json.loads((folder / "cfg.json").read_text(encoding="utf-8"))
-        assert self.cfg["architecture"] == "topk"
         weights = load_file(folder / "sae_weights.safetensors")
         self.weights = {name: value.double() for name, value in weights.items()}
 
@@ -109,30 +108,32 @@ class TopKSAE:
         w = self.weights
         x_STD = x_STD - w["b_dec"] if self.cfg["apply_b_dec_to_input"] else x_STD
         pre_STF = x_STD @ w["W_enc"] + w["b_enc"]
-        if self.cfg["rescale_acts_by_decoder_norm"]:
+        if self.cfg.get("rescale_acts_by_decoder_norm"):
             pre_STF = pre_STF * w["W_dec"].norm(dim=-1)
+        if self.cfg["architecture"] == "jumprelu":
+            return pre_STF * (pre_STF > w["threshold"])
         largest = pre_STF.topk(self.cfg["k"], dim=-1)
         return torch.zeros_like(pre_STF).scatter(-1, largest.indices, largest.values.relu())
 
     def reconstruction(self, features_STF: torch.Tensor) -> torch.Tensor:
         """(S, T, D)"""
         w = self.weights
-        if self.cfg["rescale_acts_by_decoder_norm"]:
+        if self.cfg.get("rescale_acts_by_decoder_norm"):
             features_STF = features_STF / w["W_dec"].norm(dim=-1)
         return features_STF @ w["W_dec"] + w["b_dec"]
 
 
-def saes_of(suite: Path) -> dict[str, TopKSAE]:
+def saes_of(suite: Path) -> dict[str, PlainSAE]:
     """By hook name."""
     names = json.loads((suite / "suite.json").read_text(encoding="utf-8"))["layers"]
-    return {name: TopKSAE(suite / name) for name in names}
+    return {name: PlainSAE(suite / name) for name in names}
 
 
 def reasons(
     model: Model,
     tokens_ST: torch.Tensor,
     activations: Mapping[str, torch.Tensor],
-    suites: Sequence[Mapping[str, TopKSAE]],
+    suites: Sequence[Mapping[str, PlainSAE]],
 ) -> dict[str, torch.Tensor]:
     """Which tokens any of the suites was not trained for, (S, T), by why; the first reason counts."""
     by_position, special, by_norm = (torch.zeros_like(tokens_ST, dtype=torch.bool) for _ in "123")
@@ -153,7 +154,7 @@ def reasons(
 
 
 def scores(
-    model: Model, tokens_ST: torch.Tensor, hook_name: str, x_STD: torch.Tensor, sae: TopKSAE,
+    model: Model, tokens_ST: torch.Tensor, hook_name: str, x_STD: torch.Tensor, sae: PlainSAE,
     kept_ST: torch.Tensor,
 ) -> dict[str, float]:  # fmt: skip
     """Of one SAE on the tokens that are kept; the others pass through the model as they are."""

@@ -211,6 +211,7 @@ def test_a_suite_of_before_goes_by_the_path_of_its_dataset(
     folder = altered(suite_folder, tmp_path)
     manifest = json.loads((folder / "suite.json").read_text())
     assert len(manifest.pop("dataset_fingerprint")) == 32
+    assert manifest.pop("training_step")
     (folder / "suite.json").write_text(json.dumps(manifest))
     assert main(["evaluate", str(folder), "--dataset_path", f"{tokens_folder}/", *QUICK]) == 0
     # Which did not count the row in progress.

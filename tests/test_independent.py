@@ -54,12 +54,19 @@ def prompts_read() -> Iterator[set[tuple[int, ...]]]:
         handle.remove()
 
 
-def train(folder: Path, text: Path, layer_groups: str, *flags: str) -> Trained:
+def train(
+    folder: Path,
+    text: Path,
+    layer_groups: str,
+    *flags: str,
+    architecture: str = "topk",
+    n_steps: int = 8,
+) -> Trained:
     given = f"""
         --model_name {FOLDER} --model_class_name AutoModelForCausalLM --hook_name {HOOK}
         --dataset_path {text} --layer_groups {layer_groups} --output_path {folder} --lr 1e-3
-        --architecture topk --d_in {D_IN} --d_sae 256 --k 8 --context_size {CONTEXT_SIZE}
-        --training_tokens 2048 --train_batch_size_tokens 256 --store_batch_size_prompts 4
+        --architecture {architecture} --d_in {D_IN} --d_sae 256 --k 8 --context_size {CONTEXT_SIZE}
+        --training_tokens {256 * n_steps} --train_batch_size_tokens 256 --store_batch_size_prompts 4
         --n_batches_in_buffer 16 --normalize_activations expected_average_only_in
         --n_batches_for_norm_estimate 4 --nolog_to_wandb --checkpoint_path ckpt
     """
@@ -155,4 +162,20 @@ def test_a_comparison_scores_what_neither_was_trained_on_and_both_were_trained_f
     assert n_compared == 2
 
 
-# --- of exported SAEs: their thresholds, and L0 on their own text ---
+@pytest.mark.parametrize("architecture", ["batchtopk", "matryoshka_batchtopk"])
+def test_the_exported_threshold_lets_k_features_fire_on_what_was_trained_on(
+    text: Path, model: Model, tmp_path: Path, architecture: str
+) -> None:
+    widths = ("--matryoshka_widths", "64", "256") if architecture.startswith("m") else ()
+    suite, seen = train(
+        tmp_path / "suite", text, "3-4,6", *widths, architecture=architecture, n_steps=100
+    )
+    saes, tokens_ST = saes_of(suite), torch.tensor(sorted(seen))
+    kept_ST = ~torch.stack(
+        list(reasons(model, tokens_ST, model.activations(tokens_ST, list(saes)), [saes]).values())
+    ).any(0)
+    for name, x_STD in model.activations(tokens_ST, list(saes)).items():
+        features_BF = saes[name].features(x_STD[kept_ST])
+        l0 = (features_BF != 0).sum(-1).double().mean().item()
+        assert l0 == pytest.approx(8, rel=0.15), name  # k
+        assert saes[name].metadata["l0"] == pytest.approx(l0, rel=0.15), name
