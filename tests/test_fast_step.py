@@ -53,16 +53,21 @@ def make_step(sae: TrainingSAE[Any], autocast: bool = False) -> SparseStep[Any]:
     return step(sae, WINDOW, Scratch(), autocast)
 
 
-def make_sae(architecture: str, **changes: Any) -> TopKTrainingSAE:
-    """An SAE whose decoder rows have very different norms and whose biases are not zero."""
-    torch.manual_seed(0)
-    sae = TrainingSAE.from_dict(wide_config(architecture, **changes).to_dict())
-    assert isinstance(sae, TopKTrainingSAE)
+def set_apart(sae: Any) -> None:
+    """Gives the decoder's rows very different norms, and biases that are not zero."""
     with torch.no_grad():
         sae.W_dec.mul_(0.2 + 3 * torch.rand(sae.cfg.d_sae, 1))
         sae.W_enc.mul_(5)
         sae.b_enc.normal_(0, 0.2)
         sae.b_dec.normal_(0, 0.2)
+
+
+def make_sae(architecture: str, **changes: Any) -> TopKTrainingSAE:
+    """An SAE whose decoder rows have very different norms and whose biases are not zero."""
+    torch.manual_seed(0)
+    sae = TrainingSAE.from_dict(wide_config(architecture, **changes).to_dict())
+    assert isinstance(sae, TopKTrainingSAE)
+    set_apart(sae)
     return sae
 
 
@@ -193,11 +198,8 @@ def make_jumprelu(threshold: float, **changes: Any) -> JumpReLUTrainingSAE:
     changes = {**{name: WIDE[name] for name in ("d_in", "d_sae")}, **changes}
     sae = TrainingSAE.from_dict(sae_config("jumprelu", **changes).to_dict())
     assert isinstance(sae, JumpReLUTrainingSAE)
+    set_apart(sae)
     with torch.no_grad():
-        sae.W_dec.mul_(0.2 + 3 * torch.rand(sae.cfg.d_sae, 1))
-        sae.W_enc.mul_(5)
-        sae.b_enc.normal_(0, 0.2)
-        sae.b_dec.normal_(0, 0.2)
         sae.threshold.copy_(torch.rand(sae.cfg.d_sae) * threshold)
         sae.threshold[:3] = torch.tensor([0.0, 0.0, -0.1])
     return sae

@@ -322,7 +322,7 @@ class GroupActivationsStore(TokenStore):
     def load_counts(self, state: Mapping[str, torch.Tensor]) -> None:
         """Goes on with the draws and the limits of a checkpoint, and its count of rows."""
         super().load_counts(state)
-        n_read = int(state.get(_ROWS_READ, self.n_dataset_processed + 1))  # of before 0.9
+        n_read = int(state.get(_ROWS_READ, self.n_dataset_processed + 1))  # of before 0.10
         self.rows.n_read = max(n_read, self.rows.n_read)
         self._norm_limits = {
             name: float(state[_LIMIT + name]) for name in self.places if _LIMIT + name in state

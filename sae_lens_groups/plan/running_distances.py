@@ -26,7 +26,7 @@ class RunningDistances:
         self.hook_names = hook_names
         self.n_wanted = n_tokens
         self.n_tokens = 0
-        self.n_for_means = n_tokens / MEAN_SHARE if metric.centred else 0
+        self.n_for_means = n_tokens / MEAN_SHARE  # of the first tokens, where the metric is centred
         self._centre = Centre(metric.sums, n_tokens) if metric.centred else None
         self._n_batches = 0
         self._sums_C: list[torch.Tensor] = []

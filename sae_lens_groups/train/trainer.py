@@ -80,7 +80,7 @@ class GroupSAETrainer(SAETrainer[TrainingSAE[Any], Any]):
         """One training step on raw rows."""
         rows_BD, self._position_B = self.unpack(batch)
         rows_BD = self.scaling.scale(rows_BD, self._position_B)
-        threshold: Any = getattr(self.sae, "topk_threshold", None)
+        threshold: Any = self.sae.topk_threshold if self._is_threshold_warmed else None
         if self.sparse_step is not None and self.sparse_step.is_due:
             output = self._sparse_step(self.sparse_step, rows_BD)
         else:
@@ -88,7 +88,7 @@ class GroupSAETrainer(SAETrainer[TrainingSAE[Any], Any]):
             self.statistics.add(output.feature_acts, self._position_B)
             if self.sparse_step is not None:
                 self.sparse_step.saw(output)
-        if self._is_threshold_warmed:
+        if threshold is not None:
             output.metrics["topk_threshold"] = self._warm_threshold(threshold)
         # On the device, which nothing waits for here.
         is_first_bad = ~output.loss.detach().isfinite() & (self._first_bad_step < 0)

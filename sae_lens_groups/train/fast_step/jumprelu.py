@@ -10,11 +10,7 @@ from typing_extensions import override
 
 from sae_lens_groups.train.fast_step.active_latents import ActiveLatents, starts
 from sae_lens_groups.train.fast_step.dead_features import DeadGradients
-from sae_lens_groups.train.fast_step.sparse_step import (
-    FEATURES_PER_ACTIVE,
-    FEWEST_FEATURES,
-    SparseStep,
-)
+from sae_lens_groups.train.fast_step.sparse_step import FEATURES_PER_ACTIVE, SparseStep
 
 _STATE = "jumprelu.is_due"
 
@@ -36,13 +32,6 @@ class JumpReLUStep(SparseStep[JumpReLUTrainingSAE]):
         if "log_threshold" in JumpReLUTrainingSAE.__annotations__:
             return "this SAELens trains the logarithm of JumpReLU's threshold; install a newer one"
         return super().why_not(cfg)
-
-    @classmethod
-    @override
-    def why_slower(cls, cfg: TrainingSAEConfig) -> str | None:
-        if cfg.d_sae < FEWEST_FEATURES:
-            return f"d_sae is {cfg.d_sae}, less than {FEWEST_FEATURES}"
-        return None  # the rest is decided batch by batch
 
     @property
     @override

@@ -50,12 +50,14 @@ class SparseStep(abc.ABC, Generic[T_SAE]):
         return None
 
     @classmethod
-    @abc.abstractmethod
     def why_slower(cls, cfg: TrainingSAEConfig) -> str | None:
         """Why SAELens's step is the faster one; None where this one is.
 
         A rule and not a stopwatch, so that the same config gives the same weights.
         """
+        if cfg.d_sae < FEWEST_FEATURES:
+            return f"d_sae is {cfg.d_sae}, less than {FEWEST_FEATURES}"
+        return None
 
     @abc.abstractmethod
     def __call__(

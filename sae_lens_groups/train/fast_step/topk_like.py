@@ -12,11 +12,7 @@ from typing_extensions import override
 
 from sae_lens_groups.train.fast_step.active_latents import ActiveLatents
 from sae_lens_groups.train.fast_step.dead_features import DeadGradients, auxiliary_loss
-from sae_lens_groups.train.fast_step.sparse_step import (
-    FEATURES_PER_ACTIVE,
-    FEWEST_FEATURES,
-    SparseStep,
-)
+from sae_lens_groups.train.fast_step.sparse_step import FEATURES_PER_ACTIVE, SparseStep
 
 T_TOPK = TypeVar("T_TOPK", bound=TopKTrainingSAE)
 
@@ -38,8 +34,8 @@ class TopKLikeStep(SparseStep[T_TOPK]):
     @override
     def why_slower(cls, cfg: TrainingSAEConfig) -> str | None:
         k: float = getattr(cfg, "k")  # noqa: B009  # of these configs alone
-        if cfg.d_sae < FEWEST_FEATURES:
-            return f"d_sae is {cfg.d_sae}, less than {FEWEST_FEATURES}"
+        if (reason := super().why_slower(cfg)) is not None:
+            return reason
         if cfg.d_sae < FEATURES_PER_ACTIVE * k:
             return f"d_sae is {cfg.d_sae:,}, less than {FEATURES_PER_ACTIVE} times k, {k:g}"
         return None
