@@ -8,11 +8,12 @@ from sae_lens_groups._version import __version__
 if TYPE_CHECKING:
     from sae_lens_groups.config import GroupSAERunnerConfig
     from sae_lens_groups.evaluate import evaluate_suite, report_page
+    from sae_lens_groups.features import collect_features, steer
     from sae_lens_groups.hookspecs import hookimpl
     from sae_lens_groups.layers import LayerGroup
     from sae_lens_groups.plan import GroupPlan, LayerDistances, measure_layer_distances, plan_groups
     from sae_lens_groups.suite import SAESuite
-    from sae_lens_groups.train import GroupSAETrainingRunner, cache_activations
+    from sae_lens_groups.train import GroupSAETrainingRunner, cache_activations, refit_suite
 
 __all__ = [
     "GroupPlan",
@@ -23,11 +24,14 @@ __all__ = [
     "SAESuite",
     "__version__",
     "cache_activations",
+    "collect_features",
     "evaluate_suite",
     "hookimpl",
     "measure_layer_distances",
     "plan_groups",
+    "refit_suite",
     "report_page",
+    "steer",
 ]
 
 # Importing SAELens takes seconds, so each name brings its module when it is first used.
@@ -39,11 +43,14 @@ _MODULES = {
     "LayerGroup": "layers",
     "SAESuite": "suite",
     "cache_activations": "train",
+    "collect_features": "features",
     "evaluate_suite": "evaluate",
     "hookimpl": "hookspecs",
     "measure_layer_distances": "plan",
     "plan_groups": "plan",
+    "refit_suite": "train",
     "report_page": "evaluate",
+    "steer": "features",
 }
 
 

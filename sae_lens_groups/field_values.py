@@ -22,7 +22,7 @@ _AT_LEAST_1 = (
     "wandb_log_frequency eval_every_n_wandb_logs plan_tokens layers_per_token"
 )
 # Of the seed because numpy's generators take no negative one.
-_AT_LEAST_0 = "lr lr_end lr_warm_up_steps lr_decay_steps adam_beta1 adam_beta2 seed"
+_AT_LEAST_0 = "lr lr_end lr_warm_up_steps lr_decay_steps adam_beta1 adam_beta2 seed refit_tokens"
 _LOWEST = {**dict.fromkeys(_AT_LEAST_1.split(), 1), **dict.fromkeys(_AT_LEAST_0.split(), 0)}
 # SAELens lists the positions of a context.
 _BELOW = {"context_size": 100_000_000, "adam_beta1": 1, "adam_beta2": 1}

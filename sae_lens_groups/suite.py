@@ -20,6 +20,7 @@ from sae_lens_groups.saved import (
     SAESource,
     SuiteManifest,
     TrainingPoint,
+    layer_table,
     open_saes,
     write_suite,
 )
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from transformer_lens import HookedRootModule
 
     from sae_lens_groups.evaluate import SuiteEvaluation
+    from sae_lens_groups.features import SuiteFeatures
     from sae_lens_groups.publish import Published
 
 
@@ -43,6 +45,7 @@ class SAESuite(Mapping[str, SAE[Any]]):
         suite.groups, suite.group(5), suite.group("layers_4-7")       the SAEs that were trained
         suite.to_dataframe()                                          a row per layer, with scores
         suite.evaluate(model, dataset)                                measures them
+        suite.features(model, dataset)                                shows what they fire on
     """
 
     manifest: SuiteManifest
@@ -124,12 +127,8 @@ class SAESuite(Mapping[str, SAE[Any]]):
                 "this suite holds plain SAEs only: they were not trained in groups, and are not in "
                 "training form"
             )
-        found = self.manifest.group_named(group)
-        if found is None:
-            names = ", ".join(group.name for group in self.manifest.groups)
-            asked = quoted(str(group))
-            raise UnknownLayerError(f"this suite has no group {asked}; its groups are {names}")
-        return cast("TrainingSAE[Any]", self.source.group(found, self._device))
+        found = self.source.group(self.manifest.require_group(group), self._device)
+        return cast("TrainingSAE[Any]", found)
 
     def scaler(self, layer: str | int) -> ActivationScaler:
         """What a layer's activations pass before the group's SAE: its scaling, and its alignment.
@@ -175,15 +174,7 @@ class SAESuite(Mapping[str, SAE[Any]]):
         Raises:
             SuiteError: `evaluation.csv` is damaged.
         """
-        folder = self.source_folder
-        if folder is not None and (folder / files.EVALUATION).is_file():
-            with files.refusing(SuiteError, f"{files.EVALUATION} cannot be read", "evaluate again"):
-                scores = pd.read_csv(folder / files.EVALUATION)
-                return pd.DataFrame(scores[scores["hook_name"].isin(list(self))])
-        facts = {"layer": self.layers, "hook_name": list(self)}
-        facts["group"] = [self.manifest.group_of(layer).name for layer in self.layers]
-        facts["scaling_factor"] = [self.manifest.scaling_factors[layer] for layer in self.layers]
-        return pd.DataFrame(facts)
+        return layer_table(self.manifest, self.layers, self.source_folder)
 
     def evaluate(
         self, model: "HookedRootModule", dataset: "HfDataset", **settings: Any
@@ -192,6 +183,14 @@ class SAESuite(Mapping[str, SAE[Any]]):
         from sae_lens_groups.evaluate import evaluate_suite
 
         return evaluate_suite(self, model, dataset, **settings)
+
+    def features(
+        self, model: "HookedRootModule", dataset: "HfDataset", **settings: Any
+    ) -> "SuiteFeatures":
+        """Shows what its features fire on: `collect_features` of this suite, with its `settings`."""
+        from sae_lens_groups.features import collect_features
+
+        return collect_features(self, model, dataset, **settings)
 
     def require_whole(self, doing: str) -> None:
         """Refuses a suite of which only some layers were loaded.
@@ -225,10 +224,9 @@ class SAESuite(Mapping[str, SAE[Any]]):
             OutputFolderError: the folder already holds something.
             SuiteError: only some of its layers were loaded.
         """
-        path = Path(path)
-        self.save_copy(path)
-        self.path = self.source_folder = path
-        return path
+        self.save_copy(Path(path))
+        self.path = self.source_folder = Path(path)
+        return self.path
 
     def save_copy(self, path: Path) -> None:
         """Writes what `save` writes, and leaves the suite where it is."""
@@ -293,6 +291,7 @@ class SAESuite(Mapping[str, SAE[Any]]):
         dataset_name: str | None = None,
         license: str | None = None,  # noqa: A002  # as the Hub's cards call it
         allow: Collection[str] = (),
+        features: bool = False,
     ) -> "Published":
         """Publishes the suite on the Hugging Face Hub, where plain SAELens loads every layer.
 
@@ -312,6 +311,7 @@ class SAESuite(Mapping[str, SAE[Any]]):
             dataset_name: the training text's id on the Hub, likewise.
             license: of the SAEs, as the Hub writes it, such as `mit`.
             allow: texts that look private and may be published.
+            features: publishes the page of features too, with the dataset's texts that it shows.
 
         Raises:
             PublishError: the suite is incomplete, or something private is left in it.
@@ -328,6 +328,7 @@ class SAESuite(Mapping[str, SAE[Any]]):
             dataset_name=dataset_name,
             license=license,
             allow=allow,
+            features=features,
         )
         with self.whole_folder("publishing") as folder:
             return publish_suite_folder(folder, self.manifest, repo_id, options)

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -481,6 +481,26 @@ def test_measuring_leaves_no_gradients_and_needs_no_gradient_mode(
     with torch.no_grad():
         assert curve_of({RESID: sae}, model) == curve
     assert all(weight.grad is None for weight in (*model.parameters(), *sae.parameters()))
+
+
+def test_a_hooked_transformer_is_entered_at_the_layer(
+    model: HookedTransformer, tmp_path: Path
+) -> None:
+    """Its blocks run twice, on clean and counterfactual prompts, and again where an SAE is below."""
+    n_passes = [0] * len(model.blocks)
+
+    def count(layer: int) -> Callable[..., None]:
+        def counting(*_: Any) -> None:
+            n_passes[layer] += 1
+
+        return counting
+
+    handles = [block.register_forward_hook(count(i)) for i, block in enumerate(model.blocks)]
+    curve = curve_of({"blocks.0.hook_resid_post": make_sae(tmp_path)}, model)
+    for handle in handles:
+        handle.remove()
+    # The prompts without the hook's activations, the gradient, and four mixtures per point.
+    assert n_passes == [2, 2 + 2 + 4 * len(curve.points)]
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,15 @@ def test_every_architecture_goes_on_as_it_would_have(
     require_same_run(monkeypatch, tmp_path, run, stops=(8, 23))
 
 
+@pytest.mark.parametrize("fast_step", ["always", "never"])
+def test_an_sae_in_bfloat16_goes_on_as_it_would_have(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: HookedTransformer, fast_step: str
+) -> None:
+    sae = sae_config("batchtopk", dtype="bfloat16", **NORMALISED)
+    run = runs(make_tokens, model, sae=sae, fast_step=fast_step)
+    require_same_run(monkeypatch, tmp_path, run, stops=(8,))
+
+
 @pytest.fixture(scope="module")
 def text_model() -> HookedRootModule:
     """The demo's language model, which has a tokenizer."""

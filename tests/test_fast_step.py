@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from statistics import mean, stdev
 from typing import Any
 
 import pytest
@@ -9,7 +10,13 @@ import torch
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
-from sae_lens import JumpReLUTrainingSAE, TopKTrainingSAE, TrainingSAE, TrainingSAEConfig
+from sae_lens import (
+    JumpReLUTrainingSAE,
+    StandardTrainingSAE,
+    TopKTrainingSAE,
+    TrainingSAE,
+    TrainingSAEConfig,
+)
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from transformer_lens import HookedTransformer
 
@@ -22,6 +29,7 @@ from sae_lens_groups.train.fast_step import (
     NEVER,
     Scratch,
     SparseStep,
+    make_step,
     step_of_config,
     step_of_sae,
     why_not,
@@ -47,10 +55,11 @@ def wide_config(architecture: str, **changes: Any) -> TrainingSAEConfig:
     return sae_config(architecture, **{**WIDE, **levels, **changes})
 
 
-def make_step(sae: TrainingSAE[Any], autocast: bool = False) -> SparseStep[Any]:
-    step = step_of_sae(sae, ALWAYS).step
+def step_for(sae: TrainingSAE[Any], autocast: bool = False) -> SparseStep[Any]:
+    cfg = group_config("0", sae=sae.cfg, autocast=autocast, dead_feature_window=WINDOW)
+    step = make_step(sae, ALWAYS, cfg.to_sae_trainer_config(), Scratch())
     assert step is not None
-    return step(sae, WINDOW, Scratch(), autocast)
+    return step
 
 
 def set_apart(sae: Any) -> None:
@@ -78,7 +87,7 @@ def steps_since_fired(n_dead: int, d_sae: int = WIDE["d_sae"]) -> torch.Tensor:
     return n_steps_F.float()
 
 
-COEFFICIENTS = {"l0": 0.3}
+COEFFICIENTS = {"l0": 0.3, "l1": 0.2}
 
 
 def saelens_step(
@@ -124,7 +133,7 @@ def test_losses_and_gradients_are_saelens_own(
     ours = copy.deepcopy(theirs)
     rows_BD = torch.randn(64, WIDE["d_in"])
     expected = saelens_step(theirs, rows_BD, steps_since_fired(n_dead))
-    output, _ = make_step(ours)(rows_BD, steps_since_fired(n_dead), {})
+    output, _ = step_for(ours)(rows_BD, steps_since_fired(n_dead), {})
     assert (expected.losses["auxiliary_reconstruction_loss"] > 0) == (n_dead > 0)
     assert_same_step(ours, theirs, output, expected)
 
@@ -171,7 +180,7 @@ def test_the_auxiliary_loss_of_each_level_is_saelens_own(
     n_steps_F = steps_since_fired(0)
     n_steps_F[first:last] = 99
     rows_BD = torch.randn(64, WIDE["d_in"])
-    output, _ = make_step(ours)(rows_BD, n_steps_F, {})
+    output, _ = step_for(ours)(rows_BD, n_steps_F, {})
     assert_same_step(ours, theirs, output, saelens_step(theirs, rows_BD, n_steps_F))
 
 
@@ -184,7 +193,7 @@ def test_rows_of_any_norm_give_saelens_gradients(
     ours = copy.deepcopy(theirs)
     norm_B = torch.logspace(lowest, highest, 64)[torch.randperm(64)]
     rows_BD = torch.nn.functional.normalize(torch.randn(64, WIDE["d_in"])) * norm_B[:, None]
-    output, _ = make_step(ours)(rows_BD, steps_since_fired(30), {})
+    output, _ = step_for(ours)(rows_BD, steps_since_fired(30), {})
     assert_same_step(ours, theirs, output, saelens_step(theirs, rows_BD, steps_since_fired(30)))
 
 
@@ -239,7 +248,7 @@ def test_losses_and_gradients_of_jumprelu_are_saelens_own(
     ours = copy.deepcopy(theirs)
     rows_BD = torch.randn(64, WIDE["d_in"])
     expected = saelens_step(theirs, rows_BD, steps_since_fired(n_dead))
-    output, _ = make_step(ours)(rows_BD, steps_since_fired(n_dead), COEFFICIENTS)
+    output, _ = step_for(ours)(rows_BD, steps_since_fired(n_dead), COEFFICIENTS)
     assert_same_step(ours, theirs, output, expected)
     assert torch.equal(ours.threshold, theirs.threshold)
 
@@ -251,8 +260,37 @@ def test_rows_of_any_norm_give_saelens_gradients_of_jumprelu(lowest: float, high
     ours = copy.deepcopy(theirs)
     norm_B = torch.logspace(lowest, highest, 64)[torch.randperm(64)]
     rows_BD = torch.nn.functional.normalize(torch.randn(64, WIDE["d_in"])) * norm_B[:, None]
-    output, _ = make_step(ours)(rows_BD, steps_since_fired(30), COEFFICIENTS)
+    output, _ = step_for(ours)(rows_BD, steps_since_fired(30), COEFFICIENTS)
     assert_same_step(ours, theirs, output, saelens_step(theirs, rows_BD, steps_since_fired(30)))
+
+
+def make_standard(bias: float, **changes: Any) -> StandardTrainingSAE:
+    """An SAE of which the bias decides how many latents are active: at -1.3, one in 200."""
+    torch.manual_seed(0)
+    changes = {**{name: WIDE[name] for name in ("d_in", "d_sae")}, **changes}
+    sae = TrainingSAE.from_dict(sae_config("standard", **changes).to_dict())
+    assert isinstance(sae, StandardTrainingSAE)
+    set_apart(sae)
+    sae.b_enc.data += bias
+    return sae
+
+
+@pytest.mark.parametrize("apply_b_dec_to_input", [True, False])
+# Nearly all latents active, few, and none.
+@pytest.mark.parametrize("bias", [2.0, -1.3, -100.0])
+@pytest.mark.parametrize(("lowest", "highest"), [(0, 0), (-4, 4), (4, 4)])
+def test_losses_and_gradients_of_standard_are_saelens_own(
+    lowest: float, highest: float, bias: float, apply_b_dec_to_input: bool
+) -> None:
+    theirs = make_standard(bias, apply_b_dec_to_input=apply_b_dec_to_input)
+    ours = copy.deepcopy(theirs)
+    norm_B = torch.logspace(lowest, highest, 64)[torch.randperm(64)]
+    rows_BD = torch.randn(64, WIDE["d_in"]) * norm_B[:, None]
+    n_steps_F = steps_since_fired(0)
+    output, _ = step_for(ours)(rows_BD, n_steps_F, COEFFICIENTS)
+    expected = saelens_step(theirs, rows_BD, n_steps_F)
+    assert (expected.losses["l1_loss"] > 0) == (bias > -100 or highest > 0)
+    assert_same_step(ours, theirs, output, expected)
 
 
 @needs_jumprelu
@@ -265,16 +303,48 @@ def test_jumprelu_has_saelens_step_until_few_latents_take_part() -> None:
         (30.0, 60.0, False),
     ):
         sae = make_jumprelu(threshold, jumprelu_bandwidth=bandwidth)
-        step = make_step(sae)
+        step = step_for(sae)
         assert not step.is_due
         step.saw(saelens_step(sae, rows_BD, n_steps_F))
         assert step.is_due == is_due
-        again = make_step(sae)
+        again = step_for(sae)
         again.load_state_dict(step.state_dict())
         assert again.is_due == is_due
         again.load_state_dict({})
         again(rows_BD, n_steps_F, COEFFICIENTS)
         assert again.is_due == is_due
+
+
+TRAINED = [*SPARSE, "standard", pytest.param("jumprelu", marks=needs_jumprelu)]
+
+
+def any_sae(architecture: str, jumprelu_threshold: float) -> TrainingSAE[Any]:
+    """Few of its latents are active."""
+    if architecture == "jumprelu":
+        return make_jumprelu(jumprelu_threshold)
+    return make_standard(-1.3) if architecture == "standard" else make_sae(architecture)
+
+
+@pytest.mark.parametrize("n_dead", [0, 30])
+@pytest.mark.parametrize("architecture", TRAINED)
+def test_gradients_of_an_sae_in_bfloat16_are_nearer_to_float64_than_saelens_own(
+    architecture: str, n_dead: int
+) -> None:
+    """Which takes all sums in bfloat16; here only the product and each gradient are rounded.
+
+    Standard's are as near: what is rounded decides which of many small latents are active.
+    """
+    most = 1.05 if architecture == "standard" else 0.85
+    theirs = any_sae(architecture, jumprelu_threshold=2.0)
+    theirs.to(torch.bfloat16)
+    exact, ours = copy.deepcopy(theirs).to(torch.float64), copy.deepcopy(theirs)
+    rows_BD, n_steps_F = torch.randn(8192, WIDE["d_in"]), steps_since_fired(n_dead)
+    saelens_step(exact, rows_BD.double(), n_steps_F)
+    saelens_step(theirs, rows_BD, n_steps_F)
+    step_for(ours)(rows_BD, n_steps_F, COEFFICIENTS)
+    for name, parameter in exact.named_parameters():
+        mine, others = (_distance(sae.get_parameter(name), parameter) for sae in (ours, theirs))
+        assert 1e-4 < mine < most * others, name
 
 
 @pytest.mark.parametrize("n_dead", [0, 30])
@@ -289,7 +359,7 @@ def test_under_autocast_it_is_as_near_to_float64_as_saelens_own_step(
     saelens_step(exact, rows_BD.double(), steps_since_fired(n_dead))
     with torch.autocast("cpu", torch.bfloat16):
         saelens_step(theirs, rows_BD, steps_since_fired(n_dead))
-    output, _ = make_step(ours, autocast=True)(rows_BD, steps_since_fired(n_dead), {})
+    output, _ = step_for(ours, autocast=True)(rows_BD, steps_since_fired(n_dead), {})
     assert output.hidden_pre.dtype == torch.float32
     for name, parameter in exact.named_parameters():
         distances = [_distance(sae.get_parameter(name), parameter) for sae in (ours, theirs)]
@@ -300,7 +370,7 @@ def _distance(parameter: torch.nn.Parameter, exact: torch.nn.Parameter) -> float
     """Of the gradient, relative to its size."""
     assert parameter.grad is not None
     assert exact.grad is not None
-    assert parameter.grad.dtype == torch.float32
+    assert parameter.grad.dtype == parameter.dtype
     return float((parameter.grad - exact.grad).norm() / exact.grad.norm())
 
 
@@ -341,7 +411,7 @@ def random_batches(n_batches: int) -> Iterator[dict[str, GroupBatch]]:
 
 def trained(architecture: str, fast_step: str, n_steps: int, **changes: Any) -> GroupTrainer:
     """A trainer after some steps on random rows."""
-    sae = make_jumprelu(12.0) if architecture == "jumprelu" else make_sae(architecture)
+    sae = any_sae(architecture, jumprelu_threshold=12.0)
     cfg = group_config("0", sae=sae.cfg, **changes)
     cfg.train_batch_size_tokens = 64
     cfg.training_tokens = 64 * n_steps
@@ -356,7 +426,7 @@ def trained(architecture: str, fast_step: str, n_steps: int, **changes: Any) -> 
     return trainer
 
 
-@pytest.mark.parametrize("architecture", [*SPARSE, pytest.param("jumprelu", marks=needs_jumprelu)])
+@pytest.mark.parametrize("architecture", TRAINED)
 def test_training_goes_the_same_way(architecture: str) -> None:
     """Weights, moments, dead features and firing counts after 40 steps, with features dying."""
     ours, theirs = (
@@ -375,6 +445,57 @@ def test_training_goes_the_same_way(architecture: str) -> None:
     weights = theirs.sae.state_dict()
     for name, weight in ours.sae.named_parameters():  # BatchTopK's threshold: test_threshold.py
         assert_close(weight, weights[name], 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize(
+    "architecture", [MATRYOSHKA, pytest.param("jumprelu", marks=needs_jumprelu)]
+)
+def test_trained_saes_explain_as_much_as_saelens_own(architecture: str, autocast: bool) -> None:
+    """The mean over seeds is no lower than seeds make it, also where rounding parts the ways."""
+    ours, theirs = (
+        [explained_variance(architecture, mode, seed, autocast=autocast) for seed in range(3)]
+        for mode in (ALWAYS, NEVER)
+    )
+    assert min(theirs) > 0.5
+    assert mean(ours) > mean(theirs) - 2 * stdev(theirs)
+
+
+def explained_variance(architecture: str, mode: str, seed: int, **changes: Any) -> float:
+    """Of an SAE trained on rows that few of 60 directions make up, on further ones."""
+    torch.manual_seed(seed)
+    cfg_of_sae = (
+        sae_config(
+            architecture,
+            d_in=WIDE["d_in"],
+            d_sae=512,
+            l0_coefficient=0.5,
+            l0_warm_up_steps=100,
+            jumprelu_bandwidth=0.1,
+        )
+        if architecture == "jumprelu"
+        else wide_config(architecture)
+    )
+    cfg = group_config("0", sae=cfg_of_sae, lr=5e-3, dead_feature_window=30, **changes)
+    cfg.train_batch_size_tokens, cfg.training_tokens = 128, 128 * 300
+    sae = TrainingSAE.from_dict(cfg_of_sae.to_dict())
+    trainer = GroupSAETrainer(cfg.to_sae_trainer_config(), sae, GROUP, mode)
+    for _ in range(300):
+        trainer.step(GroupBatch(rows_of_few_directions(), torch.zeros(128, dtype=torch.long)))
+        trainer.n_training_steps += 1
+    if trainer.sparse_step is not None:
+        assert trainer.sparse_step.is_due
+    rows_BD = rows_of_few_directions()
+    with torch.no_grad():
+        error_BD = rows_BD - sae(rows_BD)
+    return 1 - float(error_BD.pow(2).sum() / (rows_BD - rows_BD.mean(0)).pow(2).sum())
+
+
+def rows_of_few_directions() -> torch.Tensor:
+    direction_SD = torch.randn(60, WIDE["d_in"], generator=torch.Generator().manual_seed(0))
+    weight_BS = 8 * torch.rand(128, 60) * (torch.rand(128, 60) < 0.06)
+    return weight_BS @ torch.nn.functional.normalize(direction_SD)
 
 
 @pytest.mark.parametrize("architecture", sorted({*ARCHITECTURES, *SPARSE} - {*SPARSE}))
@@ -472,7 +593,7 @@ class TestChoice:
         ("changes", "reason"),
         [
             ({"sae": sae_config("gated")}, "architecture gated is none of topk, batchtopk,"),
-            ({"sae": sae_config("topk", dtype="bfloat16")}, "the SAE's dtype is bfloat16, not"),
+            ({"sae": sae_config("topk", dtype="float64")}, "the SAE's dtype is float64, not"),
             (
                 {"sae": sae_config("topk", normalize_activations="layer_norm")},
                 "normalize_activations is layer_norm",
@@ -506,6 +627,13 @@ class TestChoice:
     def test_layers_per_token_is_at_least_one(self) -> None:
         with pytest.raises(ConfigError, match="layers_per_token is 0"):
             group_config(layers_per_token=0)
+
+    def test_a_gated_sae_in_bfloat16_is_refused_unless_saelens_can_train_it(self) -> None:
+        """Its loss multiplies what it is given with its weights, whatever dtypes they have."""
+        sae = sae_config("gated", dtype="bfloat16")
+        with pytest.raises(ConfigError, match="a gated SAE in bfloat16 needs autocast"):
+            settle(group_config(sae=sae))
+        settle(group_config(sae=sae, autocast=True))
 
     @pytest.mark.parametrize("architecture", SPARSE)
     def test_these_can_be_trained_with_it(self, architecture: str) -> None:

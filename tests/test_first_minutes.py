@@ -58,7 +58,17 @@ def shown_by(*commands: list[str], cwd: Path) -> list[tuple[int, str]]:
 
 
 def test_help_shows_without_importing_saelens(tmp_path: Path) -> None:
-    names = ["train", "plan", "cache", "evaluate", "publish", "demo", "plugins"]
+    names = [
+        "train",
+        "plan",
+        "cache",
+        "evaluate",
+        "refit",
+        "features",
+        "publish",
+        "demo",
+        "plugins",
+    ]
     for name, (status, shown) in zip(
         names, shown_by(*[[name, "--help"] for name in names], cwd=tmp_path)
     ):
@@ -88,7 +98,7 @@ def test_the_help_of_train_begins_with_what_is_needed_and_has_a_line_for_each_fl
     assert re.findall(r"^  (--\w+)", needed[0], re.MULTILINE) == [
         *("--layer_groups", "--model_name", "--hook_name", "--dataset_path")
     ]
-    assert len(topk[1].splitlines()) < 170
+    assert len(topk[1].splitlines()) < 180
     assert max(map(len, topk[1].splitlines()[1:])) <= 100
     assert "Config(" not in topk[1]
 
@@ -203,6 +213,10 @@ def test_settings_that_do_less_than_they_seem_to_are_told(
     shown = re.sub(r"\n +", " ", capsys.readouterr().out)
     assert "1 for 1 layer: 4; 4 groups of all layers are even:4" in shown
     assert "(dtype bfloat16 does nothing: use autocast_lm)" in shown
+    fast = ["--fast_step", "always", "--sae.dtype", "bfloat16", "--compile_sae", "True"]
+    assert main(["train", *args, *fast]) == 0
+    shown = re.sub(r"\n +", " ", capsys.readouterr().out)
+    assert "fast, the encoder in bfloat16 (sae.dtype); compile_sae compiles SAELens's own" in shown
 
 
 def test_measured_groups_are_announced_as_measured(

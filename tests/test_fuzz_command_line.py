@@ -41,6 +41,8 @@ _OWN_FLAGS = {
     "plan": ["--metric", "--max_cost", "--last_layer", "--time"],
     "cache": ["--cache_rows", "--cache_dtype", "--cached_activations_path"],
     "evaluate": ["--baseline", "--n_eval_batches", "--tasks", "--device", "--context_size"],
+    "refit": ["--output_path", "--refit_tokens", "--device", "--dataset_path"],
+    "features": ["--features", "--top", "--baseline", "--n_eval_batches", "--no_texts"],
     "publish": [
         "--private",
         "--revision",
@@ -86,7 +88,7 @@ def arguments_of(command: str) -> st.SearchStrategy[list[str]]:
     )
     return st.builds(
         lambda first, rest: [command, *first, *(word for piece in rest for word in piece)],
-        places if command in ("evaluate", "publish") else st.just([]),
+        places if command in ("evaluate", "features", "publish") else st.just([]),
         pieces,
     )
 

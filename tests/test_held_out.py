@@ -194,3 +194,15 @@ def test_a_run_may_be_resumed_in_the_middle_of_a_long_first_document(tmp_path: P
     with pytest.warns(UserWarning, match="starts over|training_tokens was 384"):
         suite = trained(Reader(), text, **changes | again, n_batches_in_buffer=8)
     assert suite.manifest.dataset_rows_read == 1
+
+
+def test_rows_that_were_trained_on_are_not_scored_without_a_word(tmp_path: Path) -> None:
+    path, model = write_text([30] * N_DOCUMENTS, tmp_path / "text"), Reader()
+    suite = trained(model, path)
+    rows = datasets.load_dataset("json", data_files=f"{path}/train.jsonl", split="train")
+    n_read = suite.manifest.rows_trained_on
+    assert n_read is not None
+    few = {"n_batches": 1, "batch_size_prompts": 2}
+    with pytest.warns(UserWarning, match=rf"first {n_read} rows .* give dataset.skip\({n_read}\)"):
+        suite.evaluate(model, rows, **few)
+    suite.evaluate(model, rows.skip(n_read), **few)  # a warning is an error in these tests

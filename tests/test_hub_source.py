@@ -19,9 +19,16 @@ from .processes import run
 OPEN = """
 import json, sys
 import sae_lens_groups
+from sae_lens.loading.pretrained_saes_directory import PretrainedSAELookup, get_pretrained_saes_directory
 from sae_lens_groups.errors import InitSourceError
 from sae_lens_groups.saved.open import named_by, open_saes, training_tokens_of
 from sae_lens_groups.evaluate.baseline import open_baseline
+ids = {f"layer_{layer}/k_4": f"blocks.{layer}.hook_resid_post" for layer in range(3)}
+get_pretrained_saes_directory()["our-release"] = PretrainedSAELookup(
+    release="our-release", repo_id="owner/suite", model="a", conversion_func=None,
+    saes_map={**ids, "layer_1/k_8": ids["layer_1/k_4"]}, expected_var_explained={}, expected_l0={},
+    neuronpedia_id={}, norm_scaling_factor={}, config_overrides=None,
+)
 answers = []
 for init_from in sys.argv[1:]:
     if init_from.startswith("--baseline="):
@@ -105,6 +112,31 @@ def test_a_baseline_is_found_in_the_same_places(hub_folder: Path, tmp_path: Path
     assert of_suite[0] == "owner/suite"
     assert list(of_suite[1]) == [f"blocks.{layer}.hook_resid_post" for layer in range(3)]
     assert of_sae == [place, {"blocks.1.hook_resid_post": of_source[3]}]
+
+
+def test_several_saes_of_a_release_that_saelens_knows_are_named_by_a_star(
+    hub_folder: Path, tmp_path: Path
+) -> None:
+    places = ["--baseline=owner/suite", "--baseline=our-release:layer_*/k_4", "our-release:*/k_4"]
+    suite, release, source = opened(hub_folder, tmp_path / "home", *places)
+    assert release == ["our-release:layer_*/k_4", suite[1]]  # layer by layer the same SAE
+    assert source[0] == ["0", "1", "2"]
+    again = opened(hub_folder, tmp_path / "home", *places[1:], HF_HUB_OFFLINE="1")
+    assert again == [release, source]
+
+
+def test_a_star_that_names_no_sae_or_two_of_a_layer_is_refused(
+    hub_folder: Path, tmp_path: Path
+) -> None:
+    two, none, unknown = opened(
+        hub_folder, tmp_path / "home", "our-release:*", "our-release:*/k_5", "owner/suite:*"
+    )
+    assert (
+        "'our-release:*' names two SAEs for blocks.1.hook_resid_post, layer_1/k_4 and layer_1/k_8"
+        in two
+    )
+    assert "'our-release' has no SAE '*/k_5'; it has layer_0/k_4, layer_1/k_4, layer_2/k_4" in none
+    assert "of a repository on the Hub name the whole, owner/repo, or one SAE" in unknown
 
 
 def test_a_groups_own_sae_is_not_taken_without_its_scaling(

@@ -45,11 +45,14 @@ def test_the_public_names_are_these() -> None:
         "SAESuite",
         "__version__",
         "cache_activations",
+        "collect_features",
         "evaluate_suite",
         "hookimpl",
         "measure_layer_distances",
         "plan_groups",
+        "refit_suite",
         "report_page",
+        "steer",
     ]
     for name in sae_lens_groups.__all__:
         assert getattr(sae_lens_groups, name) is not None
@@ -255,6 +258,7 @@ def test_every_flag_of_ours_is_in_the_readme() -> None:
         "max_activation_norm_multiple",
         "fast_step",
         "layer_alignment",
+        "refit_tokens",
         "init_from",
         "init_direction",
         "init_parameters",

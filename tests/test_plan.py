@@ -352,6 +352,19 @@ def test_flops_of_the_sparse_step_are_the_encoder_and_the_active_latents(
     assert cost.sae_step == 2 * D_IN * 256 + 4 * 2 * 4 * D_IN
 
 
+@pytest.mark.skipif("jumprelu" not in ARCHITECTURES, reason="not in this SAELens")
+def test_flops_of_jumprelu_are_those_of_the_dense_step_that_it_begins_with(tokens: Dataset) -> None:
+    auto, never = (
+        count_flops(
+            group_config(sae=sae_config("jumprelu", d_sae=256), fast_step=mode),
+            make_model(),
+            tokens,
+        )
+        for mode in ("auto", "never")
+    )
+    assert auto.sae_step == never.sae_step == 12 * D_IN * 256
+
+
 def test_counting_leaves_random_numbers_alone(tokens: Dataset, model: HookedTransformer) -> None:
     before = torch.get_rng_state()
     cfg = group_config()

@@ -47,6 +47,7 @@ def test_our_own_choices_are_registered_through_the_hooks() -> None:
         ("register_fast_steps", "batchtopk"),
         ("register_fast_steps", "jumprelu"),
         ("register_fast_steps", "matryoshka_batchtopk"),
+        ("register_fast_steps", "standard"),
         ("register_fast_steps", "topk"),
         ("register_layer_distances", "angular"),
         ("register_layer_distances", "cka"),

@@ -176,7 +176,7 @@ def test_a_suite_says_what_a_step_of_its_saes_costs(
     def no_room(_: Any) -> float:
         raise torch.OutOfMemoryError("another SAE")
 
-    monkeypatch.setattr("sae_lens_groups.train.run.flops_of_sae_step", no_room)
+    monkeypatch.setattr("sae_lens_groups.train.cost.flops_of_sae_step", no_room)
     again = GroupSAETrainingRunner(group_config(), tokens, model).run()
     assert again.manifest.sae_step_flops is None
     assert torch.equal(again.layer(0).W_dec, suite.layer(0).W_dec)

@@ -50,7 +50,7 @@ def folder(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "suite"))
 
 
-def published(folder: Path, **names: str) -> dict[str, Path | str]:
+def published(folder: Path, **names: Any) -> dict[str, Path | str]:
     return public_files(folder, SavedSuite(CheckedFolder(folder)).manifest, **names).contents
 
 

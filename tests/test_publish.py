@@ -539,6 +539,26 @@ def test_no_local_path_is_published(server: Hub, ours: Client, suite_folder: Pat
         assert settings["dataset_path"].encode() not in content, path
 
 
+def test_the_page_of_features_is_published_where_it_is_asked_for(
+    server: Hub, ours: Client, suite_folder: Path, model: HookedTransformer
+) -> None:
+    refused = ours.command("publish", suite_folder, "owner/suite", "--features")
+    assert "write it with `sae-lens-groups features`" in refused.error
+    few: dict[str, Any] = {"features": "0-9", "n_batches": 1, "batch_size_prompts": 4}
+    SAESuite.load(suite_folder).features(model, make_tokens(seed=5), **few)
+    (suite_folder / "features" / "data" / "mine.js").write_text("nobody's but mine")
+    written = {f"features/data/{name}.js" for name in ("suite", "tokens", "layers_0-2", "layers_3")}
+    written |= {"features/data/layers_0-2-0.js", "features/data/layers_3-0.js"}
+    written |= {"features/index.html", "features/features.csv"}
+    for flags, expected in (((), set()), (("--features",), written), ((), set())):
+        shown = ours.command("publish", suite_folder, "owner/suite", *flags)
+        assert shown.status == 0, shown.err
+        assert ("With the page of features, 0." in shown.out) == bool(expected)
+        contents = server.repositories["owner/suite"].contents()
+        assert {path for path in contents if path.startswith("features/")} == expected
+        assert ("[`features`](features)" in contents["README.md"].decode()) == bool(expected)
+
+
 def test_a_suite_without_an_evaluation_says_so(
     server: Hub, ours: Client, suite_folder: Path
 ) -> None:

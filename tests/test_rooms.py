@@ -12,13 +12,16 @@ PACKAGE = Path(__file__).parent.parent / "sae_lens_groups"
 ORDER = [
     *("_version", "errors", "hookspecs", "plugins", "layers"),
     *("files", "scaling", "field_values", "config", "activations", "plan", "saved", "publish"),
-    *("suite", "transfer", "evaluate", "train", "__init__", "demo", "cli", "__main__"),
+    *("suite", "transfer", "evaluate", "features", "train", "__init__", "demo", "cli", "__main__"),
 ]
 """Ground first: a room imports only what stands before it."""
-STEPS = {"publish", "transfer", "evaluate", "train"}
-ALLOWED_BETWEEN_STEPS = {("train", "transfer")}
+STEPS = {"publish", "transfer", "evaluate", "features", "train"}
+ALLOWED_BETWEEN_STEPS = {("train", "transfer"), ("features", "evaluate")}
 # Methods of the noun open the step of the same name when they are called: `suite.evaluate`.
-OPENED_WHEN_CALLED = {("suite", "evaluate", "evaluate_suite")}
+OPENED_WHEN_CALLED = {
+    ("suite", "evaluate", "evaluate_suite"),
+    ("suite", "features", "collect_features"),
+}
 MOST_FOLDERS, MOST_FILES = 12, 10
 LONGEST_FUNCTION, LONGEST_FILE = 40, 350
 # One name in several modules: a hook and what implements it, and a program's start.

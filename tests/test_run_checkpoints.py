@@ -123,9 +123,9 @@ def test_the_newest_and_the_best_are_kept(
     assert names_in(tmp_path / "all") == ["160", "320", "480", "640", "800", "960"]
     best_of = {320: 0.9, 160: 0.5}
 
-    def facts(self: Any) -> Any:
+    def facts(self: Any, points: Any) -> Any:
         n = self.n_training_samples
-        return type(real(self))(training_tokens=n, explained_variance=best_of.get(n, 0.1))
+        return type(real(self, points))(training_tokens=n, explained_variance=best_of.get(n, 0.1))
 
     from sae_lens_groups.train.group_trainer import GroupTrainer
 
@@ -494,7 +494,7 @@ def test_a_second_signal_ends_at_once_and_breaks_nothing(
     from sae_lens_groups.files import checksums
     from sae_lens_groups.train import group_trainer as trainer
 
-    def interrupted_write(folder: Path) -> None:
+    def interrupted_write(folder: Path, **_: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         checksums.write_checksums(folder)
 

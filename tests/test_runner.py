@@ -471,7 +471,7 @@ def test_wandb_gets_saelens_keys_per_group_and_metrics_per_layer(
         return run
 
     monkeypatch.setattr(wandb, "init", start_and_listen)
-    train(
+    suite = train(
         model,
         tokens,
         logger=LoggingConfig(wandb_log_frequency=5, eval_every_n_wandb_logs=2),
@@ -504,6 +504,10 @@ def test_wandb_gets_saelens_keys_per_group_and_metrics_per_layer(
         assert f"{group}/layer_{layer}/reconstruction_quality" in logged
     names = {artifact.name for artifact in artifacts}
     assert f"sae_tiny_blocks.1.hook_resid_post_{D_SAE}" in names  # the group's middle layer
+    # Evals take nothing from what is trained on.
+    plain = train(model, tokens, feature_sampling_window=10)
+    for group in suite.groups:
+        assert torch.equal(suite.group(group).W_dec, plain.group(group).W_dec)
 
 
 def test_in_training_evals_see_each_layer_at_its_own_scale(tokens: Dataset) -> None:
@@ -525,7 +529,6 @@ def test_in_training_evals_see_each_layer_at_its_own_scale(tokens: Dataset) -> N
         def fit_and_evaluate() -> Any:
             result = fit()
             assert trainer.evaluator is not None
-            seen["before"] = runner.activations_store.n_dataset_processed
             seen.update(
                 trainer.evaluator(
                     saes=trainer.saes,
@@ -541,11 +544,9 @@ def test_in_training_evals_see_each_layer_at_its_own_scale(tokens: Dataset) -> N
 
     runner._trainer = evaluating  # type: ignore[method-assign]
     suite = runner.run()
-    # The store counts a row once it asks for the next one.
-    rest = tokens.select(range(seen["before"] + 1, len(tokens)))
     for layer, group in ((0, "layers_0-2"), (2, "layers_0-2"), (3, "layers_3")):
         store = ActivationsStore.from_sae(
-            model, suite.layer(layer), rest, store_batch_size_prompts=4
+            model, suite.layer(layer), tokens, store_batch_size_prompts=4
         )
         config = EvalConfig(
             n_eval_reconstruction_batches=10,

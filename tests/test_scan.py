@@ -310,7 +310,7 @@ def test_the_library_that_draws_is_no_private_text_in_any_version() -> None:
     require_nothing_private({"a.html": f"<script>{of_another_version}</script>"}, repo_id=REPO_ID)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.floats(0, 1), st.sampled_from([" /home/alfred/x ", f" {TOKEN} ", " alice "]))
 @example(0.999, " alice ")
 def test_what_was_put_anywhere_into_a_page_is_found(position: float, private: str) -> None:

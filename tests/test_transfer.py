@@ -698,7 +698,7 @@ def configure_and_start(tokens: Dataset, changes: dict[str, Any]) -> None:
         (
             "nobody:layer_3",
             {},
-            "SAELens finds no SAE 'layer_3' in 'nobody': Release nobody not found",
+            "SAELens knows no release 'nobody' to find 'layer_3' in",
         ),
         ("nobody/nothing:layer_3", {}, "SAELens finds no SAE 'layer_3' in 'nobody/nothing'"),
     ],

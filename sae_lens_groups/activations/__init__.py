@@ -1,6 +1,6 @@
 """Text in, rows out: the language model, its hooks, the draw of layers, the shuffle buffer."""
 
-from sae_lens_groups.activations.batches import BatchStream, TrainingBatches
+from sae_lens_groups.activations.batches import BatchStream, RowSource, TrainingBatches
 from sae_lens_groups.activations.dataset import (
     CountedRows,
     DatasetId,
@@ -21,7 +21,7 @@ from sae_lens_groups.activations.fit import (
     width_before_loading,
 )
 from sae_lens_groups.activations.flops import flops_of
-from sae_lens_groups.activations.hooks import Site, taking_flat_heads
+from sae_lens_groups.activations.hooks import Site, run_to_last_hook, taking_flat_heads
 from sae_lens_groups.activations.model import (
     compile_if_asked,
     load_hooked_model,
@@ -37,11 +37,12 @@ from sae_lens_groups.activations.norms import (
 )
 from sae_lens_groups.activations.pair_moments import moments_of_pairs, pairs_with_middle_layers
 from sae_lens_groups.activations.remote_code import require_no_remote_code, without_remote_code
-from sae_lens_groups.activations.shuffle_buffer import GroupBatch, n_batches_to_serve
-from sae_lens_groups.activations.store import GroupActivationsStore
+from sae_lens_groups.activations.shuffle_buffer import GroupBatch, ShuffleBuffer, n_batches_to_serve
+from sae_lens_groups.activations.store import ROWS_READ, GroupActivationsStore
 from sae_lens_groups.activations.token_store import TokenStore
 
 __all__ = [
+    "ROWS_READ",
     "USUAL_MULTIPLE",
     "ActivationNorms",
     "BatchStream",
@@ -51,6 +52,8 @@ __all__ = [
     "GroupBatch",
     "LayerNorms",
     "RowSink",
+    "RowSource",
+    "ShuffleBuffer",
     "Site",
     "TokenStore",
     "TrainingBatches",
@@ -76,6 +79,7 @@ __all__ = [
     "require_usable_first_row",
     "require_usable_rows",
     "require_width",
+    "run_to_last_hook",
     "taking_flat_heads",
     "width_at",
     "width_before_loading",

@@ -2,8 +2,9 @@
 
 import collections
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from sae_lens.constants import ACTIVATIONS_STORE_STATE_FILENAME
@@ -11,12 +12,37 @@ from sae_lens.training.prefetch import PrefetchingIterator
 from safetensors.torch import load_file, save_file
 
 from sae_lens_groups import files
-from sae_lens_groups.activations.shuffle_buffer import GroupBatch
-from sae_lens_groups.activations.store import GroupActivationsStore
+from sae_lens_groups.activations.shuffle_buffer import GroupBatch, ShuffleBuffer
 from sae_lens_groups.errors import GroupSAEError, TrainingError, in_one_line
+from sae_lens_groups.layers import LayerGroup
 
 _SHUFFLE, _N_SERVING = "shuffle", "n_serving"
 _ROWS, _POSITIONS = "rows", "positions"
+
+
+class RowSource(Protocol):
+    """What gives drawn rows: a `GroupActivationsStore`, or several processes with one each."""
+
+    groups: tuple[LayerGroup, ...]
+    """Whose rows it gives."""
+    device: torch.device
+    """Where."""
+
+    def shuffle_buffer(self, generator: torch.Generator | None = None) -> ShuffleBuffer:
+        """An empty buffer for them."""
+        ...
+
+    def fill(self, sink: ShuffleBuffer) -> Generator[None, None, None]:
+        """Writes one LM batch after another into a buffer, as often as it is asked to."""
+        ...
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Where it is; empty where another process keeps that."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Goes on where `state_dict` was called."""
+        ...
 
 
 class BatchStream(Iterator[dict[str, GroupBatch]]):
@@ -26,7 +52,7 @@ class BatchStream(Iterator[dict[str, GroupBatch]]):
     nothing but what `save` writes.
 
     Args:
-        store: gives the rows.
+        store: gives the rows, as a `GroupActivationsStore` does.
         rng_state: where the permutations start, as `torch.get_rng_state` gives it; torch's own
             state where it is None. They have a generator of their own, so that what else draws
             random numbers in the process changes nothing.
@@ -36,7 +62,7 @@ class BatchStream(Iterator[dict[str, GroupBatch]]):
             that holds NaN or infinity. No such row is served, and `save` still works.
     """
 
-    def __init__(self, store: GroupActivationsStore, rng_state: torch.Tensor | None = None) -> None:
+    def __init__(self, store: RowSource, rng_state: torch.Tensor | None = None) -> None:
         self.store = store
         self._shuffle = torch.Generator()
         self._shuffle.set_state(torch.get_rng_state() if rng_state is None else rng_state)
@@ -73,13 +99,15 @@ class BatchStream(Iterator[dict[str, GroupBatch]]):
             state = self.store.state_dict()
         else:
             self.buffer.cancel_reservation()
+        has_place = bool(state)  # it is one process's to keep
         n_ahead = sum(len(next(iter(batch.values())).rows_BD) for batch in ahead)
         state = {
             **state,
             _SHUFFLE: self._shuffle.get_state(),
             _N_SERVING: torch.tensor(n_ahead + self.buffer.n_serving),
         }
-        save_file(state, checkpoint / ACTIVATIONS_STORE_STATE_FILENAME)
+        if has_place:
+            save_file(state, checkpoint / ACTIVATIONS_STORE_STATE_FILENAME)
         for group in self.buffer.groups:  # one after the other, as each is a copy of its rows
             parts = [*(batch[group] for batch in ahead), self.buffer.rows_of(group)]
             rows = {
@@ -99,7 +127,9 @@ class BatchStream(Iterator[dict[str, GroupBatch]]):
             group: GroupBatch(tensors[_ROWS], tensors[_POSITIONS]).to(self.store.device)
             for group, tensors in saved.items()
         }
-        self.buffer.restore(rows, int(state[_N_SERVING]))
+        any_buffer = next(checkpoint.glob(f"*/{files.SHUFFLE_BUFFER}"))
+        (n_rows,), _ = files.tensors_in(any_buffer)[_POSITIONS]  # of every group
+        self.buffer.restore(rows, int(state[_N_SERVING]), n_rows)
 
 
 class TrainingBatches(Iterator[dict[str, GroupBatch]]):
@@ -119,6 +149,11 @@ class TrainingBatches(Iterator[dict[str, GroupBatch]]):
         batch = next(self._prefetcher or self._made)
         self._made.unused.popleft()
         return batch
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether the next one takes an LM batch first."""
+        return not self._made.unused and not self._stream.buffer.n_serving
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

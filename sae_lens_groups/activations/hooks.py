@@ -58,11 +58,16 @@ class Site:
     hook_name: str
     head_index: int | None
 
+    @property
+    def has_heads(self) -> bool:
+        """Whether the hook's activation has an axis of heads."""
+        return any(name in self.hook_name for name in _HOOKS_WITH_HEADS)
+
     def rows(self, acts: torch.Tensor) -> torch.Tensor:
         """The SAE's input (S, T, D), from the hook's activation (S, T, D) or (S, T, H, D / H)."""
         if self.head_index is not None:
             return acts[:, :, self.head_index]
-        if any(name in self.hook_name for name in _HOOKS_WITH_HEADS):
+        if self.has_heads:
             return acts.flatten(-2, -1)
         return acts
 

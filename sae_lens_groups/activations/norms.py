@@ -19,7 +19,7 @@ from transformer_lens import HookedRootModule
 
 from sae_lens_groups import files
 from sae_lens_groups.activations.dataset import CountedRows
-from sae_lens_groups.activations.store import GroupActivationsStore
+from sae_lens_groups.activations.store import GroupActivationsStore, norms_of
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.layers import HookTemplate, LayerGroup, in_words
 
@@ -163,8 +163,10 @@ def _read(
             batch_tokens = store.get_batch_tokens(raise_at_epoch_end=True)
         except StopIteration:
             break
-        for hook_name, norm_B in store.norms(batch_tokens).items():
-            norms[hook_name].append(norm_B)
+        store.capture(
+            batch_tokens,
+            lambda name, acts: norms[name].append(norms_of(acts.reshape(-1, store.d_in)).cpu()),
+        )
         token_ids.append(store.trained_tokens(batch_tokens).cpu())
     n_positions = store.training_context_size
     token_ids_PT = torch.cat([torch.empty(0, n_positions, dtype=torch.long), *token_ids])

@@ -65,14 +65,20 @@ class ShuffleBuffer:
         self._order = torch.cat([self._order, self._reserved])
         return self._reserved
 
-    def write(self, group: str, slot_N: torch.Tensor, rows_ND: torch.Tensor, position: int) -> None:
-        """Puts rows of one of a group's layers into reserved slots."""
+    def write(
+        self,
+        group: str,
+        slot_N: torch.Tensor,
+        rows_ND: torch.Tensor,
+        position: int | torch.Tensor,
+    ) -> None:
+        """Puts rows of one of a group's layers, or of several (N,), into reserved slots."""
         if group not in self._batches:
             self._allocate(group, rows_ND)
         rows, positions = self._batches[group]
         slot_N = slot_N.to(rows.device)
         rows.index_copy_(0, slot_N, rows_ND)
-        positions.index_fill_(0, slot_N, position)
+        positions[slot_N] = position
 
     def release(self, slot_N: torch.Tensor) -> None:
         """Gives back slots of the last reservation; the other rows keep their order."""
@@ -132,12 +138,11 @@ class ShuffleBuffer:
         """All rows that a group still has to be served: first the chosen ones, then the others."""
         return self._read(group, torch.cat([self._serving, self._order]))
 
-    def restore(self, rows: dict[str, GroupBatch], n_serving: int) -> None:
+    def restore(self, rows: dict[str, GroupBatch], n_serving: int, n_rows: int) -> None:
         """Takes over what `rows_of` gave for each group, in place of what it holds.
 
-        Rows of a larger buffer that this one has no room for are left out.
+        Each gave `n_rows`. Rows of a larger buffer that this one has no room for are left out.
         """
-        n_rows = len(next(iter(rows.values())).rows_BD)
         n_serving -= n_serving % self.batch_size  # of a run with other batches
         if n_rows - n_serving > self._n_left:
             n_serving = min(

@@ -9,7 +9,6 @@ from typing import Any, Self
 
 import torch
 from sae_lens.config import HfDataset
-from sae_lens.util import get_special_token_ids
 from tqdm.auto import tqdm
 from transformer_lens import HookedRootModule
 from typing_extensions import override
@@ -19,12 +18,12 @@ from sae_lens_groups.activations.draw import RowSink, draw_generator, draw_posit
 from sae_lens_groups.activations.fit import require_positions, widths_at
 from sae_lens_groups.activations.hooks import run_to_last_hook
 from sae_lens_groups.activations.shuffle_buffer import ShuffleBuffer
-from sae_lens_groups.activations.token_store import TokenStore
+from sae_lens_groups.activations.token_store import TokenStore, excluded_tokens
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError, NonFiniteActivationsError
 from sae_lens_groups.layers import HookTemplate, LayerGroup
 
-_LIMIT, _ROWS_READ = "norm_limit.", "rows_read"
+_LIMIT, ROWS_READ = "norm_limit.", "rows_read"
 
 
 class GroupActivationsStore(TokenStore):
@@ -85,7 +84,7 @@ class GroupActivationsStore(TokenStore):
             autocast_lm=cfg.autocast_lm,
             dataset_trust_remote_code=cfg.dataset_trust_remote_code,
             seqpos_slice=cfg.seqpos_slice,
-            exclude_special_tokens=_excluded_tokens(cfg.exclude_special_tokens, model, device),
+            exclude_special_tokens=excluded_tokens(cfg.exclude_special_tokens, model, device),
             disable_concat_sequences=cfg.disable_concat_sequences,
             sequence_separator_token=cfg.sequence_separator_token,
             activations_mixing_fraction=cfg.activations_mixing_fraction,
@@ -147,6 +146,19 @@ class GroupActivationsStore(TokenStore):
             self.write_drawn(batch_tokens, sink)
             yield
 
+    def pass_over(self, n_tokens: int) -> None:
+        """Leaves the draws as drawing from an LM batch with so many tokens to train on does."""
+        self._draw(n_tokens)
+
+    def _draw(self, n_tokens: int) -> dict[str, torch.Tensor]:
+        """The positions (N,) of the layers drawn from each group."""
+        return {
+            group.name: draw_positions(
+                len(group), n_tokens, self._layers_per_token, self._draws[group.name]
+            ).flatten()
+            for group in self.groups
+        }
+
     def layer_rows(self, n_tokens: int, description: str) -> Iterator[list[torch.Tensor]]:
         """Per LM batch, (B, D) of every layer of every group, lowest first, without a draw.
 
@@ -159,7 +171,7 @@ class GroupActivationsStore(TokenStore):
         ) as bar:
             while n_read < n_tokens:
                 try:
-                    batch_tokens = self.get_batch_tokens(raise_at_epoch_end=True)
+                    batch_tokens = self.next_tokens(raise_at_epoch_end=True)
                 except StopIteration:
                     return
                 rows_LBD = self._layer_rows_of(batch_tokens)
@@ -186,7 +198,7 @@ class GroupActivationsStore(TokenStore):
         return kept_B[~_any(is_outlier)[kept_B.cpu()].to(kept_B.device)]
 
     def _is_outlier(self, hook_name: str, acts_BD: torch.Tensor) -> torch.Tensor:
-        return _norms(acts_BD) > self._norm_limits.get(hook_name, torch.inf)
+        return norms_of(acts_BD) > self._norm_limits.get(hook_name, torch.inf)
 
     def write_drawn(self, batch_tokens: torch.Tensor, sink: RowSink) -> None:
         """Draws rows from every layer of an LM batch and writes them into a buffer.
@@ -197,12 +209,7 @@ class GroupActivationsStore(TokenStore):
         kept_B = self.kept_positions(batch_tokens).cpu()
         is_outlier: list[torch.Tensor] = []
         slot_N = sink.reserve(len(kept_B) * self._layers_per_token)
-        drawn = {
-            group.name: draw_positions(
-                len(group), len(kept_B), self._layers_per_token, self._draws[group.name]
-            ).flatten()
-            for group in self.groups
-        }
+        drawn = self._draw(len(kept_B))
         is_finite: dict[str, torch.Tensor] = {}
 
         def take(hook_name: str, acts: torch.Tensor) -> None:
@@ -266,16 +273,6 @@ class GroupActivationsStore(TokenStore):
         self.capture(batch_tokens, take)
         return layers
 
-    def norms(self, batch_tokens: torch.Tensor) -> dict[str, torch.Tensor]:
-        """One LM pass: hook name -> the norms (B,) of all activations, on the CPU."""
-        norms: dict[str, torch.Tensor] = {}
-
-        def take(hook_name: str, acts: torch.Tensor) -> None:
-            norms[hook_name] = _norms(acts.reshape(-1, self.d_in)).cpu()
-
-        self.capture(batch_tokens, take)
-        return norms
-
     def _require_width(self) -> None:
         widths = widths_at(self.model, self.places, self.hook_head_index, self.model_kwargs)
         if len(set(widths.values())) > 1:
@@ -310,19 +307,23 @@ class GroupActivationsStore(TokenStore):
     @override
     def state_dict(self) -> dict[str, torch.Tensor]:
         """How much of the dataset was read, this time round and in all, and the draws."""
-        draws = {f"draws.{name}": draw.get_state() for name, draw in self._draws.items()}
         limits = {
             _LIMIT + name: torch.tensor(n, dtype=torch.double)
             for name, n in self._norm_limits.items()
         }
         rows_read = torch.tensor(self.rows.n_read)
-        return {**super().state_dict(), **draws, **limits, _ROWS_READ: rows_read}
+        draws = self.state_of_draws()
+        return {**super().state_dict(), **draws, **limits, ROWS_READ: rows_read}
+
+    def state_of_draws(self) -> dict[str, torch.Tensor]:
+        """The part of `state_dict` that drawing changes."""
+        return {f"draws.{name}": draw.get_state() for name, draw in self._draws.items()}
 
     @override
     def load_counts(self, state: Mapping[str, torch.Tensor]) -> None:
         """Goes on with the draws and the limits of a checkpoint, and its count of rows."""
         super().load_counts(state)
-        n_read = int(state.get(_ROWS_READ, self.n_dataset_processed + 1))  # of before 0.10
+        n_read = int(state.get(ROWS_READ, self.n_dataset_processed + 1))  # of before 0.10
         self.rows.n_read = max(n_read, self.rows.n_read)
         self._norm_limits = {
             name: float(state[_LIMIT + name]) for name in self.places if _LIMIT + name in state
@@ -331,20 +332,11 @@ class GroupActivationsStore(TokenStore):
             draw.set_state(state[f"draws.{name}"])
 
 
-def _norms(acts_BD: torch.Tensor) -> torch.Tensor:
+def norms_of(acts_BD: torch.Tensor) -> torch.Tensor:
+    """The norm (B,) of each row."""
     return acts_BD.float().norm(dim=-1)
 
 
 def _any(of_layers: list[torch.Tensor]) -> torch.Tensor:
     """Whether any layer says so, of each token, on the CPU."""
     return torch.stack([of_layer_B.cpu() for of_layer_B in of_layers]).any(dim=0)
-
-
-def _excluded_tokens(
-    setting: bool | list[int], model: HookedRootModule, device: torch.device
-) -> torch.Tensor | None:
-    """The token ids that SAELens's `exclude_special_tokens` setting means."""
-    if setting is False:
-        return None
-    ids = get_special_token_ids(model.tokenizer) if setting is True else setting  # type: ignore[arg-type]
-    return torch.tensor(ids, dtype=torch.long, device=device)

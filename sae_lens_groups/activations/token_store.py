@@ -1,13 +1,16 @@
 """The tokens of a dataset, LM batch by LM batch, and how far they were read."""
 
+import contextlib
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from sae_lens import ActivationsStore
+from sae_lens.util import get_special_token_ids
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
+from transformer_lens import HookedRootModule
 from typing_extensions import override
 
 from sae_lens_groups.activations.model import d_vocab
@@ -28,6 +31,30 @@ class TokenStore(ActivationsStore):
     def buffer_size(self) -> int:
         """Rows per group in the shuffle buffer."""
         return self.n_batches_in_buffer * self.training_context_size
+
+    @property
+    def shape_of_lm_batch(self) -> tuple[int, int]:
+        """Prompts, and tokens of each."""
+        return self.store_batch_size_prompts, self.context_size
+
+    @property
+    def device_of_tokens(self) -> torch.device:
+        """Where the language model takes them."""
+        return next(self.model.parameters()).device
+
+    @property
+    def place(self) -> int:
+        """Where in the dataset it is, by which `standing_at` finds an LM batch again."""
+        return self.n_dataset_processed
+
+    @contextlib.contextmanager
+    def standing_at(self, place: int) -> Iterator[None]:
+        """For the block where it, or one of the same dataset, was behind an LM batch."""
+        here, self.n_dataset_processed = self.n_dataset_processed, place
+        try:
+            yield
+        finally:
+            self.n_dataset_processed = here
 
     def next_tokens(self, raise_at_epoch_end: bool = False) -> torch.Tensor:
         """The next LM batch of tokens, (prompts, context), as `get_batch_tokens` gives it."""
@@ -174,3 +201,13 @@ class _Counted(Iterator[torch.Tensor]):
     def _bad_row(self, what: str) -> DatasetError:
         row = self._store.n_dataset_processed + 1
         return DatasetError(f"row {row:,} of the dataset {what}")
+
+
+def excluded_tokens(
+    setting: bool | list[int], model: HookedRootModule, device: torch.device
+) -> torch.Tensor | None:
+    """The token ids that SAELens's `exclude_special_tokens` setting means."""
+    if setting is False:
+        return None
+    ids = get_special_token_ids(model.tokenizer) if setting is True else setting  # type: ignore[arg-type]
+    return torch.tensor(ids, dtype=torch.long, device=device)

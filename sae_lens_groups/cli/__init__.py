@@ -1,14 +1,15 @@
 """The command `sae-lens-groups`."""
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from sae_lens_groups._version import __version__
-from sae_lens_groups.errors import GroupSAEError, TrainingInterrupted
+from sae_lens_groups.errors import ConfigError, GroupSAEError, TrainingInterrupted
 
 USAGE_ERROR = 2
 _COMMANDS = {
@@ -16,6 +17,8 @@ _COMMANDS = {
     "cache": "store a model's activations at all layers, for many training runs",
     "train": "train an SAE per group of layers (every flag of SAELens's training command, and --layer_groups)",
     "evaluate": "score every layer of a suite, compare it with a baseline, and show both on a page",
+    "refit": "give every layer of a suite a decoder of its own, by least squares on a few tokens",
+    "features": "show what a suite's features fire on, on every layer, with their text on a page",
     "publish": "put a suite on the Hugging Face Hub, where plain SAELens loads every layer",
     "demo": "train a suite on the model that ships with the package, offline, in about a minute",
     "plugins": "list the registered partitions, distances and alignments, and by which package",
@@ -38,24 +41,57 @@ def main(args: Sequence[str] | None = None) -> int:
         commands.add_parser(name, help=text, description=text, add_help=False)
     chosen, rest = parser.parse_known_args(args[:1])
     assert not rest
-    if "tqdm" not in sys.modules and not sys.stderr.isatty():  # which reads this when imported
+    if "tqdm" not in sys.modules and not (
+        sys.stderr.isatty() and _is_heard()
+    ):  # which reads this when imported
         # In a log a bar would leave a line for each of its states.
         os.environ.setdefault("TQDM_DISABLE", "1")
     # Each command reads its own flags, so that starting one does not import what the others need.
     format_before, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
-        return _command(chosen.command)(args[1:])
+        with contextlib.nullcontext() if _is_heard() else _in_silence():
+            _require_one_process(chosen.command)
+            return _command(chosen.command)(args[1:])
     except GroupSAEError as error:
-        print(f"sae-lens-groups {chosen.command}: error: {error}", file=sys.stderr)
+        if _is_heard():
+            print(f"sae-lens-groups {chosen.command}: error: {error}", file=sys.stderr)
         return USAGE_ERROR
     except TrainingInterrupted as interruption:
-        print(f"\n{interruption}", file=sys.stderr)
+        if _is_heard():
+            print(f"\n{interruption}", file=sys.stderr)
         return 128 + interruption.signal_number
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     finally:
         warnings.formatwarning = format_before
+
+
+def _n_processes() -> int:
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def _is_heard() -> bool:
+    """Whether it speaks to the user: of several processes the first one does."""
+    return _n_processes() == 1 or os.environ.get("RANK", "0") == "0"
+
+
+@contextlib.contextmanager
+def _in_silence() -> Iterator[None]:
+    with (
+        open(os.devnull, "w") as nowhere,  # noqa: PTH123
+        contextlib.redirect_stdout(nowhere),
+        warnings.catch_warnings(action="ignore"),
+    ):
+        yield
+
+
+def _require_one_process(command: str) -> None:
+    if _n_processes() > 1 and command != "train":
+        raise ConfigError(
+            f"{_n_processes()} processes were started (WORLD_SIZE), and only train is shared by "
+            "several; run it without torchrun"
+        )
 
 
 def _one_line(message: Warning | str, *_: object) -> str:

@@ -66,6 +66,8 @@ def announce(line: CommandLine | None = None) -> None:
     """
     if "tqdm" in sys.modules:  # which reads its settings when it is imported
         return
+    if os.environ.get("RANK", "0") != "0":  # the first of several processes says it
+        return
     if line is not None and "--noverbose" in line.flags:
         os.environ.setdefault("TQDM_DISABLE", "1")
     else:

@@ -28,35 +28,41 @@ def _parser() -> argparse.ArgumentParser:
         "--baseline",
         metavar="SUITE_OR_SAELENS_FOLDER",
         help="another suite, the folder of a SAELens SAE or one that holds several, or on the Hub "
-        "owner/repo or release:sae_id: layers that both have are compared on the same tokens",
+        "owner/repo or release:sae_id (with * for several layers): layers that both have are compared on the same tokens",
     )
-    text = "other text, on the Hub or in a folder (default: rows that training has not read)"
-    parser.add_argument("--dataset_path", help=text)
-    parser.add_argument("--model_name", help="default: the model that the suite was trained on")
-    parser.add_argument("--model_class_name", help="default: as in training")
-    parser.add_argument("--context_size", type=positive_number, help="default: as in training")
-    for flag, default, what in (
-        ("--n_eval_batches", 8, "LM batches"),
-        ("--eval_batch_size_prompts", 16, "prompts per LM batch"),
-    ):
-        shown = f"{what} (default: {default})"
-        parser.add_argument(flag, type=positive_number, default=default, help=shown)
+    add_text_flags(parser, n_batches=8)
     parser.add_argument(
         "--tasks",
         default="none",
         help="circuit tasks to measure faithfulness on: all, none (default), or some of "
         "closing_bracket, greater_than, ioi, subject_verb, with commas",
     )
+    add_model_flags(parser)
+    return parser
+
+
+def add_text_flags(parser: argparse.ArgumentParser, n_batches: int) -> None:
+    """The flags that say which text a command reads, and how much of it."""
+    text = "other text, on the Hub or in a folder (default: rows that training has not read)"
+    parser.add_argument("--dataset_path", help=text)
+    parser.add_argument("--context_size", type=positive_number, help="default: as in training")
+    for flag, default, what in (
+        ("--n_eval_batches", n_batches, "LM batches"),
+        ("--eval_batch_size_prompts", 16, "prompts per LM batch"),
+    ):
+        shown = f"{what} (default: {default})"
+        parser.add_argument(flag, type=positive_number, default=default, help=shown)
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that say which language model a command runs on a suite's text, and how."""
+    parser.add_argument("--model_name", help="default: the model that the suite was trained on")
+    parser.add_argument("--model_class_name", help="default: as in training")
     parser.add_argument(
         "--trust_remote_code",
         action="store_true",
         help="run code that comes with the model or the dataset; never because the suite says so",
     )
-    _add_precision(parser)
-    return parser
-
-
-def _add_precision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="default: cpu")
     parser.add_argument(
         "--autocast_lm",

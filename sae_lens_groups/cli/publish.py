@@ -46,6 +46,7 @@ def _carry_out(flags: argparse.Namespace) -> None:
         dataset_name=flags.dataset_name,
         license=flags.license,
         allow=flags.allow,
+        features=flags.features,
     )
     suite = SAESuite.load(flags.suite)
     if flags.dry_run or flags.yaml:
@@ -93,6 +94,10 @@ def _publish(suite: "SAESuite", repo_id: str, options: "PublishOptions") -> None
     groups = counted(len(suite.groups), "group")
     print(f"Publishing {counted(len(suite), 'layer')} in {groups} to {repo_id} ...", flush=True)
     with suite.whole_folder("publishing") as folder:
+        if options.features:
+            page = [*(folder / files.FEATURES_FOLDER).rglob("*.*")]
+            size = sum(map(_size, page)) / 2**20
+            print(f"With the page of features, {size:.1f} MiB, and the dataset's texts on it.")
         published = publish_suite_folder(folder, suite.manifest, repo_id, options)
     if not published.is_changed:
         print(f"Unchanged: {published.url} holds exactly this already, and no commit was made.")
@@ -127,6 +132,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--token",
         help="default: HF_TOKEN, or that of `hf auth login`; others see a command's flags",
+    )
+    parser.add_argument(
+        "--features",
+        action="store_true",
+        help="publish the page of features too, with the texts of the dataset that it shows",
     )
     parser.add_argument("--create_pr", action="store_true", help="propose it as a pull request")
     _add_said(parser)

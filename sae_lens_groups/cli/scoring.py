@@ -5,11 +5,10 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from datasets import IterableDataset
-from sae_lens import SAE
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups import files
@@ -48,11 +47,10 @@ def score_suite(flags: argparse.Namespace, args: Sequence[str]) -> int:
     suite = SAESuite.load(flags.suite, flags.device)
     folder = suite.require_folder()
     files.require_writable(folder, "the suite")
-    any_sae = next(iter(suite.values()))
     with as_mistakes():
         baseline = None if flags.baseline is None else open_baseline(flags.baseline, flags.device)
-        text = _text(flags, suite, any_sae, baseline)
-        model = _model(flags, suite, any_sae, baseline)
+        text = suite_text(flags, suite, baseline)
+        model = model_of_suite(flags, suite, baseline)
         require_usable_rows(text.path, text.rows, model)
         evaluation = evaluate_suite(
             suite,
@@ -84,7 +82,7 @@ def _task_names(given: str) -> list[str]:
     return [task_named(name).name for name in names]
 
 
-class _Text(NamedTuple):
+class Text(NamedTuple):
     """What is evaluated on; its path is where it was opened, None for what comes with Python."""
 
     name: str
@@ -92,28 +90,48 @@ class _Text(NamedTuple):
     rows: IterableDataset
 
 
-def _text(
-    flags: argparse.Namespace, suite: SAESuite, any_sae: SAE[Any], baseline: Baseline | None
-) -> _Text:
-    """The text that is asked for; of the suite's own, only what training has not read."""
-    settings = suite.runner_cfg or {}
-    own_path = settings.get("dataset_path") or any_sae.cfg.metadata.dataset_path
-    path = flags.dataset_path or own_path
+def opened_text(
+    flags: argparse.Namespace,
+    suite: SAESuite,
+    of_demo: Literal["train", "held_out"],
+    context_size: int | None = None,
+) -> Text:
+    """The text that is asked for, or that of the training, from its first row; of the demo's a part."""
+    path = flags.dataset_path or _own_path(suite)
     if path == DATASET_NAME:
-        context_size = flags.context_size or int(any_sae.cfg.metadata.context_size)
-        return _Text(path, None, as_stream(stdlib_tokens("held_out", context_size)))
+        context_size = context_size or int(_metadata(suite).context_size)
+        return Text(path, None, as_stream(stdlib_tokens(of_demo, context_size)))
     if not path:
         raise DatasetError("the suite does not say what it was trained on; give --dataset_path")
-    streaming = settings.get("streaming", True)
+    streaming = (suite.runner_cfg or {}).get("streaming", True)
     rows = open_train_split(path, streaming=streaming, trust_remote_code=flags.trust_remote_code)
+    return Text(Path(path).name, path, rows)
+
+
+def suite_text(flags: argparse.Namespace, suite: SAESuite, baseline: Baseline | None) -> Text:
+    """The text that is asked for; of the suite's own, only what training has not read."""
+    text = opened_text(flags, suite, "held_out", flags.context_size)
+    path, rows = text.path, text.rows
+    if path is None:
+        return text
     given = DatasetId(path, fingerprint(rows))
-    own = DatasetId(own_path, suite.manifest.dataset_fingerprint)
+    own = DatasetId(_own_path(suite), suite.manifest.dataset_fingerprint)
     of_suite = _read_by_suite(suite, path) if given.is_same(own) else 0
     n_rows_read = max(of_suite, _read_by_baseline(given, baseline))
     if n_rows_read:
-        rows = held_out_rows(rows, n_rows_read)
         print(f"Held out: the rows of {path} after the first {n_rows_read:,}, which training read.")
-    return _Text(Path(path).name, path, rows)
+        return text._replace(rows=held_out_rows(rows, n_rows_read))
+    return text
+
+
+def _metadata(suite: SAESuite) -> Any:
+    """What its SAEs say of their training, alike."""
+    return next(iter(suite.values())).cfg.metadata
+
+
+def _own_path(suite: SAESuite) -> str | None:
+    """Of the dataset that it was trained on."""
+    return (suite.runner_cfg or {}).get("dataset_path") or _metadata(suite).dataset_path
 
 
 def _read_by_suite(suite: SAESuite, path: str) -> int:
@@ -140,10 +158,11 @@ def _read_by_baseline(given: DatasetId, baseline: Baseline | None) -> int:
     return baseline.dataset_rows_read or 0
 
 
-def _model(
-    flags: argparse.Namespace, suite: SAESuite, any_sae: SAE[Any], baseline: Baseline | None
+def model_of_suite(
+    flags: argparse.Namespace, suite: SAESuite, baseline: Baseline | None = None
 ) -> HookedRootModule:
-    metadata = any_sae.cfg.metadata
+    """The language model, as the suite says and the flags change it, with the suite's hooks."""
+    metadata = _metadata(suite)
     layer_of = suite.manifest.hook_template.layer_of
     # Those of the baseline too, whose cost is counted.
     others = [] if baseline is None else [n for n in baseline.saes if layer_of(n) is not None]

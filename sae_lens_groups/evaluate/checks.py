@@ -1,7 +1,8 @@
 """What cannot be evaluated, refused before any work is done."""
 
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sae_lens import SAE
@@ -41,6 +42,17 @@ def shared_layers(suite: SAESuite, baseline: Baseline) -> dict[str, SAE[Any]]:
     for name, sae in shared.items():
         _require_comparable(baseline.name, name, suite[name], sae)
     return shared
+
+
+def warn_of_training_text(suites: Iterable[Baseline], given: str) -> None:
+    """Says where scores are not of held-out text: `given` is a fingerprint of the dataset."""
+    for of in suites:
+        if of.dataset_rows_read and of.dataset.fingerprint == given:
+            warnings.warn(
+                f"{of.name!r} was trained on the first {of.dataset_rows_read:,} rows of this dataset, "
+                f"so its scores may be too good; give dataset.skip({of.dataset_rows_read}), or other text",
+                stacklevel=3,
+            )
 
 
 def metadata_of_both(

@@ -16,7 +16,12 @@ from transformer_lens import HookedRootModule
 from sae_lens_groups.activations import fingerprint
 from sae_lens_groups.evaluate.baseline import Baseline
 from sae_lens_groups.evaluate.bootstrap import Resamplings
-from sae_lens_groups.evaluate.checks import metadata_of_both, require_evaluable, shared_layers
+from sae_lens_groups.evaluate.checks import (
+    metadata_of_both,
+    require_evaluable,
+    shared_layers,
+    warn_of_training_text,
+)
 from sae_lens_groups.evaluate.circuits import measure_faithfulness
 from sae_lens_groups.evaluate.cost import training_costs
 from sae_lens_groups.evaluate.features import FeatureLayers
@@ -83,6 +88,10 @@ def evaluate_suite(
     suite = suite if isinstance(suite, SAESuite) else SAESuite.load(suite)
     require_evaluable(suite, model)
     compared = None if baseline is None else Baseline.of(baseline)
+    given = fingerprint(dataset)
+    warn_of_training_text(
+        [Baseline.of(suite, "the suite"), *([] if compared is None else [compared])], given
+    )
     shared = {} if compared is None else shared_layers(suite, compared)
     trained = metadata_of_both(suite, compared, shared, model)
     any_sae, said = next(iter(suite.values())), [of for each in trained.values() for of in each]
@@ -93,7 +102,7 @@ def evaluate_suite(
         autocast_lm = bool(known) and all(known)
     settings = EvaluationSettings(
         dataset=dataset_name,
-        dataset_fingerprint=fingerprint(dataset),
+        dataset_fingerprint=given,
         n_batches=n_batches,
         batch_size_prompts=batch_size_prompts,
         context_size=tokens.context_size,

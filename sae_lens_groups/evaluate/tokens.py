@@ -1,7 +1,8 @@
 """The tokens that every layer of every suite is evaluated on."""
 
+import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -96,11 +97,42 @@ def read_tokens(
     What counts is what all of them were trained for, by the metadata of each. Fewer batches, with a
     warning, where the dataset ends before; none at all is a DatasetError.
     """
+    store = token_store(model, sae, trained, dataset, batch_size_prompts, context_size)
+    batches = list(lm_batches(store, n_batches))
+    tokens = as_in_training(batches, trained, model)
+    if not tokens.n_tokens:
+        slices = " and ".join(map(str, tokens.seqpos_slices))
+        raise DatasetError(
+            f"no token of the {tokens.n_prompts} prompts is one that was trained on: of "
+            f"{tokens.context_size} positions with seqpos_slice {slices}, "
+            f"without the tokens {quoted([*tokens.excluded])}; give other text or context_size"
+        )
+    return tokens
+
+
+def as_in_training(
+    batches: list[torch.Tensor], trained: Sequence[SAEMetadata], model: HookedRootModule
+) -> EvaluatedTokens:
+    """These batches, of which those tokens count that all of the trainings kept."""
+    excluded = {token: None for of in trained for token in _excluded_tokens(of, model)}
+    slices = dict.fromkeys(tuple(of.get("seqpos_slice") or (None,)) for of in trained)
+    return EvaluatedTokens(batches, tuple(excluded), tuple(slices))
+
+
+def token_store(
+    model: HookedRootModule,
+    sae: SAE[Any],
+    trained: Sequence[SAEMetadata],
+    dataset: HfDataset,
+    batch_size_prompts: int,
+    context_size: int | None,
+) -> ActivationsStore:
+    """The dataset from its start, made into prompts as the runs did that trained `sae` and others."""
     metadata = sae.cfg.metadata
     known = [int(of.context_size) for of in trained if of.context_size is not None]
     context_size = context_size or min(known, default=None)
     require_positions(model, context_size or 0)
-    try:
+    with _rows_refused():
         store = TokenStore.from_sae(
             model,
             sae,
@@ -112,21 +144,18 @@ def read_tokens(
         )
         if not store.is_dataset_tokenized:
             _require_prompts_alike(trained)
-        batches = _read(store, n_batches)
+    return store
+
+
+@contextlib.contextmanager
+def _rows_refused() -> Iterator[None]:
+    """As a DatasetError what SAELens says of rows that it cannot use."""
+    try:
+        yield
     except GroupSAEError:
         raise
-    except (ValueError, AssertionError) as error:  # SAELens's, of rows that it cannot use
+    except (ValueError, AssertionError) as error:
         raise DatasetError(f"the dataset cannot be used: {' '.join(str(error).split())}") from error
-    excluded = {token: None for of in trained for token in _excluded_tokens(of, model)}
-    slices = dict.fromkeys(tuple(of.get("seqpos_slice") or (None,)) for of in trained)
-    tokens = EvaluatedTokens(batches, tuple(excluded), tuple(slices))
-    if not tokens.n_tokens:
-        raise DatasetError(
-            f"no token of the {tokens.n_prompts} prompts is one that was trained on: of "
-            f"{tokens.context_size} positions with seqpos_slice {' and '.join(map(str, slices))}, "
-            f"without the tokens {quoted([*excluded])}; give other text or context_size"
-        )
-    return tokens
 
 
 def _require_prompts_alike(trained: Sequence[SAEMetadata]) -> None:
@@ -141,19 +170,29 @@ def _require_prompts_alike(trained: Sequence[SAEMetadata]) -> None:
             )
 
 
-def _read(store: ActivationsStore, n_batches: int) -> list[torch.Tensor]:
-    batches: list[torch.Tensor] = []
-    try:
-        while len(batches) < n_batches:
-            batches.append(store.get_batch_tokens(raise_at_epoch_end=True))
-    except StopIteration:
-        given = f"the dataset gives fewer than {n_batches if batches else 1} batches of "
-        given += f"{store.store_batch_size_prompts} prompts of {store.context_size} tokens"
-        advice = "use more data, or lower n_batches, batch_size_prompts or context_size"
-        if not batches:
-            raise DatasetError(f"{given}; {advice}") from None
-        warnings.warn(f"{given}: {len(batches)} are evaluated; {advice}", stacklevel=4)
-    return batches
+def lm_batches(store: ActivationsStore, n_batches: int) -> Iterator[torch.Tensor]:
+    """The store's first batches, (prompts, context) each; a warning where there are fewer.
+
+    Raises:
+        DatasetError: there is none, or a row cannot be used.
+    """
+    for n_read in range(n_batches):
+        try:
+            with _rows_refused():
+                batch = store.get_batch_tokens(raise_at_epoch_end=True)
+        except StopIteration:
+            _say_that_it_ended(store, n_read, n_batches)
+            return
+        yield batch
+
+
+def _say_that_it_ended(store: ActivationsStore, n_read: int, n_batches: int) -> None:
+    given = f"the dataset gives fewer than {n_batches if n_read else 1} batches of "
+    given += f"{store.store_batch_size_prompts} prompts of {store.context_size} tokens"
+    advice = "use more data, or lower n_batches, batch_size_prompts or context_size"
+    if not n_read:
+        raise DatasetError(f"{given}; {advice}") from None
+    warnings.warn(f"{given}: {n_read} are evaluated; {advice}", stacklevel=4)
 
 
 def _excluded_tokens(metadata: SAEMetadata, model: HookedRootModule) -> list[int]:

@@ -1,6 +1,12 @@
 """Files on disk, whoever wrote them: named, written whole, read with care."""
 
-from sae_lens_groups.files.checksums import Checksums, checksums_text, write_checksums
+from sae_lens_groups.files.checksums import (
+    ChecksumEntry,
+    Checksums,
+    checksums_in,
+    checksums_text,
+    write_checksums,
+)
 from sae_lens_groups.files.folder import CheckedFolder, lies_inside, suite_around
 from sae_lens_groups.files.markdown import MISSING, cell, code, plain, ticks_around
 from sae_lens_groups.files.names import *  # noqa: F403  # the whole table of names

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 
 from pydantic import field_validator
 
@@ -80,15 +81,27 @@ class Checksums:
         return None
 
 
-def write_checksums(folder: Path, is_covered: Callable[[str], bool] = lambda _: True) -> None:
+def checksums_in(folder: Path, inside: Iterable[str]) -> dict[str, ChecksumEntry]:
+    """Of the files in some of the folders inside, by their paths in the folder."""
+    paths = [path for name in inside for path in (folder / name).rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): _entry(path, None) for path in paths}
+
+
+def write_checksums(
+    folder: Path,
+    is_covered: Callable[[str], bool] = lambda _: True,
+    known: Mapping[str, ChecksumEntry] = MappingProxyType({}),
+) -> None:
     """Writes `checksums.json` over the files in a folder and the folders inside.
 
     Args:
         is_covered: says of a path in the folder whether that file is one that never changes.
+        known: of files that are there, which saves reading them once more.
     """
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    covered = {name: folder / name for name in names if is_covered(name)}
-    write_text(folder / CHECKSUMS, checksums_text(covered))
+    covered = sorted(name for name in names - {CHECKSUMS} if is_covered(name))
+    entries = {name: _entry(folder / name, known.get(name)) for name in covered}
+    write_text(folder / CHECKSUMS, _text(entries))
 
 
 def checksums_text(contents: Mapping[str, Path | str], known: Checksums | None = None) -> str:
@@ -103,6 +116,10 @@ def checksums_text(contents: Mapping[str, Path | str], known: Checksums | None =
         for name, content in sorted(contents.items())
         if name != CHECKSUMS
     }
+    return _text(entries)
+
+
+def _text(entries: dict[str, ChecksumEntry]) -> str:
     content = _Content(format_version=_Content.newest_format, files=entries)
     return json.dumps(content.model_dump(), indent=2) + "\n"
 

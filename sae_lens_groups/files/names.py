@@ -21,6 +21,10 @@ LAYER_TABLE = "layers.md"
 EVALUATION_SETTINGS = "settings.json"
 EARLIER_EVALUATION = "earlier_evaluation"
 REPORT = "report.html"
+FEATURES_FOLDER = "features"
+FEATURES_PAGE = "index.html"
+FEATURES_TABLE = "features.csv"
+FEATURES_DATA = "data"
 CARD = "README.md"
 CURVES = "training_curves.csv"
 TRANSFER = "transfer.json"
@@ -60,6 +64,9 @@ def layer_scaler_folder(layer: int) -> str:
     return f"layer_{layer}"
 
 
+Part = Literal["facts", "layers", "groups", "whole", "features"]
+
+
 @dataclass(frozen=True)
 class FileKind:
     """A file, or one for each of several things."""
@@ -67,19 +74,24 @@ class FileKind:
     path: str
     """Inside its folder; what stands in `<>` differs from one to the next."""
     of: Literal["suite", "plan", "cache", "checkpoint"]
-    written_by: Literal["train", "evaluate", "publish", "plan", "cache"]
-    fetched_with: Literal["facts", "layers", "groups", "whole"] | None = None
+    written_by: Literal["train", "evaluate", "features", "publish", "plan", "cache"]
+    fetched_with: Part | None = None
     """With which part of a suite on the Hub it is fetched. The facts come with every part."""
     has_checksum: bool = True
     """Whether it never changes once it is written."""
 
 
-def _suite(path: str, part: Literal["facts", "layers", "groups", "whole"]) -> FileKind:
+def _suite(path: str, part: Part) -> FileKind:
     return FileKind(path, "suite", "train", part)
 
 
 def _scores(path: str) -> FileKind:
     return FileKind(path, "suite", "evaluate", "whole", has_checksum=False)
+
+
+def _features(path: str) -> FileKind:
+    name = f"{FEATURES_FOLDER}/{path}"
+    return FileKind(name, "suite", "features", "features", has_checksum=False)
 
 
 def _checkpoint(path: str) -> FileKind:
@@ -119,6 +131,11 @@ FILES = (
             *(f"{ALL_RESULTS}.csv", f"{ALL_RESULTS}.json"),
             "<model>-<hook_name>_<n>_<dataset>.json",
         )
+    ),
+    *(_features(name) for name in (FEATURES_PAGE, FEATURES_TABLE)),
+    *(
+        _features(f"{FEATURES_DATA}/{name}.js")
+        for name in ("suite", "tokens", "<group>", "<group>-<n>")
     ),
     *(FileKind(name, "plan", "plan") for name in (PLAN, PLAN_PAGE, PLAN_PICTURE)),
     *(
@@ -165,6 +182,12 @@ def _pattern(path: str, known: Mapping[str, str]) -> re.Pattern[str]:
 def is_of_evaluation(name: str, hook_names: Iterable[str]) -> bool:
     """Whether a file in `evaluation/` is one that our evaluation wrote."""
     return find_file(f"{EVALUATION_FOLDER}/{name}", "suite", hook_name=hook_names) is not None
+
+
+def is_of_features(path: str) -> bool:
+    """Whether a file of a suite is one that `features` wrote."""
+    kind = find_file(path, "suite")
+    return kind is not None and kind.written_by == "features"
 
 
 _REWRITTEN = {kind.path.partition("/")[0] for kind in FILES if not kind.has_checksum}

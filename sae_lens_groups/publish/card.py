@@ -48,6 +48,8 @@ class CardFacts:
     """The rows of `evaluation.csv`; None where the suite was not evaluated."""
     layer_table: str | None = None
     """Every layer's scores, as the evaluation wrote them for the card; None without one."""
+    has_features: bool = False
+    """Whether the page of features lies beside the suite."""
     base_model: str | None
     """The model's id on the Hub; None where it is not there."""
     dataset_name: str | None

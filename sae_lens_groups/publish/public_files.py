@@ -14,6 +14,7 @@ from sae_lens_groups.files import (
     OF_A_LAYER,
     CheckedFolder,
     is_of_evaluation,
+    is_of_features,
 )
 from sae_lens_groups.publish.public import PublicValues
 from sae_lens_groups.saved import SuiteManifest
@@ -36,6 +37,8 @@ def public_files(
     manifest: SuiteManifest,
     base_model: str | None = None,
     dataset_name: str | None = None,
+    *,
+    with_features: bool = False,
 ) -> PublicFiles:
     """What of a suite is published, with names in place of local paths.
 
@@ -44,6 +47,7 @@ def public_files(
     Args:
         base_model: what stands for the suite's own model, if that is local; None: its folder's name.
         dataset_name: the same for the dataset that the suite was trained on.
+        with_features: the page of features too.
 
     Raises:
         PublishError: a file that the suite needs is missing or damaged.
@@ -51,6 +55,7 @@ def public_files(
     folder = Path(suite_folder)
     try:
         found = _checked_files(CheckedFolder(folder), manifest)
+        found |= _of_features(CheckedFolder(folder)) if with_features else {}
     except SuiteError as error:
         raise PublishError(f"the suite is damaged: {error}; nothing was published") from error
     public = PublicValues(
@@ -97,6 +102,23 @@ def _checked_files(suite: CheckedFolder, manifest: SuiteManifest) -> dict[str, P
     for name, path in found.items():
         if files.is_weights(name):
             files.tensors_in(path)
+    return found
+
+
+def _of_features(suite: CheckedFolder) -> dict[str, Path]:
+    """The page of features and its data.
+
+    Raises:
+        PublishError: nobody has looked at the suite's features.
+    """
+    paths = sorted((suite.path / files.FEATURES_FOLDER).rglob("*"))
+    names = [path.relative_to(suite.path).as_posix() for path in paths if path.is_file()]
+    found = {name: suite.file(name) for name in names if is_of_features(name) and suite.owns(name)}
+    if f"{files.FEATURES_FOLDER}/{files.FEATURES_PAGE}" not in found:
+        raise PublishError(
+            f"the suite has no {files.FEATURES_FOLDER}/{files.FEATURES_PAGE}; write it with "
+            "`sae-lens-groups features`, or publish without features"
+        )
     return found
 
 
@@ -153,7 +175,8 @@ def _settings(found: Mapping[str, Path], manifest: SuiteManifest) -> Mapping[str
 
 def _public_version(public: PublicValues, name: str, text: str) -> tuple[str, str]:
     """The name and the content that a text has in public."""
-    if name.endswith((".html", ".md")):  # evaluate writes them with public names
+    # evaluate and features write them with public names
+    if name.endswith((".html", ".md")) or is_of_features(name):
         return name, text
     if name == files.EVALUATION and not text.startswith("layer,"):
         raise _damaged(name, "is not a table of scores")

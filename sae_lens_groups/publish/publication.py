@@ -38,6 +38,7 @@ class PublishOptions:
     dataset_name: str | None = None
     license: str | None = None
     allow: Collection[str] = ()
+    features: bool = False
 
     def __post_init__(self) -> None:
         if self.revision == "":
@@ -91,6 +92,7 @@ class Publication:
             layer_table=_text(self.files, f"{files.EVALUATION_FOLDER}/{files.LAYER_TABLE}"),
             base_model=self._hub_model(),
             dataset_name=dataset if dataset and "/" in dataset and is_hub_id(dataset) else None,
+            has_features=self.options.features,
             license=self.options.license,
             revision=self.options.revision,
         )
@@ -118,7 +120,9 @@ def prepared(
     Raises:
         PublishError: the suite is incomplete, or something private is left in it.
     """
-    public = public_files(folder, manifest, options.base_model, options.dataset_name)
+    public = public_files(
+        folder, manifest, options.base_model, options.dataset_name, with_features=options.features
+    )
     publication = Publication(
         repo_id=repo_id,
         options=options,

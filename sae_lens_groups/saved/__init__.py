@@ -2,11 +2,12 @@
 
 from sae_lens_groups.saved.diagnosis import Figures, figures_of_training, likely_faults
 from sae_lens_groups.saved.hub import HubRepo, as_hub_errors, require_repo_id
+from sae_lens_groups.saved.layer_table import layer_table
 from sae_lens_groups.saved.manifest import SuiteManifest, group_metadata, is_of_suite
 from sae_lens_groups.saved.open import named_by, open_saes, training_tokens_of
 from sae_lens_groups.saved.others import UNKNOWN
 from sae_lens_groups.saved.sae import SavedSAE, is_groups_own
-from sae_lens_groups.saved.source import SAESource
+from sae_lens_groups.saved.source import SAESource, WrappedSource
 from sae_lens_groups.saved.training_curves import (
     TrainingCurves,
     TrainingPoint,
@@ -14,7 +15,7 @@ from sae_lens_groups.saved.training_curves import (
     points_to_csv,
 )
 from sae_lens_groups.saved.transfer_report import LayerTransfer, Scores, TransferReport
-from sae_lens_groups.saved.write import write_suite
+from sae_lens_groups.saved.write import finish_suite, write_groups, write_suite
 
 __all__ = [
     "UNKNOWN",
@@ -28,11 +29,14 @@ __all__ = [
     "TrainingCurves",
     "TrainingPoint",
     "TransferReport",
+    "WrappedSource",
     "as_hub_errors",
     "figures_of_training",
+    "finish_suite",
     "group_metadata",
     "is_groups_own",
     "is_of_suite",
+    "layer_table",
     "likely_faults",
     "named_by",
     "open_saes",
@@ -40,5 +44,6 @@ __all__ = [
     "points_to_csv",
     "require_repo_id",
     "training_tokens_of",
+    "write_groups",
     "write_suite",
 ]

@@ -47,6 +47,7 @@ class _Entries(files.FileEntries):
     dataset_fingerprint: str | None = None
     sae_step_flops: files.Positive | None = None
     training_step: str | None = None
+    refit_tokens: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,8 @@ class SuiteManifest:
     """FLOPs per token of a training step of one group's SAE; None where they were not counted."""
     training_step: str | None = None
     """Whether the SAEs were trained with a fast step, and why not; None where it is not known."""
+    refit_tokens: int | None = None
+    """Tokens that each layer's decoder was refitted on after training; None where it is its group's."""
 
     @property
     def layers(self) -> list[int]:
@@ -148,6 +151,20 @@ class SuiteManifest:
             if layer in group.layers or asked in (group, group.name, str(group)):
                 return group
         return None
+
+    def require_group(self, asked: LayerGroup | str | int) -> LayerGroup:
+        """The same.
+
+        Raises:
+            UnknownLayerError: there is none.
+        """
+        found = self.group_named(asked)
+        if found is None:
+            names = ", ".join(group.name for group in self.groups)
+            raise UnknownLayerError(
+                f"this suite has no group {quoted(str(asked))}; its groups are {names}"
+            )
+        return found
 
     def group_of(self, layer: int) -> LayerGroup:
         """The group that a layer of the suite belongs to."""

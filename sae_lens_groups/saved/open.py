@@ -10,7 +10,8 @@ from sae_lens_groups.errors import GroupSAEError, HubError, InitSourceError, Sui
 from sae_lens_groups.files import MISREAD, CheckedFolder
 from sae_lens_groups.layers import Layers
 from sae_lens_groups.saved.hub import HubRepo, is_repo_id
-from sae_lens_groups.saved.others import OtherSAEs, ReleasedSAE
+from sae_lens_groups.saved.others import OtherSAEs
+from sae_lens_groups.saved.released import ReleasedSAEs
 from sae_lens_groups.saved.source import SAESource
 from sae_lens_groups.saved.suite import SavedSuite
 
@@ -22,8 +23,8 @@ _OF_AN_SAE = (
     *(files.SCALER, files.WHITENING_MATRICES, files.RUNNER_CFG),
 )
 FORMS = (
-    "name a suite's folder, the folder of one or several SAELens SAEs, release:sae_id, owner/repo "
-    "for a suite on the Hub, or owner/repo:sae_id for an SAE there"
+    "name a suite's folder, the folder of one or several SAELens SAEs, release:sae_id (with * for "
+    "several layers), owner/repo for a suite on the Hub, or owner/repo:sae_id for an SAE there"
 )
 
 
@@ -33,8 +34,8 @@ def open_saes(
     """The trained SAEs at a place, to be read one by one; downloads them where they are on the Hub.
 
     Args:
-        place: a text is a folder or `release:sae_id`, `owner/repo`, `owner/repo:sae_id`; a path is
-            a folder.
+        place: a text is a folder or `release:sae_id` (also with `*`), `owner/repo`,
+            `owner/repo:sae_id`; a path is a folder.
         layers: of a suite on the Hub, what is downloaded; all where it is None.
         groups_only: of a suite on the Hub, downloads the SAEs of its groups and no layer's.
 
@@ -50,7 +51,7 @@ def open_saes(
     if isinstance(found, Path):
         return _in_folder(found, str(place))
     if not isinstance(found, HubRepo):
-        return ReleasedSAE(str(place), *found)
+        return ReleasedSAEs(str(place), *found)
     with _sought_on_the_hub(found):
         return open_saes(found, layers, groups_only=groups_only)
 

@@ -11,19 +11,12 @@ from sae_lens.training.activation_scaler import ActivationScaler
 from typing_extensions import override
 
 from sae_lens_groups import files
-from sae_lens_groups.errors import HookNameError, HubError, SuiteError, first_line
+from sae_lens_groups.errors import HookNameError, SuiteError
 from sae_lens_groups.files import suite_around
 from sae_lens_groups.layers import HookTemplate, LayerGroup, Layers, layer_in
 from sae_lens_groups.saved.manifest import SuiteManifest
-from sae_lens_groups.saved.sae import (
-    SavedSAE,
-    for_scaled_rows,
-    is_groups_own,
-    is_of_group,
-    unwritten_scaler,
-)
+from sae_lens_groups.saved.sae import SavedSAE, is_of_group
 from sae_lens_groups.saved.source import SAESource
-from sae_lens_groups.scaling import ESTIMATED_MODES, without_model_kwargs_advice
 
 UNKNOWN = "unknown"
 """What the manifest says where the SAEs do not name their model, or the version of SAELens."""
@@ -41,7 +34,7 @@ class OtherSAEs(SAESource):
 
     def __init__(self, folder: Path, name: str) -> None:
         self._saes = _found(folder, name)
-        self.manifest = _known(name, {sae.name: sae.metadata for sae in self._saes})
+        self.manifest = known(name, {sae.name: sae.metadata for sae in self._saes})
 
     def saved(self, layer: int) -> SavedSAE:
         """Where a layer's SAE lies."""
@@ -77,46 +70,7 @@ class OtherSAEs(SAESource):
         return self.saved(layer).log_sparsity()
 
 
-class ReleasedSAE(SAESource):
-    """An SAE by SAELens's names, `release:sae_id`, downloaded and loaded by it.
-
-    Raises:
-        HubError: SAELens finds none.
-        SuiteError: it does not say which layer it is for, or is a group's.
-    """
-
-    def __init__(self, name: str, release: str, sae_id: str) -> None:
-        try:
-            with without_model_kwargs_advice():
-                self._sae: SAE[Any] = SAE.from_pretrained(release, sae_id)
-        except Exception as error:  # the client raises whatever its transport does
-            raise HubError(
-                f"{name!r}: SAELens finds no SAE {sae_id!r} in {release!r}: {first_line(error)}"
-            ) from error
-        if is_groups_own(self._sae):
-            raise SuiteError(
-                f"{name!r} is a group's own SAE, whose scaling lies beside it; "
-                f"name the whole suite, {release}"
-            )
-        self._name = name
-        self.manifest = _known(name, {sae_id: self._sae.cfg.metadata.to_dict()})
-
-    @override
-    def require_layers(self, layers: Layers | None) -> list[int]:
-        if self._sae.cfg.normalize_activations in ESTIMATED_MODES:
-            raise for_scaled_rows(self._name)
-        return self.manifest.require_layers(layers)
-
-    @override
-    def layer(self, layer: int, device: str = "cpu") -> SAE[Any]:
-        return self._sae.to(device)
-
-    @override
-    def scaler(self, layer: int) -> ActivationScaler | None:
-        return unwritten_scaler(self._name, self._sae.cfg.normalize_activations)
-
-
-def _known(name: str, saes: Mapping[str, Mapping[str, Any]]) -> SuiteManifest:
+def known(name: str, saes: Mapping[str, Mapping[str, Any]]) -> SuiteManifest:
     """What is known of SAEs that were trained elsewhere: `saes` is folder -> metadata.
 
     Raises:

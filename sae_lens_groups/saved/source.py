@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from sae_lens import SAE
 from sae_lens.training.activation_scaler import ActivationScaler
+from typing_extensions import override
 
 from sae_lens_groups.layers import LayerGroup, Layers
 from sae_lens_groups.saved.manifest import SuiteManifest
@@ -73,3 +74,42 @@ class SAESource(abc.ABC):
         Shape (d_sae,).
         """
         return None
+
+
+class WrappedSource(SAESource):
+    """Another source, but for what a subclass says."""
+
+    def __init__(self, source: SAESource) -> None:
+        self._source = source
+        self.manifest = source.manifest
+        self.has_groups, self.has_scalers = source.has_groups, source.has_scalers
+
+    def _of(self, layer: int) -> SAESource:  # noqa: ARG002  # by default, one for all
+        """Where a layer is from."""
+        return self._source
+
+    @property
+    @override
+    def runner_cfg(self) -> Mapping[str, Any] | None:
+        return self._source.runner_cfg
+
+    @property
+    @override
+    def training_curves(self) -> tuple[TrainingPoint, ...]:
+        return self._source.training_curves
+
+    @override
+    def layer(self, layer: int, device: str = "cpu") -> SAE[Any]:
+        return self._of(layer).layer(layer, device)
+
+    @override
+    def group(self, group: LayerGroup, device: str = "cpu") -> SAE[Any]:
+        return self._of(group.first).group(group, device)
+
+    @override
+    def scaler(self, layer: int) -> ActivationScaler | None:
+        return self._of(layer).scaler(layer)
+
+    @override
+    def log_sparsity(self, layer: int) -> torch.Tensor | None:
+        return self._of(layer).log_sparsity(layer)

@@ -2,8 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from sae_lens import SAE
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 
 from sae_lens_groups import files
 from sae_lens_groups.files import is_covered, lies_inside, write_checksums
+from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.saved.source import SAESource
 from sae_lens_groups.saved.training_curves import points_to_csv
 from sae_lens_groups.scaling import save_layer_scalers
@@ -33,26 +35,41 @@ def write_suite(
         SuiteError: a part of the source is missing or damaged.
     """
     with files.new_folder(path) as folder:
-        for layer in source.manifest.layers:
-            name = source.manifest.hook_template.hook_name(layer)
-            _write_layer(source, layer, changed.get(layer), folder / name)
-        for group in source.manifest.groups:
-            of_group = folder / files.group_folder(group.name)
-            if source.has_groups:
-                source.group(group).save_model(of_group)
-            if source.has_scalers:
-                scalers = {n: of for n in group.layers if (of := source.scaler(n)) is not None}
-                save_layer_scalers(of_group, scalers)
-        # Of SAEs that were trained elsewhere, these are the settings of one layer's run.
-        settings = None if source.manifest.is_imported else source.runner_cfg
-        if settings is not None:
-            files.write_text(folder / files.RUNNER_CFG, json.dumps(settings, indent=2) + "\n")
-        if curves := source.training_curves:
-            files.write_text(folder / files.CURVES, points_to_csv(curves))
+        write_groups(source, folder, source.manifest.groups, changed)
         if evaluated is not None:
             _copy_evaluation(evaluated, folder)
-        files.write_text(folder / files.SUITE, source.manifest.to_json())
-        write_checksums(folder, is_covered)
+        finish_suite(source, folder)
+
+
+def write_groups(
+    source: SAESource,
+    folder: Path,
+    groups: Iterable[LayerGroup],
+    changed: Mapping[int, SAE[Any]] = MappingProxyType({}),
+) -> None:
+    """Writes some groups of a suite and their layers into its folder."""
+    for group in groups:
+        for layer in group.layers:
+            name = source.manifest.hook_template.hook_name(layer)
+            _write_layer(source, layer, changed.get(layer), folder / name)
+        of_group = folder / files.group_folder(group.name)
+        if source.has_groups:
+            source.group(group).save_model(of_group)
+        if source.has_scalers:
+            scalers = {n: of for n in group.layers if (of := source.scaler(n)) is not None}
+            save_layer_scalers(of_group, scalers)
+
+
+def finish_suite(source: SAESource, folder: Path) -> None:
+    """Adds what is said of all groups of a suite, once they are there."""
+    # Of SAEs that were trained elsewhere, these are the settings of one layer's run.
+    settings = None if source.manifest.is_imported else source.runner_cfg
+    if settings is not None:
+        files.write_text(folder / files.RUNNER_CFG, json.dumps(settings, indent=2) + "\n")
+    if curves := source.training_curves:
+        files.write_text(folder / files.CURVES, points_to_csv(curves))
+    files.write_text(folder / files.SUITE, source.manifest.to_json())
+    write_checksums(folder, is_covered)
 
 
 def _write_layer(source: SAESource, layer: int, changed: SAE[Any] | None, folder: Path) -> None:

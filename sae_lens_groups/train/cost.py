@@ -30,7 +30,8 @@ def count_flops(
     themselves, so any architecture will do. A dense SAE takes 12 d_in d_sae: encoder and decoder,
     the gradients of both matrices and of both inputs, 2 d_in d_sae each. (The paper reckons with
     10: it has no gradient for the bias that SAELens subtracts from the input.) With the sparse step
-    it is 2 d_in d_sae for the encoder and 8 k d_in for all else.
+    it is 2 d_in d_sae for the encoder and 8 k d_in for all else. JumpReLU's counts as dense, the
+    step that it begins with; how soon few latents take part depends on the data.
     """
     store = all_layers_store(cfg, model, dataset)
     tokens = store.get_batch_tokens(batch_size=1)
@@ -50,6 +51,14 @@ def flops_of_sae_step(cfg: GroupSAERunnerConfig[Any]) -> float:
     """
     with torch.random.fork_rng():
         return flops_of(_sae_step(cfg, _ROWS_TO_COUNT)) / _ROWS_TO_COUNT
+
+
+def flops_if_counted(cfg: GroupSAERunnerConfig[Any]) -> float | None:
+    """`flops_of_sae_step`; None where torch cannot count them on this device."""
+    try:
+        return flops_of_sae_step(cfg)
+    except RuntimeError:  # no reason not to train
+        return None
 
 
 def time_steps(

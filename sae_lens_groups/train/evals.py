@@ -1,6 +1,7 @@
 """Scores of the SAEs while they train, and before and after a transfer."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -80,8 +81,16 @@ class GroupEvaluator:
 
     cfg: GroupSAERunnerConfig[Any]
     model: HookedRootModule
-    store: ActivationsStore
+    groups: tuple[LayerGroup, ...]
+    """Of the run."""
+    dataset: HfDataset
+    """From whose first row on the tokens are, the same every time."""
     trainers: Mapping[str, GroupSAETrainer]
+
+    @functools.cached_property
+    def _tokens(self) -> ReplayedTokens:
+        args = self.model, self.cfg, self.groups, self.dataset
+        return ReplayedTokens(GroupActivationsStore.from_group_config(*args))
 
     def __call__(
         self,
@@ -104,11 +113,12 @@ class GroupEvaluator:
         logs: dict[str, Any] = {}
         is_ours = isinstance(data_provider, TrainingBatches)
         with data_provider.paused() if is_ours else contextlib.nullcontext():
-            tokens = ReplayedTokens(self.store)
             for name, sae in saes.items():
                 for layer, scaler in self.trainers[name].scaling.of_layer.items():
                     with _standing_for(sae, cfg.hook_template.hook_name(layer)):
-                        metrics = tokens.evaluate(sae, self.model, scaler, config, cfg.model_kwargs)
+                        metrics = self._tokens.evaluate(
+                            sae, self.model, scaler, config, cfg.model_kwargs
+                        )
                     logs.update({f"{name}/layer_{layer}/{key}": v for key, v in metrics.items()})
         return logs
 

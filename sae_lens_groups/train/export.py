@@ -10,22 +10,23 @@ from sae_lens import SAE, TrainingSAE
 from sae_lens.training.activation_scaler import ActivationScaler
 from typing_extensions import override
 
-from sae_lens_groups.activations import ActivationNorms
+from sae_lens_groups.activations import ActivationNorms, GroupActivationsStore
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.layers import LayerGroup, in_words
 from sae_lens_groups.plan import GroupPlan
 from sae_lens_groups.saved import (
+    Figures,
     SAESource,
     SuiteManifest,
     TrainingPoint,
     TransferReport,
     figures_of_training,
     group_metadata,
-    likely_faults,
 )
 from sae_lens_groups.scaling import layer_sae
 from sae_lens_groups.suite import SAESuite
 from sae_lens_groups.train.fast_step import steps_text
+from sae_lens_groups.train.refit.suite import refit_trained
 from sae_lens_groups.train.trainer import GroupSAETrainer
 
 _PACKAGES = ("sae-lens-groups", "sae-lens", "transformer-lens", "torch")
@@ -44,7 +45,9 @@ class _TrainedLayer:
 
 def export_suite(
     cfg: GroupSAERunnerConfig[Any],
+    groups: tuple[LayerGroup, ...],
     trainers: Sequence[GroupSAETrainer],
+    scaling_factors: Mapping[int, float | None],
     norms: ActivationNorms,
     plan: GroupPlan | None,
     transfer: TransferReport | None,
@@ -53,17 +56,22 @@ def export_suite(
     begins_with_bos: bool,
     training_curves: tuple[TrainingPoint, ...],
     sae_step_flops: float | None,
+    store: GroupActivationsStore,
 ) -> SAESuite:
-    """The suite of these trained groups; a layer's SAE is built when it is asked for."""
+    """The suite of these groups; a layer's SAE is built when it is asked for.
+
+    It has the SAEs of those with a trainer, where other processes train the rest. With
+    `refit_tokens`, decoders are refitted to the first tokens of what the store reads.
+    """
     layers = {
         layer: part
         for one in trainers
         for layer, part in _trained_layers(one, norms, begins_with_bos).items()
     }
     manifest = SuiteManifest(
-        groups=tuple(dict.fromkeys(part.group for part in layers.values())),
+        groups=groups,
         hook_template=cfg.hook_template,
-        scaling_factors={layer: part.scaler.scaling_factor for layer, part in layers.items()},
+        scaling_factors={layer: scaling_factors[layer] for of in groups for layer in of.layers},
         model_name=cfg.model_name,
         versions={name: version(name) for name in _PACKAGES},
         layer_alignment=cfg.layer_alignment,
@@ -74,24 +82,33 @@ def export_suite(
         sae_step_flops=sae_step_flops,
         training_step=steps_text([trainer.sae for trainer in trainers], cfg.fast_step),
     )
-    return SAESuite(_TrainedGroups(manifest, layers, cfg.to_dict(), training_curves))
+    suite = SAESuite(_TrainedGroups(manifest, layers, cfg.to_dict(), training_curves))
+    return refit_trained(suite, cfg, store, norms) if cfg.refit_tokens else suite
 
 
-def faults_of_training(
-    cfg: GroupSAERunnerConfig[Any],
-    trainers: Iterable[GroupSAETrainer],
-    points: Iterable[TrainingPoint],
-) -> list[str]:
-    """What is likely wrong with the trained groups, and the setting to change."""
-    points, figures = list(points), []
+def scaling_factors_of(trainers: Iterable[GroupSAETrainer]) -> dict[int, float | None]:
+    """By what each layer's activations are multiplied."""
+    return {
+        layer: scaler.scaling_factor
+        for one in trainers
+        for layer, scaler in one.scaling.of_layer.items()
+    }
+
+
+def figures_of_groups(
+    trainers: Iterable[GroupSAETrainer], points: Iterable[TrainingPoint]
+) -> dict[str, Figures]:
+    """What tells whether something is wrong with trained groups, by their names."""
+    points, figures = list(points), {}
     for one in trainers:
         own = [point for point in points if point.group == one.group.name]
         silent_F: torch.Tensor = one.n_forward_passes_since_fired  # type: ignore[assignment]
         is_dead_F = silent_F > one.cfg.dead_feature_window
         if own:
             dead_share = is_dead_F.float().mean().item()
-            figures.append(figures_of_training(in_words(one.group.layers), own, dead_share))
-    return likely_faults(figures, cfg.to_dict())
+            where = in_words(one.group.layers)
+            figures[one.group.name] = figures_of_training(where, own, dead_share)
+    return figures
 
 
 class _TrainedGroups(SAESource):

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+import wandb
 from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.sae import TrainingSAE, TrainStepOutput
 from sae_lens.training.multi_sae_trainer import MultiSAETrainer
@@ -18,10 +20,10 @@ from typing_extensions import override
 
 from sae_lens_groups import files
 from sae_lens_groups.activations import GroupBatch
-from sae_lens_groups.errors import DatasetError, NonFiniteActivationsError, TrainingError
-from sae_lens_groups.files import write_checksums
+from sae_lens_groups.errors import NonFiniteActivationsError, TrainingError
+from sae_lens_groups.files import ChecksumEntry, checksums_in, write_checksums
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.saved import TrainingCurves, points_from_csv, points_to_csv
+from sae_lens_groups.saved import TrainingCurves, TrainingPoint, points_from_csv, points_to_csv
 from sae_lens_groups.scaling import (
     ESTIMATED_MODES,
     Alignment,
@@ -33,6 +35,8 @@ from sae_lens_groups.train.checkpoints.folder import CheckpointFacts, remove
 from sae_lens_groups.train.checkpoints.learning_rate import lay_schedule
 from sae_lens_groups.train.checkpoints.step_state import load_step_state
 from sae_lens_groups.train.fast_step import AUTO, Scratch
+from sae_lens_groups.train.ranks.status import TornError
+from sae_lens_groups.train.ranks.world import World
 from sae_lens_groups.train.trainer import GroupSAETrainer
 from sae_lens_groups.train.wandb_run import tolerated
 
@@ -42,7 +46,10 @@ _N_LAST_POINTS = 5
 
 
 class GroupTrainer(MultiSAETrainer):
-    """SAELens's multi-SAE trainer with one `GroupSAETrainer` per group."""
+    """SAELens's multi-SAE trainer with one `GroupSAETrainer` per group.
+
+    Of several processes each has one, of its own groups, or of none.
+    """
 
     group_trainers: dict[str, GroupSAETrainer]
     """By group name; `trainers` is the same, as SAELens's trainers."""
@@ -56,24 +63,25 @@ class GroupTrainer(MultiSAETrainer):
         save_checkpoint_fn: SaveCheckpointFn | None = None,
         fast_step: str = AUTO,
         verbose: bool = True,
+        world: World | None = None,
+        all_groups: tuple[LayerGroup, ...] = (),
     ) -> None:
         names = {group.name: group.name for group in groups}
         # SAELens's trainer passes on what the provider gives, to `GroupSAETrainer.step`.
         provider = cast("MultiHookDataProvider", data_provider)
         super().__init__(cfg, dict(saes), names, provider, None, save_checkpoint_fn)
-        per_sae_cfg = next(iter(self.trainers.values())).cfg
         scratch = Scratch()
         self.group_trainers = {
             group.name: GroupSAETrainer(
-                per_sae_cfg, self.saes[group.name], group, fast_step, scratch
+                self.trainers[group.name].cfg, self.saes[group.name], group, fast_step, scratch
             )
             for group in groups
         }
         self.trainers = dict(self.group_trainers)
         self.after_step: Callable[[], None] = lambda: None
         """Called after every whole step; what it raises ends training."""
-        self._error_in_step: DatasetError | None = None
-        """To be raised once the step is whole and can be saved."""
+        self._world = world or World()
+        self._order = [group.name for group in all_groups or groups]
         self._progress = ProgressBar(cfg.total_training_samples, len(groups), verbose)
         self.curves = TrainingCurves(cfg.total_training_samples)
 
@@ -100,28 +108,99 @@ class GroupTrainer(MultiSAETrainer):
     def fit(self) -> dict[str, TrainingSAE[Any]]:
         """Trains every group to the end."""
         try:
-            return super().fit()
+            return super().fit() if self.group_trainers else self._lend_passes()
+        except TornError:
+            raise
         except (NonFiniteActivationsError, TrainingError) as error:
             where = f"before training step {self.n_training_steps}"
             raise type(error)(f"{where}: {error}") from error.__cause__
 
-    @override
-    def _maybe_log_sparsity(self, *args: Any, **kwargs: Any) -> None:
-        with tolerated():
-            super()._maybe_log_sparsity(*args, **kwargs)
+    def _lend_passes(self) -> dict[str, TrainingSAE[Any]]:
+        """Runs the language model for the groups of other processes, in step with them."""
+        while self.n_training_samples < self.cfg.total_training_samples:
+            self._maybe_log_sparsity()
+            next(self.data_provider)
+            self.n_training_samples += self.cfg.train_batch_size_samples
+            if self.cfg.logger.log_to_wandb:
+                self._log_train_step({})
+                self._run_and_log_evals()
+            self.n_training_steps += 1
+            self.after_step()
+        self._maybe_log_sparsity(final=True)
+        return {}
+
+    # SAELens's own three log what they find at once; here all processes' goes to one run.
 
     @override
+    def _maybe_log_sparsity(self, final: bool = False) -> None:
+        found: dict[str, Any] = {}
+        with tolerated():
+            for name, trainer in self.group_trainers.items():
+                of_group = (
+                    trainer.full_sparsity_window_log() if final else trainer.maybe_reset_sparsity()
+                )
+                found |= {f"{name}/{key}": value for key, value in of_group.items()}
+        # Whether before or behind a window's last step depends on the version of SAELens.
+        in_window = self.n_training_steps % self.cfg.feature_sampling_window
+        if in_window in (0, self.cfg.feature_sampling_window - 1):
+            self._log(lambda: found)
+
+    @override
+    @torch.no_grad()
     def _log_train_step(self, step_outputs: dict[str, TrainStepOutput]) -> None:
-        with tolerated():
-            super()._log_train_step(step_outputs)
+        if self._is_logging_step():
+            n_samples = self.n_training_samples
+            self._log(
+                lambda: (
+                    {"details/n_training_samples": n_samples}
+                    | {
+                        f"{name}/{key}": value
+                        for name, trainer in self.group_trainers.items()
+                        for key, value in trainer.build_train_step_log_dict(
+                            output=step_outputs[name], n_training_samples=n_samples
+                        ).items()
+                    }
+                )
+            )
 
     @override
+    @torch.no_grad()
     def _run_and_log_evals(self) -> None:
-        with tolerated():
-            try:
-                super()._run_and_log_evals()
-            except DatasetError as error:  # of rows that training would have read
-                self._error_in_step = error
+        logger = self.cfg.logger
+        every = logger.wandb_log_frequency * logger.eval_every_n_wandb_logs
+        if (self.n_training_steps + 1) % every == 0:
+            self._log(self._evaluated)
+
+    def _evaluated(self) -> dict[str, Any]:
+        for sae in self.saes.values():
+            sae.eval()
+        try:
+            scalers = {name: one.activation_scaler for name, one in self.trainers.items()}
+            found = {}
+            if self.evaluator is not None:
+                found = self.evaluator(self.saes, self.data_provider, scalers, self.hook_names)
+            for name, sae in self.saes.items():
+                histograms = sae.log_histograms().items()
+                found |= {f"{name}/{key}": wandb.Histogram(value) for key, value in histograms}  # type: ignore[arg-type]
+            return found
+        finally:
+            for sae in self.saes.values():
+                sae.train()
+
+    def _log(self, find: Callable[[], dict[str, Any]]) -> None:
+        """Logs what each process finds of its groups, if anything is logged."""
+        if not self.cfg.logger.log_to_wandb:
+            return
+
+        def found_here() -> dict[str, Any]:
+            with tolerated():
+                return find()
+            return {}
+
+        entries = {k: v for of_one in self._world.gathered(found_here) for k, v in of_one.items()}
+        if entries and self._world.is_first:
+            with tolerated():
+                wandb.log(entries, step=self.n_training_steps)
 
     def require_finite(self, *, with_weights: bool = True) -> None:
         """Refuses to go on where a group's loss or weights are NaN or infinite."""
@@ -147,31 +226,53 @@ class GroupTrainer(MultiSAETrainer):
         if self.cfg.checkpoint_path is None:
             super().save_checkpoint(checkpoint_name, wandb_aliases)
             return
-        base = Path(self.cfg.checkpoint_path)
-        partial = base / files.partial_name(checkpoint_name)
-        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+        folder = Path(self.cfg.checkpoint_path) / checkpoint_name
+        partial = folder.with_name(files.partial_name(checkpoint_name))
+        save_parts = super().save_checkpoint
         try:
-            super().save_checkpoint(partial.name, wandb_aliases)
-            files.write_text(partial / files.CURVES, points_to_csv(self.curves.points))
-            files.write_text(partial / files.CHECKPOINT, self._facts().to_json())
-            write_checksums(partial)
-            if (base / checkpoint_name).exists():  # of an interrupted run that was resumed
-                remove(base / checkpoint_name)
-            files.finish_folder(partial, base / checkpoint_name)
+            self._world.of_first(lambda: _make_empty(partial))
+            self._world.agreed(lambda: save_parts(partial.name, wandb_aliases))
+            points = self.points()
+            known = self._world.merged(lambda: checksums_in(partial, self.group_trainers))
+            self._world.of_first(lambda: self._finish(partial, folder, points, known))
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)  # a full disk has its space again
             raise
 
-    def _facts(self) -> CheckpointFacts:
-        last = self.curves.points[-_N_LAST_POINTS * len(self.trainers) :]
+    def _finish(
+        self,
+        partial: Path,
+        folder: Path,
+        points: tuple[TrainingPoint, ...],
+        known: Mapping[str, ChecksumEntry],
+    ) -> None:
+        files.write_text(partial / files.CURVES, points_to_csv(points))
+        files.write_text(partial / files.CHECKPOINT, self._facts(points).to_json())
+        write_checksums(partial, known=known)
+        if folder.exists():  # of an interrupted run that was resumed
+            remove(folder)
+        files.finish_folder(partial, folder)
+
+    def _facts(self, points: tuple[TrainingPoint, ...]) -> CheckpointFacts:
+        last = points[-_N_LAST_POINTS * len({point.group for point in points}) :]
         return CheckpointFacts(
             training_tokens=self.n_training_samples,
             explained_variance=statistics.fmean(point.explained_variance for point in last),
         )
 
+    def points(self) -> tuple[TrainingPoint, ...]:
+        """Those of the training curves, of the groups of all processes."""
+        of_all = [p for points in self._world.gathered(lambda: self.curves.points) for p in points]
+        of_all.sort(key=lambda point: (point.training_tokens, self._order.index(point.group)))
+        return tuple(of_all)
+
     @override
     def load_checkpoint(self, path: str | Path) -> None:
-        super().load_checkpoint(path)
+        if self.group_trainers:
+            super().load_checkpoint(path)
+        # A process without groups finds nothing of its own there.
+        counts = self._world.gathered(lambda: (self.n_training_steps, self.n_training_samples))
+        self.n_training_steps, self.n_training_samples = max(counts)
         for name, trainer in self.group_trainers.items():
             load_step_state(Path(path) / name, trainer.sae, trainer.sparse_step)
         lay_schedule(self.cfg, self.group_trainers.values(), self.n_training_samples)
@@ -190,14 +291,21 @@ class GroupTrainer(MultiSAETrainer):
         pbar: tqdm,  # type: ignore[type-arg]
         update_interval: int = 100,  # ours goes by time, not by steps
     ) -> None:
-        self._progress.show(pbar, self.n_training_samples, step_outputs)
+        if self._world.is_first:
+            self._progress.show(pbar, self.n_training_samples, step_outputs)
+        else:
+            pbar.leave = False
+            pbar.close()
         self.curves.add(self.n_training_samples, step_outputs)
         # Asking a GPU waits for it, so it is done only now and then.
         if self.cfg.device == "cpu" or self.n_training_steps % _STEPS_BETWEEN_CHECKS == 0:
             self.require_finite(with_weights=False)
-        if self._error_in_step is not None:
-            raise self._error_in_step
         self.after_step()
+
+
+def _make_empty(partial: Path) -> None:
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    partial.mkdir(parents=True)
 
 
 class ProgressBar:

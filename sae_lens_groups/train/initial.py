@@ -37,9 +37,15 @@ def initial_saes(
     cfg: GroupSAERunnerConfig[Any],
     groups: Iterable[LayerGroup],
     override_saes: Mapping[str, TrainingSAE[Any]] | None,
+    own: Iterable[LayerGroup] | None = None,
 ) -> dict[str, TrainingSAE[Any]]:
-    """Group name -> SAE to train, on the config's device, made in the order of the groups."""
+    """Group name -> SAE to train, on the config's device, made in the order of the groups.
+
+    Where only some are the process's own, the others are made too, as the weights are drawn one
+    after the other, and let go.
+    """
     groups = list(groups)
+    kept = groups if own is None else list(own)
     names = [group.name for group in groups]
     if override_saes is not None and set(override_saes) != set(names):
         raise ConfigError(
@@ -49,8 +55,12 @@ def initial_saes(
     given = override_saes or {}
     for name, sae in given.items():
         _require_fit(sae, cfg, f"override_saes[{name!r}]")
-    saes = {name: given[name] if name in given else _initial_sae(cfg) for name in names}
+    saes: dict[str, TrainingSAE[Any]] = {}
     for group in groups:
+        sae = given[group.name] if group.name in given else _initial_sae(cfg)
+        if group in kept:
+            saes[group.name] = sae
+    for group in kept:
         _prepare(saes[group.name], cfg, group)
     return saes
 
@@ -122,3 +132,16 @@ def _prepare(sae: TrainingSAE[Any], cfg: GroupSAERunnerConfig[Any], group: Layer
     for name in _RECORDED_SETTINGS:
         metadata[name] = getattr(cfg, name)
     metadata.sae_lens_groups = group_metadata(group)
+
+
+def compile_saes_if_asked(
+    cfg: GroupSAERunnerConfig[Any], saes: Mapping[str, TrainingSAE[Any]]
+) -> None:
+    """Compiles SAELens's own step of each SAE."""
+    if not cfg.compile_sae:
+        return
+    backend = "aot_eager" if cfg.device == "mps" else "inductor"
+    for sae in saes.values():
+        sae.training_forward_pass = torch.compile(  # type: ignore[method-assign]
+            sae.training_forward_pass, mode=cfg.sae_compilation_mode, backend=backend
+        )

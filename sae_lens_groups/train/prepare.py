@@ -13,18 +13,13 @@ from transformer_lens import HookedRootModule
 
 from sae_lens_groups import files
 from sae_lens_groups.activations import (
-    ActivationNorms,
     CountedRows,
     as_stream,
-    fingerprint,
-    measure_norms,
     n_layers_before_loading,
     n_layers_of,
     open_dataset,
     require_chat_template,
-    require_hooks,
     require_usable_first_row,
-    require_usable_rows,
 )
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError
@@ -46,9 +41,10 @@ from sae_lens_groups.scaling import ESTIMATED_MODES, NONE, Alignment
 from sae_lens_groups.train.cache.manifest import CacheManifest
 from sae_lens_groups.train.checkpoints.checkpoint import Checkpoint, require_unfinished, resumed
 from sae_lens_groups.train.cost import count_flops
-from sae_lens_groups.train.fast_step import ALWAYS, why_not
+from sae_lens_groups.train.fast_step import require_usable_step
 from sae_lens_groups.train.initial import pretrained_sae
 from sae_lens_groups.train.proportions import require_schedules_that_fit, warn_of_long_estimate
+from sae_lens_groups.train.refit.decoder import require_refittable
 from sae_lens_groups.train.wandb_run import require_wandb_key
 from sae_lens_groups.transfer import Transfer, kept_groups, usable_source
 
@@ -119,18 +115,23 @@ class SettledConfig:
         return plan.groups, plan
 
 
-def settle(cfg: GroupSAERunnerConfig[Any]) -> SettledConfig:
-    """Looks up what a config names: rules and alignments, a plan, a checkpoint, a source's tokens."""
+def settle(cfg: GroupSAERunnerConfig[Any], *, is_first: bool = True) -> SettledConfig:
+    """Looks up what a config names: rules and alignments, a plan, a checkpoint, a source's tokens.
+
+    A checkpoint's files are read to see whether they are whole where it is the first to look.
+    """
     if not isinstance(cfg, GroupSAERunnerConfig):
         how = 'GroupSAERunnerConfig.from_sae_lens(cfg, layer_groups="0-3,4-7")'
         raise ConfigError(f"the config is {type(cfg).__name__}; add layer groups with {how}")
     rule = rule_or_plan(cfg.layer_groups, cfg.given_groups)
-    _require_usable_step(cfg)
+    require_usable_step(cfg)
+    if cfg.refit_tokens:
+        require_refittable(cfg.sae.architecture())
     layer_alignment = _find_alignment(cfg, "layer_alignment")
     if layer_alignment is not None:
         _require_foldable(cfg, "layer_alignment", layer_alignment, "orthogonal or none")
     init_alignment = _find_alignment(cfg, "init_alignment")
-    cfg, checkpoint = resumed(cfg)
+    cfg, checkpoint = resumed(cfg, is_known_whole=not is_first)
     if cfg.token_fraction is not None:
         tokens = (
             _tokens_of_fraction(cfg, cfg.token_fraction)
@@ -142,15 +143,6 @@ def settle(cfg: GroupSAERunnerConfig[Any]) -> SettledConfig:
     if cfg.init_from is not None and init_alignment is not None and not init_alignment.only_norms:
         _require_foldable(cfg, "init_alignment", init_alignment, "scale, orthogonal or none")
     return SettledConfig(cfg=cfg, rule=rule, checkpoint=checkpoint)
-
-
-def _require_usable_step(cfg: GroupSAERunnerConfig[Any]) -> None:
-    reason = why_not(cfg.sae)
-    if cfg.fast_step == ALWAYS and reason is not None:
-        raise ConfigError(
-            f"fast_step is always, but {reason}; set fast_step to auto, which is SAELens's own "
-            "step there"
-        )
 
 
 def _find_alignment(cfg: GroupSAERunnerConfig[Any], setting: str) -> Alignment | None:
@@ -227,19 +219,20 @@ def prepare(
     override_dataset: HfDataset | None = None,
     override_model: HookedRootModule | None = None,
     override_saes: Mapping[str, TrainingSAE[Any]] | None = None,
+    *,
+    is_first: bool = True,
 ) -> PreparedRun:
-    """Finds and checks all that `GroupSAETrainingRunner` needs before it loads the model."""
-    settled = settle(cfg)
+    """Finds and checks all that `GroupSAETrainingRunner` needs before it loads the model.
+
+    Args: as the runner's.
+        is_first: whether it is one that writes to folders and W&B, as all but one of several
+            processes are not.
+    """
+    settled = settle(cfg, is_first=is_first)
     cfg = settled.cfg
-    require_wandb_key(cfg.logger)
     warn_of_long_estimate(cfg)
-    if cfg.output_path is not None:
-        require_unfinished(cfg)
-        files.require_free(cfg.output_path)
-        with only_writer(cfg.output_path):
-            pass  # before the work that comes first; `run` holds it
-    if cfg.checkpoint_path is not None:
-        files.require_writable(cfg.checkpoint_path, "checkpoint_path")
+    if is_first:
+        _require_usable_places(cfg)
     dataset = open_dataset(cfg) if override_dataset is None else as_stream(override_dataset)
     dataset_path = cfg.dataset_path if override_dataset is None else None
     require_usable_first_row(cfg, dataset, dataset_path)
@@ -262,61 +255,19 @@ def prepare(
         groups=groups,
         cache=cache,
         source=source,
-        transfer=_transfer(cfg, source, groups),
+        transfer=transfer_of(cfg, source, groups),
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class CompletedRun:
-    """What a run knows only once the language model is loaded."""
-
-    groups: tuple[LayerGroup, ...]
-    plan: GroupPlan | None
-    """What the groups were chosen from; None where they were named, or follow a rule."""
-    transfer: Transfer | None
-    """Where each group starts from."""
-    norms: ActivationNorms
-    dataset_fingerprint: str
-
-
-def complete(run: PreparedRun, model: HookedRootModule) -> CompletedRun:
-    """The groups of the loaded model, where each of them starts from, and its layers' norms.
-
-    Checks what depends on groups that were not known before.
-    """
-    cfg = run.cfg
-    require_usable_rows(run.dataset_path, run.dataset, model)
-    groups, plan = run.settled.choose_groups(model, run.dataset)
-    are_known = groups == run.groups
-    transfer = run.transfer if are_known else _transfer(cfg, run.source, groups)
-    hooked = groups if transfer is None else transfer.hooked_groups
-    require_hooks(model, cfg.hook_template, hooked)
-    for given in (run.settled.checkpoint, run.cache):
-        if given is not None and not are_known:
-            given.require_fit(cfg, groups)
-    norms = _norms(run, model, hooked)
-    if not (run.settled.measures_distances and run.settled.checkpoint is None):
-        norms.warn_if_massive()  # where distances were measured, that has said it of every layer
-    return CompletedRun(
-        groups=groups,
-        plan=plan,
-        transfer=transfer,
-        norms=norms,
-        dataset_fingerprint=fingerprint(run.dataset),
-    )
-
-
-def _norms(
-    run: PreparedRun, model: HookedRootModule, hooked: tuple[LayerGroup, ...]
-) -> ActivationNorms:
-    """Of the layers that are read; as cached activations have them, where those are trained on."""
-    cfg = run.cfg
-    layers = [layer for group in hooked for layer in group.layers]
-    cached = {} if run.cache is None else run.cache.norms
-    if all(str(layer) in cached for layer in layers):
-        found = {layer: cached[str(layer)] for layer in layers}
-        return ActivationNorms(found, cfg.max_activation_norm_multiple)
-    return measure_norms(cfg, model, run.rows, hooked, cfg.training_tokens)
+def _require_usable_places(cfg: GroupSAERunnerConfig[Any]) -> None:
+    require_wandb_key(cfg.logger)
+    if cfg.output_path is not None:
+        require_unfinished(cfg)
+        files.require_free(cfg.output_path)
+        with only_writer(cfg.output_path):
+            pass  # before the work that comes first; `run` holds it
+    if cfg.checkpoint_path is not None:
+        files.require_writable(cfg.checkpoint_path, "checkpoint_path")
 
 
 def _usable_cache(
@@ -330,11 +281,12 @@ def _usable_cache(
     return cache
 
 
-def _transfer(
+def transfer_of(
     cfg: GroupSAERunnerConfig[Any],
     source: SAESource | None,
     groups: tuple[LayerGroup, ...] | None,
 ) -> Transfer | None:
+    """Where each group starts from; None without a source, or before the groups are known."""
     if source is None or groups is None:
         return None
     if cfg.init_keep_layers:

@@ -68,7 +68,8 @@ def _saes(run: PreparedRun) -> str:
 def _step(run: PreparedRun) -> str:
     cfg = run.cfg
     choice = step_of_config(cfg.sae, cfg.fast_step)
-    in_bfloat16 = ", the encoder in bfloat16 (autocast)" * cfg.autocast
+    reason = "sae.dtype" if cfg.sae.dtype == "bfloat16" else "autocast" * cfg.autocast
+    in_bfloat16 = f", the encoder in bfloat16 ({reason})" if reason else ""
     compiled = "; compile_sae compiles SAELens's own alone" * cfg.compile_sae
     return str(choice) if choice.step is None else f"{choice}{in_bfloat16}{compiled}"
 

@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import TypeVar
@@ -15,10 +16,15 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Remembers the first SIGINT or SIGTERM; a second one acts at once, as it always does."""
+    """Remembers the first SIGINT or SIGTERM; a second one acts at once, as it always does.
 
-    def __init__(self) -> None:
+    Args:
+        grace_seconds: for so long a further one is the same, passed on by somebody else too.
+    """
+
+    def __init__(self, grace_seconds: float = 0.0) -> None:
         self.signal_number: int | None = None
+        self._grace_seconds, self._grace_ends = grace_seconds, 0.0
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -29,9 +35,15 @@ class StopRequest:
         previous = {number: signal.getsignal(number) for number in _SIGNALS}
 
         def remember(signal_number: int, _frame: FrameType | None) -> None:
-            self.signal_number = signal_number
+            is_first, now = self.signal_number is None, time.monotonic()
+            if is_first:
+                self.signal_number, self._grace_ends = signal_number, now + self._grace_seconds
+            if now < self._grace_ends:
+                return
             for number, handler in previous.items():
                 signal.signal(number, handler)
+            if not is_first:
+                signal.raise_signal(signal_number)
 
         try:
             for number in _SIGNALS:

@@ -16,7 +16,7 @@ from sae_lens_groups.errors import DivergedError
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.scaling import GroupScaling, load_layer_scalers, save_layer_scalers
 from sae_lens_groups.train.checkpoints.step_state import save_step_state
-from sae_lens_groups.train.fast_step import AUTO, NEVER, Scratch, SparseStep, step_of_sae
+from sae_lens_groups.train.fast_step import AUTO, NEVER, Scratch, SparseStep, make_step
 from sae_lens_groups.train.statistics import LayerStatistics, layer_metrics
 
 # BatchTopK's threshold averages about the last sixteenth of the steps so far, and no fewer than
@@ -49,11 +49,7 @@ class GroupSAETrainer(SAETrainer[TrainingSAE[Any], Any]):
         self.group = group
         self.scaling = GroupScaling.identity(group)
         self.statistics = LayerStatistics(len(group), sae.cfg.d_sae, cfg.device)
-        step = step_of_sae(sae, fast_step).step
-        self.sparse_step: SparseStep[Any] | None = None
-        if step is not None:
-            scratch = scratch or Scratch()
-            self.sparse_step = step(sae, cfg.dead_feature_window, scratch, cfg.autocast)
+        self.sparse_step = make_step(sae, fast_step, cfg, scratch or Scratch())
         self._is_optimizer_fused = fast_step != NEVER
         self._is_threshold_warmed = (
             fast_step != NEVER and getattr(sae.cfg, "topk_threshold_lr", 0) > 0

@@ -36,6 +36,8 @@ class TolerantLogging(LoggingConfig):
 
     @override
     def log(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
+        if wandb.run is None:  # it is another process's
+            return
         name = artifact_name(trainer.sae.get_name())
         named = SimpleNamespace(sae=SimpleNamespace(get_name=lambda: name), cfg=trainer.cfg)
         with tolerated():
@@ -69,7 +71,7 @@ def require_wandb_key(log: LoggingConfig) -> None:
 
 @contextlib.contextmanager
 def wandb_run(
-    log: LoggingConfig, facts: Mapping[str, Any], *, may_exist: bool
+    log: LoggingConfig, facts: Mapping[str, Any], *, may_exist: bool, is_here: bool = True
 ) -> Iterator[LoggingConfig]:
     """Keeps a run at W&B for the block, and gives what trainers log with.
 
@@ -77,12 +79,13 @@ def wandb_run(
         log: says whether there is to be one.
         facts: what W&B shows as its config.
         may_exist: whether a run with its `wandb_id` is gone on with rather than refused.
+        is_here: whether it is this process's, of several.
 
     Raises:
         ConfigError: W&B does not take what was asked for.
     """
     log = TolerantLogging(**vars(log))
-    log.log_to_wandb = log.log_to_wandb and _has_started(log, facts, may_exist)
+    log.log_to_wandb = is_here and log.log_to_wandb and _has_started(log, facts, may_exist)
     if not log.log_to_wandb:
         yield log
         return

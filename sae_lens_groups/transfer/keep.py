@@ -1,12 +1,9 @@
 """Puts the layers of two suites into one."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-import torch
-from sae_lens import SAE
-from sae_lens.training.activation_scaler import ActivationScaler
 from typing_extensions import override
 
 from sae_lens_groups import files
@@ -14,7 +11,7 @@ from sae_lens_groups.activations import DatasetId
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.layers import LayerGroup, disjoint
-from sae_lens_groups.saved import SAESource, TrainingPoint
+from sae_lens_groups.saved import SAESource, WrappedSource
 from sae_lens_groups.suite import SAESuite
 
 
@@ -72,45 +69,25 @@ def require_keepable(cfg: GroupSAERunnerConfig[Any], source: SAESource) -> None:
         )
 
 
-class _FilledIn(SAESource):
+class _FilledIn(WrappedSource):
     """All trained groups, and those of another suite that share no layer with them."""
 
-    has_groups = has_scalers = True
-
     def __init__(self, trained: SAESource, other: SAESource) -> None:
-        self._trained = trained
+        super().__init__(trained)
+        self.has_groups = self.has_scalers = True
         kept = kept_groups(trained.manifest.groups, other.manifest.groups)
         self._source_of = dict.fromkeys(trained.manifest.layers, trained)
         self._source_of |= {layer: other for group in kept for layer in group.layers}
         factors = {n: of.manifest.scaling_factors[n] for n, of in self._source_of.items()}
         groups = disjoint([*trained.manifest.groups, *kept])
-        self.manifest = replace(trained.manifest, groups=groups, scaling_factors=factors)
-
-    @property
-    @override
-    def runner_cfg(self) -> Mapping[str, Any] | None:
-        return self._trained.runner_cfg
-
-    @property
-    @override
-    def training_curves(self) -> tuple[TrainingPoint, ...]:
-        return self._trained.training_curves
+        refit_tokens = trained.manifest.refit_tokens or other.manifest.refit_tokens
+        self.manifest = replace(
+            trained.manifest, groups=groups, scaling_factors=factors, refit_tokens=refit_tokens
+        )
 
     @override
-    def layer(self, layer: int, device: str = "cpu") -> SAE[Any]:
-        return self._source_of[layer].layer(layer, device)
-
-    @override
-    def group(self, group: LayerGroup, device: str = "cpu") -> SAE[Any]:
-        return self._source_of[group.first].group(group, device)
-
-    @override
-    def scaler(self, layer: int) -> ActivationScaler | None:
-        return self._source_of[layer].scaler(layer)
-
-    @override
-    def log_sparsity(self, layer: int) -> torch.Tensor | None:
-        return self._source_of[layer].log_sparsity(layer)
+    def _of(self, layer: int) -> SAESource:
+        return self._source_of[layer]
 
 
 def with_kept_layers(trained: SAESuite, source: SAESource) -> SAESuite:

@@ -33,7 +33,7 @@ from sae_lens_groups.scaling import (
     whitening_of,
 )
 from sae_lens_groups.transfer.keep import kept_groups
-from sae_lens_groups.transfer.take import take_parameters
+from sae_lens_groups.transfer.take import ALL_PARAMETERS, take_decoder, take_parameters
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ class Transfer:
         self.groups = tuple(groups)
         self._held = source.manifest
         self.starts = tuple(self._start(group) for group in self.groups)
-        self._scaled_only: set[LayerPair] = set()
+        self.scaled_only: set[LayerPair] = set()
+        """Related by a factor, where what was asked for would have been worse."""
 
     @property
     def pairs(self) -> set[LayerPair]:
@@ -114,7 +115,7 @@ class Transfer:
             layers={
                 hook_name(layer): LayerTransfer(
                     source_hook_name=hook_name(start.source_layer),
-                    init_alignment=SCALE if start.pair in self._scaled_only else None,
+                    init_alignment=SCALE if start.pair in self.scaled_only else None,
                     zero_shot=zero_shot[layer],
                 )
                 for start in self.starts
@@ -131,20 +132,23 @@ class Transfer:
         """Gives every group's SAE its first parameters, in place.
 
         Args:
-            saes: group name -> the SAE to train.
+            saes: group name -> the SAE to train; of some groups, where others train the rest.
             scalings: group name -> how its layers' activations are scaled.
             moments: those of all `pairs`, of raw activations.
         """
         for start in self.starts:
+            if start.group.name not in saes:
+                continue
             target = scalings[start.group.name].of_layer[start.layer]
             with named_by("init_from", InitSourceError):
                 source = self.source.group(self._held.group_of(start.source_layer))
-            take_parameters(
-                saes[start.group.name],
-                source,
-                self._scaler(start, target, moments.get(start.pair)),
-                which=self.cfg.init_parameters,
-            )
+            sae, which = saes[start.group.name], self.cfg.init_parameters
+            scaler = self._scaler(start, target, moments.get(start.pair))
+            take_parameters(sae, source, scaler, which=which)
+            is_refitted = self._held.refit_tokens is not None and len(start.group) == 1
+            if is_refitted and start.is_same_layer and which == ALL_PARAMETERS:
+                from_raw = _rescaled(target, ActivationScaler(), int(self.cfg.sae.d_in))
+                take_decoder(sae, source, self.source.layer(start.source_layer), from_raw)
 
     def _start(self, group: LayerGroup) -> Start:
         layer = DIRECTIONS[self.cfg.init_direction](self._held.layers, group)
@@ -206,7 +210,7 @@ class Transfer:
         of_equal_norms = scaled.scaled(to_equal_norms, ActivationScaler())
         fitted, as_asked = alignment.fit_or_scale(of_equal_norms, start.pair)
         if not as_asked:
-            self._scaled_only.add(start.pair)
+            self.scaled_only.add(start.pair)
         return LayerScaler.of(to_equal_norms, fitted.then(own_map))
 
 

@@ -18,8 +18,8 @@ from sae_lens_groups.scaling import (
 )
 from sae_lens_groups.transfer.training_form import training_state
 
-_ALL, ENCODER, _DECODER = "all", "encoder", "decoder"
-PARAMETERS = (_ALL, ENCODER, _DECODER)
+ALL_PARAMETERS, ENCODER, _DECODER = "all", "encoder", "decoder"
+PARAMETERS = (ALL_PARAMETERS, ENCODER, _DECODER)
 
 _State = dict[str, torch.Tensor]
 _OF_DECODER = frozenset({"W_dec", "b_dec"})
@@ -27,7 +27,7 @@ _OF_DECODER = frozenset({"W_dec", "b_dec"})
 
 @torch.no_grad()
 def take_parameters(
-    sae: TrainingSAE[Any], source: SAE[Any], scaler: LayerScaler, which: str = _ALL
+    sae: TrainingSAE[Any], source: SAE[Any], scaler: LayerScaler, which: str = ALL_PARAMETERS
 ) -> None:
     """Makes `sae` compute `scaler.unscale(source(scaler.scale(x)))`, in place.
 
@@ -59,6 +59,33 @@ def take_parameters(
         if offset_D.any():
             new |= pre_activations_shifted(new, offset_D @ new["W_enc"].double())
     sae.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in new.items()})
+
+
+@torch.no_grad()
+def take_decoder(
+    sae: TrainingSAE[Any], group_sae: SAE[Any], refitted: SAE[Any], scaler: LayerScaler
+) -> None:
+    """Gives an SAE that took a group's parameters the decoder of a refitted layer, in place.
+
+    Args:
+        sae: computes what the layer's SAE did before it was refitted.
+        group_sae: what its parameters were taken from.
+        refitted: the layer's plain SAE, whose latents are in units of raw activations.
+        scaler: from the activations of `sae` to those of the plain one.
+    """
+    decoder = {name: refitted.state_dict()[name] for name in _OF_DECODER}
+    if scaler.layer_map is not None:
+        decoder = behind_map(decoder, scaler.layer_map, applies_b_dec=False)
+    if scaler.scaling_factor is not None:
+        decoder = behind_factor(decoder, scaler.scaling_factor)
+    if getattr(group_sae.cfg, "rescale_acts_by_decoder_norm", False):
+        # Its rows' norms are in the encoder of the plain one.
+        decoder["W_dec"] = decoder["W_dec"] * group_sae.W_dec.cpu().norm(dim=1, keepdim=True)
+    own = {name: tensor.cpu() for name, tensor in sae.state_dict().items()}
+    if sae.cfg.apply_b_dec_to_input:
+        moved_F = (decoder["b_dec"] - own["b_dec"]).double() @ own["W_enc"].double()
+        own |= pre_activations_shifted(own, moved_F)
+    sae.load_state_dict({**own, **decoder})
 
 
 def _behind(

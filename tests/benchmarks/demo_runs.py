@@ -10,23 +10,50 @@ from tests.benchmarks.own_process import in_own_process
 Run = dict[str, Any]
 """The arguments of `train` that tell a run of a recipe from others."""
 Figures = dict[str, float]
+_OF_ROWS = {"store_batch_size_prompts", "n_batches_for_norm_estimate", "autocast_lm"}
+"""Flags that decide which rows there are."""
 
 
-def cook(runs: list[Run], seed: int) -> Figures:
+def cook(runs: list[Run], seed: int, cached_tokens: int = 0) -> Figures:
     """Does the runs of a recipe, of which each starts from the suite of the one before.
 
-    Returns their seconds in all, and the last one's scores.
+    With `cached_tokens` all read the activations of that many tokens, which the language model
+    gives once, before them; over and over, where a run takes more. Returns their seconds in all,
+    and the last one's scores.
     """
     seconds = {"seconds": 0.0, "cpu_seconds": 0.0}
     scores: Figures = {}
     with tempfile.TemporaryDirectory() as folder:
+        cached: Run = {}
+        if cached_tokens:
+            cached["cached_activations_path"] = f"{folder}/cache"
+            common = {name: runs[0][name] for name in _OF_ROWS & runs[0].keys()}
+            seconds = in_own_process(cache, tokens=cached_tokens, seed=seed, **cached, **common)
+            cached["use_cached_activations"] = True
         for n, run in enumerate(runs):
-            settings = {**run, "seed": seed, "output_path": f"{folder}/{n}"}
+            settings = {**run, **cached, "seed": seed, "output_path": f"{folder}/{n}"}
             if n:
                 settings["init_from"] = f"{folder}/{n - 1}"
             scores = in_own_process(train, **settings, is_scored=n == len(runs) - 1)
             seconds = {name: sum_ + scores[name] for name, sum_ in seconds.items()}
     return {**scores, **seconds}
+
+
+def cache(tokens: int, seed: int, cached_activations_path: str, **flags: Any) -> Figures:
+    """Seconds to write the activations of all layers, the language model's pass included."""
+    import torch
+
+    from sae_lens_groups import cache_activations
+    from sae_lens_groups.demo.model import stdlib_tokens
+    from sae_lens_groups.demo.run import demo_config
+
+    torch.set_num_threads(1)
+    dataset = stdlib_tokens("train", seed=seed)
+    watch = Watch()
+    cfg = demo_config("each", None, tokens, seed=seed, **flags)
+    cfg.cached_activations_path = cached_activations_path
+    cache_activations(cfg, cache_dtype="float16", override_dataset=dataset)
+    return watch.seconds()
 
 
 def train(

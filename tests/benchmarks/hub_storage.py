@@ -47,7 +47,7 @@ def main() -> None:
     torch.set_num_threads(1)
     print(
         "| d_in x d_sae | layer's file | further layer | with its sparsity | "
-        "layer_alignment orthogonal | SAELens's fold |\n|---|---|---|---|---|---|"
+        "layer_alignment orthogonal | refitted | SAELens's fold |\n|---|---|---|---|---|---|---|"
     )
     by_upload = []
     for shape in args.shapes:
@@ -72,10 +72,12 @@ def what_is_shared(suite: SAESuite, folder: Path) -> list[str]:
     (group,) = suite.manifest.groups
     d_in, d_sae = suite.group(group).W_enc.shape
     aligned = train(topk(d_in, d_sae), folder / "aligned", layer_alignment="orthogonal")
+    refitted = train(topk(d_in, d_sae), folder / "refitted", refit_tokens=2000)
     ways = {
         "weights": [[file] for file in files],
         "sparsity": [[file, file.with_name(SPARSITY_FILENAME)] for file in files],
         "of_aligned": [[file] for file in weights_files(aligned)],
+        "refitted": [[file] for file in weights_files(refitted)],
         "saelens": [[file] for file in folded_by_saelens(suite, folder / "folded")],
     }
     size = files[0].stat().st_size

@@ -12,6 +12,7 @@ import argparse
 import html
 import random
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -64,11 +65,14 @@ WAYS = {
     "six layers, without position 0": Way(
         SIX, changes={"seqpos_slice": (1, None), "use_cached_activations": False}
     ),
-    "each": Way("each"),
-    "even:6": Way("even:6"),
-    "auto:6": Way("auto:6"),
+    "each": Way("each", seeds=(1, 2, 3)),
+    "even:6": Way("even:6", seeds=(1, 2, 3)),
+    "auto:6": Way("auto:6", seeds=(1, 2, 3)),
     "even:6, then each for 30%": Way(
-        "each", changes={"training_tokens": 36_864, "lr": 5e-4}, starts_from="even:6"
+        "each",
+        seeds=(1, 2, 3),
+        changes={"training_tokens": 36_864, "lr": 5e-4},
+        starts_from="even:6",
     ),
 }
 
@@ -175,9 +179,13 @@ def trained(cfg: Any, text: Dataset, model: Any) -> Path:
 
 def scores(folder: Path, text: Dataset, model: Any) -> dict[str, float]:
     """Means over six layers of the whole depth, on 4,096 held-out tokens."""
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = evaluate_suite(SAESuite.load(folder), model, text, n_batches=2)
-    scored = [layer.metrics for layer in found if layer.layer in SCORED]
+    with tempfile.TemporaryDirectory() as scored_alone:
+        for layer in SCORED:
+            name = f"model.layers.{layer}"
+            shutil.copytree(folder / name, Path(scored_alone) / name)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = evaluate_suite(scored_alone, model, text, n_batches=2)
+    scored = [layer.metrics for layer in found]
     return {name: statistics.mean(of[name] for of in scored) for name in METRICS}
 
 

@@ -33,12 +33,16 @@ FALLING: Run = {"layer_groups": "each", "decay": 1.0}
 
 # Of each recipe the budgets to try, each a list of runs of which the second starts from the first;
 # `share` is the part of BUDGET that a run trains every SAE on, `decay` the part of the run in which
-# the learning rate falls.
+# the learning rate falls, `cached` the part of BUDGET whose activations are stored first, for both runs.
 RECIPES: dict[str, list[list[Run]]] = {
     "`each`": [[{**EACH, "share": share}] for share in (1.0, 1.1)],
     "`0-3,4-7,8-11`": [[{**FOURS, "share": share}] for share in (1.0, 2.0, 3.0)],
     "`0-3,4-7,8-11`, then `each`": [
         [CONSTANT, {**FALLING, "share": share}] for share in (0.3, 0.35, 0.4)
+    ],
+    "the same from one cache": [
+        [{**CONSTANT, "cached": cached}, {**FALLING, "share": share}]
+        for cached, share in ((0.2, 0.3), (0.2, 0.35), (0.25, 0.35))
     ],
     "every other layer, then the rest": [
         [
@@ -85,7 +89,8 @@ def one_round(args: argparse.Namespace, seed: int) -> dict[str, dict[str, Any]]:
     random.Random(seed).shuffle(order)
     for name in order:
         for runs in RECIPES[name]:
-            result: dict[str, Any] = cook([with_settings(run) for run in runs], seed)
+            cached = int(BUDGET * runs[0].get("cached", 0))
+            result: dict[str, Any] = cook([with_settings(run) for run in runs], seed, cached)
             result["shares"] = [run["share"] for run in runs]
             result["is_reached"] = result["explained_variance"] >= baseline["explained_variance"]
             log(args.log, {"recipe": name, "seed": seed, **result})
@@ -97,7 +102,7 @@ def one_round(args: argparse.Namespace, seed: int) -> dict[str, dict[str, Any]]:
 
 def with_settings(run: Run) -> Run:
     """The run with what all have in common, and its share of the budget as tokens."""
-    own = {name: value for name, value in run.items() if name != "share"}
+    own = {name: value for name, value in run.items() if name not in ("share", "cached")}
     return {**SETTINGS, **own, "tokens": int(BUDGET * run["share"])}
 
 

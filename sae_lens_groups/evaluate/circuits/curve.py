@@ -8,7 +8,7 @@ from sae_lens import SAE
 
 from sae_lens_groups.activations import taking_flat_heads
 from sae_lens_groups.evaluate.circuits.report import CurvePoint, LayerCurve
-from sae_lens_groups.evaluate.circuits.runs import HookSite, TaskRuns
+from sae_lens_groups.evaluate.circuits.runs import HookSite
 
 MIN_SHARE = 0.05
 """Below it a hook has no curve: the score hardly depends on it, and ratios would be noise."""
@@ -18,26 +18,21 @@ Faithfulness = Callable[[torch.Tensor, bool], float]
 
 
 @torch.no_grad()
-def layer_curve(site: HookSite, runs: TaskRuns) -> LayerCurve:
+def layer_curve(site: HookSite) -> LayerCurve:
     """Faithfulness and completeness of the SAE's features, those of highest attribution first."""
-    clean_PTD = site.read(runs.clean[site.hook_name])
-    counterfactual_PTD = site.read(runs.counterfactual[site.hook_name])
-
-    def scores(replacement_PTD: torch.Tensor) -> torch.Tensor:
-        return runs.batch.scores(site.logits(runs.batch.clean_PT, replacement_PTD))
-
-    m_all, m_none = runs.clean_scores_P.mean(), scores(counterfactual_PTD).mean()
-    share = ((m_all - m_none) / (m_all - runs.counterfactual_scores_P.mean())).item()
+    m_all = site.runs.clean_scores_P.mean()
+    m_none = site.scores(site.counterfactual_PTD).mean()
+    share = ((m_all - m_none) / (m_all - site.runs.counterfactual_scores_P.mean())).item()
     if abs(share) < MIN_SHARE:
         return LayerCurve(hook_name=site.hook_name, share=share, points=())
     with taking_flat_heads(site.sae):
-        nodes = Nodes(site.sae, clean_PTD, counterfactual_PTD)
+        nodes = Nodes(site.sae, site.clean_PTD, site.counterfactual_PTD)
 
         def faithfulness(keep_F: torch.Tensor, with_error: bool) -> float:
-            m = scores(nodes.activations(keep_F, with_error=with_error)).mean()
+            m = site.scores(nodes.activations(keep_F, with_error=with_error)).mean()
             return ((m - m_none) / (m_all - m_none)).item()
 
-        order_F = nodes.attributions(scores).abs().argsort(descending=True, stable=True)
+        order_F = nodes.attributions(site.scores).abs().argsort(descending=True, stable=True)
         points = [_point(order_F, n, faithfulness) for n in feature_counts(len(order_F))]
     return LayerCurve(hook_name=site.hook_name, share=share, points=tuple(points))
 

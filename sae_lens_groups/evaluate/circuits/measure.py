@@ -81,7 +81,7 @@ def _measure_task(
         )
         return replace(result, accuracy=runs.accuracy, message=message)
     bar = tqdm(saes.items(), desc=f"Faithfulness on {task.name}", unit="layer", leave=False)
-    curves = tuple(layer_curve(HookSite(model, name, sae), runs) for name, sae in bar)
+    curves = tuple(layer_curve(HookSite(name, sae, runs)) for name, sae in bar)
     return replace(result, accuracy=runs.accuracy, curves=curves)
 
 

@@ -10,6 +10,7 @@ from transformer_lens import HookedRootModule
 
 from sae_lens_groups.activations import Site
 from sae_lens_groups.evaluate.circuits.pairs import PairBatch
+from sae_lens_groups.evaluate.replaced_pass import CleanPass
 
 
 @dataclass(frozen=True)
@@ -19,16 +20,16 @@ class TaskRuns:
     batch: PairBatch
     clean_scores_P: torch.Tensor
     counterfactual_scores_P: torch.Tensor
-    clean: Mapping[str, torch.Tensor]
-    """Hook name -> activations."""
+    clean: CleanPass
     counterfactual: Mapping[str, torch.Tensor]
+    """Hook name -> activations."""
 
     @classmethod
     @torch.no_grad()
     def of(cls, model: HookedRootModule, batch: PairBatch, hook_names: Sequence[str]) -> "TaskRuns":
         """Runs the model twice."""
         names = list(hook_names)
-        clean_logits, clean = model.run_with_cache(batch.clean_PT, names_filter=names)
+        clean, clean_logits = CleanPass.run(model, batch.clean_PT, names)
         logits, counterfactual = model.run_with_cache(batch.counterfactual_PT, names_filter=names)
         return cls(batch, batch.scores(clean_logits), batch.scores(logits), clean, counterfactual)
 
@@ -41,30 +42,32 @@ class TaskRuns:
 
 @dataclass(frozen=True)
 class HookSite:
-    """A hook of a model, and the SAE of the activations there."""
+    """A hook, the SAE of the activations there, and the runs of the model."""
 
-    model: HookedRootModule
     hook_name: str
     sae: SAE[Any]
+    runs: TaskRuns
 
     @property
     def _site(self) -> Site:
         return Site(self.hook_name, self.sae.cfg.metadata.hook_head_index)
 
-    def read(self, activations: torch.Tensor) -> torch.Tensor:
-        """The model's activations as the SAE takes them, with heads flat. Shape (P, T, D).
+    @property
+    def clean_PTD(self) -> torch.Tensor:
+        """The clean prompts' activations, as the SAE takes them."""
+        return self._rows(self.runs.clean.captured)
 
-        They become float32 at least, so that reconstruction and error add up to them again.
-        """
-        rows_PTD = self._site.rows(activations)
+    @property
+    def counterfactual_PTD(self) -> torch.Tensor:
+        """Those of the counterfactual prompts."""
+        return self._rows(self.runs.counterfactual)
+
+    def _rows(self, captured: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        # In float32 at least, so that reconstruction and error add up to them again.
+        rows_PTD = self._site.rows(captured[self.hook_name])
         return rows_PTD.to(self.sae.device, torch.promote_types(rows_PTD.dtype, torch.float32))
 
-    def logits(self, tokens_PT: torch.Tensor, replacement_PTD: torch.Tensor) -> torch.Tensor:
-        """The model's output where the SAE's activations are replaced by these. Shape (P, T, V)."""
-
-        def replace(activations: torch.Tensor, hook: Any) -> torch.Tensor:  # noqa: ARG001
-            return self._site.with_rows(activations, replacement_PTD)
-
-        return self.model.run_with_hooks(
-            tokens_PT, return_type="logits", fwd_hooks=[(self.hook_name, replace)]
-        )
+    def scores(self, replacement_PTD: torch.Tensor) -> torch.Tensor:
+        """Those of the clean prompts with the SAE's activations replaced by these. Shape (P,)."""
+        activation = self._site.with_rows(self.runs.clean.captured[self.hook_name], replacement_PTD)
+        return self.runs.batch.scores(self.runs.clean.logits_with(self.hook_name, activation))

@@ -1,6 +1,7 @@
 """Cached activations, read and served in place of the language model."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -91,7 +92,7 @@ class CachedActivationsStore(GroupActivationsStore):
     cache: CachedActivations
     current_row_idx: int = 0
     """The prompt that is read next."""
-    _prompts: range
+    _prompts = range(0)
     source_name = "cache"
 
     @classmethod
@@ -109,6 +110,11 @@ class CachedActivationsStore(GroupActivationsStore):
         store.cache = CachedActivations(cfg.cached_activations_path)
         return store
 
+    @property
+    def holds_all_rows(self) -> bool:
+        """Whether every layer's rows are there, rather than those that were drawn for a run."""
+        return self.cache.manifest.cache_rows != DRAWN_ROWS
+
     @override
     def next_tokens(self, raise_at_epoch_end: bool = False) -> torch.Tensor:
         if self.current_row_idx + self.store_batch_size_prompts > self.cache.manifest.n_prompts:
@@ -121,6 +127,30 @@ class CachedActivationsStore(GroupActivationsStore):
         n_read = self.cache.dataset_rows_read(self._prompts)
         self.rows.n_read = max(n_read, self.rows.n_read)
         return self.cache.token_ids_PT(self._prompts)
+
+    @property
+    @override
+    def shape_of_lm_batch(self) -> tuple[int, int]:
+        return self.store_batch_size_prompts, self.training_context_size
+
+    @property
+    @override
+    def place(self) -> int:
+        return self.current_row_idx
+
+    @contextlib.contextmanager
+    @override
+    def standing_at(self, place: int) -> Iterator[None]:
+        here, self._prompts = self._prompts, range(place - self.store_batch_size_prompts, place)
+        try:
+            yield
+        finally:
+            self._prompts = here
+
+    @override
+    def pass_over(self, n_tokens: int) -> None:
+        if self.holds_all_rows:
+            super().pass_over(n_tokens)
 
     @override
     def trained_tokens(self, batch_tokens: torch.Tensor) -> torch.Tensor:
@@ -136,10 +166,10 @@ class CachedActivationsStore(GroupActivationsStore):
 
     @override
     def write_drawn(self, batch_tokens: torch.Tensor, sink: RowSink) -> None:
-        if self.cache.manifest.cache_rows == DRAWN_ROWS:
-            self._write_as_drawn(sink)
-        else:
+        if self.holds_all_rows:
             super().write_drawn(batch_tokens, sink)
+        else:
+            self._write_as_drawn(sink)
 
     def _write_as_drawn(self, sink: RowSink) -> None:
         """Hands on rows that were drawn when they were cached."""

@@ -196,7 +196,7 @@ def require_unfinished(cfg: GroupSAERunnerConfig[Any]) -> None:
 
 
 def resumed(
-    cfg: GroupSAERunnerConfig[Any],
+    cfg: GroupSAERunnerConfig[Any], *, is_known_whole: bool = False
 ) -> tuple[GroupSAERunnerConfig[Any], Checkpoint | None]:
     """The checkpoint that a run goes on from, if any, and the config with it in place of `auto`.
 
@@ -206,7 +206,8 @@ def resumed(
     if cfg.resume_from_checkpoint is None:
         return cfg, None
     if cfg.resume_from_checkpoint != NEWEST:
-        return cfg, Checkpoint.whole(cfg.resume_from_checkpoint)
+        of = Checkpoint if is_known_whole else Checkpoint.whole
+        return cfg, of(cfg.resume_from_checkpoint)
     cfg = copy.copy(cfg)
     newest = _newest(cfg)
     cfg.resume_from_checkpoint = None if newest is None else str(newest.path)

@@ -3,13 +3,13 @@
 import json
 import warnings
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
 from sae_lens_groups import files
-from sae_lens_groups.activations import TrainingBatches
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import OutputFolderError, TrainingInterrupted
 from sae_lens_groups.field_values import parse_every
@@ -19,6 +19,7 @@ from sae_lens_groups.saved import TransferReport
 from sae_lens_groups.train.checkpoints import folder as run_folder
 from sae_lens_groups.train.checkpoints.schedule import CheckpointSchedule
 from sae_lens_groups.train.group_trainer import GroupTrainer
+from sae_lens_groups.train.ranks.world import World
 
 # What torch and safetensors raise where a file cannot be written.
 UNWRITABLE = (OSError, SafetensorError, RuntimeError, OutputFolderError)
@@ -30,10 +31,11 @@ class RunCheckpoints:
     Args:
         cfg: says where they go, when they are due, and how many are kept.
         trainer: what they are of.
+        world: the processes that write each of them together.
     """
 
-    def __init__(self, cfg: GroupSAERunnerConfig[Any], trainer: GroupTrainer) -> None:
-        self._trainer = trainer
+    def __init__(self, cfg: GroupSAERunnerConfig[Any], trainer: GroupTrainer, world: World) -> None:
+        self._trainer, self._world = trainer, world
         self._keep = cfg.keep_checkpoints
         self._folder = None if cfg.checkpoint_path is None else Path(cfg.checkpoint_path)
         every = None if cfg.checkpoint_every is None else parse_every(cfg.checkpoint_every)
@@ -41,24 +43,33 @@ class RunCheckpoints:
             trainer.take_thresholds(), every, trainer.n_training_samples
         )
         self._lock = ExitStack()
-        self._is_locked = False
-        if self._folder is not None and self._folder.exists():  # of the run that is resumed
-            self._hold(self._folder)
-            run_folder.remove_partial(self._folder)
+        self._is_locked = self._is_due = False
+        if self._folder is not None:
+            world.of_first(partial(self._take_over, self._folder))
 
     def close(self) -> None:
         """Lets other runs write to the folder."""
         self._lock.close()
+
+    def _take_over(self, folder: Path) -> None:
+        if folder.exists():  # of the run that is resumed
+            self._hold(folder)
+            run_folder.remove_partial(folder)
 
     def _hold(self, folder: Path) -> None:
         if not self._is_locked:
             self._lock.enter_context(only_writer(folder, "checkpoint_path"))
             self._is_locked = True
 
-    def save_if_due(self) -> None:
-        """Saves one where it is due. A disk that is full costs the checkpoint, and not the run."""
-        if not self._schedule.is_due(self._trainer.n_training_samples):
-            return
+    @property
+    def is_due(self) -> bool:
+        """Whether one is, since the last was saved or tried."""
+        self._is_due |= self._schedule.is_due(self._trainer.n_training_samples)
+        return self._is_due
+
+    def try_to_save(self) -> None:
+        """Saves one. A disk that is full costs the checkpoint, and not the run."""
+        self._is_due = False
         try:
             self.save()
         except UNWRITABLE as error:
@@ -70,16 +81,16 @@ class RunCheckpoints:
 
     def save(self) -> Path | None:
         """Saves one now and returns its folder; None where the config names no place for it."""
-        self._trainer.require_finite()  # what is on disk can always be gone on from
-        name = str(self._trainer.n_training_samples)
-        if self._folder is not None:
-            self._hold(self._folder)
+        folder, name = self._folder, str(self._trainer.n_training_samples)
+        self._world.agreed(self._trainer.require_finite)  # what is on disk can be gone on from
+        if folder is not None:
+            self._world.of_first(lambda: self._hold(folder))
         self._trainer.save_checkpoint(name)
-        if self._folder is None:
+        if folder is None:
             return None
-        if self._keep is not None:
-            run_folder.remove_old(self._folder, self._keep)
-        return self._folder / name
+        if (keep := self._keep) is not None:
+            self._world.of_first(lambda: run_folder.remove_old(folder, keep))
+        return folder / name
 
     def last_one(self) -> str:
         """Where the newest checkpoint lies, for a message."""
@@ -111,12 +122,10 @@ class RunCheckpoints:
 def save_runner_files(
     checkpoint: Path,
     cfg: GroupSAERunnerConfig[Any],
-    batches: TrainingBatches,
     plan: GroupPlan | None,
     transfer: TransferReport | None,
 ) -> None:
-    """Adds which batches come next, the plan, what the SAEs started from, and the config."""
-    batches.save(checkpoint)
+    """Adds the plan, what the SAEs started from, and the config."""
     if plan is not None:
         plan.save(checkpoint / files.PLAN)
     if transfer is not None:

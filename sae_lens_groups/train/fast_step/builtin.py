@@ -9,6 +9,7 @@ from sae_lens_groups.train.fast_step.batchtopk import BatchTopKStep
 from sae_lens_groups.train.fast_step.jumprelu import JumpReLUStep
 from sae_lens_groups.train.fast_step.matryoshka_batchtopk import MatryoshkaBatchTopKStep
 from sae_lens_groups.train.fast_step.sparse_step import SparseStep
+from sae_lens_groups.train.fast_step.standard import StandardStep
 from sae_lens_groups.train.fast_step.topk import TopKStep
 
 
@@ -20,3 +21,4 @@ def register_fast_steps(register: Callable[[str, type[SparseStep[Any]]], None]) 
     register("abstopk", AbsTopKStep)
     register("jumprelu", JumpReLUStep)
     register("matryoshka_batchtopk", MatryoshkaBatchTopKStep)
+    register("standard", StandardStep)

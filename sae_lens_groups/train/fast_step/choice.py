@@ -4,16 +4,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from sae_lens.config import SAETrainerConfig
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from sae_lens.saes.sae import TrainingSAE, TrainingSAEConfig
 
-from sae_lens_groups.config import FAST_STEPS
+from sae_lens_groups.config import FAST_STEPS, GroupSAERunnerConfig
+from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.plugins import fast_steps
+from sae_lens_groups.train.fast_step.bfloat16 import BFloat16Step
+from sae_lens_groups.train.fast_step.scratch import Scratch
 from sae_lens_groups.train.fast_step.sparse_step import SparseStep
 
 AUTO, ALWAYS, NEVER = FAST_STEPS
 
 _DEVICES = ("cpu", "cuda")
+_DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -37,8 +43,8 @@ def why_not(cfg: TrainingSAEConfig) -> str | None:
         return f"architecture {architecture} is none of {', '.join(known)}"
     if type(cfg) is not SAE_TRAINING_CLASS_REGISTRY[architecture][1]:
         return f"{type(cfg).__name__} is not SAELens's own config of {architecture}"
-    if cfg.dtype != "float32":
-        return f"the SAE's dtype is {cfg.dtype}, not float32"
+    if cfg.dtype not in _DTYPES:
+        return f"the SAE's dtype is {cfg.dtype}, not {' or '.join(_DTYPES)}"
     return known[architecture].why_not(cfg)
 
 
@@ -66,6 +72,34 @@ def step_of_sae(sae: TrainingSAE[Any], mode: str) -> StepChoice:
     if any(hook.fwd_hooks for hook in sae.hook_dict.values()):
         return StepChoice(None, "the SAE has hooks")
     return choice
+
+
+def make_step(
+    sae: TrainingSAE[Any], mode: str, cfg: SAETrainerConfig, scratch: Scratch
+) -> SparseStep[Any] | None:
+    """The fast step of this SAE; None where it is SAELens's own."""
+    step = step_of_sae(sae, mode).step
+    if step is None:
+        return None
+    if sae.W_enc.dtype == torch.bfloat16:
+        return BFloat16Step(step, sae, cfg.dead_feature_window, scratch)
+    return step(sae, cfg.dead_feature_window, scratch, cfg.autocast)
+
+
+def require_usable_step(cfg: GroupSAERunnerConfig[Any]) -> None:
+    """Refuses a fast step that cannot be taken, and an SAE that SAELens's own step cannot train."""
+    reason = why_not(cfg.sae)
+    if cfg.fast_step == ALWAYS and reason is not None:
+        raise ConfigError(
+            f"fast_step is always, but {reason}; set fast_step to auto, which is SAELens's own "
+            "step there"
+        )
+    is_half = cfg.sae.dtype in ("bfloat16", "float16")
+    if cfg.sae.architecture() == "gated" and is_half and not cfg.autocast:
+        raise ConfigError(
+            f"a gated SAE in {cfg.sae.dtype} needs autocast, as SAELens's loss multiplies its "
+            "weights with activations in float32; set autocast, or sae.dtype to float32"
+        )
 
 
 def steps_text(saes: Iterable[TrainingSAE[Any]], mode: str) -> str:

@@ -8,23 +8,17 @@ from sae_lens import JumpReLUTrainingSAE
 from sae_lens.saes.sae import TrainingSAEConfig, TrainStepOutput
 from typing_extensions import override
 
-from sae_lens_groups.train.fast_step.active_latents import ActiveLatents, starts
+from sae_lens_groups.train.fast_step.above_threshold import AboveThresholdStep
+from sae_lens_groups.train.fast_step.active_latents import ActiveLatents
 from sae_lens_groups.train.fast_step.dead_features import DeadGradients
-from sae_lens_groups.train.fast_step.sparse_step import FEATURES_PER_ACTIVE, SparseStep
-
-_STATE = "jumprelu.is_due"
 
 
-class JumpReLUStep(SparseStep[JumpReLUTrainingSAE]):
+class JumpReLUStep(AboveThresholdStep[JumpReLUTrainingSAE]):
     """The sparse step of SAELens's `JumpReLUTrainingSAE`.
 
     A latent takes part if it is active, or not but within the bandwidth of its threshold, which has
-    a gradient from there. Early in training these are most latents: SAELens's step is taken after
-    a batch in which more than one in 16 took part.
+    a gradient from there.
     """
-
-    name = f"fast, but SAELens's own while over 1 latent in {FEATURES_PER_ACTIVE} takes part"
-    _is_due = False
 
     @classmethod
     @override
@@ -33,31 +27,8 @@ class JumpReLUStep(SparseStep[JumpReLUTrainingSAE]):
             return "this SAELens trains the logarithm of JumpReLU's threshold; install a newer one"
         return super().why_not(cfg)
 
-    @property
     @override
-    def is_due(self) -> bool:
-        return self._is_due
-
-    @override
-    @torch.no_grad()
-    def saw(self, output: TrainStepOutput) -> None:
-        n_latents = int((output.hidden_pre > self._lowest()).sum())
-        self._decide(n_latents, len(output.hidden_pre))
-
-    def _decide(self, n_latents: int, n_rows: int) -> None:
-        self._is_due = n_latents * FEATURES_PER_ACTIVE <= n_rows * self.sae.cfg.d_sae
-
-    @override
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        return {**super().state_dict(), _STATE: torch.tensor(self._is_due)}
-
-    @override
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        super().load_state_dict(state)
-        self._is_due = bool(state.get(_STATE, False))
-
     def _lowest(self) -> torch.Tensor:
-        """Just below which a pre-activation has no part in the step, (F,)."""
         # A little lower than where the bandwidth ends, which `__call__` says to the last bit.
         return self.sae.threshold - 0.50001 * self.sae.bandwidth - 1e-6 * self.sae.threshold
 
@@ -75,7 +46,6 @@ class JumpReLUStep(SparseStep[JumpReLUTrainingSAE]):
         rows_BD = self._encoder_input(sae_in_BD)
         hidden_BF = self._hidden(rows_BD, None)
         latents = self._latents(hidden_BF)
-        self._decide(len(latents.value_N), len(rows_BD))
         pre_N, threshold_N = latents.value_N, sae.threshold[latents.feature_N]
         is_active_N = pre_N > threshold_N
         active = replace(latents, value_N=pre_N * is_active_N)
@@ -98,29 +68,10 @@ class JumpReLUStep(SparseStep[JumpReLUTrainingSAE]):
             grad_pre_N = grad_pre_N + crossing_N
         self._set_gradients(active, active.value_N, grad_pre_N, rows_BD, active, grad_out_BD, dead)
         self._set_b_dec_gradient(grad_out_BD)
-        self._add_gradients(active, crossing_N, sparsity.grad_norm_F / norm_F, dead)
-        return TrainStepOutput(
-            sae_in=sae_in_BD,
-            sae_out=sae_out_BD,
-            feature_acts=active.to_sparse(),
-            hidden_pre=hidden_BF,
-            loss=torch.stack(list(losses.values())).sum(),
-            losses=losses,
-        ), active
-
-    def _latents(self, hidden_BF: torch.Tensor) -> ActiveLatents:
-        """Those that take part, with their pre-activations as values."""
-        n_rows, d_sae = hidden_BF.shape
-        # Waits for the device once a step: how many there are follows from the data.
-        index_N = (hidden_BF > self._lowest()).view(-1).nonzero().squeeze(1)
-        row_N = index_N // d_sae
-        return ActiveLatents(
-            row_start_B=starts(row_N, n_rows),
-            row_N=row_N,
-            feature_N=index_N % d_sae,
-            value_N=hidden_BF.view(-1)[index_N],
-            d_sae=d_sae,
-        )
+        self._set_threshold_gradient(active, crossing_N, dead)
+        if sae.cfg.jumprelu_sparsity_loss_mode == "tanh":
+            self._add_gradient_of_norms(sparsity.grad_norm_F, norm_F)
+        return self._output(sae_in_BD, sae_out_BD, active, hidden_BF, losses), active
 
     def _sparsity(
         self,
@@ -177,22 +128,14 @@ class JumpReLUStep(SparseStep[JumpReLUTrainingSAE]):
             )
         ]
 
-    def _add_gradients(
-        self,
-        active: ActiveLatents,
-        crossing_N: torch.Tensor,
-        of_norms_F: torch.Tensor,
-        dead: list[DeadGradients],
+    def _set_threshold_gradient(
+        self, active: ActiveLatents, crossing_N: torch.Tensor, dead: list[DeadGradients]
     ) -> None:
-        """Those of the thresholds, and of the decoder by the norms of its rows."""
-        sae = self.sae
-        assert sae.W_dec.grad is not None
-        sae.threshold.grad = torch.zeros_like(sae.threshold)
-        sae.threshold.grad.index_add_(0, active.feature_N, -crossing_N)
+        threshold_F = self.sae.threshold
+        threshold_F.grad = torch.zeros_like(threshold_F)
+        threshold_F.grad.index_add_(0, active.feature_N, -crossing_N)
         for one in dead:
-            sae.threshold.grad.index_add_(0, one.index_C, -one.grad_pre_BC.sum(0))
-        if sae.cfg.jumprelu_sparsity_loss_mode == "tanh":
-            sae.W_dec.grad.addcmul_(sae.W_dec, of_norms_F[:, None])
+            threshold_F.grad.index_add_(0, one.index_C, -one.grad_pre_BC.sum(0))
 
 
 @dataclass(frozen=True)

@@ -144,6 +144,24 @@ class SparseStep(abc.ABC, Generic[T_SAE]):
             grad_b_enc_F.index_add_(0, one.index_C, one.grad_pre_BC.sum(0))
         sae.W_enc.grad, sae.W_dec.grad, sae.b_enc.grad = grad_W_enc_DF, grad_W_dec_FD, grad_b_enc_F
 
+    def _output(
+        self,
+        sae_in_BD: torch.Tensor,
+        sae_out_BD: torch.Tensor,
+        active: ActiveLatents,
+        hidden_BF: torch.Tensor,
+        losses: dict[str, torch.Tensor],
+    ) -> TrainStepOutput:
+        """What SAELens's trainer takes from a step."""
+        return TrainStepOutput(
+            sae_in=sae_in_BD,
+            sae_out=sae_out_BD,
+            feature_acts=active.to_sparse(),
+            hidden_pre=hidden_BF,
+            loss=torch.stack(list(losses.values())).sum(),
+            losses=losses,
+        )
+
     def _set_b_dec_gradient(self, grad_out_BD: torch.Tensor) -> None:
         """Sets that of `b_dec`, once `b_enc` has its own, from those of what it is added to."""
         sae: Any = self.sae

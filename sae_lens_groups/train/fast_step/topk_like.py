@@ -78,23 +78,26 @@ class TopKLikeStep(SparseStep[T_TOPK]):
         )
         for width, error_BD in zip(self.widths, errors[:-1]):
             losses[f"inner_mse_loss_{width}"] = _squared(error_BD)
-        gradients = _gradients_of_sums(errors)
-        grad_sum_BD = gradients[0] if len(gradients) == 1 else torch.cat(gradients, 1)
-        grad_sum_BD = grad_sum_BD.view(-1, sae.cfg.d_in)
+        grad_BPD = self._gradients_of_sums(errors)
+        grad_sum_BD = grad_BPD.flatten(0, 1)
         grad_pre_N = decoded.weight_gradient(grad_sum_BD)
         if not self.by_magnitude:  # behind a ReLU
             grad_pre_N = grad_pre_N * (active.value_N > 0)
         self._set_gradients(active, value_N, grad_pre_N, rows_BD, written, grad_sum_BD, dead)
-        self._set_b_dec_gradient(gradients[0])
-        return TrainStepOutput(
-            sae_in=sae_in_BD,
-            sae_out=outputs[-1],
-            feature_acts=active.to_sparse(),
-            hidden_pre=hidden_BF,
-            loss=torch.stack(list(losses.values())).sum(),
-            losses=losses,
-            metrics=self.finish(active),
-        ), active
+        self._set_b_dec_gradient(grad_BPD[:, 0])
+        output = self._output(sae_in_BD, outputs[-1], active, hidden_BF, losses)
+        output.metrics.update(self.finish(active))
+        return output, active
+
+    def _gradients_of_sums(self, errors: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Of each part's sums, (B, parts, D): it is in its own reconstruction and all larger ones."""
+        n_rows, d_in = errors[0].shape
+        grad_BPD = self._scratch.empty("sums", (n_rows, len(errors), d_in), errors[0])
+        torch.mul(errors[-1], 2 / n_rows, out=grad_BPD[:, -1])
+        for part in reversed(range(len(errors) - 1)):
+            later_BD = grad_BPD[:, part + 1]
+            torch.add(later_BD, errors[part], alpha=2 / n_rows, out=grad_BPD[:, part])
+        return grad_BPD
 
     def _auxiliary(
         self,
@@ -131,9 +134,3 @@ def _reconstructions(
 
 def _squared(error_BD: torch.Tensor) -> torch.Tensor:
     return error_BD.pow(2).sum(dim=-1).mean()
-
-
-def _gradients_of_sums(errors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Of each part's sums: a part is in its own reconstruction and in all larger ones."""
-    of_outputs = [error_BD * (2 / len(error_BD)) for error_BD in errors]
-    return list(accumulate(reversed(of_outputs), torch.add))[::-1]

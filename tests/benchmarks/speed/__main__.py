@@ -24,12 +24,15 @@ from typing import Any
 from tests.benchmarks.own_process import in_own_process, log
 from tests.benchmarks.speed.jobs import (
     ARCHITECTURES,
+    AUTO_MODEL,
     AUTOCAST,
     CONTEXT_SIZE,
     EACH,
+    ESTIMATED,
     FLOAT32,
     GROUPS,
     HOOKED_TRANSFORMER,
+    JUMPRELU,
     LM_DTYPES,
     MODEL_CLASSES,
     SHAPES,
@@ -65,8 +68,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokens", type=int, help="per SAE; default: by shape")
     parser.add_argument("--batch", type=int, help="tokens per training step; default: by shape")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--layers", type=int, default=12, help="of the language model")
-    parser.add_argument("--layer_groups", default="even:3", help="of the way groups")
+    parser.add_argument("--layers", type=int, help="of the language model; default: by shape")
+    parser.add_argument(
+        "--layer_groups", help="of the way groups; default: about 4 layers each, such as even:3"
+    )
     parser.add_argument(
         "--single_layers",
         type=_layers,
@@ -87,8 +92,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="SAELens's autocast and autocast_lm: SAEs and the model compute in bfloat16",
     )
-    parser.add_argument("--normalize_activations", default="none")
-    parser.add_argument("--model_class", default=HOOKED_TRANSFORMER, choices=MODEL_CLASSES)
+    parser.add_argument(
+        "--normalize_activations",
+        help="default: none, and expected_average_only_in for jumprelu, whose thresholds are "
+        "set for it so that about k latents are active from the start",
+    )
+    parser.add_argument("--model_class", choices=MODEL_CLASSES, help="default: by shape")
     parser.add_argument(
         "--lm_dtype",
         default=FLOAT32,
@@ -116,20 +125,23 @@ def _layers(text: str) -> tuple[int, ...]:
 
 def _job(args: argparse.Namespace, shape_name: str, way: str) -> Job:
     shape = SHAPES[shape_name]
+    n_layers = args.layers or shape.n_layers
     single_layers = args.single_layers
     if single_layers is None:
-        single_layers = spread_layers(shape.single_layers, args.layers)
+        single_layers = spread_layers(shape.single_layers, n_layers)
+    by_shape = AUTO_MODEL if shape.is_llama else HOOKED_TRANSFORMER
+    by_architecture = ESTIMATED if args.architecture == JUMPRELU else "none"
     return Job(
         way=way,
         shape_name=shape_name,
-        model_class=args.model_class,
-        n_layers=args.layers,
+        model_class=args.model_class or by_shape,
+        n_layers=n_layers,
         architecture=args.architecture,
         autocast=args.autocast,
         lm_dtype=AUTOCAST if args.autocast else args.lm_dtype,
-        layer_groups=args.layer_groups if way == GROUPS else EACH,
-        single_layers=single_layers or tuple(range(args.layers)),
-        normalize_activations=args.normalize_activations,
+        layer_groups=(args.layer_groups or f"even:{n_layers // 4}") if way == GROUPS else EACH,
+        single_layers=single_layers or tuple(range(n_layers)),
+        normalize_activations=args.normalize_activations or by_architecture,
         tokens=args.tokens or shape.tokens,
         batch=args.batch or shape.batch,
         device=args.device,

@@ -12,6 +12,7 @@ LM_DTYPES = (FLOAT32, BFLOAT16, AUTOCAST)
 
 TOPK, MATRYOSHKA, JUMPRELU = "topk", "matryoshka_batchtopk", "jumprelu"
 ARCHITECTURES = (TOPK, "batchtopk", "abstopk", MATRYOSHKA, JUMPRELU)
+ESTIMATED = "expected_average_only_in"
 
 K = 32
 LR = 3e-4
@@ -34,6 +35,14 @@ class Shape:
     tokens: int
     single_layers: int
     """How many layers of `single` are measured, evenly spread; 0 for all."""
+    n_layers: int = 12
+    n_key_value_heads: int = 0
+    """Of a Llama; 0 for the other models, whose heads all have keys and values of their own."""
+
+    @property
+    def is_llama(self) -> bool:
+        """Whether it is a model of Hugging Face's with this architecture."""
+        return self.n_key_value_heads > 0
 
 
 SHAPES = {
@@ -51,6 +60,17 @@ SHAPES = {
         n_heads=12,
         d_vocab=50_304,
         d_sae=12_288,
+        batch=2048,
+        tokens=16_384,
+        single_layers=3,
+    ),
+    "smollm2-135m": Shape(
+        n_layers=30,
+        d_model=576,
+        n_heads=9,
+        n_key_value_heads=3,
+        d_vocab=49_152,
+        d_sae=9216,
         batch=2048,
         tokens=16_384,
         single_layers=3,
@@ -112,7 +132,7 @@ class Job:
         """The residual stream after a layer."""
         if self.model_class == HOOKED_TRANSFORMER:
             return f"blocks.{layer}.hook_resid_post"
-        return f"gpt_neox.layers.{layer}"
+        return f"{'model' if self.shape.is_llama else 'gpt_neox'}.layers.{layer}"
 
 
 def spread_layers(n_measured: int, n_layers: int) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """Random language models, random tokens for them, and the SAEs: speed depends on shapes alone."""
 
+from statistics import NormalDist
 from typing import Any
 
 import torch
@@ -8,7 +9,14 @@ from sae_lens import TrainingSAEConfig
 from sae_lens.load_model import HookedProxyLM
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from transformer_lens import HookedRootModule, HookedTransformer, HookedTransformerConfig
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerBase
+from transformers import (
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from tests.benchmarks.speed.jobs import (
     BATCHES_FOR_NORM_ESTIMATE,
@@ -49,18 +57,36 @@ def _transformer_lens(job: Job, dtype: torch.dtype) -> HookedTransformer:
 
 
 def _hugging_face(job: Job, dtype: torch.dtype) -> HookedProxyLM:
-    config = GPTNeoXConfig(
-        num_hidden_layers=job.n_layers,
-        hidden_size=job.shape.d_model,
-        intermediate_size=4 * job.shape.d_model,
-        num_attention_heads=job.shape.n_heads,
-        vocab_size=job.shape.d_vocab,
-        max_position_embeddings=CONTEXT_SIZE,
-    )
-    model = GPTNeoXForCausalLM(config).eval()
+    model = (_llama(job) if job.shape.is_llama else _gpt_neox(job)).eval()
     torch.nn.Module.to(model, device=torch.device(job.device), dtype=dtype)
     hook_names = [job.hook_name(layer) for layer in range(job.n_layers)]
     return HookedProxyLM(model, _NO_TOKENIZER, hook_names=hook_names)
+
+
+def _gpt_neox(job: Job) -> PreTrainedModel:
+    config = GPTNeoXConfig(intermediate_size=4 * job.shape.d_model, **_sizes(job))
+    return GPTNeoXForCausalLM(config)
+
+
+def _llama(job: Job) -> PreTrainedModel:
+    """As SmolLM2 is made, whose perceptrons are not much wider than its residual stream."""
+    config = LlamaConfig(
+        intermediate_size=8 * job.shape.d_model // 3,
+        num_key_value_heads=job.shape.n_key_value_heads,
+        tie_word_embeddings=True,
+        **_sizes(job),
+    )
+    return LlamaForCausalLM(config)
+
+
+def _sizes(job: Job) -> dict[str, Any]:
+    return {
+        "num_hidden_layers": job.n_layers,
+        "hidden_size": job.shape.d_model,
+        "num_attention_heads": job.shape.n_heads,
+        "vocab_size": job.shape.d_vocab,
+        "max_position_embeddings": CONTEXT_SIZE,
+    }
 
 
 _NO_TOKENIZER: PreTrainedTokenizerBase = None  # type: ignore[assignment]  # the tokens are ready
@@ -77,9 +103,11 @@ def make_dataset(job: Job) -> Dataset:
 def sae_config(job: Job) -> TrainingSAEConfig:
     """SAELens's defaults, in the job's shape; Matryoshka's levels are a 16th, a quarter and all."""
     d_sae = job.shape.d_sae
-    own: dict[str, Any] = {} if job.architecture == JUMPRELU else {"k": K}
+    own: dict[str, Any] = {"k": K}
     if job.architecture == MATRYOSHKA:
         own["matryoshka_widths"] = [d_sae // 16, d_sae // 4, d_sae]
+    if job.architecture == JUMPRELU:
+        own = {"decoder_init_norm": 1.0, "jumprelu_init_threshold": _threshold_of_trained(d_sae)}
     config_class: Any = SAE_TRAINING_CLASS_REGISTRY[job.architecture][1]
     return config_class(
         d_in=job.shape.d_model,
@@ -88,3 +116,12 @@ def sae_config(job: Job) -> TrainingSAEConfig:
         device=job.device,
         normalize_activations=job.normalize_activations,
     )
+
+
+def _threshold_of_trained(d_sae: int) -> float:
+    """Above which K latents of a row are, as late in training, whatever they are at first.
+
+    Of rows of norm sqrt(d_in) and decoder rows of norm 1, which few steps change little, a
+    pre-activation is about normal.
+    """
+    return NormalDist().inv_cdf(1 - K / d_sae)

@@ -1,0 +1,1 @@
+"""The page of features: its template, and its data in pieces."""

@@ -1,0 +1,71 @@
+"""What the steps share of SAEs whose latents are active above a threshold, however many these are."""
+
+import abc
+from collections.abc import Mapping
+
+import torch
+from sae_lens.saes.sae import TrainStepOutput
+from typing_extensions import override
+
+from sae_lens_groups.train.fast_step.active_latents import ActiveLatents, starts
+from sae_lens_groups.train.fast_step.sparse_step import FEATURES_PER_ACTIVE, T_SAE, SparseStep
+
+_STATE = "above_threshold.is_due"
+
+
+class AboveThresholdStep(SparseStep[T_SAE]):
+    """The step of SAEs of which early in training most latents take part.
+
+    SAELens's step is taken after a batch in which more than one in 16 took part.
+    """
+
+    name = f"fast, but SAELens's own while over 1 latent in {FEATURES_PER_ACTIVE} takes part"
+    _is_due = False
+
+    @property
+    @override
+    def is_due(self) -> bool:
+        return self._is_due
+
+    @override
+    @torch.no_grad()
+    def saw(self, output: TrainStepOutput) -> None:
+        n_latents = int((output.hidden_pre > self._lowest()).sum())
+        self._decide(n_latents, len(output.hidden_pre))
+
+    def _decide(self, n_latents: int, n_rows: int) -> None:
+        self._is_due = n_latents * FEATURES_PER_ACTIVE <= n_rows * self.sae.cfg.d_sae
+
+    @override
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {**super().state_dict(), _STATE: torch.tensor(self._is_due)}
+
+    @override
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        super().load_state_dict(state)
+        self._is_due = bool(state.get(_STATE, False))
+
+    @abc.abstractmethod
+    def _lowest(self) -> torch.Tensor:
+        """Up to which a pre-activation has no part in the step, (F,) or for all."""
+
+    def _latents(self, hidden_BF: torch.Tensor) -> ActiveLatents:
+        """Those that take part, with their pre-activations as values; decides on the next step."""
+        n_rows, d_sae = hidden_BF.shape
+        # Waits for the device once a step: how many there are follows from the data.
+        index_N = (hidden_BF > self._lowest()).view(-1).nonzero().squeeze(1)
+        self._decide(len(index_N), n_rows)
+        row_N = index_N // d_sae
+        return ActiveLatents(
+            row_start_B=starts(row_N, n_rows),
+            row_N=row_N,
+            feature_N=index_N % d_sae,
+            value_N=hidden_BF.view(-1)[index_N],
+            d_sae=d_sae,
+        )
+
+    def _add_gradient_of_norms(self, grad_norm_F: torch.Tensor, norm_F: torch.Tensor) -> None:
+        """Adds to the decoder's gradient what it gets by way of the norms of its rows."""
+        W_dec_FD: torch.Tensor = self.sae.W_dec
+        assert W_dec_FD.grad is not None
+        W_dec_FD.grad.addcmul_(W_dec_FD, (grad_norm_F / norm_F)[:, None])

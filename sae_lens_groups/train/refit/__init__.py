@@ -1,0 +1,1 @@
+"""Gives each layer of a trained group a decoder of its own."""

@@ -1,0 +1,108 @@
+"""What a run gives once training is done: its suite, written, and what is likely wrong with it."""
+
+import warnings
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+from sae_lens import LoggingConfig
+from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
+
+from sae_lens_groups import files
+from sae_lens_groups.activations import (
+    ActivationNorms,
+    DatasetId,
+    GroupActivationsStore,
+)
+from sae_lens_groups.config import GroupSAERunnerConfig
+from sae_lens_groups.errors import GroupSAEError
+from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.plan import GroupPlan
+from sae_lens_groups.saved import TransferReport, likely_faults
+from sae_lens_groups.suite import SAESuite
+from sae_lens_groups.train.export import export_suite, figures_of_groups, scaling_factors_of
+from sae_lens_groups.train.group_trainer import GroupTrainer
+from sae_lens_groups.train.ranks.suite import saved_by_all
+from sae_lens_groups.train.ranks.world import World
+from sae_lens_groups.transfer import Transfer, rows_read_with_source, with_kept_layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What is known of a run beside its SAEs."""
+
+    cfg: GroupSAERunnerConfig[Any]
+    world: World
+    groups: tuple[LayerGroup, ...]
+    own: tuple[LayerGroup, ...]
+    """Those that this process trains."""
+    norms: ActivationNorms
+    plan: GroupPlan | None
+    transfer: Transfer | None
+    store: GroupActivationsStore
+    dataset: DatasetId
+    begins_with_bos: bool
+    sae_step_flops: float | None
+
+    def faults(self, trainer: GroupTrainer) -> list[str]:
+        """What is likely wrong with the trained groups, and the setting to change."""
+        own = trainer.group_trainers.values()
+        figures = self.world.merged(lambda: figures_of_groups(own, trainer.curves.points))
+        in_order = [figures[group.name] for group in self.groups if group.name in figures]
+        return likely_faults(in_order, self.cfg.to_dict())
+
+    def suite(self, trainer: GroupTrainer, report: TransferReport | None) -> SAESuite:
+        """The suite of all groups, written where the config asks for it."""
+        own = list(trainer.group_trainers.values())
+        trained = export_suite(
+            self.cfg,
+            self.groups,
+            own,
+            self.world.merged(lambda: scaling_factors_of(own)),
+            self.norms,
+            self.plan,
+            report,
+            dataset_rows_read=self._dataset_rows_read(),
+            dataset_fingerprint=self.dataset.fingerprint,
+            begins_with_bos=self.begins_with_bos,
+            training_curves=trainer.points(),
+            sae_step_flops=self.sae_step_flops,
+            store=self.store,
+        )
+        if self.cfg.init_keep_layers:
+            assert self.transfer is not None
+            try:
+                return self._written(with_kept_layers(trained, self.transfer.source))
+            except (GroupSAEError, OSError) as error:
+                warnings.warn(f"the layers of init_from are not kept: {error}", stacklevel=2)
+        return self._written(trained)
+
+    def _dataset_rows_read(self) -> int | None:
+        if self.dataset.path is None:  # it may not be the one that the config names
+            return None
+        source = None if self.transfer is None else self.transfer.source
+        try:
+            return rows_read_with_source(self.store.rows.n_read, self.dataset, source)
+        except (GroupSAEError, OSError) as error:
+            warnings.warn(f"the rows that init_from read are not known: {error}", stacklevel=2)
+            return None
+
+    def _written(self, suite: SAESuite) -> SAESuite:
+        if self.cfg.output_path is None:
+            return suite
+        return saved_by_all(self.world, suite, self.own, self.cfg.output_path)
+
+    def upload(self, suite: SAESuite, trainer: GroupTrainer, logger: LoggingConfig) -> None:
+        """Uploads each group's SAE to W&B as SAELens uploads a finished SAE."""
+        if suite.path is None:
+            return
+        of_any = next(iter(trainer.group_trainers.values())).cfg
+        for group in self.groups:
+            folder = suite.path / files.group_folder(group.name)
+            logger.log(
+                SimpleNamespace(sae=suite.group(group), cfg=of_any),
+                folder / SAE_WEIGHTS_FILENAME,
+                folder / SAE_CFG_FILENAME,
+                sparsity_path=None,
+                wandb_aliases=["final_model"],
+            )

@@ -1,0 +1,220 @@
+"""Runs that several processes train, or one:
+
+torchrun --nproc_per_node 3 -m tests.ranked FOLDER '[{"run": "topk"}, {"run": "text", "stop": [1, 9]}]'
+
+Each writes its suite to `FOLDER/<as>`, and what it raised on each rank to `FOLDER/<as>.<rank>`.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+import wandb
+from datasets import Dataset
+from sae_lens import LoggingConfig
+from sae_lens.load_model import load_model
+
+from sae_lens_groups import GroupSAETrainingRunner, cache_activations
+from sae_lens_groups.activations.store import GroupActivationsStore
+from sae_lens_groups.demo.model import MODEL_CLASS_NAME, MODEL_FOLDER
+from sae_lens_groups.errors import DivergedError, GroupSAEError, TrainingInterrupted
+from sae_lens_groups.train.group_trainer import GroupTrainer
+from sae_lens_groups.train.ranks import world
+from sae_lens_groups.train.trainer import GroupSAETrainer
+from tests.conftest import (
+    ARCHITECTURES,
+    CONTEXT_SIZE,
+    group_config,
+    make_model,
+    make_tokens,
+    sae_config,
+)
+
+RANK = int(os.environ.get("RANK", "0"))
+NORMALISED = {"normalize_activations": "expected_average_only_in"}
+WHITENED = {"normalize_activations": "covariance_whitening"}
+TEXTS = [
+    f"def f{n}(x):\n    return x + {n * 37 % 101} * f{n % 7}(x)\n" * (1 + n % 5) for n in range(45)
+]
+
+RUNS: dict[str, Callable[[dict[str, Any]], Any]] = {}
+
+
+def on_tokens(
+    name: str, layer_groups: str = "0-1,2,3", bad_row: int | None = None, **settings: Any
+) -> None:
+    """A run on a random model and tokens in memory, which end inside a round."""
+
+    def run(given: dict[str, Any]) -> None:
+        cfg = group_config(layer_groups, **{**settings, **given})
+        tokens, model = make_tokens(70), make_model()
+        if bad_row is not None:
+            rows = [
+                [-1] * CONTEXT_SIZE if n == bad_row else r for n, r in enumerate(tokens["tokens"])
+            ]
+            tokens = Dataset.from_dict({"tokens": rows})
+        cache, kind = cfg.cached_activations_path, name.split()[-1]
+        if cache is not None and not Path(cache).exists():  # by the first run, of one process
+            cache_activations(cfg, cache_rows=kind, override_dataset=tokens, override_model=model)
+        GroupSAETrainingRunner(cfg, tokens, model).run()
+
+    RUNS[name] = run
+
+
+def on_text(name: str, layer_groups: str = "3,4-5", **settings: Any) -> None:
+    """A run on the demo's model and streamed texts, which are cut in their middle."""
+
+    def run(given: dict[str, Any]) -> None:
+        cfg = group_config(
+            layer_groups,
+            hook_name="gpt_neox.layers.3",
+            **{"sae": sae_config(d_in=96, **NORMALISED), **settings, **given},
+        )
+        texts = Dataset.from_dict({"text": TEXTS}).to_iterable_dataset()
+        model = load_model(MODEL_CLASS_NAME, str(MODEL_FOLDER), device="cpu")
+        GroupSAETrainingRunner(cfg, texts, model).run()
+
+    RUNS[name] = run
+
+
+on_tokens("topk", sae=sae_config(**NORMALISED), fast_step="always")
+on_tokens("each", "each", store_batch_size_prompts=4)
+on_tokens("one group", "0-3", layers_per_token=2, fast_step="never")
+on_tokens("whitened", sae=sae_config(**WHITENED))
+on_tokens("aligned", "0-2,3", layer_alignment="orthogonal", plan_tokens=512)
+on_tokens("auto", "auto:2", plan_tokens=512)
+on_tokens("outliers", max_activation_norm_multiple=1.1, store_batch_size_prompts=4)
+on_tokens("cache all", use_cached_activations=True)
+on_tokens("cache drawn", use_cached_activations=True)
+on_tokens("init", "1-2,3", init_direction="forward", init_alignment="orthogonal", plan_tokens=512)
+on_tokens("bad row", store_batch_size_prompts=4, bad_row=53)
+on_text("text", layers_per_token=2, exclude_special_tokens=True, training_tokens=32 * 60)
+on_text("long text", "0-1,2,3,4-5", training_tokens=32 * 120)
+for architecture in ARCHITECTURES:
+    for step in ("auto", "never"):
+        sae = sae_config(architecture, **NORMALISED)
+        on_tokens(f"{architecture} {step}", sae=sae, fast_step=step, training_tokens=32 * 20)
+
+
+# --- what goes wrong ---
+
+
+@contextlib.contextmanager
+def signalled(number: int, rank: int, n_steps: int) -> Iterator[None]:
+    """Sends one rank a signal at the end of a training step, before any restart."""
+    is_first_attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+    show = GroupTrainer._update_pbar  # pyright: ignore[reportPrivateUsage]
+
+    def stop(self: GroupTrainer, *args: Any, **kwargs: Any) -> None:
+        if self.n_training_steps == n_steps and rank == RANK and is_first_attempt:
+            os.kill(os.getpid(), number)
+        show(self, *args, **kwargs)
+
+    with mock.patch.object(GroupTrainer, "_update_pbar", stop):
+        yield
+
+
+@contextlib.contextmanager
+def failing(owner: type, method: str, rank: int, n_calls: int, error: Exception) -> Iterator[None]:
+    """Lets the n-th call of a method fail on one rank."""
+    real, calls = getattr(owner, method), []
+
+    def fail(self: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if rank == RANK and len(calls) == n_calls:
+            raise error
+        return real(self, *args, **kwargs)
+
+    with mock.patch.object(owner, method, fail):
+        yield
+
+
+def fault(name: str, rank: int, n_calls: int) -> contextlib.AbstractContextManager[Any]:
+    if name in SIGNALS:
+        return signalled(SIGNALS[name], rank, n_calls)
+    if name == "model":
+        error: Exception = RuntimeError("out of memory")
+        return failing(GroupActivationsStore, "capture", rank, n_calls, error)
+    if name == "step":
+        return failing(GroupSAETrainer, "step", rank, n_calls, RuntimeError("out of memory"))
+    if name == "diverged":
+        error = DivergedError("group layers_4-5 diverged")
+        return failing(GroupSAETrainer, "require_finite", rank, n_calls, error)
+    if name == "blind":  # to what other ranks write
+        is_blind = mock.patch.object(Path, "is_dir", return_value=False)
+        return is_blind if rank == RANK else contextlib.nullcontext()
+    assert name == "disk"
+    return failing(GroupSAETrainer, "save_trainer_state", rank, n_calls, OSError(28, "No space"))
+
+
+def newest(folder: Path) -> str:
+    """The newest checkpoint of the one run whose checkpoints are in a folder."""
+    found = [path for path in folder.glob("*/*") if not path.name.startswith(".")]
+    return str(max(found, key=lambda path: int(path.name)))
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    folder, given = Path(sys.argv[1]), json.loads(sys.argv[2])
+    for settings in given:
+        name = settings.pop("run")
+        into = folder / settings.pop("as", name)
+        if is_logged := settings.pop("wandb", False):
+            every = LoggingConfig(wandb_log_frequency=5, eval_every_n_wandb_logs=2)
+            settings |= {"logger": every, "n_eval_batches": 1, "eval_batch_size_prompts": 4}
+        faults = [fault(kind, *settings.pop(kind)) for kind in FAULTS if kind in settings]
+        for key in ("checkpoint_path", "cached_activations_path", "init_from"):
+            if key in settings:
+                settings[key] = str(folder / settings[key])
+        if "patience" in settings:
+            world.PATIENCE = timedelta(seconds=settings.pop("patience"))
+        of_rank_1 = settings.pop("on_rank_1", {})
+        settings |= of_rank_1 if RANK == 1 else {}
+        if "resume" in settings:
+            settings["resume_from_checkpoint"] = newest(folder / settings.pop("resume"))
+        try:
+            with contextlib.ExitStack() as stack:
+                for one in faults:
+                    stack.enter_context(one)
+                if is_logged:
+                    stack.enter_context(logging_to(into.with_name(f"{into.name}.{RANK}.json")))
+                RUNS[name]({"output_path": str(into), **settings})
+        except (GroupSAEError, TrainingInterrupted) as error:
+            text = f"{type(error).__name__}: {error}"
+            into.with_name(f"{into.name}.{RANK}").write_text(text)
+    is_alone = "WORLD_SIZE" not in os.environ
+    assert dist.is_initialized() != is_alone  # without others there is no process group
+
+
+@contextlib.contextmanager
+def logging_to(file: Path) -> Iterator[None]:
+    """Writes all numbers that are logged to W&B into a file."""
+    logged: dict[str, Any] = {}
+    start = wandb.init
+
+    def start_and_listen(**kwargs: Any) -> Any:
+        run = start(**kwargs)  # a real run, offline; it sets wandb.log
+        wandb.log = lambda entries, step: logged.update(
+            {f"{step} {k}": entries[k] for k in entries}
+        )
+        return run
+
+    with mock.patch.object(wandb, "init", start_and_listen):
+        yield
+    file.write_text(json.dumps(logged, default=lambda _: "no number"))
+
+
+SIGNALS = {"stop": signal.SIGTERM, "kill": signal.SIGKILL, "hang": signal.SIGSTOP}
+FAULTS = (*SIGNALS, "model", "step", "diverged", "blind", "disk")
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,393 @@
+"""Several processes train one suite: the same files as one process writes, whatever goes wrong."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+
+from sae_lens_groups import LayerGroup
+from sae_lens_groups.cli import main
+from sae_lens_groups.demo.model import HOOK_NAME, MODEL_CLASS_NAME, MODEL_FOLDER
+from sae_lens_groups.train.checkpoints.folder import checkpoints_in
+from sae_lens_groups.train.ranks.placement import owners, placement_text
+from sae_lens_groups.train.stop import StopRequest
+
+from . import processes
+from .conftest import ARCHITECTURES
+from .test_exact_resume import files_of
+
+ROOT = Path(__file__).parent.parent
+SECONDS = 120
+"""At most, for what takes a few: what hangs is to be seen."""
+
+EXACT = ["topk", "one group", "outliers", "text"]
+MORE_EXACT = [
+    *("each", "whitened", "aligned", "auto"),
+    *(f"{name} {step}" for name in ARCHITECTURES for step in ("auto", "never")),
+]
+STOPPED = {"run": "long text", "checkpoint_every": "640"}
+
+
+def environments(size: int) -> list[dict[str, str]]:
+    """Those that launchers give the processes that they start."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = str(found.getsockname()[1])
+    shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared = {**os.environ, **shared, "TQDM_DISABLE": "1"}
+    return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
+
+
+def launched(size: int, *args: str) -> list[CompletedProcess[str]]:
+    """`python *args` in several processes, to their end."""
+    with ThreadPoolExecutor(size) as starters:
+        run = partial(processes.run, *args, cwd=ROOT)
+        return list(starters.map(lambda env: run(env=env), environments(size)))
+
+
+def trained(size: int, folder: Path, runs: list[dict[str, Any]]) -> Path:
+    """What so many processes make of runs of `tests.ranked`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    args = ("-m", "tests.ranked", str(folder), json.dumps(runs))
+    if size == 1:
+        alone = {**os.environ, "TQDM_DISABLE": "1"}
+        ended = [processes.run(*args, cwd=ROOT, env=alone)]
+    else:
+        ended = launched(size, *args)
+    for rank, one in enumerate(ended):
+        assert one.returncode == 0, f"rank {rank}: {one.stderr[-4000:]}"
+    return folder
+
+
+def differing(folder: Path, other: Path) -> list[str]:
+    one, two = files_of(folder), files_of(other)
+    assert one
+    return sorted({n for n in one.keys() | two.keys() if one.get(n) != two.get(n)})
+
+
+def told(folder: Path, name: str, size: int = 2) -> str:
+    """What a run raised, which is the same on every rank."""
+    texts = {(folder / f"{name}.{rank}").read_text() for rank in range(size)}
+    assert len(texts) == 1, texts
+    return texts.pop()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder that one process writes for a run."""
+    base = tmp_path_factory.mktemp("ranks")
+    names = [*EXACT, "long text"]
+    logged = {"run": "topk", "as": "logged", "wandb": True}
+    trained(1, base / "alone", [*({"run": name} for name in names), logged])
+    trained(1, base / "alone", [{"run": "bad row", "checkpoint_path": "bad row ckpt"}])
+
+    def folder(name: str) -> Path:
+        return base / "alone" / name
+
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes write of all runs, and of such as go wrong."""
+    folder = tmp_path_factory.mktemp("two")
+    saved = {"checkpoint_path": "stopped ckpt"}
+    runs = [
+        *({"run": name} for name in EXACT),
+        {"run": "topk", "as": "logged", "wandb": True},
+        {"run": "topk", "as": "other settings", "on_rank_1": {"lr": 0.5}},
+        {"run": "topk", "as": "refused", "prefetch_llm_batches": 2},
+        {"run": "bad row", "checkpoint_path": "bad row ckpt"},
+        {**STOPPED, "as": "no disk", "disk": [1, 1], "checkpoint_path": "disk ckpt"},
+        {**STOPPED, "as": "no memory", "step": [1, 90], "checkpoint_path": "step ckpt"},
+        {**STOPPED, "as": "diverged", "diverged": [1, 90], "checkpoint_path": "diverged ckpt"},
+        {"run": "topk", "as": "not shared", "blind": [1, 0]},
+        {**STOPPED, "as": "no model", "model": [1, 5], "checkpoint_path": "model ckpt"},
+        {**STOPPED, "as": "model again", "resume": "model ckpt", "checkpoint_path": "again ckpt"},
+        {**STOPPED, "as": "stopped", "stop": [1, 50], **saved},
+        {**STOPPED, "as": "gone on", "resume": "stopped ckpt", "checkpoint_path": "later ckpt"},
+    ]
+    return trained(2, folder, runs)
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_two_processes_write_what_one_writes(
+    alone: Callable[[str], Path], two: Path, name: str
+) -> None:
+    assert differing(alone(name), two / name) == []
+
+
+def test_one_run_at_wandb_has_what_one_process_logs(
+    alone: Callable[[str], Path], two: Path
+) -> None:
+    read = partial(json.loads, parse_constant=str)  # NaN differs from itself
+    logged = read((two / "logged.0.json").read_text())
+    assert logged == read(alone("logged.0.json").read_text())
+    assert (two / "logged.1.json").read_text() == "{}"
+    for group in ("layers_0-1", "layers_2", "layers_3"):
+        assert f"9 {group}/losses/overall_loss" in logged
+    assert "9 layers_2/layer_2/reconstruction_quality" in logged
+    assert differing(alone("topk"), two / "logged") == []  # evals change nothing
+
+
+def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on(
+    alone: Callable[[str], Path], two: Path
+) -> None:
+    text = told(two, "stopped")
+    assert text.startswith("TrainingInterrupted: training stopped by SIGTERM; progress is saved in")
+    assert not (two / "stopped").exists()
+    assert differing(alone("long text"), two / "gone on") == []
+
+
+def test_an_error_of_the_language_model_on_one_rank_saves_the_progress(
+    alone: Callable[[str], Path], two: Path
+) -> None:
+    text = told(two, "no model")
+    assert re.fullmatch(
+        r"TrainingError: before training step \d+: RuntimeError: out of memory on rank 1; the state "
+        r"before is saved in .*/model ckpt/.*",
+        text,
+    )
+    assert differing(alone("long text"), two / "model again") == []
+
+
+def test_an_error_in_a_step_of_one_rank_ends_all(two: Path) -> None:
+    assert re.fullmatch(
+        r"TrainingError: in training step 44 on rank 1: RuntimeError: out of memory; the last "
+        r"checkpoint is .*/step ckpt/.*",
+        told(two, "no memory"),
+    )
+
+
+def test_a_group_that_diverges_on_one_rank_ends_all(two: Path) -> None:
+    assert re.fullmatch(
+        r"DivergedError: group layers_4-5 diverged; the last checkpoint is .*/diverged ckpt/.*",
+        told(two, "diverged"),
+    )
+
+
+def test_a_folder_that_one_rank_does_not_see_is_refused(two: Path) -> None:
+    assert re.fullmatch(
+        r"ConfigError: output_path '.*/not shared' is not the same folder on rank 1 as on rank 0; "
+        "name one that all processes share",
+        told(two, "not shared"),
+    )
+
+
+def test_a_full_disk_of_one_rank_costs_the_checkpoint_alone(
+    alone: Callable[[str], Path], two: Path
+) -> None:
+    assert differing(alone("long text"), two / "no disk") == []
+    (run_folder,) = (two / "disk ckpt").iterdir()
+    tokens = [int(path.name) for path in checkpoints_in(run_folder)]
+    assert tokens
+    assert min(tokens) >= 2 * 640  # the first is missing, and left nothing behind
+    assert [path.name for path in run_folder.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_bad_row_ends_all_where_it_ends_one(alone: Callable[[str], Path], two: Path) -> None:
+    one = alone("bad row.0").read_text()
+    assert "row 54 of the dataset holds token -1" in one
+    saved = re.compile(r"; the state before is saved in .*/(\d+)$")
+    assert saved.sub(r" \1", told(two, "bad row")) == saved.sub(r" \1", one)
+
+
+def test_other_settings_on_one_rank_are_refused(two: Path) -> None:
+    assert told(two, "other settings").startswith(
+        "ConfigError: rank 1 has lr 0.5, and rank 0 has 0.003; start all processes with the same"
+    )
+
+
+def test_what_cannot_work_is_refused(two: Path) -> None:
+    assert told(two, "refused") == (
+        "ConfigError: with 2 processes prefetch_llm_batches cannot be used; leave it out"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 3, 4, 5])
+def test_any_number_of_processes_writes_what_one_writes(tmp_path: Path, size: int) -> None:
+    """With more ranks than groups too."""
+    cached = [
+        {"run": f"cache {rows}", "cached_activations_path": str(tmp_path / f"cache {rows}")}
+        for rows in ("all", "drawn")
+    ]
+    names = [*EXACT, *MORE_EXACT] if size in (2, 5) else [*EXACT, "each", "whitened"]
+    runs = [*({"run": name} for name in names), *cached]
+    trained(1, tmp_path / "one", runs)
+    runs.append({"run": "init", "init_from": str(tmp_path / "one" / "topk")})
+    trained(1, tmp_path / "one", runs[-1:])
+    trained(size, tmp_path / "several", runs)
+    found = {
+        run["run"]: differing(tmp_path / "one" / run["run"], tmp_path / "several" / run["run"])
+        for run in runs
+    }
+    assert {name: files for name, files in found.items() if files} == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", [1, 2, 3])
+def test_a_run_goes_on_with_any_number_of_processes(
+    alone: Callable[[str], Path], tmp_path: Path, before: int
+) -> None:
+    stop = {**STOPPED, "as": "stopped", "stop": [before - 1, 37], "checkpoint_path": "ckpt"}
+    trained(before, tmp_path, [stop])
+    for after in (1, 2, 4):
+        again = {**STOPPED, "as": f"with {after}", "resume": "ckpt", "checkpoint_path": f"{after}"}
+        trained(after, tmp_path, [again])
+        assert differing(alone("long text"), tmp_path / f"with {after}") == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS)
+@pytest.mark.parametrize("fault", ["kill", "hang"])
+def test_a_rank_that_is_gone_ends_the_others_and_the_run_goes_on(
+    alone: Callable[[str], Path], tmp_path: Path, fault: str
+) -> None:
+    run = {**STOPPED, "as": "gone", fault: [1, 50], "checkpoint_path": "ckpt", "patience": 5}
+    args = ("-m", "tests.ranked", str(tmp_path), json.dumps([run]))
+    first, second = (processes.start(*args, cwd=ROOT, env=env) for env in environments(2))
+    try:
+        assert first.wait(60) == 0, first.stderr.read()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            second.send_signal(signal.SIGKILL)
+    assert re.fullmatch(
+        "TrainingError: another rank has ended or does not answer: RuntimeError: .*; the last "
+        "checkpoint is .*/ckpt/.*",
+        (tmp_path / "gone.0").read_text(),
+    )
+    again = {**STOPPED, "as": "again", "resume": "ckpt", "checkpoint_path": "ckpt"}
+    trained(3, tmp_path, [again])
+    assert differing(alone("long text"), tmp_path / "again") == []
+
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS)
+def test_torchrun_starts_all_again_when_one_is_killed(
+    alone: Callable[[str], Path], tmp_path: Path
+) -> None:
+    auto = {"checkpoint_path": "ckpt", "resume_from_checkpoint": "auto"}
+    run = {**STOPPED, **auto, "kill": [1, 50]}
+    ended = subprocess.run(
+        [*TORCHRUN, "--max-restarts", "1", "-m", "tests.ranked", str(tmp_path), json.dumps([run])],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    assert (tmp_path / "long text.0").exists()  # what the first attempt ended with
+    assert differing(alone("long text"), tmp_path / "long text") == []
+
+
+# --- the command ---
+
+
+def flags(folder: Path, **more: str) -> list[str]:
+    given = {
+        "layer_groups": "3,4-5,6",
+        "architecture": "topk",
+        "k": "8",
+        "d_sae": "128",
+        "model_name": str(MODEL_FOLDER),
+        "model_class_name": MODEL_CLASS_NAME,
+        "hook_name": HOOK_NAME,
+        "dataset_path": str(folder / "text"),
+        "context_size": "32",
+        "training_tokens": "2000",
+        "train_batch_size_tokens": "128",
+        "store_batch_size_prompts": "8",
+        "n_batches_in_buffer": "16",
+        "output_path": str(folder / "suite"),
+        "checkpoint_path": str(folder / "ckpt"),
+        **more,
+    }
+    return [*(f"--{name}={value}" for name, value in given.items()), "--nolog_to_wandb"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS)
+def test_the_command_runs_under_torchrun(tmp_path: Path, text_folder: Path) -> None:
+    shown = subprocess.run(
+        [*TORCHRUN, "-m", "sae_lens_groups", "train", *flags(text_folder.parent)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.count("Trained 3 SAEs for 4 layers.") == 1
+    assert "rank 0: 3 6; rank 1: 4-5. 4 groups would take no longer on 2 ranks" in shown.stderr
+
+
+@pytest.mark.timeout(SECONDS)
+def test_one_message_and_status_2_on_every_rank(tmp_path: Path) -> None:
+    ended = launched(2, "-m", "sae_lens_groups", "train", *flags(tmp_path))
+    assert [one.returncode for one in ended] == [2, 2]
+    assert "sae-lens-groups train: error: dataset_path" in ended[0].stderr
+    assert "error" not in ended[1].stderr
+    assert ended[1].stdout == ""
+
+
+def test_other_commands_are_for_one_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "0")
+    assert main(["evaluate", "a_suite"]) == 2
+    assert (
+        "4 processes were started (WORLD_SIZE), and only train is shared" in capsys.readouterr().err
+    )
+    monkeypatch.setenv("RANK", "1")
+    assert main(["evaluate", "a_suite"]) == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_signals_soon_after_the_first_are_the_same_request() -> None:
+    stop = StopRequest(grace_seconds=10)
+    with stop.listening():
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+    assert stop.signal_number == signal.SIGTERM
+
+
+# --- who trains what ---
+
+
+def test_groups_are_dealt_out() -> None:
+    groups = [LayerGroup(n, n) for n in range(5)]
+    assert [len(of) for of in owners(groups, 2)] == [3, 2]
+    assert [len(of) for of in owners(groups, 7)] == [1, 1, 1, 1, 1, 0, 0]
+    assert sorted(group for of in owners(groups, 3) for group in of) == groups
+    assert placement_text(owners(groups[:2], 2)) == "rank 0: 0; rank 1: 1"
+    assert placement_text(owners(groups[:2], 3)).endswith(
+        "rank 2: the language model alone. 3 groups would take no longer on 3 ranks"
+    )
+
+
+def test_torch_distributed_is_used_in_one_room_only() -> None:
+    package = ROOT / "sae_lens_groups"
+    using = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if re.search(
+            r"torch\.distributed|\bdistributed import|import distributed", path.read_text()
+        )
+    }
+    assert using == {"train/ranks/world.py", "train/ranks/__init__.py"}
