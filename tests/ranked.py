@@ -31,7 +31,7 @@ from sae_lens_groups import GroupSAETrainingRunner, cache_activations, cli
 from sae_lens_groups.activations.shuffle_buffer import ShuffleBuffer
 from sae_lens_groups.activations.store import GroupActivationsStore
 from sae_lens_groups.demo.model import MODEL_CLASS_NAME, MODEL_FOLDER
-from sae_lens_groups.errors import DivergedError, GroupSAEError, TrainingInterrupted
+from sae_lens_groups.errors import GroupSAEError, TrainingInterrupted
 from sae_lens_groups.train.group_trainer import GroupTrainer
 from sae_lens_groups.train.ranks import world
 from sae_lens_groups.train.trainer import GroupSAETrainer
@@ -234,9 +234,6 @@ def fault(name: str, rank: int, n_calls: int) -> contextlib.AbstractContextManag
         return failing(GroupActivationsStore, "capture", rank, n_calls, error)
     if name == "step":
         return failing(GroupSAETrainer, "step", rank, n_calls, RuntimeError("out of memory"))
-    if name == "diverged":
-        error = DivergedError("group layers_4-5 diverged")
-        return failing(GroupSAETrainer, "require_finite", rank, n_calls, error)
     if name == "blind":  # to what other ranks write
         is_blind = mock.patch.object(Path, "is_dir", return_value=False)
         return is_blind if rank == RANK else contextlib.nullcontext()
@@ -267,8 +264,6 @@ def main() -> None:
         for key in ("checkpoint_path", "cached_activations_path", "init_from"):
             if key in settings:
                 settings[key] = str(folder / settings[key])
-        of_rank_1 = settings.pop("on_rank_1", {})
-        settings |= of_rank_1 if RANK == 1 else {}
         if "resume" in settings:
             settings["resume_from_checkpoint"] = newest(folder / settings.pop("resume"))
         try:
@@ -337,7 +332,7 @@ SIGNALS = {
     "kill": signal.SIGKILL,
     "hang": signal.SIGSTOP,
 }
-FAULTS = (*SIGNALS, "twice", "nan", "weights", "model", "step", "diverged", "blind", "disk")
+FAULTS = (*SIGNALS, "twice", "nan", "weights", "model", "step", "blind", "disk")
 COLLECTIVES = [  # all that torch.distributed has, one to another aside
     name
     for name in vars(dist)

@@ -112,7 +112,7 @@ def from_others(folder: Path) -> list[dict[str, Any]]:
     """The runs that need what one process has written to a folder: a suite, a cache."""
     return [
         {"run": "kept", "init_from": str(folder / "topk")},
-        {"run": "cache all", "cached_activations_path": str(folder / "cache all of others")},
+        {"run": "cache all", "cached_activations_path": str(folder / "all rows")},
     ]
 
 
@@ -125,13 +125,10 @@ def two(alone: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) 
         *({"run": name, "watched": True} for name in EXACT),
         *from_others(alone("topk").parent),
         LOGGED,
-        {"run": "topk", "as": "other settings", "on_rank_1": {"lr": 0.5}},
         {"run": "topk", "as": "refused", "prefetch_llm_batches": 2},
         {"run": "bad row", "checkpoint_path": "bad row ckpt"},
         {**STOPPED, "as": "no disk", "disk": [1, 1], "checkpoint_path": "disk ckpt"},
         {**STOPPED, "as": "no memory", "step": [1, 90], "checkpoint_path": "step ckpt"},
-        {**STOPPED, "as": "diverged", "diverged": [1, 90], "checkpoint_path": "diverged ckpt"},
-        {"run": "topk", "as": "not shared", "blind": [1, 0]},
         {**STOPPED, "as": "no model", "model": [1, 5], "checkpoint_path": "model ckpt"},
         {**STOPPED, "as": "model again", "resume": "model ckpt", "checkpoint_path": "again ckpt"},
         {**STOPPED, "as": "stopped", "stop": [1, 50], **saved},
@@ -228,21 +225,6 @@ def test_an_error_in_a_step_of_one_rank_ends_all(two: Path) -> None:
     )
 
 
-def test_a_group_that_diverges_on_one_rank_ends_all(two: Path) -> None:
-    assert re.fullmatch(
-        r"DivergedError: group layers_4-5 diverged; the last checkpoint is .*/diverged ckpt/.*",
-        told(two, "diverged"),
-    )
-
-
-def test_a_folder_that_one_rank_does_not_see_is_refused(two: Path) -> None:
-    assert re.fullmatch(
-        r"ConfigError: output_path '.*/not shared' is not the same folder on rank 1 as on rank 0; "
-        "name one that all processes share",
-        told(two, "not shared"),
-    )
-
-
 def test_a_full_disk_of_one_rank_costs_the_checkpoint_alone(
     alone: Callable[[str], Path], two: Path
 ) -> None:
@@ -261,39 +243,33 @@ def test_a_bad_row_ends_all_where_it_ends_one(alone: Callable[[str], Path], two:
     assert saved.sub(r" \1", told(two, "bad row")) == saved.sub(r" \1", one)
 
 
-def test_other_settings_on_one_rank_are_refused(two: Path) -> None:
-    assert told(two, "other settings").startswith(
-        "ConfigError: rank 1 has lr 0.5, and rank 0 has 0.003; start all processes with the same"
-    )
-
-
 def test_what_cannot_work_is_refused(two: Path) -> None:
     assert told(two, "refused") == (
         "ConfigError: with 2 processes prefetch_llm_batches cannot be used; leave it out"
     )
 
 
+@pytest.fixture(scope="module")
+def all_alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """What one process writes of all runs."""
+    folder = tmp_path_factory.mktemp("all alone")
+    runs: list[dict[str, Any]] = [{"run": name} for name in (*EXACT, *MORE_EXACT)]
+    others = from_others(folder)
+    others.append({**others[0], "run": "init"})
+    others.append({"run": "cache drawn", "cached_activations_path": str(folder / "drawn rows")})
+    trained(1, folder, [*runs, *others])
+    return folder, [*runs, *others]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3, 4, 5])
-def test_any_number_of_processes_writes_what_one_writes(tmp_path: Path, size: int) -> None:
+def test_any_number_of_processes_writes_what_one_writes(
+    all_alone: tuple[Path, list[dict[str, Any]]], tmp_path: Path, size: int
+) -> None:
     """With more ranks than groups too."""
-    cached = [
-        {"run": f"cache {rows}", "cached_activations_path": str(tmp_path / f"cache {rows}")}
-        for rows in ("all", "drawn")
-    ]
-    names = [*EXACT, *MORE_EXACT]
-    runs = [*({"run": name} for name in names), *cached]
-    trained(1, tmp_path / "one", runs)
-    others = [
-        {"run": name, "init_from": str(tmp_path / "one" / "topk")} for name in ("init", "kept")
-    ]
-    trained(1, tmp_path / "one", others)
-    runs += others
-    trained(size, tmp_path / "several", runs)
-    found = {
-        run["run"]: differing(tmp_path / "one" / run["run"], tmp_path / "several" / run["run"])
-        for run in runs
-    }
+    folder, runs = all_alone
+    trained(size, tmp_path, runs)
+    found = {run["run"]: differing(folder / run["run"], tmp_path / run["run"]) for run in runs}
     assert {name: files for name, files in found.items() if files} == {}
 
 

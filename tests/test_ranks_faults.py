@@ -36,11 +36,6 @@ CASES: dict[str, tuple[dict[str, Any], int, str]] = {
         2,
         r"group layers_4-5 \(layers 4, 5\) diverged.*; there is no checkpoint yet.*",
     ),
-    "memory": (
-        {"step": [1, 5]},
-        2,
-        r"in training step \d on rank 1: RuntimeError: out of memory; there is no checkpoint yet.*",
-    ),
     "other settings": (
         {"of_rank_1": ["--lr=0.5"]},
         2,
