@@ -22,11 +22,11 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
+import wandb
 from datasets import Dataset
 from sae_lens import LoggingConfig
 from sae_lens.load_model import load_model
 
-import wandb
 from sae_lens_groups import GroupSAETrainingRunner, cache_activations, cli
 from sae_lens_groups.activations.shuffle_buffer import ShuffleBuffer
 from sae_lens_groups.activations.store import GroupActivationsStore
@@ -250,6 +250,7 @@ def newest(folder: Path) -> str:
 def main() -> None:
     torch.set_num_threads(1)
     folder, given = Path(sys.argv[1]), json.loads(sys.argv[2])
+    os.environ["WANDB_DIR"] = str(folder)
     for settings in given:
         if "command" in settings:
             commanded(folder, settings)
