@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from . import processes
-from .test_ranks import ROOT, SECONDS, TORCHRUN, differing, environments, flags, launched, trained
+from .test_ranks import ROOT, SECONDS, TORCHRUN, differing, environments, flags, trained
 
 pytestmark = pytest.mark.timeout(SECONDS)
 SECONDS_TO_END = 60
@@ -135,35 +135,41 @@ def test_a_rank_that_stops_answering_ends_the_others(data: Path, tmp_path: Path)
 @pytest.mark.slow
 def test_a_signal_to_torchrun_stops_all_and_the_run_goes_on(data: Path, tmp_path: Path) -> None:
     """Each rank saves its part; torchrun waits for them."""
-    more = {"checkpoint_every": "2000", "training_tokens": "40000"}
-    agent = subprocess.Popen(
-        [*TORCHRUN, "-m", "sae_lens_groups", *command(data, tmp_path / "of", **more)],
+    more = {"checkpoint_every": "2000", "training_tokens": "16000"}
+    first = under_torchrun(command(data, tmp_path / "of", **more))
+    ends = time.monotonic() + SECONDS_TO_END
+    while not list((tmp_path / "of" / "ckpt").glob("*/2*")):
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+    first.send_signal(signal.SIGTERM)
+    _, said = first.communicate(timeout=SECONDS_TO_END)
+    assert first.returncode == 1  # torchrun's own, whatever its processes end with
+    assert len(re.findall("^training stopped by SIGTERM; progress is saved in", said, re.M)) == 1
+    again = under_torchrun(command(data, tmp_path / "of", **more, resume_from_checkpoint="auto"))
+    shown, said = again.communicate(timeout=SECONDS_TO_END)
+    assert again.returncode == 0, said
+    assert shown.count("Trained 3 SAEs for 4 layers.") == 1
+    assert "rank 0: 3 6; rank 1: 4-5. 4 groups would take no longer on 2 ranks" in said
+    whole = processes.run("-m", "sae_lens_groups", *command(data, tmp_path / "whole", **more))
+    assert whole.returncode == 0, whole.stderr
+    assert differing(tmp_path / "whole" / "suite", tmp_path / "of" / "suite") == []
+
+
+def under_torchrun(args: list[str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [*TORCHRUN, "-m", "sae_lens_groups", *args],
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
         env={**os.environ, "TQDM_DISABLE": "1"},
     )
-    checkpoints = tmp_path / "of" / "ckpt"
-    ends = time.monotonic() + SECONDS_TO_END
-    while not list(checkpoints.glob("*/2*")):
-        assert time.monotonic() < ends
-        time.sleep(0.05)
-    agent.send_signal(signal.SIGTERM)
-    _, shown = agent.communicate(timeout=SECONDS_TO_END)
-    assert agent.returncode == 1  # torchrun's own, whatever its processes end with
-    assert len(re.findall("^training stopped by SIGTERM; progress is saved in", shown, re.M)) == 1
-    again = command(data, tmp_path / "of", **more, resume_from_checkpoint="auto")
-    whole = command(data, tmp_path / "whole", **more)
-    for args in (again, whole):
-        for one in launched(2, "-m", "sae_lens_groups", *args):
-            assert one.returncode == 0, one.stderr
-    assert differing(tmp_path / "whole" / "suite", tmp_path / "of" / "suite") == []
 
 
 @pytest.mark.slow
 def test_killed_ranks_write_what_they_would_have_written() -> None:
     """`python -m tests.faults --ranks 3` kills 50 times; this is a small part of it."""
-    more = ("--kills", "4", "--per_run", "2", "--seed", "1")
+    more = ("--kills", "2", "--per_run", "1", "--seed", "1")
     done = processes.run("-m", "tests.faults", "--ranks", "3", *more)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    assert json.loads(done.stdout.splitlines()[-1]) == {"kills": 4, "bit_identical": 4}
+    assert json.loads(done.stdout.splitlines()[-1]) == {"kills": 2, "bit_identical": 2}
