@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 import wandb
 from datasets import Dataset
-from sae_lens import LoggingConfig
+from sae_lens import LoggingConfig, TrainingSAE
 from sae_lens.load_model import load_model
 
 from sae_lens_groups import GroupSAETrainingRunner, cache_activations, cli
@@ -47,7 +47,8 @@ from tests.conftest import (
 
 RANK = int(os.environ.get("RANK", "0"))
 NORMALISED = {"normalize_activations": "expected_average_only_in"}
-WHITENED = {"normalize_activations": "covariance_whitening"}
+HAS_WHITENING = hasattr(TrainingSAE, "fold_activation_whitening")
+WHITENED = {"normalize_activations": "covariance_whitening"} if HAS_WHITENING else NORMALISED
 TEXTS = [
     f"def f{n}(x):\n    return x + {n * 37 % 101} * f{n % 7}(x)\n" * (1 + n % 5) for n in range(45)
 ]
