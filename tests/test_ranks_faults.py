@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from . import processes
-from .test_ranks import ROOT, SECONDS, TORCHRUN, differing, environments, flags, trained
+from .test_ranks import ROOT, TORCHRUN, differing, environments, flags, trained
 
-pytestmark = pytest.mark.timeout(SECONDS)
+pytestmark = pytest.mark.timeout(300)  # the cases follow one another in the same processes
 SECONDS_TO_END = 60
 
 BAD_ROW = 60
