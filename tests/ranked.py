@@ -6,10 +6,14 @@ Each writes its suite to `FOLDER/<as>`, and what it raised on each rank to `FOLD
 """
 
 import contextlib
+import io
 import json
 import os
+import re
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -20,13 +24,15 @@ import torch
 import torch.distributed as dist
 import wandb
 from datasets import Dataset
-from sae_lens import LoggingConfig
+from sae_lens import LoggingConfig, TrainingSAE
 from sae_lens.load_model import load_model
 
-from sae_lens_groups import GroupSAETrainingRunner, cache_activations
+from sae_lens_groups import GroupSAETrainingRunner, cache_activations, cli
+from sae_lens_groups.activations.shuffle_buffer import ShuffleBuffer
 from sae_lens_groups.activations.store import GroupActivationsStore
 from sae_lens_groups.demo.model import MODEL_CLASS_NAME, MODEL_FOLDER
-from sae_lens_groups.errors import DivergedError, GroupSAEError, TrainingInterrupted
+from sae_lens_groups.errors import GroupSAEError, TrainingInterrupted
+from sae_lens_groups.train.fast_step import why_not
 from sae_lens_groups.train.group_trainer import GroupTrainer
 from sae_lens_groups.train.ranks import world
 from sae_lens_groups.train.trainer import GroupSAETrainer
@@ -41,7 +47,8 @@ from tests.conftest import (
 
 RANK = int(os.environ.get("RANK", "0"))
 NORMALISED = {"normalize_activations": "expected_average_only_in"}
-WHITENED = {"normalize_activations": "covariance_whitening"}
+HAS_WHITENING = hasattr(TrainingSAE, "fold_activation_whitening")
+WHITENED = {"normalize_activations": "covariance_whitening"} if HAS_WHITENING else NORMALISED
 TEXTS = [
     f"def f{n}(x):\n    return x + {n * 37 % 101} * f{n % 7}(x)\n" * (1 + n % 5) for n in range(45)
 ]
@@ -90,33 +97,80 @@ on_tokens("topk", sae=sae_config(**NORMALISED), fast_step="always")
 on_tokens("each", "each", store_batch_size_prompts=4)
 on_tokens("one group", "0-3", layers_per_token=2, fast_step="never")
 on_tokens("whitened", sae=sae_config(**WHITENED))
+on_tokens(
+    "whitened and aligned",
+    "0-2,3",
+    sae=sae_config(**WHITENED),
+    layer_alignment="affine",
+    plan_tokens=512,
+    training_tokens=CONTEXT_SIZE * 70 * 3,  # three epochs
+    refit_tokens=512,
+)
 on_tokens("aligned", "0-2,3", layer_alignment="orthogonal", plan_tokens=512)
 on_tokens("auto", "auto:2", plan_tokens=512)
 on_tokens("outliers", max_activation_norm_multiple=1.1, store_batch_size_prompts=4)
-on_tokens("cache all", use_cached_activations=True)
+on_tokens("cache all", "auto:2", plan_tokens=512, use_cached_activations=True, refit_tokens=512)
 on_tokens("cache drawn", use_cached_activations=True)
 on_tokens("init", "1-2,3", init_direction="forward", init_alignment="orthogonal", plan_tokens=512)
+on_tokens("kept", "2,3", init_direction="forward", init_keep_layers=True)
 on_tokens("bad row", store_batch_size_prompts=4, bad_row=53)
 on_text("text", layers_per_token=2, exclude_special_tokens=True, training_tokens=32 * 60)
 on_text("long text", "0-1,2,3,4-5", training_tokens=32 * 120)
 for architecture in ARCHITECTURES:
-    for step in ("auto", "never"):
-        sae = sae_config(architecture, **NORMALISED)
-        on_tokens(f"{architecture} {step}", sae=sae, fast_step=step, training_tokens=32 * 20)
+    sae = sae_config(architecture, **NORMALISED)
+    fast = "auto" if why_not(sae) else "always"  # auto would not take it for SAEs this small
+    for name, step in ((f"{architecture} fast", fast), (f"{architecture} never", "never")):
+        on_tokens(name, sae=sae, fast_step=step, training_tokens=32 * 20)
+
+
+# --- what is seen of a run ---
+
+
+@contextlib.contextmanager
+def watched(file: Path) -> Iterator[None]:
+    """Writes which collectives a rank took part in, its bytes sent, and those of its buffer."""
+    seen: list[str] = []
+    buffers: dict[str, int] = {}
+    next_batch = ShuffleBuffer.next_batch
+
+    def see(self: ShuffleBuffer) -> Any:
+        for group, held in self._batches.items():  # pyright: ignore[reportPrivateUsage]
+            buffers[group] = sum(tensor.nbytes for tensor in held)
+        return next_batch(self)
+
+    def recorded(name: str) -> Any:
+        real = getattr(dist, name)
+
+        def record(*args: Any, **kwargs: Any) -> Any:
+            assert threading.current_thread() is threading.main_thread()
+            seen.append(name)
+            return real(*args, **kwargs)
+
+        return mock.patch.object(dist, name, record)
+
+    n_before = getattr(world.world_of_process(), "n_bytes_sent", 0)
+    with contextlib.ExitStack() as stack:
+        for name in COLLECTIVES:
+            stack.enter_context(recorded(name))
+        stack.enter_context(mock.patch.object(ShuffleBuffer, "next_batch", see))
+        yield
+    n_sent = getattr(world.world_of_process(), "n_bytes_sent", 0) - n_before
+    file.write_text(json.dumps({"collectives": seen, "n_sent": n_sent, "buffers": buffers}))
 
 
 # --- what goes wrong ---
 
 
 @contextlib.contextmanager
-def signalled(number: int, rank: int, n_steps: int) -> Iterator[None]:
+def signalled(number: int, rank: int, n_steps: int, n_times: int = 1) -> Iterator[None]:
     """Sends one rank a signal at the end of a training step, before any restart."""
     is_first_attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
     show = GroupTrainer._update_pbar  # pyright: ignore[reportPrivateUsage]
 
     def stop(self: GroupTrainer, *args: Any, **kwargs: Any) -> None:
         if self.n_training_steps == n_steps and rank == RANK and is_first_attempt:
-            os.kill(os.getpid(), number)
+            for _ in range(n_times):
+                os.kill(os.getpid(), number)
         show(self, *args, **kwargs)
 
     with mock.patch.object(GroupTrainer, "_update_pbar", stop):
@@ -138,17 +192,51 @@ def failing(owner: type, method: str, rank: int, n_calls: int, error: Exception)
         yield
 
 
+@contextlib.contextmanager
+def spoiling(rank: int, n_calls: int) -> Iterator[None]:
+    """Makes a weight of every SAE of one rank NaN before a training step."""
+    step, calls = GroupSAETrainer.step, []
+
+    def spoil(self: GroupSAETrainer, batch: Any) -> Any:
+        calls.append(1)
+        if rank == RANK and len(calls) == n_calls:
+            self.sae.W_enc.data.fill_(torch.nan)
+        return step(self, batch)
+
+    with mock.patch.object(GroupSAETrainer, "step", spoil):
+        yield
+
+
+@contextlib.contextmanager
+def without_numbers(rank: int, n_calls: int) -> Iterator[None]:
+    """Lets one rank's language model give NaN for an LM batch."""
+    capture, calls = GroupActivationsStore.capture, []
+
+    def spoil(self: Any, tokens: torch.Tensor, take: Callable[[str, torch.Tensor], None]) -> None:
+        calls.append(1)
+        is_spoilt = rank == RANK and len(calls) == n_calls
+        capture(
+            self, tokens, lambda name, acts: take(name, acts * torch.nan if is_spoilt else acts)
+        )
+
+    with mock.patch.object(GroupActivationsStore, "capture", spoil):
+        yield
+
+
 def fault(name: str, rank: int, n_calls: int) -> contextlib.AbstractContextManager[Any]:
     if name in SIGNALS:
         return signalled(SIGNALS[name], rank, n_calls)
+    if name == "twice":
+        return signalled(signal.SIGTERM, rank, n_calls, n_times=2)
+    if name == "nan":
+        return without_numbers(rank, n_calls)
+    if name == "weights":
+        return spoiling(rank, n_calls)
     if name == "model":
         error: Exception = RuntimeError("out of memory")
         return failing(GroupActivationsStore, "capture", rank, n_calls, error)
     if name == "step":
         return failing(GroupSAETrainer, "step", rank, n_calls, RuntimeError("out of memory"))
-    if name == "diverged":
-        error = DivergedError("group layers_4-5 diverged")
-        return failing(GroupSAETrainer, "require_finite", rank, n_calls, error)
     if name == "blind":  # to what other ranks write
         is_blind = mock.patch.object(Path, "is_dir", return_value=False)
         return is_blind if rank == RANK else contextlib.nullcontext()
@@ -165,20 +253,21 @@ def newest(folder: Path) -> str:
 def main() -> None:
     torch.set_num_threads(1)
     folder, given = Path(sys.argv[1]), json.loads(sys.argv[2])
+    os.environ["WANDB_DIR"] = str(folder)
     for settings in given:
+        if "command" in settings:
+            commanded(folder, settings)
+            continue
         name = settings.pop("run")
         into = folder / settings.pop("as", name)
+        is_watched = settings.pop("watched", False)
         if is_logged := settings.pop("wandb", False):
             every = LoggingConfig(wandb_log_frequency=5, eval_every_n_wandb_logs=2)
             settings |= {"logger": every, "n_eval_batches": 1, "eval_batch_size_prompts": 4}
-        faults = [fault(kind, *settings.pop(kind)) for kind in FAULTS if kind in settings]
+        faults = faults_of(settings)
         for key in ("checkpoint_path", "cached_activations_path", "init_from"):
             if key in settings:
                 settings[key] = str(folder / settings[key])
-        if "patience" in settings:
-            world.PATIENCE = timedelta(seconds=settings.pop("patience"))
-        of_rank_1 = settings.pop("on_rank_1", {})
-        settings |= of_rank_1 if RANK == 1 else {}
         if "resume" in settings:
             settings["resume_from_checkpoint"] = newest(folder / settings.pop("resume"))
         try:
@@ -187,6 +276,8 @@ def main() -> None:
                     stack.enter_context(one)
                 if is_logged:
                     stack.enter_context(logging_to(into.with_name(f"{into.name}.{RANK}.json")))
+                if is_watched:
+                    stack.enter_context(watched(into.with_name(f"{into.name}.{RANK}.seen")))
                 RUNS[name]({"output_path": str(into), **settings})
         except (GroupSAEError, TrainingInterrupted) as error:
             text = f"{type(error).__name__}: {error}"
@@ -195,14 +286,40 @@ def main() -> None:
     assert dist.is_initialized() != is_alone  # without others there is no process group
 
 
+def faults_of(settings: dict[str, Any]) -> list[contextlib.AbstractContextManager[Any]]:
+    """What is to go wrong, which the settings are rid of."""
+    if "patience" in settings:
+        world.PATIENCE = timedelta(seconds=settings.pop("patience"))
+    return [fault(kind, *settings.pop(kind)) for kind in FAULTS if kind in settings]
+
+
+def commanded(folder: Path, settings: dict[str, Any]) -> None:
+    """Runs the command line; writes its status, what it printed, and how long it took."""
+    out, err, start = io.StringIO(), io.StringIO(), time.monotonic()
+    args = [*settings["command"], *(settings.get("of_rank_1", []) if RANK == 1 else [])]
+    with contextlib.ExitStack() as stack:
+        for one in faults_of(settings):
+            stack.enter_context(one)
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(contextlib.redirect_stderr(err))
+        status = cli.main(args)
+    seconds = time.monotonic() - start
+    ended = {"status": status, "out": out.getvalue(), "err": err.getvalue(), "seconds": seconds}
+    (folder / f"{settings['as']}.{RANK}").write_text(json.dumps(ended))
+
+
 @contextlib.contextmanager
 def logging_to(file: Path) -> Iterator[None]:
     """Writes all numbers that are logged to W&B into a file."""
     logged: dict[str, Any] = {}
     start = wandb.init
 
+    def upload(artifact: Any, **_: Any) -> None:
+        logged.setdefault(artifact.name, []).append(sorted(artifact.manifest.entries))
+
     def start_and_listen(**kwargs: Any) -> Any:
-        run = start(**kwargs)  # a real run, offline; it sets wandb.log
+        run = start(**kwargs)  # a real run, offline; it sets wandb.log and wandb.log_artifact
+        wandb.log_artifact = upload
         wandb.log = lambda entries, step: logged.update(
             {f"{step} {k}": entries[k] for k in entries}
         )
@@ -213,8 +330,19 @@ def logging_to(file: Path) -> Iterator[None]:
     file.write_text(json.dumps(logged, default=lambda _: "no number"))
 
 
-SIGNALS = {"stop": signal.SIGTERM, "kill": signal.SIGKILL, "hang": signal.SIGSTOP}
-FAULTS = (*SIGNALS, "model", "step", "diverged", "blind", "disk")
+SIGNALS = {
+    "stop": signal.SIGTERM,
+    "interrupt": signal.SIGINT,
+    "kill": signal.SIGKILL,
+    "hang": signal.SIGSTOP,
+}
+FAULTS = (*SIGNALS, "twice", "nan", "weights", "model", "step", "blind", "disk")
+COLLECTIVES = [  # all that torch.distributed has, one to another aside
+    name
+    for name in vars(dist)
+    if re.match("(all_|reduce|gather|scatter|broadcast|barrier|monitored|new_group)", name)
+    and callable(getattr(dist, name))
+]
 
 if __name__ == "__main__":
     main()

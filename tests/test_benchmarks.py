@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests import processes
-from tests.benchmarks import cost_scale, demo_runs, own_process
+from tests.benchmarks import cost_scale, demo_runs, own_process, ranks_plot
 from tests.benchmarks.own_process import in_own_process
 from tests.benchmarks.speed.__main__ import main as speed
 from tests.benchmarks.speed.jobs import EACH, GROUPS, MULTI
@@ -69,3 +69,15 @@ def test_a_recipe_goes_on_from_the_run_before() -> None:
     figures = demo_runs.cook([groups, {"layer_groups": "0,1", "tokens": 1024, "lr": 1e-5}], seed=1)
     assert figures["cpu_seconds"] > 0
     assert figures["explained_variance"] > 0.3
+
+
+def test_simulated_ranks_share_whole_lm_batches_and_groups() -> None:
+    parts = ranks_plot.Parts(
+        n_groups=3, n_lm_batches=8, bytes_per_batch=0, share_lm=0.4, share_sae=0.6
+    )
+    found = ranks_plot.Measured("one", seconds=1000.0, seconds_of_two=600.0, parts=parts)
+    assert ranks_plot.simulated(found, 1) == 1000
+    # Half of the passes, and two of three groups.
+    assert ranks_plot.simulated(found, 2) == pytest.approx(200 + 400, rel=1e-3)
+    assert ranks_plot.simulated(found, 3) == pytest.approx(150 + 200, rel=1e-3)
+    assert ranks_plot.simulated(found, 8) == pytest.approx(50 + 200, rel=1e-3)

@@ -10,7 +10,7 @@ from sae_lens import SAE, TrainingSAE
 from sae_lens.training.activation_scaler import ActivationScaler
 from typing_extensions import override
 
-from sae_lens_groups.activations import ActivationNorms, GroupActivationsStore
+from sae_lens_groups.activations import ActivationNorms
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.layers import LayerGroup, in_words
 from sae_lens_groups.plan import GroupPlan
@@ -26,7 +26,6 @@ from sae_lens_groups.saved import (
 from sae_lens_groups.scaling import layer_sae
 from sae_lens_groups.suite import SAESuite
 from sae_lens_groups.train.fast_step import steps_text
-from sae_lens_groups.train.refit.suite import refit_trained
 from sae_lens_groups.train.trainer import GroupSAETrainer
 
 _PACKAGES = ("sae-lens-groups", "sae-lens", "transformer-lens", "torch")
@@ -56,12 +55,10 @@ def export_suite(
     begins_with_bos: bool,
     training_curves: tuple[TrainingPoint, ...],
     sae_step_flops: float | None,
-    store: GroupActivationsStore,
 ) -> SAESuite:
     """The suite of these groups; a layer's SAE is built when it is asked for.
 
-    It has the SAEs of those with a trainer, where other processes train the rest. With
-    `refit_tokens`, decoders are refitted to the first tokens of what the store reads.
+    It has the SAEs of those with a trainer, where other processes train the rest.
     """
     layers = {
         layer: part
@@ -82,8 +79,7 @@ def export_suite(
         sae_step_flops=sae_step_flops,
         training_step=steps_text([trainer.sae for trainer in trainers], cfg.fast_step),
     )
-    suite = SAESuite(_TrainedGroups(manifest, layers, cfg.to_dict(), training_curves))
-    return refit_trained(suite, cfg, store, norms) if cfg.refit_tokens else suite
+    return SAESuite(_TrainedGroups(manifest, layers, cfg.to_dict(), training_curves))
 
 
 def scaling_factors_of(trainers: Iterable[GroupSAETrainer]) -> dict[int, float | None]:

@@ -15,7 +15,7 @@ from sae_lens_groups.activations import (
     GroupActivationsStore,
 )
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.errors import GroupSAEError
+from sae_lens_groups.errors import GroupSAEError, in_one_line
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.plan import GroupPlan
 from sae_lens_groups.saved import TransferReport, likely_faults
@@ -24,6 +24,7 @@ from sae_lens_groups.train.export import export_suite, figures_of_groups, scalin
 from sae_lens_groups.train.group_trainer import GroupTrainer
 from sae_lens_groups.train.ranks.suite import saved_by_all
 from sae_lens_groups.train.ranks.world import World
+from sae_lens_groups.train.refit.suite import refit_trained
 from sae_lens_groups.transfer import Transfer, rows_read_with_source, with_kept_layers
 
 
@@ -67,15 +68,29 @@ class Result:
             begins_with_bos=self.begins_with_bos,
             training_curves=trainer.points(),
             sae_step_flops=self.sae_step_flops,
-            store=self.store,
         )
+        if self.cfg.refit_tokens:
+            trained = self._refitted(trained)
         if self.cfg.init_keep_layers:
-            assert self.transfer is not None
             try:
-                return self._written(with_kept_layers(trained, self.transfer.source))
+                return self._written(self.world.agreed(lambda: self._filled_in(trained)))
             except (GroupSAEError, OSError) as error:
                 warnings.warn(f"the layers of init_from are not kept: {error}", stacklevel=2)
         return self._written(trained)
+
+    def _refitted(self, suite: SAESuite) -> SAESuite:
+        """As it was, with a warning, where refitting fails: training took longer."""
+        try:
+            return self.world.agreed(
+                lambda: refit_trained(suite, self.own, self.cfg, self.store, self.norms)
+            )
+        except Exception as error:  # of the dataset, the language model, or too little memory
+            warnings.warn(f"decoders are not refitted: {in_one_line(error)}", stacklevel=3)
+            return suite
+
+    def _filled_in(self, trained: SAESuite) -> SAESuite:
+        assert self.transfer is not None
+        return with_kept_layers(trained, self.transfer.source)
 
     def _dataset_rows_read(self) -> int | None:
         if self.dataset.path is None:  # it may not be the one that the config names
@@ -90,7 +105,10 @@ class Result:
     def _written(self, suite: SAESuite) -> SAESuite:
         if self.cfg.output_path is None:
             return suite
-        return saved_by_all(self.world, suite, self.own, self.cfg.output_path)
+        own = list(self.own)
+        if self.world.is_first:  # who adds the groups that were kept
+            own += [group for group in suite.groups if group not in self.groups]
+        return saved_by_all(self.world, suite, own, self.cfg.output_path)
 
     def upload(self, suite: SAESuite, trainer: GroupTrainer, logger: LoggingConfig) -> None:
         """Uploads each group's SAE to W&B as SAELens uploads a finished SAE."""

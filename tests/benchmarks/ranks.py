@@ -2,7 +2,8 @@
 
 The demo's model with an SAE per layer, and with four groups of a larger SAE, trained by one process
 with one thread, one with two, and two with one each. Wall-clock of `run`, without imports and
-loading; ways take turns, so that what else the machine does meets all of them.
+loading; ways take turns, so that what else the machine does meets all of them. `--plot FILE` draws
+what it finds, with what its parts make of more ranks.
 """
 
 import argparse
@@ -15,7 +16,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from tests.benchmarks.ranks_plot import Measured, Parts, draw, simulated
 
 
 class Way(NamedTuple):
@@ -39,21 +42,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--training_tokens", type=int, default=60_000)
+    parser.add_argument("--plot", type=Path, help="a PNG of the speed against the number of ranks")
     args = parser.parse_args()
+    measured: list[Measured] = []
     for shape in SHAPES:
         seconds: dict[Way, list[float]] = {way: [] for way in WAYS}
+        parts: list[Parts] = []
         for _ in range(args.rounds):
             for way in WAYS:
-                seconds[way].append(timed(way, shape, args.training_tokens))
+                found = timed(way, shape, args.training_tokens)
+                seconds[way].append(found.seconds)
+                parts += [found.parts] if way == WAYS[0] else []
         first = statistics.median(seconds[WAYS[0]])
         for way, found in seconds.items():
             median = statistics.median(found)
             spread = f"{min(found):.1f} to {max(found):.1f}"
             print(f"{shape:24} {way.name:22} {median:6.1f} s ({spread})  {first / median:.2f}x")
+        of_two = statistics.median(seconds[WAYS[-1]])
+        measured.append(Measured(shape, first, of_two, parts[0]))
+        print(f"{shape:24} simulated on 2 ranks   {simulated(measured[-1], 2):6.1f} s")
+    if args.plot:
+        draw(measured, args.plot)
 
 
-def timed(way: Way, shape: str, training_tokens: int) -> float:
-    """The seconds that the slowest process took for a run."""
+class Timed(NamedTuple):
+    """A run of one process, or the slowest of several."""
+
+    seconds: float
+    parts: Parts
+
+
+def timed(way: Way, shape: str, training_tokens: int) -> Timed:
+    """How long a run took."""
     with socket.socket() as found, tempfile.TemporaryDirectory() as folder:
         found.bind(("127.0.0.1", 0))
         world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(found.getsockname()[1])}
@@ -72,17 +92,20 @@ def timed(way: Way, shape: str, training_tokens: int) -> float:
             for rank in range(way.n_processes)
         ]
         shown = [process.communicate()[0] for process in started]
-    return max(json.loads(text.splitlines()[-1]) for text in shown)
+    seconds, parts = max(json.loads(text.splitlines()[-1]) for text in shown)
+    return Timed(seconds, Parts(*parts))
 
 
-def train(shape: str, training_tokens: int, folder: Path) -> float:
-    """The seconds of one run, in this process."""
+def train(shape: str, training_tokens: int, folder: Path) -> Timed:
+    """One run, in this process."""
     from sae_lens import TopKTrainingSAEConfig
 
     from sae_lens_groups import GroupSAETrainingRunner
+    from sae_lens_groups.activations.store import GroupActivationsStore
     from sae_lens_groups.demo import stdlib_tokens
     from sae_lens_groups.demo.model import D_IN
     from sae_lens_groups.demo.run import demo_config
+    from sae_lens_groups.train.trainer import GroupSAETrainer
 
     layer_groups, d_sae = SHAPES[shape]
     sae = TopKTrainingSAEConfig(
@@ -90,9 +113,35 @@ def train(shape: str, training_tokens: int, folder: Path) -> float:
     )
     cfg = demo_config(layer_groups, folder / "suite", training_tokens, sae=sae)
     runner = GroupSAETrainingRunner(cfg, stdlib_tokens("train"))
-    start = time.perf_counter()
+    seconds_lm = counted(GroupActivationsStore, "capture")
+    seconds_sae = counted(GroupSAETrainer, "step")
+    start, worked = time.perf_counter(), time.process_time()
     runner.run()
-    return time.perf_counter() - start
+    worked = time.process_time() - worked
+    batch_bytes = cfg.store_batch_size_prompts * cfg.context_size * (D_IN * 4 + 4)
+    parts = Parts(
+        len(runner.groups),
+        len(seconds_lm),
+        batch_bytes,
+        sum(seconds_lm) / worked,
+        sum(seconds_sae) / worked,
+    )
+    return Timed(time.perf_counter() - start, parts)
+
+
+def counted(owner: type, method: str) -> list[float]:
+    """The seconds that the processor works in each call of a method, from now on."""
+    real, seconds = getattr(owner, method), []
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        start = time.process_time()
+        try:
+            return real(*args, **kwargs)
+        finally:
+            seconds.append(time.process_time() - start)
+
+    setattr(owner, method, call)
+    return seconds
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""`python -m tests.faults --kills 50`: kills runs at random moments, and shows how they end."""
+"""`python -m tests.faults --kills 50`: kills runs at random moments, and shows how they end.
+
+With `--ranks 3` each run is of three processes, of which one is killed at a time; they are started
+again by torchrun's agent in one run and by hand in the next.
+"""
 
 import argparse
 import json
@@ -10,7 +14,11 @@ from pathlib import Path
 
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
 
-from tests.faults.kills import killed_and_compared  # the environment above has to come first
+from tests.faults.kills import (  # the environment above has to come first
+    Outcome,
+    killed_and_compared,
+)
+from tests.faults.ranks import RankedRun, ranks_killed_and_compared
 from tests.faults.runs import ALL_KINDS, make_dataset
 
 
@@ -20,18 +28,27 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50, help="in all (default: %(default)s)")
     parser.add_argument("--per_run", type=int, default=4, help="of one run (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ranks", type=int, default=1, help="processes (default: %(default)s)")
     args = parser.parse_args()
+    kinds = [kind for kind in ALL_KINDS if args.ranks == 1 or not kind.prefetch]
     chance = random.Random(args.seed)
     datasets = {is_streamed: make_dataset(is_streamed) for is_streamed in (False, True)}
     n_kills = n_same = 0
     for n_run in range(10_000):
         if n_kills >= args.kills:
             break
-        kind = ALL_KINDS[(n_run * 5 + args.seed) % len(ALL_KINDS)]  # 5: all, and mixed
+        kind = kinds[(n_run * 5 + args.seed) % len(kinds)]  # 5: all, and mixed
         with tempfile.TemporaryDirectory() as folder:
             wanted = min(args.per_run, args.kills - n_kills)
             dataset = datasets[kind.is_streamed]
-            outcome = killed_and_compared(kind, dataset, Path(folder), wanted, chance)
+            outcome: Outcome
+            if args.ranks == 1:
+                outcome = killed_and_compared(kind, dataset, Path(folder), wanted, chance)
+            else:
+                run = RankedRun(kind, dataset, Path(folder), args.ranks)
+                outcome = ranks_killed_and_compared(
+                    run, wanted, chance, is_restarted=n_run % 2 == 0
+                )
         n_kills += len(outcome.kills)
         n_same += 0 if outcome.differing else len(outcome.kills)
         print(f"{kind}: {', '.join(outcome.kills)}: {outcome.differing or 'the same'}", flush=True)

@@ -82,7 +82,12 @@ def _killed_once(
     return where
 
 
-def kill_at_event(n_events: int, folder: str) -> None:
+def kill_self() -> None:
+    """Ends this process as a machine that is switched off would."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_at_event(n_events: int, folder: str, kill: Callable[[], None] = kill_self) -> None:
     """Lets this process kill itself at the nth file operation inside a folder."""
     n_seen = 0
 
@@ -92,7 +97,7 @@ def kill_at_event(n_events: int, folder: str) -> None:
             return
         n_seen += 1
         if n_seen == n_events:
-            os.kill(os.getpid(), signal.SIGKILL)
+            kill()
 
     sys.addaudithook(count)
 

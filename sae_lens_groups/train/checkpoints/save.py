@@ -5,8 +5,10 @@ import warnings
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME
 from safetensors import SafetensorError
 
 from sae_lens_groups import files
@@ -88,9 +90,31 @@ class RunCheckpoints:
         self._trainer.save_checkpoint(name)
         if folder is None:
             return None
+        self._upload_others(folder / name)
         if (keep := self._keep) is not None:
             self._world.of_first(lambda: run_folder.remove_old(folder, keep))
         return folder / name
+
+    def _upload_others(self, checkpoint: Path) -> None:
+        """Of groups that other processes train, to W&B, what SAELens uploads of those trained here."""
+        logger, own = self._trainer.cfg.logger, self._trainer.group_trainers
+        if not logger.log_to_wandb or self._world.size == 1:
+            return
+        names = self._world.merged(lambda: {name: own[name].sae.get_name() for name in own})
+
+        def upload() -> None:
+            for group, name in names.items():
+                if group not in own:
+                    logger.log(
+                        SimpleNamespace(
+                            sae=SimpleNamespace(get_name=partial(str, name)), cfg=self._trainer.cfg
+                        ),
+                        checkpoint / group / SAE_WEIGHTS_FILENAME,
+                        checkpoint / group / SAE_CFG_FILENAME,
+                        checkpoint / group / SPARSITY_FILENAME,
+                    )
+
+        self._world.of_first(upload)
 
     def last_one(self) -> str:
         """Where the newest checkpoint lies, for a message."""

@@ -81,10 +81,6 @@ def _why_not_with_ranks(cfg: GroupSAERunnerConfig[Any]) -> str | None:
         return "prefetch_llm_batches cannot be used; leave it out"
     if cfg.compile_llm:
         return "compile_llm is not supported yet; leave it out"
-    if cfg.refit_tokens:
-        return "refit_tokens is not supported yet; run `refit` on the finished suite"
-    if cfg.init_keep_layers:
-        return "init_keep_layers is not supported yet; leave it out, or train in one process"
     if numbered is not None:
         return f"each takes a GPU of its own, so {numbered} cannot be meant; write cuda"
     if "device_map" in kwargs or kwargs.get("n_devices", 1) != 1:

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from sae_lens_groups.activations import ActivationNorms, GroupActivationsStore
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.errors import ConfigError, DatasetError, in_one_line
+from sae_lens_groups.errors import ConfigError, DatasetError
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.saved import SAESource, WrappedSource
 from sae_lens_groups.suite import SAESuite
@@ -92,23 +92,20 @@ def refit_text(suite: SAESuite) -> str:
 
 def refit_trained(
     suite: SAESuite,
+    own: Iterable[LayerGroup],
     cfg: GroupSAERunnerConfig[Any],
     store: GroupActivationsStore,
     norms: ActivationNorms,
 ) -> SAESuite:
-    """The suite of a run, refitted to the first tokens that the run read.
-
-    As it was, with a warning, where that fails: training took longer.
-    """
+    """The suite of a run, whose own groups are refitted to the first tokens that the run read."""
+    layers = [layer for group in own for layer in group.layers]
+    if not layers:  # other processes have them all
+        return suite
     has_rows = isinstance(store, CachedActivationsStore) and store.holds_all_rows
     kind = type(store) if has_rows else GroupActivationsStore
     limits = norms.limits(cfg.hook_template)
-    try:
-        alone = kind.from_group_config(store.model, cfg, _alone(suite.layers), store.rows, limits)
-        return _refitted(suite, alone, cfg.refit_tokens, cfg.device)
-    except Exception as error:  # of the dataset, the language model, or too little memory
-        warnings.warn(f"decoders are not refitted: {in_one_line(error)}", stacklevel=2)
-        return suite
+    alone = kind.from_group_config(store.model, cfg, _alone(layers), store.rows, limits)
+    return _refitted(suite, alone, cfg.refit_tokens, cfg.device)
 
 
 def _alone(layers: Iterable[int]) -> tuple[LayerGroup, ...]:
@@ -119,11 +116,13 @@ def _refitted(
     suite: SAESuite, store: GroupActivationsStore, refit_tokens: int, device: str
 ) -> SAESuite:
     """The suite with decoders refitted to a store's first rows, of which each layer is a group."""
-    trained = suite.source.group(suite.groups[0]).cfg
+    layers = [layer for group in store.groups for layer in group.layers]
+    of_any = next(group for group in suite.groups if layers[0] in group.layers)
+    trained = suite.source.group(of_any).cfg
     widths = getattr(trained, "matryoshka_widths", [])[:-1]  # SAELens takes the last as d_sae
     device = "cpu" if device.startswith("mps") else device  # which has no sparse products
     parameters, scores = {}, {}
-    for layer, rows_ND in _rows_of_layers(suite.layers, store, refit_tokens):
+    for layer, rows_ND in _rows_of_layers(layers, store, refit_tokens):
         sae = _with_free_norms(suite.source.layer(layer, device)).to(device)
         scores[layer] = refit_decoder(sae, rows_ND, [*widths, trained.d_sae])
         # W_enc is the group's, which the source has.
