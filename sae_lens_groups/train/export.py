@@ -81,8 +81,10 @@ def export_suite(
         dataset_fingerprint=dataset_fingerprint,
         sae_step_flops=sae_step_flops,
         training_step=steps_text([trainer.sae for trainer in trainers], cfg.fast_step),
+        recipe=cfg.recipe,
     )
-    suite = SAESuite(_TrainedGroups(manifest, layers, cfg.to_dict(), training_curves))
+    runner_cfg = {**cfg.to_dict(), "resume_from_checkpoint": None}  # as of a run that went through
+    suite = SAESuite(_TrainedGroups(manifest, layers, runner_cfg, training_curves))
     return refit_trained(suite, cfg, store, norms) if cfg.refit_tokens else suite
 
 
