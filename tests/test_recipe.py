@@ -88,6 +88,7 @@ def test_a_stopped_recipe_goes_on_with_the_same_command_and_ends_with_the_same_f
     }
     groups = SAESuite.load(place / "whole" / "suite-parts" / "groups")
     assert groups.manifest.refit_tokens == 1024
+    assert groups.manifest.recipe is None
 
     before = hashes(place / "whole")
     assert cook("whole") == 0  # which has nothing left to do
@@ -95,6 +96,12 @@ def test_a_stopped_recipe_goes_on_with_the_same_command_and_ends_with_the_same_f
     capsys.readouterr()
     assert cook("whole", "--lr", "1e-3") == 2
     assert "begun with another lr" in capsys.readouterr().err
+
+    (place / "whole" / "suite" / "evaluation.csv").unlink()
+    (place / "text").rename(place / "elsewhere")
+    assert cook("whole") == 0  # the suite is there all the same
+    assert "not evaluated: " in capsys.readouterr().out
+    (place / "elsewhere").rename(place / "text")
 
 
 def _killed(_: object) -> None:

@@ -185,6 +185,7 @@ class SuiteRecipe:
             cfg.resume_from_checkpoint = NEWEST
             cfg.checkpoint_every = self.cfg.checkpoint_every or "10m"
             cfg.keep_checkpoints = self.cfg.keep_checkpoints or 1
+        if part == "layers":
             cfg.recipe = made_by(parts)
         return cfg
 

@@ -98,6 +98,7 @@ def main() -> None:
         default=["explained_variance"],
         help="which of the baseline's scores a recipe has to reach",
     )
+    parser.add_argument("--tokens", type=int, default=BUDGET, help="SAELens's, per SAE")
     args = parser.parse_args()
     SETTINGS["architecture"] = args.architecture
     rounds = [one_round(args, seed) for seed in range(1, args.rounds + 1)]
@@ -107,17 +108,18 @@ def main() -> None:
 def one_round(args: argparse.Namespace, seed: int) -> dict[str, dict[str, Any]]:
     """Of SAELens's runner and of each recipe: seconds, scores and budget."""
     with tempfile.TemporaryDirectory() as folder:
-        baseline = in_own_process(
-            train_with_saelens, seed=seed, output_path=folder, architecture=args.architecture
-        )
+        settings = {"architecture": args.architecture, "tokens": args.tokens}
+        baseline = in_own_process(train_with_saelens, seed=seed, output_path=folder, **settings)
     log(args.log, {"recipe": MULTI, "seed": seed, **baseline})
     results: dict[str, dict[str, Any]] = {MULTI: baseline}
     order = list(args.only)
     random.Random(seed).shuffle(order)
     for name in order:
         for runs in RECIPES[name]:
-            cached = int(BUDGET * runs[0].get("cached", 0))
-            result: dict[str, Any] = cook([with_settings(run) for run in runs], seed, cached)
+            cached = int(args.tokens * runs[0].get("cached", 0))
+            result: dict[str, Any] = cook(
+                [with_settings(run, args.tokens) for run in runs], seed, cached
+            )
             result["shares"] = [run["share"] for run in runs]
             result["is_reached"] = all(result[name] >= baseline[name] for name in args.targets)
             log(args.log, {"recipe": name, "seed": seed, **result})
@@ -127,13 +129,13 @@ def one_round(args: argparse.Namespace, seed: int) -> dict[str, dict[str, Any]]:
     return results
 
 
-def with_settings(run: Run) -> Run:
+def with_settings(run: Run, tokens: int) -> Run:
     """The run with what all have in common, and its share of the budget as tokens."""
     own = {name: value for name, value in run.items() if name not in ("share", "cached")}
-    return {**SETTINGS, **own, "tokens": int(BUDGET * run["share"])}
+    return {**SETTINGS, **own, "tokens": int(tokens * run["share"])}
 
 
-def train_with_saelens(seed: int, output_path: str, architecture: str) -> Figures:
+def train_with_saelens(seed: int, output_path: str, architecture: str, tokens: int) -> Figures:
     """Seconds and scores of SAELens's runner, with the same settings, on the same text."""
     import torch
     from sae_lens import MultiSAETrainingRunner, MultiSAETrainingRunnerConfig
@@ -145,7 +147,7 @@ def train_with_saelens(seed: int, output_path: str, architecture: str) -> Figure
     torch.set_num_threads(1)
     dataset = stdlib_tokens("train", seed=seed)
     watch = Watch()
-    demo = demo_config("each", None, BUDGET, sae=sae_config(architecture), **SETTINGS)
+    demo = demo_config("each", None, tokens, sae=sae_config(architecture), **SETTINGS)
     shared = {
         name: getattr(demo, name)
         for name in MultiSAETrainingRunnerConfig.__annotations__
