@@ -18,10 +18,10 @@ from .test_exact_resume import stop_after
 
 SETTINGS = [
     *("--model_class_name", MODEL_CLASS_NAME, "--hook_name", "gpt_neox.layers.0"),
-    *("--dataset_path", "../text", "--context_size", "128", "--d_sae", "128", "--k", "8"),
+    *("--dataset_path", "../text", "--context_size", "32", "--d_sae", "128", "--k", "8"),
     *("--normalize_activations", "expected_average_only_in", "--training_tokens", "8192"),
-    *("--train_batch_size_tokens", "256", "--store_batch_size_prompts", "4"),
-    *("--n_batches_in_buffer", "8", "--lr", "3e-3", "--nolog_to_wandb"),
+    *("--train_batch_size_tokens", "256", "--store_batch_size_prompts", "16"),
+    *("--n_batches_in_buffer", "32", "--lr", "3e-3", "--nolog_to_wandb"),
     *("--layer_groups", "3-4,5-6", "--refit_tokens", "1024"),
 ]
 
@@ -30,7 +30,7 @@ SETTINGS = [
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model, and text enough to train and to evaluate on."""
     folder = tmp_path_factory.mktemp("recipe")
-    stdlib_tokens("train", 128).select(range(260)).save_to_disk(folder / "text")
+    stdlib_tokens("train", 32).select(range(600)).save_to_disk(folder / "text")
     (folder / "model").symlink_to(MODEL_FOLDER)
     return folder
 
