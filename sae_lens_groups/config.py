@@ -68,8 +68,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         GroupSAEError: `hook_name` has no layer number, or a setting has no meaning. What settings name (a rule, a plan, a checkpoint) is looked up when a run begins.
     """
 
-    # SAELens's default is to run code that comes with a dataset.
-    dataset_trust_remote_code: bool = False
+    dataset_trust_remote_code: bool = False  # SAELens's default is to run a dataset's code
 
     layer_groups: str = field(metadata=NOT_IN_CACHE)
     amad_threshold: float = field(default=0.2, metadata=NOT_IN_CACHE)
@@ -89,6 +88,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
     token_fraction: float | None = field(default=None, metadata=NOT_IN_CACHE)
 
     given_groups = None  # layer_groups before it became text, which a plan is more than
+    recipe = cast("str | None", None)  # how the suite is made, where several runs make it
     checkpoint_every: str | None = field(default=None, metadata=NOT_IN_CACHE)
     keep_checkpoints: int | None = field(default=None, metadata=NOT_IN_CACHE)
 

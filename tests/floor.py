@@ -57,6 +57,9 @@ ONLY_THESE = {
         "test_firings_are_counted_on_kept_tokens_of_each_layer",
         "test_a_dataset_shorter_than_all_batches_is_used_as_far_as_it_goes",
     },
+    "test_recipe": {
+        "test_a_stopped_recipe_goes_on_with_the_same_command_and_ends_with_the_same_files",
+    },
     "test_first_minutes": {
         "test_help_shows_without_importing_saelens",
         "test_the_help_of_train_begins_with_what_is_needed_and_has_a_line_for_each_flag",

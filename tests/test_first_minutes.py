@@ -62,6 +62,7 @@ def test_help_shows_without_importing_saelens(tmp_path: Path) -> None:
         "train",
         "plan",
         "cache",
+        "suite",
         "evaluate",
         "refit",
         "features",

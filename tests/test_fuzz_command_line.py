@@ -42,6 +42,7 @@ _OWN_FLAGS = {
     "cache": ["--cache_rows", "--cache_dtype", "--cached_activations_path"],
     "evaluate": ["--baseline", "--n_eval_batches", "--tasks", "--device", "--context_size"],
     "refit": ["--output_path", "--refit_tokens", "--device", "--dataset_path"],
+    "suite": ["--budget", "--dry_run", "--refit_tokens", "--layer_groups", "--output_path"],
     "features": ["--features", "--top", "--baseline", "--n_eval_batches", "--no_texts"],
     "publish": [
         "--private",

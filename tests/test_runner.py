@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import wandb
 from datasets import Dataset, DatasetDict
 from sae_lens import ActivationsStore, LoggingConfig, TopKTrainingSAE, TrainingSAE
 from sae_lens.evals import EvalConfig, run_evals
@@ -16,6 +15,7 @@ from sae_lens.load_model import HookedProxyLM, load_model
 from sae_lens.training.activation_scaler import ActivationScaler
 from transformer_lens import HookedTransformer
 
+import wandb
 from sae_lens_groups import (
     GroupSAERunnerConfig,
     GroupSAETrainingRunner,

@@ -16,6 +16,7 @@ _COMMANDS = {
     "plan": "measure how far apart the layers of a model are, and propose groups with their cost",
     "cache": "store a model's activations at all layers, for many training runs",
     "train": "train an SAE per group of layers (every flag of SAELens's training command, and --layer_groups)",
+    "suite": "cache, train groups, train every layer from its group's SAE, and evaluate, for a given budget",
     "evaluate": "score every layer of a suite, compare it with a baseline, and show both on a page",
     "refit": "give every layer of a suite a decoder of its own, by least squares on a few tokens",
     "features": "show what a suite's features fire on, on every layer, with their text on a page",

@@ -31,6 +31,7 @@ TRANSFER = "transfer.json"
 CACHE = "cached_activations.json"
 CHECKSUMS = "checksums.json"
 CHECKPOINT = "checkpoint.json"
+RECIPE = "recipe.json"  # beside the parts of an unfinished suite
 # SAELens's names, written out because importing SAELens takes seconds.
 RUNNER_CFG = "runner_cfg.json"
 SAE_CFG = "cfg.json"

@@ -48,6 +48,7 @@ class _Entries(files.FileEntries):
     sae_step_flops: files.Positive | None = None
     training_step: str | None = None
     refit_tokens: int | None = None
+    recipe: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +80,8 @@ class SuiteManifest:
     """Whether the SAEs were trained with a fast step, and why not; None where it is not known."""
     refit_tokens: int | None = None
     """Tokens that each layer's decoder was refitted on after training; None where it is its group's."""
+    recipe: str | None = None
+    """How it was made, where more than one run made it: what `sae-lens-groups suite` did."""
 
     @property
     def layers(self) -> list[int]:

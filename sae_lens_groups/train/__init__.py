@@ -5,6 +5,7 @@ from sae_lens_groups.train.cache.run import CacheRun, cache_activations
 from sae_lens_groups.train.cost import count_flops, time_steps
 from sae_lens_groups.train.fast_step import ActiveLatents, SparseStep, TopKLikeStep, starts
 from sae_lens_groups.train.prepare import settle
+from sae_lens_groups.train.recipe import Budget, SuiteParts, SuiteRecipe, replace_flags
 from sae_lens_groups.train.refit.suite import refit_suite, refit_text, require_refittable_suite
 from sae_lens_groups.train.run import GroupSAETrainingRunner
 from sae_lens_groups.train.run_text import dry_run, run_text
@@ -15,15 +16,19 @@ __all__ = [
     "CACHE_ROWS",
     "DRAWN_ROWS",
     "ActiveLatents",
+    "Budget",
     "CacheRun",
     "GroupSAETrainingRunner",
     "SparseStep",
+    "SuiteParts",
+    "SuiteRecipe",
     "TopKLikeStep",
     "cache_activations",
     "count_flops",
     "dry_run",
     "refit_suite",
     "refit_text",
+    "replace_flags",
     "require_refittable_suite",
     "run_text",
     "settle",

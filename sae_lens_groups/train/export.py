@@ -78,8 +78,10 @@ def export_suite(
         dataset_fingerprint=dataset_fingerprint,
         sae_step_flops=sae_step_flops,
         training_step=steps_text([trainer.sae for trainer in trainers], cfg.fast_step),
+        recipe=cfg.recipe,
     )
-    return SAESuite(_TrainedGroups(manifest, layers, cfg.to_dict(), training_curves))
+    runner_cfg = {**cfg.to_dict(), "resume_from_checkpoint": None}  # as of a run that went through
+    return SAESuite(_TrainedGroups(manifest, layers, runner_cfg, training_curves))
 
 
 def scaling_factors_of(trainers: Iterable[GroupSAETrainer]) -> dict[int, float | None]:

@@ -7,7 +7,7 @@ from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.scaling import ESTIMATED_MODES
 
-_SPARSITY_WARM_UPS = ("l1_warm_up_steps", "l0_warm_up_steps")
+SPARSITY_WARM_UPS = ("l1_warm_up_steps", "l0_warm_up_steps")
 
 
 def require_schedules_that_fit(cfg: GroupSAERunnerConfig[Any]) -> None:
@@ -23,7 +23,7 @@ def require_schedules_that_fit(cfg: GroupSAERunnerConfig[Any]) -> None:
         rate["n_restart_cycles"] = cfg.n_restart_cycles
     elif scheduler != "constant":
         rate[f"a step of {scheduler}"] = 1
-    of_sae = [{name: getattr(cfg.sae, name, 0)} for name in _SPARSITY_WARM_UPS]
+    of_sae = [{name: getattr(cfg.sae, name, 0)} for name in SPARSITY_WARM_UPS]
     for needed in (rate, *of_sae):
         names = [name for name, n in needed.items() if n]
         if (n_needed := sum(needed.values())) > n_steps:

@@ -14,6 +14,27 @@ _OF_ROWS = {"store_batch_size_prompts", "n_batches_for_norm_estimate", "autocast
 """Flags that decide which rows there are."""
 
 
+def sae_config(architecture: str) -> Any:
+    """The demo's SAE of an architecture, 768 latents of which 16 fire."""
+    from sae_lens import (
+        BatchTopKTrainingSAEConfig,
+        MatryoshkaBatchTopKTrainingSAEConfig,
+        TopKTrainingSAEConfig,
+    )
+
+    kinds: dict[str, tuple[Any, Run]] = {
+        "topk": (TopKTrainingSAEConfig, {}),
+        "batchtopk": (BatchTopKTrainingSAEConfig, {}),
+        "matryoshka_batchtopk": (
+            MatryoshkaBatchTopKTrainingSAEConfig,
+            {"matryoshka_widths": [96, 192, 384, 768]},
+        ),
+    }
+    kind, own = kinds[architecture]
+    mode: Any = "expected_average_only_in"
+    return kind(d_in=96, d_sae=768, k=16, normalize_activations=mode, **own)
+
+
 def cook(runs: list[Run], seed: int, cached_tokens: int = 0) -> Figures:
     """Does the runs of a recipe, of which each starts from the suite of the one before.
 
@@ -64,6 +85,7 @@ def train(
     *,
     is_scored: bool,
     decay: float = 0.2,
+    architecture: str = "topk",
     **flags: Any,
 ) -> Figures:
     """Seconds of a run with one thread, and its mean scores where they are asked for.
@@ -80,7 +102,7 @@ def train(
     torch.set_num_threads(1)
     dataset = stdlib_tokens("train", seed=seed)
     watch = Watch()
-    flags = {"plan_tokens": 20_000, **flags}
+    flags = {"plan_tokens": 20_000, "sae": sae_config(architecture), **flags}
     cfg = demo_config(layer_groups, output_path, tokens, seed=seed, **flags)
     cfg.lr_decay_steps = int(tokens // cfg.train_batch_size_tokens * decay)
     runner = GroupSAETrainingRunner(cfg, override_dataset=dataset)

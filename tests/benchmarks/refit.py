@@ -17,37 +17,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sae_lens import MatryoshkaBatchTopKTrainingSAEConfig, TopKTrainingSAEConfig
 
 from sae_lens_groups import GroupSAETrainingRunner, SAESuite, evaluate_suite, refit_suite
 from sae_lens_groups.activations import load_hooked_model
 from sae_lens_groups.demo.model import stdlib_tokens
 from sae_lens_groups.demo.run import demo_config
 from tests.benchmarks import real_model
+from tests.benchmarks.demo_runs import sae_config
 
 TOKENS = (5_000, 20_000, 40_000)
 BUDGET = 600_000
 Scores = tuple[float, float]
 """Explained variance and CE-loss score of a layer."""
-ARCHITECTURES = {
-    "topk": (TopKTrainingSAEConfig, {}),
-    "matryoshka_batchtopk": (
-        MatryoshkaBatchTopKTrainingSAEConfig,
-        {"matryoshka_widths": [96, 192, 384, 768]},
-    ),
-}
+ARCHITECTURES = ("topk", "matryoshka_batchtopk")
 
 
 def demo_suite(work: Path, architecture: str, layer_groups: str, seed: int) -> SAESuite:
     """Trained where it is not in `work` already."""
     folder = work / f"{architecture}-{layer_groups.replace(':', '')}-{seed}"
     if not folder.exists():
-        kind, own = ARCHITECTURES[architecture]
-        mode: Any = "expected_average_only_in"
-        sae = kind(d_in=96, d_sae=768, k=16, normalize_activations=mode, **own)
         flags = {"store_batch_size_prompts": 16, "n_batches_for_norm_estimate": 5}
         cfg = demo_config(
-            layer_groups, folder, BUDGET, seed=seed, sae=sae, autocast_lm=True, **flags
+            layer_groups,
+            folder,
+            BUDGET,
+            seed=seed,
+            sae=sae_config(architecture),
+            autocast_lm=True,
+            **flags,
         )
         GroupSAETrainingRunner(cfg, stdlib_tokens("train", seed=seed)).run()
     return SAESuite.load(folder)
