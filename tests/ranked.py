@@ -99,6 +99,9 @@ on_tokens("init", "1-2,3", init_direction="forward", init_alignment="orthogonal"
 on_tokens("bad row", store_batch_size_prompts=4, bad_row=53)
 on_text("text", layers_per_token=2, exclude_special_tokens=True, training_tokens=32 * 60)
 on_text("long text", "0-1,2,3,4-5", training_tokens=32 * 120)
+for architecture in ("topk", "batchtopk", "abstopk"):
+    sae = sae_config(architecture, **NORMALISED, d_sae=63)
+    on_tokens(f"shards {architecture}", "0-3", sae=sae, fast_step="always")
 for architecture in ARCHITECTURES:
     for step in ("auto", "never"):
         sae = sae_config(architecture, **NORMALISED)
