@@ -18,11 +18,11 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
-import wandb
 from datasets import Dataset
 from sae_lens import LoggingConfig
 from sae_lens.load_model import load_model
 
+import wandb
 from sae_lens_groups import GroupSAETrainingRunner, cache_activations
 from sae_lens_groups.activations.store import GroupActivationsStore
 from sae_lens_groups.demo.model import MODEL_CLASS_NAME, MODEL_FOLDER
@@ -102,6 +102,9 @@ on_text("long text", "0-1,2,3,4-5", training_tokens=32 * 120)
 for architecture in ("topk", "batchtopk", "abstopk"):
     sae = sae_config(architecture, **NORMALISED, d_sae=63)
     on_tokens(f"shards {architecture}", "0-3", sae=sae, fast_step="always")
+on_tokens(
+    "shards", "0-1,2,3", sae=sae_config(**NORMALISED), fast_step="always", training_tokens=32 * 200
+)
 for architecture in ARCHITECTURES:
     for step in ("auto", "never"):
         sae = sae_config(architecture, **NORMALISED)

@@ -7,6 +7,8 @@ from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.sae import TrainingSAE, TrainStepOutput
 from typing_extensions import override
 
+from sae_lens_groups.activations import GroupBatch
+from sae_lens_groups.errors import GroupSAEError
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.train.fast_step import ALWAYS, Scratch, ShardedStep
 from sae_lens_groups.train.ranks.shards import Shards
@@ -34,6 +36,17 @@ class ShardTrainer(GroupSAETrainer):
         self.sparse_step = ShardedStep(
             sae, d_sae, shards, cfg.dead_feature_window, scratch, cfg.autocast
         )
+
+    @override
+    def step(self, batch: GroupBatch) -> TrainStepOutput:
+        """One training step, in which the other shards wait for this one."""
+        try:
+            return super().step(batch)
+        except GroupSAEError:
+            raise
+        except Exception:
+            self._shards.leave()
+            raise
 
     @override
     @torch.no_grad()

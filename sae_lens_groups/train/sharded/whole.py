@@ -66,6 +66,9 @@ def joined(trainer: GroupSAETrainer, d_sae: int, shards: Shards) -> GroupSAETrai
         return None
     assert whole.sparse_step is not None
     whole.sparse_step.load_state_dict({**state, _INDEX: found.nonzero().squeeze(1)})
+    metadata = whole.sae.cfg.metadata
+    if getattr(metadata, "num_dead_features", None) is not None:  # SAELens counted the shard's
+        metadata.num_dead_features = int(whole.dead_neurons.sum())
     return whole
 
 
