@@ -175,12 +175,11 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
             parse_every(self.checkpoint_every)
         if self.checkpoint_path is not None:
             return
+        to_do = "needs checkpoint_path; name a folder there"
         if self.checkpoint_every is not None:
-            raise ConfigError("checkpoint_every needs checkpoint_path; name a folder there")
+            raise ConfigError(f"checkpoint_every {to_do}")
         if self.resume_from_checkpoint == NEWEST:
-            raise ConfigError(
-                "resume_from_checkpoint auto needs checkpoint_path; name a folder there"
-            )
+            raise ConfigError(f"resume_from_checkpoint auto {to_do}")
 
     def _require_usable_sizes(self) -> None:
         given = self.seqpos_slice

@@ -135,13 +135,7 @@ class GroupSAETrainingRunner:
         )
         completed = complete(prepared, self.model, self.world.of_first)
         self.groups, self.plan = completed.groups, completed.plan
-        n_shards = 1 if self.world.size == 1 else cfg.ranks_per_group
-        self._placed = owners(self.groups, self.world.size, n_shards)
-        self._shards = shards_of(self.world, n_shards)
-        self._own = self._placed[self.world.rank]
-        is_writer = self._shards is None or self._shards.index == 0
-        self._written = self._own if is_writer else ()
-        self.world.say(placement_text(self._placed, n_shards))
+        self._place(cfg.ranks_per_group)
         self._transfer, self._norms = completed.transfer, completed.norms
         compile_if_asked(cfg, self.model)
         store = CachedActivationsStore if cfg.use_cached_activations else GroupActivationsStore
@@ -170,6 +164,15 @@ class GroupSAETrainingRunner:
                 cfg, self.groups, override_saes, self._own, partial(own_part, shards=self._shards)
             )
             self._rng_state = torch.get_rng_state()
+
+    def _place(self, ranks_per_group: int) -> None:
+        n_shards = 1 if self.world.size == 1 else ranks_per_group
+        self._placed = owners(self.groups, self.world.size, n_shards)
+        self._shards = shards_of(self.world, n_shards)
+        self._own = self._placed[self.world.rank]
+        is_writer = self._shards is None or self._shards.index == 0
+        self._written = self._own if is_writer else ()
+        self.world.say(placement_text(self._placed, n_shards))
 
     def run(self) -> SAESuite:
         """Trains every group, writes the suite to `cfg.output_path`, and returns it.

@@ -11,7 +11,7 @@ from sae_lens_groups.train.ranks.status import LostError
 from sae_lens_groups.train.ranks.world import PATIENCE, Ranks, World
 
 
-class Shards:
+class ShardRanks:
     """All shards of the SAEs that are trained here, one for each of a set of ranks.
 
     Args:
@@ -83,7 +83,7 @@ class Shards:
             ) from error
 
 
-def shards_of(world: World, ranks_per_group: int) -> Shards | None:
+def shards_of(world: World, ranks_per_group: int) -> ShardRanks | None:
     """The ranks that train the same groups as this one; None where that is this one alone."""
     if not isinstance(world, Ranks) or ranks_per_group == 1:
         return None
@@ -93,4 +93,4 @@ def shards_of(world: World, ranks_per_group: int) -> Shards | None:
         for first in firsts
     ]
     at = world.rank // ranks_per_group
-    return Shards(world.rank, firsts[at], ranks_per_group, groups[at])
+    return ShardRanks(world.rank, firsts[at], ranks_per_group, groups[at])

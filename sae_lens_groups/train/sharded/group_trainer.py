@@ -10,13 +10,13 @@ from typing_extensions import override
 from sae_lens_groups.saved import TrainingCurves, TrainingPoint
 from sae_lens_groups.train.fast_step import Scratch
 from sae_lens_groups.train.group_trainer import GroupTrainer
-from sae_lens_groups.train.ranks.shards import Shards
+from sae_lens_groups.train.ranks.shards import ShardRanks
 from sae_lens_groups.train.sharded.trainer import ShardTrainer
 from sae_lens_groups.train.sharded.whole import empty_whole, joined, take
 from sae_lens_groups.train.trainer import GroupSAETrainer
 
 
-def new_group_trainer(d_sae: int, shards: Shards | None, **settings: Any) -> GroupTrainer:
+def new_group_trainer(d_sae: int, shards: ShardRanks | None, **settings: Any) -> GroupTrainer:
     """A `GroupTrainer` with these settings, or where there are shards of SAEs theirs."""
     if shards is None:
         return GroupTrainer(**settings)
@@ -31,7 +31,7 @@ class ShardedGroupTrainer(GroupTrainer):
         shards: the ranks that have the others.
     """
 
-    def __init__(self, *args: Any, d_sae: int, shards: Shards, **settings: Any) -> None:
+    def __init__(self, *args: Any, d_sae: int, shards: ShardRanks, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self._d_sae, self._shards = d_sae, shards
         scratch = Scratch()

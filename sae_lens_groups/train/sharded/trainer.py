@@ -11,7 +11,7 @@ from sae_lens_groups.activations import GroupBatch
 from sae_lens_groups.errors import GroupSAEError
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.train.fast_step import ALWAYS, Scratch, ShardedStep
-from sae_lens_groups.train.ranks.shards import Shards
+from sae_lens_groups.train.ranks.shards import ShardRanks
 from sae_lens_groups.train.trainer import GroupSAETrainer
 
 # Entries of a step's log that count the features of one shard.
@@ -29,7 +29,7 @@ class ShardTrainer(GroupSAETrainer):
         group: LayerGroup,
         scratch: Scratch,
         d_sae: int,
-        shards: Shards,
+        shards: ShardRanks,
     ) -> None:
         super().__init__(cfg, sae, group, ALWAYS, scratch)
         self._d_sae, self._shards = d_sae, shards

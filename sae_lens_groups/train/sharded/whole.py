@@ -9,7 +9,7 @@ import torch
 from sae_lens import TrainingSAE
 
 from sae_lens_groups.train.fast_step import ALWAYS
-from sae_lens_groups.train.ranks.shards import Shards
+from sae_lens_groups.train.ranks.shards import ShardRanks
 from sae_lens_groups.train.trainer import GroupSAETrainer
 
 _FEATURE_DIM = {"W_enc": 1, "W_dec": 0, "b_enc": 0}
@@ -18,7 +18,7 @@ _COUNTS = ("n_training_samples", "n_training_steps", "n_frac_active_samples", "s
 _INDEX, _STEPS_LEFT = "dead_candidates.index", "dead_candidates.n_steps_left"
 
 
-def own_part(sae: TrainingSAE[Any], shards: Shards | None) -> TrainingSAE[Any]:
+def own_part(sae: TrainingSAE[Any], shards: ShardRanks | None) -> TrainingSAE[Any]:
     """An SAE of this rank's features, with weights of its own; the SAE itself without shards."""
     if shards is None:
         return sae
@@ -47,7 +47,7 @@ def empty_whole(trainer: GroupSAETrainer, d_sae: int) -> GroupSAETrainer:
 
 
 @torch.no_grad()
-def joined(trainer: GroupSAETrainer, d_sae: int, shards: Shards) -> GroupSAETrainer | None:
+def joined(trainer: GroupSAETrainer, d_sae: int, shards: ShardRanks) -> GroupSAETrainer | None:
     """A shard's trainer and those of the others as one; on the first of these ranks, else None."""
     whole = empty_whole(trainer, d_sae) if shards.index == 0 else None
     if whole is not None:
@@ -73,7 +73,7 @@ def joined(trainer: GroupSAETrainer, d_sae: int, shards: Shards) -> GroupSAETrai
 
 
 @torch.no_grad()
-def take(trainer: GroupSAETrainer, whole: GroupSAETrainer, shards: Shards) -> None:
+def take(trainer: GroupSAETrainer, whole: GroupSAETrainer, shards: ShardRanks) -> None:
     """Gives a shard's trainer its part of what a whole one holds."""
     _take_undivided(trainer, whole)
     low, high = shards.bounds(whole.sae.cfg.d_sae)
