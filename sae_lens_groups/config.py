@@ -71,7 +71,6 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
 
     # SAELens's default is to run code that comes with a dataset.
     dataset_trust_remote_code: bool = False
-
     layer_groups: str = field(metadata=NOT_IN_CACHE)
     amad_threshold: float = field(default=0.2, metadata=NOT_IN_CACHE)
     plan_tokens: int = field(default=200_000, metadata=NOT_IN_CACHE)
