@@ -52,6 +52,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         layers_per_token (int): How many layers of each group are drawn for every token. More give more training rows per pass of the language model; a group with fewer layers gives some of its rows more than once.
         max_activation_norm_multiple (float): Leaves out tokens whose activation at any of the layers is larger than this many times the layer's median norm: the massive activations of real models, mostly at the first position, of which a mean norm, a loss or a distance would otherwise be made. 0 trains on every token, as SAELens does. For the first position whatever its norm, set SAELens's `seqpos_slice`.
         fast_step (str): Whether SAEs are trained with the sparse step, which gives the loss and the gradients of SAELens's own up to rounding: `auto` (where it is faster), `always` (or an error where the settings rule it out) or `never`, which is SAELens's own step and optimiser bit for bit.
+        ranks_per_group (int): Of several processes, how many train each group's SAE together, each a shard of its features: for SAEs that are larger than one device, and for more processes than groups. For `topk`, `batchtopk` and `abstopk`.
         layer_alignment (str): How each layer of a group is mapped to the group's middle layer before the SAE: `none`, `orthogonal` (a rotation), `affine` (least squares) or `scale` (one factor). The maps are fitted before training and folded into each layer's SAE at the end.
         refit_tokens (int): After training, gives each layer a decoder of its own: W_dec and b_dec are refitted to this many tokens of that layer by ridge least squares, 20,000 say; the latents stay the group's. 0 leaves all layers of a group the group's decoder.
         init_from (str | None): Trained SAEs to start from: a suite's folder, the folder of a SAELens SAE (in training or inference form), `release:sae_id` of a published SAE (with `*` in the id one for each of several layers, as in `gemma-scope-2b-pt-res-canonical:layer_*/width_16k/canonical`), or on the Hub `owner/repo` (a suite, or SAEs of several layers) or `owner/repo:sae_id`.
@@ -69,7 +70,6 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
     """
 
     dataset_trust_remote_code: bool = False  # SAELens's default is to run a dataset's code
-
     layer_groups: str = field(metadata=NOT_IN_CACHE)
     amad_threshold: float = field(default=0.2, metadata=NOT_IN_CACHE)
     plan_tokens: int = field(default=200_000, metadata=NOT_IN_CACHE)
@@ -78,6 +78,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         default=10.0, metadata={**IN_CACHED_DRAWS, "before": 0.0}
     )
     fast_step: str = field(default="auto", metadata=NOT_IN_CACHE)
+    ranks_per_group: int = field(default=1, metadata=NOT_IN_CACHE)
     layer_alignment: str = field(default=NONE, metadata=NOT_IN_CACHE)
     refit_tokens: int = field(default=0, metadata=NOT_IN_CACHE)
     init_from: str | None = field(default=None, metadata=NOT_IN_CACHE)
@@ -173,12 +174,11 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
             parse_every(self.checkpoint_every)
         if self.checkpoint_path is not None:
             return
+        to_do = "needs checkpoint_path; name a folder there"
         if self.checkpoint_every is not None:
-            raise ConfigError("checkpoint_every needs checkpoint_path; name a folder there")
+            raise ConfigError(f"checkpoint_every {to_do}")
         if self.resume_from_checkpoint == NEWEST:
-            raise ConfigError(
-                "resume_from_checkpoint auto needs checkpoint_path; name a folder there"
-            )
+            raise ConfigError(f"resume_from_checkpoint auto {to_do}")
 
     def _require_usable_sizes(self) -> None:
         given = self.seqpos_slice

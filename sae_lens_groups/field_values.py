@@ -19,7 +19,8 @@ _CHECKED_ELSEWHERE = frozenset(
 _AT_LEAST_1 = (
     "context_size train_batch_size_tokens store_batch_size_prompts n_batches_in_buffer d_in d_sae "
     "eval_batch_size_prompts feature_sampling_window n_restart_cycles keep_checkpoints "
-    "wandb_log_frequency eval_every_n_wandb_logs plan_tokens layers_per_token"
+    "wandb_log_frequency eval_every_n_wandb_logs plan_tokens layers_per_token "
+    "ranks_per_group"
 )
 # Of the seed because numpy's generators take no negative one.
 _AT_LEAST_0 = "lr lr_end lr_warm_up_steps lr_decay_steps adam_beta1 adam_beta2 seed refit_tokens"

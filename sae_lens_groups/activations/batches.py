@@ -2,7 +2,7 @@
 
 import collections
 import contextlib
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -87,12 +87,18 @@ class BatchStream(Iterator[dict[str, GroupBatch]]):
         """Ends it: the memory of its rows can be let go."""
         self._fills.close()
 
-    def save(self, checkpoint: Path, ahead: list[dict[str, GroupBatch]]) -> None:
+    def save(
+        self,
+        checkpoint: Path,
+        ahead: list[dict[str, GroupBatch]],
+        of: Iterable[LayerGroup] | None = None,
+    ) -> None:
         """Writes all that decides which batches come next.
 
         Args:
             checkpoint: a folder with a folder for every group.
             ahead: batches that were taken from here and are not used yet.
+            of: the groups whose rows are written; all where none are given.
         """
         state = self._state_before_reading
         if state is None:
@@ -108,7 +114,8 @@ class BatchStream(Iterator[dict[str, GroupBatch]]):
         }
         if has_place:
             save_file(state, checkpoint / ACTIVATIONS_STORE_STATE_FILENAME)
-        for group in self.buffer.groups:  # one after the other, as each is a copy of its rows
+        groups = self.buffer.groups if of is None else [group.name for group in of]
+        for group in groups:  # one after the other, as each is a copy of its rows
             parts = [*(batch[group] for batch in ahead), self.buffer.rows_of(group)]
             rows = {
                 _ROWS: torch.cat([part.rows_BD for part in parts]),
@@ -161,10 +168,10 @@ class TrainingBatches(Iterator[dict[str, GroupBatch]]):
         with self._prefetcher.paused() if self._prefetcher else contextlib.nullcontext():
             yield
 
-    def save(self, checkpoint: Path) -> None:
-        """Writes all that decides which batches come next."""
+    def save(self, checkpoint: Path, of: Iterable[LayerGroup] | None = None) -> None:
+        """Writes all that decides which batches come next, of some groups or of all."""
         with self.paused():
-            self._stream.save(checkpoint, list(self._made.unused))
+            self._stream.save(checkpoint, list(self._made.unused), of)
 
     def close(self) -> None:
         """Ends the thread; `save` still works."""

@@ -86,9 +86,8 @@ class GroupTrainer(MultiSAETrainer):
         self.curves = TrainingCurves(cfg.total_training_samples)
 
     def estimate_scaling(self, mode: str, batches: Iterator[dict[str, GroupBatch]]) -> None:
-        """Fits each layer's scaler on the next `n_batches_for_norm_estimate` of these batches.
-
-        Does nothing for a mode that needs no estimate.
+        """Fits each layer's scaler on the next `n_batches_for_norm_estimate` of these batches, where
+        the mode needs an estimate.
         """
         if mode not in ESTIMATED_MODES:
             return
@@ -206,6 +205,10 @@ class GroupTrainer(MultiSAETrainer):
         """Refuses to go on where a group's loss or weights are NaN or infinite."""
         for trainer in self.group_trainers.values():
             trainer.require_finite(with_weights=with_weights)
+
+    def whole_trainers(self) -> dict[str, GroupSAETrainer]:
+        """Of the groups whose SAEs this process writes, from which they are written."""
+        return self.group_trainers
 
     def take_thresholds(self) -> list[int]:
         """The tokens behind which SAELens would save a checkpoint; from now on it saves none.

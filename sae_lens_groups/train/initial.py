@@ -1,7 +1,7 @@
 """The SAEs that training starts from: one per group, fresh, loaded, or passed in."""
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,12 @@ def initial_saes(
     groups: Iterable[LayerGroup],
     override_saes: Mapping[str, TrainingSAE[Any]] | None,
     own: Iterable[LayerGroup] | None = None,
+    kept_of: Callable[[TrainingSAE[Any]], TrainingSAE[Any]] = lambda sae: sae,
 ) -> dict[str, TrainingSAE[Any]]:
     """Group name -> SAE to train, on the config's device, made in the order of the groups.
 
     Where only some are the process's own, the others are made too, as the weights are drawn one
-    after the other, and let go.
+    after the other, and let go; so is what `kept_of` leaves out of the own.
     """
     groups = list(groups)
     kept = groups if own is None else list(own)
@@ -59,7 +60,7 @@ def initial_saes(
     for group in groups:
         sae = given[group.name] if group.name in given else _initial_sae(cfg)
         if group in kept:
-            saes[group.name] = sae
+            saes[group.name] = kept_of(sae)
     for group in kept:
         _prepare(saes[group.name], cfg, group)
     return saes

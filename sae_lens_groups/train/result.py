@@ -1,6 +1,7 @@
 """What a run gives once training is done: its suite, written, and what is likely wrong with it."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -18,13 +19,14 @@ from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import GroupSAEError, in_one_line
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.plan import GroupPlan
-from sae_lens_groups.saved import TransferReport, likely_faults
+from sae_lens_groups.saved import TrainingPoint, TransferReport, likely_faults
 from sae_lens_groups.suite import SAESuite
 from sae_lens_groups.train.export import export_suite, figures_of_groups, scaling_factors_of
 from sae_lens_groups.train.group_trainer import GroupTrainer
 from sae_lens_groups.train.ranks.suite import saved_by_all
 from sae_lens_groups.train.ranks.world import World
 from sae_lens_groups.train.refit.suite import refit_trained
+from sae_lens_groups.train.trainer import GroupSAETrainer
 from sae_lens_groups.transfer import Transfer, rows_read_with_source, with_kept_layers
 
 
@@ -36,7 +38,7 @@ class Result:
     world: World
     groups: tuple[LayerGroup, ...]
     own: tuple[LayerGroup, ...]
-    """Those that this process trains."""
+    """Those whose SAEs this process writes."""
     norms: ActivationNorms
     plan: GroupPlan | None
     transfer: Transfer | None
@@ -45,16 +47,21 @@ class Result:
     begins_with_bos: bool
     sae_step_flops: float | None
 
-    def faults(self, trainer: GroupTrainer) -> list[str]:
+    def faults(
+        self, own: Sequence[GroupSAETrainer], points: tuple[TrainingPoint, ...]
+    ) -> list[str]:
         """What is likely wrong with the trained groups, and the setting to change."""
-        own = trainer.group_trainers.values()
-        figures = self.world.merged(lambda: figures_of_groups(own, trainer.curves.points))
+        figures = self.world.merged(lambda: figures_of_groups(own, points))
         in_order = [figures[group.name] for group in self.groups if group.name in figures]
         return likely_faults(in_order, self.cfg.to_dict())
 
-    def suite(self, trainer: GroupTrainer, report: TransferReport | None) -> SAESuite:
+    def suite(
+        self,
+        own: Sequence[GroupSAETrainer],
+        points: tuple[TrainingPoint, ...],
+        report: TransferReport | None,
+    ) -> SAESuite:
         """The suite of all groups, written where the config asks for it."""
-        own = list(trainer.group_trainers.values())
         trained = export_suite(
             self.cfg,
             self.groups,
@@ -66,7 +73,7 @@ class Result:
             dataset_rows_read=self._dataset_rows_read(),
             dataset_fingerprint=self.dataset.fingerprint,
             begins_with_bos=self.begins_with_bos,
-            training_curves=trainer.points(),
+            training_curves=points,
             sae_step_flops=self.sae_step_flops,
         )
         if self.cfg.refit_tokens:

@@ -41,7 +41,7 @@ from sae_lens_groups.train.checkpoints.save import RunCheckpoints, save_runner_f
 from sae_lens_groups.train.complete import complete
 from sae_lens_groups.train.cost import flops_if_counted
 from sae_lens_groups.train.evals import GroupEvaluator, SuiteScores
-from sae_lens_groups.train.fast_step import steps_text
+from sae_lens_groups.train.fast_step import ALWAYS, steps_text
 from sae_lens_groups.train.fit import fit
 from sae_lens_groups.train.group_trainer import GroupTrainer
 from sae_lens_groups.train.initial import compile_saes_if_asked, initial_saes
@@ -49,8 +49,11 @@ from sae_lens_groups.train.prepare import PreparedRun, prepare
 from sae_lens_groups.train.ranks.placement import owners, placement_text
 from sae_lens_groups.train.ranks.rounds import source_of_rows
 from sae_lens_groups.train.ranks.settings import on_own_device, prepared_by_all, require_usable_by
+from sae_lens_groups.train.ranks.shards import shards_of
 from sae_lens_groups.train.ranks.world import world_of_process
 from sae_lens_groups.train.result import Result
+from sae_lens_groups.train.sharded.group_trainer import new_group_trainer
+from sae_lens_groups.train.sharded.whole import own_part
 from sae_lens_groups.train.stop import StopRequest
 from sae_lens_groups.train.trainer import GroupSAETrainer
 from sae_lens_groups.train.wandb_run import wandb_run
@@ -132,9 +135,7 @@ class GroupSAETrainingRunner:
         )
         completed = complete(prepared, self.model, self.world.of_first)
         self.groups, self.plan = completed.groups, completed.plan
-        self._placed = owners(self.groups, self.world.size)
-        self._own = self._placed[self.world.rank]
-        self.world.say(placement_text(self._placed))
+        self._place(cfg.ranks_per_group)
         self._transfer, self._norms = completed.transfer, completed.norms
         compile_if_asked(cfg, self.model)
         store = CachedActivationsStore if cfg.use_cached_activations else GroupActivationsStore
@@ -145,7 +146,7 @@ class GroupSAETrainingRunner:
             cfg=cfg,
             world=self.world,
             groups=self.groups,
-            own=self._own,
+            own=self._written,
             norms=self._norms,
             plan=self.plan,
             transfer=self._transfer,
@@ -159,8 +160,19 @@ class GroupSAETrainingRunner:
         # seeded apart from whatever else the process draws, and carried over between the two.
         with torch.random.fork_rng():
             torch.manual_seed(cfg.seed)
-            self.saes = initial_saes(cfg, self.groups, override_saes, self._own)
+            self.saes = initial_saes(
+                cfg, self.groups, override_saes, self._own, partial(own_part, shards=self._shards)
+            )
             self._rng_state = torch.get_rng_state()
+
+    def _place(self, ranks_per_group: int) -> None:
+        n_shards = 1 if self.world.size == 1 else ranks_per_group
+        self._placed = owners(self.groups, self.world.size, n_shards)
+        self._shards = shards_of(self.world, n_shards)
+        self._own = self._placed[self.world.rank]
+        is_writer = self._shards is None or self._shards.index == 0
+        self._written = self._own if is_writer else ()
+        self.world.say(placement_text(self._placed, n_shards))
 
     def run(self) -> SAESuite:
         """Trains every group, writes the suite to `cfg.output_path`, and returns it.
@@ -178,7 +190,8 @@ class GroupSAETrainingRunner:
 
     def _run_and_log(self) -> SAESuite:
         facts = {**self.cfg.to_dict(), "activation_norms": self._norms.to_dict()}
-        facts["training_step"] = steps_text(self.saes.values(), self.cfg.fast_step)
+        mode = self.cfg.fast_step if self._shards is None else ALWAYS  # a shard is a small SAE
+        facts["training_step"] = steps_text(self.saes.values(), mode)
         is_first = self.world.is_first
         with (
             only_writer(self.cfg.output_path if is_first else None),
@@ -213,9 +226,10 @@ class GroupSAETrainingRunner:
         ) from error
 
     def _exported(self, trainer: GroupTrainer) -> SAESuite:
-        self.faults = self._result.faults(trainer)
-        report = self._finished_report(list(trainer.group_trainers.values()))
-        return self._result.suite(trainer, report)
+        points = trainer.points()
+        own = list(self.world.agreed(trainer.whole_trainers).values())
+        self.faults = self._result.faults(own, points)
+        return self._result.suite(own, points, self._finished_report(own))
 
     def _finished_report(self, trainers: list[GroupSAETrainer]) -> TransferReport | None:
         if self._transfer_report is None:
@@ -274,7 +288,9 @@ class GroupSAETrainingRunner:
 
     def _trainer(self, batches: TrainingBatches) -> GroupTrainer:
         cfg = self.cfg
-        trainer = GroupTrainer(
+        trainer = new_group_trainer(
+            int(cfg.sae.d_sae),
+            self._shards,
             cfg=replace(cfg.to_sae_trainer_config(), logger=self._logger),
             saes=self.saes,
             groups=self._own,
@@ -326,6 +342,6 @@ class GroupSAETrainingRunner:
     def _add_runner_files(self, batches: TrainingBatches, checkpoint_path: Path | None) -> None:
         if checkpoint_path is None:
             return
-        batches.save(checkpoint_path)
+        batches.save(checkpoint_path, self._written)
         if self.world.is_first:
             save_runner_files(checkpoint_path, self.cfg, self.plan, self._transfer_report)

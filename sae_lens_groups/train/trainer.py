@@ -66,7 +66,10 @@ class GroupSAETrainer(SAETrainer[TrainingSAE[Any], Any]):
         """SAELens's Adam in one pass over the memory; its results differ by rounding."""
         for group in self.optimizer.param_groups:
             group["fused"] = self._is_optimizer_fused
-        # Where each kind keeps its count of steps, which matters after loading a checkpoint.
+        self.place_counts_of_optimizer()
+
+    def place_counts_of_optimizer(self) -> None:
+        """Puts counts of steps where the optimiser's kind keeps them, which loading does not."""
         device = self.sae.device if self._is_optimizer_fused else "cpu"
         for state in self.optimizer.state.values():
             state["step"] = state["step"].to(device)
@@ -114,7 +117,7 @@ class GroupSAETrainer(SAETrainer[TrainingSAE[Any], Any]):
         self.n_forward_passes_since_fired += 1
         self.n_forward_passes_since_fired.masked_fill_(n_fired_F > 0, 0)
         self.n_frac_active_samples += len(rows_BD)
-        torch.nn.utils.clip_grad_norm_(self.sae.parameters(), 1.0)  # as SAELens clips
+        sparse_step.clip_gradients()
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.lr_scheduler.step()

@@ -41,6 +41,7 @@ _FREE_FIELDS = {
     "n_batches_for_norm_estimate",
     "n_checkpoints",
     "output_path",
+    "ranks_per_group",
     "resume_from_checkpoint",
     "save_final_checkpoint",
     "verbose",

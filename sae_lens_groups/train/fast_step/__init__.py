@@ -21,6 +21,7 @@ from sae_lens_groups.train.fast_step.choice import (
     why_not,
 )
 from sae_lens_groups.train.fast_step.scratch import Scratch
+from sae_lens_groups.train.fast_step.sharded import ShardedStep, why_not_sharded
 from sae_lens_groups.train.fast_step.sparse_step import SparseStep
 from sae_lens_groups.train.fast_step.topk_like import TopKLikeStep
 
@@ -30,6 +31,7 @@ __all__ = [
     "NEVER",
     "ActiveLatents",
     "Scratch",
+    "ShardedStep",
     "SparseStep",
     "StepChoice",
     "TopKLikeStep",
@@ -40,4 +42,5 @@ __all__ = [
     "step_of_sae",
     "steps_text",
     "why_not",
+    "why_not_sharded",
 ]

@@ -31,10 +31,20 @@ class BatchTopKStep(TopKLikeStep[BatchTopKTrainingSAE]):
     @override
     def finish(self, active: ActiveLatents) -> dict[str, Any]:
         """SAELens's moving average of the smallest activation, without asking whether there is one."""
-        sae, value_N = self.sae, active.value_N
-        if len(value_N) > 0:
-            smallest = torch.where(value_N > 0, value_N, torch.inf).min()
-            smallest = smallest.to(sae.topk_threshold.dtype)
-            updated = torch.lerp(sae.topk_threshold, smallest, sae.cfg.topk_threshold_lr)
-            sae.topk_threshold = torch.where(smallest.isfinite(), updated, sae.topk_threshold)
-        return {"topk_threshold": sae.topk_threshold}
+        return average_threshold(self.sae, smallest_of(active))
+
+
+def smallest_of(active: ActiveLatents) -> torch.Tensor:
+    """The smallest activation, infinite where there is none."""
+    value_N = active.value_N
+    if len(value_N) == 0:
+        return value_N.new_full((), torch.inf)
+    return torch.where(value_N > 0, value_N, torch.inf).min()
+
+
+def average_threshold(sae: BatchTopKTrainingSAE, smallest: torch.Tensor) -> dict[str, Any]:
+    """Moves the SAE's threshold by a step's smallest activation; returns what SAELens logs."""
+    smallest = smallest.to(sae.topk_threshold.dtype)
+    updated = torch.lerp(sae.topk_threshold, smallest, sae.cfg.topk_threshold_lr)
+    sae.topk_threshold = torch.where(smallest.isfinite(), updated, sae.topk_threshold)
+    return {"topk_threshold": sae.topk_threshold}

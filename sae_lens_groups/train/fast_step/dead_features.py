@@ -1,6 +1,6 @@
 """SAELens's auxiliary loss, computed on the features that may be dead instead of on all."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,6 +53,10 @@ class DeadCandidates:
         return list(index_C.tensor_split(torch.searchsorted(index_C, ends).tolist()))
 
 
+Largest = Callable[[torch.Tensor, torch.Tensor, int, bool], torch.Tensor]
+"""From pre-activations (B, C), which are dead (C,), k and by_magnitude: the k largest, else zeros."""
+
+
 @dataclass(frozen=True)
 class DeadGradients:
     """A loss of the dead features, and its gradients with respect to what they take part in."""
@@ -72,6 +76,8 @@ def auxiliary_loss(
     is_dead_C: torch.Tensor,
     coefficient: float,
     by_magnitude: bool,
+    largest: Largest | None = None,
+    summed: Callable[[torch.Tensor], torch.Tensor] = lambda of_features: of_features,
 ) -> DeadGradients:
     """How well the dead features reconstruct what the living ones left (arXiv 2406.04093, A.2).
 
@@ -83,16 +89,18 @@ def auxiliary_loss(
         is_dead_C: which of them are.
         coefficient: SAELens's `aux_loss_coefficient`.
         by_magnitude: whether the largest magnitudes are taken, and not the largest values.
+        largest: what chooses, where there are dead features elsewhere too.
+        summed: gives a sum over features as one over those elsewhere too.
     """
     n_rows, d_in = residual_BD.shape
     k_aux = d_in // 2
-    acts_BC = _largest(hidden_BF[:, index_C], is_dead_C, k_aux, by_magnitude)
+    acts_BC = (largest or _largest)(hidden_BF[:, index_C], is_dead_C, k_aux, by_magnitude)
     is_taken_BC = acts_BC != 0
     if norm_F is not None:
         acts_BC = acts_BC / norm_F[index_C]
     W_dec_CD = W_dec_FD[index_C]
-    error_BD = acts_BC @ W_dec_CD - residual_BD
-    factor = coefficient * (is_dead_C.sum() / k_aux).clamp(max=1)
+    error_BD = summed(acts_BC @ W_dec_CD) - residual_BD
+    factor = coefficient * (summed(is_dead_C.sum()) / k_aux).clamp(max=1)
     grad_BD = error_BD * (2 * factor / n_rows)
     return DeadGradients(
         loss=factor * error_BD.pow(2).sum(dim=-1).mean(),

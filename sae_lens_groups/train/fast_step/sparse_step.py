@@ -87,6 +87,14 @@ class SparseStep(abc.ABC, Generic[T_SAE]):
         """Takes over what `state_dict` gave; of a run with another step, it is empty."""
         self.dead_candidates.load_state_dict(state)
 
+    def clip_gradients(self) -> None:
+        """Clips them by the norm of all, as SAELens does."""
+        torch.nn.utils.clip_grad_norm_(self.sae.parameters(), 1.0)
+
+    def _summed(self, of_features: torch.Tensor) -> torch.Tensor:
+        """A sum over features as one over all of the SAE's, of which the step may have a part."""
+        return of_features
+
     def _encoder_input(self, sae_in_BD: torch.Tensor) -> torch.Tensor:
         return sae_in_BD - self.sae.b_dec if self.sae.cfg.apply_b_dec_to_input else sae_in_BD
 
@@ -168,5 +176,5 @@ class SparseStep(abc.ABC, Generic[T_SAE]):
         grad_b_dec_D = grad_out_BD.sum(0)
         if sae.cfg.apply_b_dec_to_input:
             # The gradient of every row of the input, summed over the rows before the product.
-            grad_b_dec_D -= sae.W_enc @ sae.b_enc.grad
+            grad_b_dec_D -= self._summed(sae.W_enc @ sae.b_enc.grad)
         sae.b_dec.grad = grad_b_dec_D

@@ -3,7 +3,7 @@
 import abc
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from sae_lens import TopKTrainingSAE
@@ -27,7 +27,7 @@ class TopKLikeStep(SparseStep[T_TOPK]):
     multiplied with, so the gradient with respect to them is zero.
     """
 
-    by_magnitude: ClassVar[bool] = False
+    by_magnitude: bool = False
     """Whether the largest magnitudes are active, with their signs, and not what ReLU lets through."""
 
     @classmethod
@@ -69,7 +69,7 @@ class TopKLikeStep(SparseStep[T_TOPK]):
         value_N = active.value_N if norm_F is None else active.value_N / norm_F[active.feature_N]
         written = active.in_parts(self.widths)
         decoded = written.decode(value_N, sae.W_dec)
-        outputs = _reconstructions(decoded.sum_BD, sae.b_dec, len(self.widths))
+        outputs = _reconstructions(self._summed(decoded.sum_BD), sae.b_dec, len(self.widths))
         errors = [output_BD - sae_in_BD for output_BD in outputs]
         losses = {"mse_loss": _squared(errors[-1])}
         dead = self._auxiliary(hidden_BF, norm_F, errors, n_steps_since_fired_F)

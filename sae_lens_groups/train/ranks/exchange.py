@@ -83,7 +83,9 @@ def exchange(
     arrived: list[dict[str, GroupBatch]] = [{} for _ in n_rows]
     for wave in range(max(map(len, placed))):
         sent = [groups[wave].name if wave < len(groups) else None for groups in placed]
-        batches = [none if name is None else outgoing.take(name, none) for name in sent]
+        # Shards of one SAE get the same rows.
+        taken = {name: outgoing.take(name, none) for name in dict.fromkeys(sent) if name}
+        batches = [none if name is None else taken[name] for name in sent]
         n_sent = [len(batch.rows_BD) for batch in batches]
         n_received = list(n_rows) if wave < len(own) else [0] * len(n_rows)
         rows_ND = ranks.exchanged(torch.cat([b.rows_BD for b in batches]), n_sent, n_received)

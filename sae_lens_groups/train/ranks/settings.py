@@ -13,6 +13,7 @@ import torch
 
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError, quoted
+from sae_lens_groups.train.fast_step import why_not_sharded
 from sae_lens_groups.train.prepare import PreparedRun
 from sae_lens_groups.train.ranks.status import agreed
 from sae_lens_groups.train.ranks.world import Ranks, World
@@ -31,7 +32,7 @@ def require_usable_by(world: World, cfg: GroupSAERunnerConfig[Any]) -> None:
     """
     if not isinstance(world, Ranks) or not isinstance(cfg, GroupSAERunnerConfig):
         return
-    if reason := _why_not_with_ranks(cfg):
+    if reason := _why_not_with_ranks(cfg) or _why_not_sharded(cfg, world.size):
         raise ConfigError(f"with {world.size} processes {reason}")
     _require_equal(world, cfg)
     for setting in ("output_path", "checkpoint_path"):
@@ -88,6 +89,20 @@ def _why_not_with_ranks(cfg: GroupSAERunnerConfig[Any]) -> str | None:
     if "cuda" in devices and not torch.cuda.is_available():
         return "cuda is asked for, and there is no GPU here; write cpu"
     return None
+
+
+def _why_not_sharded(cfg: GroupSAERunnerConfig[Any], n_ranks: int) -> str | None:
+    n_shards = cfg.ranks_per_group
+    if n_shards == 1:
+        return None
+    if n_ranks % n_shards:
+        return f"ranks_per_group is {n_shards}, which does not divide them; give a number that does"
+    if n_shards > int(cfg.sae.d_sae):
+        return f"ranks_per_group is {n_shards}, more than there are features; give a smaller number"
+    reason = why_not_sharded(cfg.sae, cfg.fast_step)
+    if cfg.init_from is not None:
+        reason = "init_from is not supported with it yet"
+    return reason and f"ranks_per_group is {n_shards}, but {reason}; leave ranks_per_group out"
 
 
 def _require_equal(ranks: Ranks, cfg: GroupSAERunnerConfig[Any]) -> None:

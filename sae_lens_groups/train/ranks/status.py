@@ -18,6 +18,10 @@ class TornError(TrainingError):
         return agreed(error) if is_agreed(self) else error
 
 
+class LostError(TornError):
+    """What follows from another rank's error, which says more."""
+
+
 class Wishes(NamedTuple):
     """What a rank wishes for between two LM batches."""
 

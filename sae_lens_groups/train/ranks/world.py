@@ -17,7 +17,14 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from sae_lens_groups.errors import ConfigError, TrainingInterrupted, in_one_line
-from sae_lens_groups.train.ranks.status import TornError, Wishes, agreed, is_agreed, portable
+from sae_lens_groups.train.ranks.status import (
+    LostError,
+    TornError,
+    Wishes,
+    agreed,
+    is_agreed,
+    portable,
+)
 
 _T = TypeVar("_T")
 _K = TypeVar("_K")
@@ -193,7 +200,8 @@ class Ranks(World):
 
     def _raise_together(self, mine: BaseException | None) -> None:
         errors = self._objects(None if mine is None else portable(mine))
-        rank = next(rank for rank, error in enumerate(errors) if error is not None)
+        failed = [rank for rank, one in enumerate(errors) if one is not None]
+        rank = min(failed, key=lambda rank: isinstance(errors[rank], LostError))
         error = mine if rank == self.rank else errors[rank]
         assert error is not None
         raise agreed(error)

@@ -1,0 +1,186 @@
+"""The step of a TopK-like SAE of which each of several ranks has a part of the features.
+
+What a rank has is an SAE itself, of its features: sums over features and the choice of what is active
+are made together, and every gradient is local. K candidates of each shard or fewer.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from sae_lens.saes.sae import TrainingSAEConfig
+from typing_extensions import override
+
+from sae_lens_groups.train.fast_step.abstopk import AbsTopKStep
+from sae_lens_groups.train.fast_step.active_latents import ActiveLatents, starts
+from sae_lens_groups.train.fast_step.batchtopk import (
+    BatchTopKStep,
+    average_threshold,
+    smallest_of,
+)
+from sae_lens_groups.train.fast_step.choice import step_of_config
+from sae_lens_groups.train.fast_step.dead_features import DeadGradients, auxiliary_loss
+from sae_lens_groups.train.fast_step.largest import largest_of_all, largest_per_row
+from sae_lens_groups.train.fast_step.topk import TopKStep
+from sae_lens_groups.train.fast_step.topk_like import TopKLikeStep
+
+_STEPS = (TopKStep, BatchTopKStep, AbsTopKStep)
+
+
+class Shards(Protocol):
+    """All that have a part of an SAE's features, as each of them sees the others."""
+
+    index: int
+    size: int
+
+    def gathered(self, own: torch.Tensor) -> torch.Tensor:
+        """Those of all shards, which have one shape, (size, *shape)."""
+        ...
+
+    def summed(self, own: torch.Tensor) -> torch.Tensor:
+        """The sum over all shards."""
+        ...
+
+    def least(self, own: torch.Tensor) -> torch.Tensor:
+        """The least of all shards."""
+        ...
+
+
+def why_not_sharded(cfg: TrainingSAEConfig, fast_step: str) -> str | None:
+    """Why SAEs of this config cannot be sharded; None where they can be."""
+    choice = step_of_config(cfg, fast_step)
+    if choice.step is None:
+        return f"the step would be SAELens's own: {choice.reason}"
+    if choice.step not in _STEPS:
+        return f"architecture {cfg.architecture()} is none of topk, batchtopk, abstopk"
+    if cfg.dtype != "float32":
+        return f"the SAE's dtype is {cfg.dtype}, not float32"
+    return None
+
+
+class ShardedStep(TopKLikeStep[Any]):
+    """The step of one shard.
+
+    Args:
+        sae: the SAE of the shard's features.
+        d_sae: features of all shards, `index * d_sae // size` and on being those of one.
+        shards: the others.
+    """
+
+    def __init__(self, sae: Any, d_sae: int, shards: Shards, *args: Any, **settings: Any) -> None:
+        super().__init__(sae, *args, **settings)
+        self.by_magnitude = sae.cfg.architecture() == "abstopk"
+        self._shards = shards
+        self._most_features = -(-d_sae // shards.size)
+        self._n_candidates = torch.zeros(shards.size, dtype=torch.long)
+        self._counted: Sequence[torch.Tensor] | None = None
+
+    @override
+    def active(self, hidden_BF: torch.Tensor) -> ActiveLatents:
+        k = self.sae.cfg.k
+        if self.sae.cfg.architecture() == "batchtopk":
+            return self._largest_of_batch(hidden_BF, int(k * len(hidden_BF)))
+        n_own = min(k, hidden_BF.shape[1])
+        value_BK, feature_BK = largest_per_row(hidden_BF, n_own, self.by_magnitude)
+        is_active_BK = self._chosen(value_BK, k, min(k, self._most_features))
+        value_N, row_N = value_BK[is_active_BK], is_active_BK.nonzero()[:, 0]
+        return ActiveLatents(
+            row_start_B=starts(row_N, len(hidden_BF)),
+            row_N=row_N,
+            feature_N=feature_BK[is_active_BK],
+            value_N=value_N if self.by_magnitude else value_N.relu(),
+            d_sae=hidden_BF.shape[1],
+        )
+
+    def _largest_of_batch(self, hidden_BF: torch.Tensor, n: int) -> ActiveLatents:
+        n_rows, n_features = hidden_BF.shape
+        hidden = hidden_BF.flatten()
+        index_N = largest_of_all(hidden, min(n, len(hidden)))
+        width = min(n, n_rows * self._most_features)
+        index_N = index_N[self._chosen(hidden[index_N][None], n, width)[0]]
+        row_N = index_N // n_features
+        return ActiveLatents(
+            row_start_B=starts(row_N, n_rows),
+            row_N=row_N,
+            feature_N=index_N % n_features,
+            value_N=hidden[index_N].relu(),
+            d_sae=n_features,
+        )
+
+    def _chosen(self, value_BK: torch.Tensor, k: int, width: int) -> torch.Tensor:
+        """Which of these are among each row's k largest of all shards, where `width` is enough of each.
+
+        Every shard chooses among the same values, so exactly k are chosen where some are equal.
+        """
+        n_rows, n_own = value_BK.shape
+        own_BW = value_BK.new_full((n_rows, width), -torch.inf)
+        own_BW[:, :n_own] = value_BK.abs() if self.by_magnitude else value_BK
+        all_BA = self._shards.gathered(own_BW).transpose(0, 1).reshape(n_rows, -1)
+        _, column_BK = largest_per_row(all_BA, min(k, all_BA.shape[1]))
+        is_chosen_BA = torch.zeros_like(all_BA, dtype=torch.bool).scatter_(1, column_BK, True)
+        return is_chosen_BA[:, self._shards.index * width :][:, :n_own]
+
+    @override
+    def _summed(self, of_features: torch.Tensor) -> torch.Tensor:
+        return self._shards.summed(of_features)
+
+    @override
+    def _auxiliary(
+        self,
+        hidden_BF: torch.Tensor,
+        norm_F: torch.Tensor | None,
+        errors: Sequence[torch.Tensor],
+        n_steps_since_fired_F: torch.Tensor,
+    ) -> list[DeadGradients]:
+        parts = self.dead_candidates.next(n_steps_since_fired_F)
+        (index_C,) = parts
+        if parts is not self._counted:  # all look for new ones in the same step
+            n_own = torch.tensor([len(index_C)], device=hidden_BF.device)
+            self._n_candidates, self._counted = self._shards.gathered(n_own).cpu(), parts
+        if not self._n_candidates.any():
+            return []
+        is_dead_C = n_steps_since_fired_F[index_C] > self.dead_candidates.window
+        return [
+            auxiliary_loss(
+                hidden_BF,
+                norm_F,
+                self.sae.W_dec,
+                -errors[-1],
+                index_C,
+                is_dead_C,
+                self.sae.cfg.aux_loss_coefficient,
+                self.by_magnitude,
+                self._largest_dead,
+                self._summed,
+            )
+        ]
+
+    def _largest_dead(
+        self, hidden_BC: torch.Tensor, is_dead_C: torch.Tensor, k: int, by_magnitude: bool
+    ) -> torch.Tensor:
+        if self._n_candidates.sum() <= k:
+            return torch.where(is_dead_C, hidden_BC, 0.0)
+        lowest = 0.0 if by_magnitude else -torch.inf
+        value_BK = hidden_BC.new_empty(len(hidden_BC), 0)
+        index_BK = is_dead_C.new_empty(len(hidden_BC), 0, dtype=torch.long)
+        if n_own := min(k, len(is_dead_C)):
+            masked_BC = torch.where(is_dead_C, hidden_BC, lowest)
+            value_BK, index_BK = largest_per_row(masked_BC, n_own, by_magnitude)
+        width = min(k, int(self._n_candidates.max()))
+        is_taken_BK = self._chosen(value_BK, k, width) & is_dead_C[index_BK]
+        value_BK = torch.where(is_taken_BK, value_BK, 0.0)
+        return torch.zeros_like(hidden_BC).scatter_(1, index_BK, value_BK)
+
+    @override
+    def finish(self, active: ActiveLatents) -> dict[str, Any]:
+        if self.sae.cfg.architecture() != "batchtopk":
+            return {}
+        return average_threshold(self.sae, self._shards.least(smallest_of(active)))
+
+    @override
+    def clip_gradients(self) -> None:
+        sae = self.sae
+        own = [one.grad.pow(2).sum() for one in (sae.W_enc, sae.W_dec, sae.b_enc)]
+        norm = (self._summed(torch.stack(own).sum()) + sae.b_dec.grad.pow(2).sum()).sqrt()
+        for parameter in sae.parameters():
+            parameter.grad.mul_((1 / (norm + 1e-6)).clamp(max=1))
