@@ -61,7 +61,7 @@ def _suite(line: CommandLine, own: argparse.Namespace) -> int:
             recipe.begin(parts)
             with warnings.catch_warnings():  # it is read over and over, as the plan says
                 warnings.filterwarnings("ignore", message="the cache ended")
-                _cook(recipe, parts)
+                _make(recipe, parts)
     return 0
 
 
@@ -77,7 +77,7 @@ def _recipe(line: CommandLine, own: argparse.Namespace) -> "SuiteRecipe":
     return SuiteRecipe(cfg=cfg, budget=budget, has_groups=has_groups)
 
 
-def _cook(recipe: "SuiteRecipe", parts: "SuiteParts") -> None:
+def _make(recipe: "SuiteRecipe", parts: "SuiteParts") -> None:
     """Does what is not done yet, part by part."""
     from sae_lens_groups.train import GroupSAETrainingRunner, cache_activations
 
