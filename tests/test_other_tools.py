@@ -90,3 +90,24 @@ def test_saedashboard_reads_what_goes_to_neuronpedia(
                 assert {name: theirs[name] for name in ours} == ours
             features += batch.features
         assert [of.feature_index for of in features] == list(range(192))
+
+
+def test_wandb_takes_the_table_offline(
+    found: SuiteFeatures,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A real run of W&B, whose file of the table is read back."""
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with wandb.init(project="features", dir=tmp_path) as run:
+        run.log({"features": wandb.Table(dataframe=found.to_dataframe())})
+    (written,) = tmp_path.rglob("media/table/*.table.json")
+    table = json.loads(written.read_text())
+    assert len(table["data"]) == 192 * 3
+    first = dict(zip(table["columns"], table["data"][0], strict=True))
+    of, at = found.groups[0], found.groups[0].layers[0]
+    assert (first["feature"], first["layer"]) == (of.name(0), at.layer)
+    assert first["density"] == pytest.approx(int(at.n_firings_C[0]) / found.n_tokens)
+    assert first["highest"] == pytest.approx(float(at.highest_C[0]))
