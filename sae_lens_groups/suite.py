@@ -60,8 +60,6 @@ class SAESuite(Mapping[str, SAE[Any]]):
     """Where its files lie, in a folder of the user's or in the Hub's cache; None in memory."""
     source: SAESource
     """Where its SAEs come from."""
-    device: str
-    """Where they are put."""
 
     def __init__(
         self,
