@@ -226,6 +226,11 @@ class HookTemplate:
             return HookTemplate("blocks.", ".hook_resid_post")
         return self if self.before == "blocks." else None
 
+    def is_same_site(self, other: "HookTemplate") -> bool:
+        """Whether two names mean the same activations: `model.layers.3`, `blocks.3.hook_resid_post`."""
+        known = self.in_transformer_lens
+        return self == other or (known is not None and known == other.in_transformer_lens)
+
     def hook_name(self, layer: int) -> str:
         """The name of the hook at this layer."""
         return f"{self.before}{layer}{self.after}"

@@ -76,13 +76,13 @@ class SAESuite(Mapping[str, SAE[Any]]):
         self.runner_cfg = source.runner_cfg
         self.path = path
         self.source_folder = source.folder
-        self._device = device
+        self.device = device
         self._built: dict[int, SAE[Any]] = {}
 
     def __getitem__(self, layer: str | int) -> SAE[Any]:
         number = self._number(layer)
         if number not in self._built:
-            self._built[number] = self.source.layer(number, self._device)
+            self._built[number] = self.source.layer(number, self.device)
         return self._built[number]
 
     def __iter__(self) -> Iterator[str]:
@@ -127,7 +127,7 @@ class SAESuite(Mapping[str, SAE[Any]]):
                 "this suite holds plain SAEs only: they were not trained in groups, and are not in "
                 "training form"
             )
-        found = self.source.group(self.manifest.require_group(group), self._device)
+        found = self.source.group(self.manifest.require_group(group), self.device)
         return cast("TrainingSAE[Any]", found)
 
     def scaler(self, layer: str | int) -> ActivationScaler:

@@ -302,6 +302,18 @@ def test_a_mistake_is_one_line_and_status_2(
     assert said in lines[0]
 
 
+def test_an_empty_dataset_is_one_line_and_status_2(
+    suite: SAESuite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    Dataset.from_dict({"text": []}).to_parquet(tmp_path / "empty" / "text.parquet")
+    flags = ("--dataset_path", str(tmp_path / "empty"))
+    assert main(("features", str(suite.require_folder()), *QUICK, *flags)) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert len(lines) == 1
+    assert "holds no rows" in lines[0]
+
+
 def test_no_suite_and_another_model_are_one_line_and_status_2(
     suite: SAESuite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

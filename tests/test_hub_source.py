@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from datasets import Dataset
+from safetensors.torch import save_file
 from transformer_lens import HookedTransformer
 
 from sae_lens_groups import GroupSAETrainingRunner
@@ -166,3 +168,35 @@ def test_what_is_not_on_the_hub_is_named(hub_folder: Path, tmp_path: Path) -> No
 def test_without_a_network_the_message_says_so(hub_folder: Path, tmp_path: Path) -> None:
     (found,) = opened(hub_folder, tmp_path / "home", "owner/suite", HF_HUB_OFFLINE="1")
     assert "init_from 'owner/suite' is not a folder, and cannot be fetched from the Hub" in found
+
+
+def other_formats(hub_folder: Path) -> dict[str, torch.Tensor]:
+    """SAEs of layer 1 as dictionary_learning and sparsify write them: decoders, by place."""
+    d_in, d_sae = 16, 48
+    encoder_FD, decoder_FD = torch.randn(d_sae, d_in), torch.randn(d_sae, d_in)
+    folder = hub_folder / "owner" / "formats" / "layer_1"
+    folder.mkdir(parents=True)
+    trainer = {"layer": 1, "dict_class": "AutoEncoderTopK", "k": 4, "lm_name": "a/model"}
+    trainer |= {"activation_dim": d_in, "dict_size": d_sae}
+    cfg = {"trainer": trainer, "buffer": {"ctx_len": 32}}
+    (folder / "config.json").write_text(json.dumps(cfg))
+    biases = {"encoder.bias": torch.zeros(d_sae), "b_dec": torch.zeros(d_in)}
+    weights = {"encoder.weight": encoder_FD, "decoder.weight": decoder_FD.T.contiguous()}
+    torch.save({**weights, **biases}, folder / "ae.pt")
+    folder = folder.with_name("layers.1")
+    folder.mkdir()
+    (folder / "cfg.json").write_text(json.dumps({"d_in": d_in, "num_latents": d_sae, "k": 4}))
+    # Of sparsify's names for the decoder this one is read in the right shape by SAELens 6.54.
+    save_file(weights, folder / "sae.safetensors")
+    places = ("dictionary_learning_1:owner/formats:layer_1", "sparsify:owner/formats:layers.1")
+    return dict.fromkeys(places, decoder_FD)
+
+
+def test_formats_of_other_libraries_come_in_through_saelens_converters(tmp_path: Path) -> None:
+    decoders = other_formats(tmp_path)
+    places = [*decoders, "sparsify:owner/formats:layers.7"]
+    *found, gone = opened(tmp_path, tmp_path / "home", *places)
+    for (groups, _, _, norm), decoder_FD in zip(found, decoders.values(), strict=True):
+        assert groups == ["1"]
+        assert norm == pytest.approx(decoder_FD.norm().item(), rel=1e-5)
+    assert "SAELens finds no SAE 'layers.7' in 'owner/formats'" in gone

@@ -1,9 +1,11 @@
 """A suite at the blocks of a transformers model, in TransformerLens's bridge."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
@@ -13,9 +15,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from sae_lens_groups import GroupSAETrainingRunner, SAESuite
 from sae_lens_groups.demo import MODEL_FOLDER
+from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.layers import HookTemplate
 
-from .conftest import CONTEXT_SIZE, D_IN, group_config, make_tokens
+from .conftest import CONTEXT_SIZE, D_IN, group_config, make_model, make_tokens
 
 N_LAYERS = 3
 _GPT: dict[str, Any] = {"n_embd": D_IN, "n_layer": N_LAYERS, "n_head": 2, "n_positions": 32}
@@ -68,6 +71,44 @@ def test_the_blocks_of_a_family_are_the_hooks_that_are_named(
     for layer in range(N_LAYERS):
         found = there[theirs.hook_name(layer)]
         torch.testing.assert_close(here[ours.hook_name(layer)], found, rtol=1e-4, atol=1e-5)
+
+
+def test_the_same_site_under_another_name_is_a_source_and_a_baseline(tmp_path: Path) -> None:
+    """A suite at `model.layers.N`, and one at `blocks.N.hook_resid_post` that starts from it."""
+    proxy, _ = models("llama", _LLAMA, tmp_path / "model", TransformerBridge)
+    flags: dict[str, Any] = {"hook_name": "model.layers.0", "output_path": str(tmp_path / "hf")}
+    cfg = group_config("0-1,2", **flags)
+    ours = GroupSAETrainingRunner(cfg, override_dataset=make_tokens(), override_model=proxy).run()
+    cfg = group_config(
+        "0-1,2",
+        init_from=str(tmp_path / "hf"),
+        output_path=str(tmp_path / "tl"),
+        training_tokens=32,
+        lr=1e-30,
+    )
+    lens = make_model()
+    theirs = GroupSAETrainingRunner(cfg, override_dataset=make_tokens(), override_model=lens).run()
+    for layer in range(N_LAYERS):
+        assert torch.equal(ours[layer].W_dec, theirs[layer].W_dec)
+    said = json.loads((tmp_path / "tl" / "suite.json").read_text())["transfer"]["layers"]
+    assert said["blocks.2.hook_resid_post"]["source_hook_name"] == "blocks.2.hook_resid_post"
+    for baseline in (str(tmp_path / "tl"), dict(theirs)):
+        few: dict[str, Any] = {"n_batches": 2, "batch_size_prompts": 4}
+        ours.evaluate(proxy, make_tokens(), baseline=baseline, **few)
+        table = pd.read_csv(tmp_path / "hf" / "evaluation.csv")
+        assert table["explained_variance_baseline"].notna().all()
+        assert (table["explained_variance_diff"] == 0).all()
+
+
+def test_layers_under_another_name_cannot_be_kept(tmp_path: Path) -> None:
+    lens, flags = make_model(), {"override_dataset": make_tokens()}
+    cfg = group_config("0-1,2", output_path=str(tmp_path / "tl"))
+    GroupSAETrainingRunner(cfg, override_model=lens, **flags).run()
+    cfg = group_config(
+        "2", hook_name="model.layers.0", init_from=str(tmp_path / "tl"), init_keep_layers=True
+    )
+    with pytest.raises(ConfigError, match="use the hook names of the suite in init_from"):
+        GroupSAETrainingRunner(cfg, override_model=lens, **flags)
 
 
 @pytest.mark.parametrize(

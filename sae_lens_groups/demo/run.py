@@ -123,4 +123,5 @@ and {drawn}, {files.REPORT}.
 What to try next:
   load a layer in Python       SAE.load_from_disk("{output_path / hook_name}")
 {"" if layer_groups == "each" else each}\
+  what its features fire on    sae-lens-groups features {quoted}
   your own model               sae-lens-groups train --help"""

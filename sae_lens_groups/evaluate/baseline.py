@@ -1,7 +1,7 @@
 """Opens what a suite is compared with: another suite, or SAEs that SAELens trained."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,9 @@ from sae_lens.saes.sae import SAEMetadata
 
 from sae_lens_groups import files
 from sae_lens_groups.activations import DatasetId
-from sae_lens_groups.saved import named_by, open_saes
+from sae_lens_groups.errors import HookNameError
+from sae_lens_groups.layers import HookTemplate
+from sae_lens_groups.saved import RenamedSource, named_by, open_saes
 from sae_lens_groups.suite import SAESuite
 
 
@@ -54,6 +56,19 @@ class Baseline:
             dataset_rows_read=saes.manifest.rows_trained_on,
         )
 
+    def named_as(self, template: HookTemplate) -> "Baseline":
+        """The same, under the hook names of this template where they are others for the same site."""
+        if isinstance(self.saes, SAESuite):
+            source = self.saes.source
+            theirs = source.manifest.hook_template
+            if theirs == template or not theirs.is_same_site(template):
+                return self
+            layers, device = list(self.saes.layers), self.saes.device
+            return replace(
+                self, saes=SAESuite(RenamedSource(source, template), layers, device=device)
+            )
+        return replace(self, saes={_named(name, template): sae for name, sae in self.saes.items()})
+
     @property
     def trained_hook_names(self) -> list[str]:
         """The hooks that its training read; a filled-in suite was trained at some of its own."""
@@ -69,6 +84,17 @@ class Baseline:
         layer = self.saes.manifest.layer_of(hook_name)
         assert layer is not None
         return self.saes.source.layer(layer).cfg.metadata
+
+
+def _named(hook_name: str, template: HookTemplate) -> str:
+    """A hook's name in the template, where it is one for the same site."""
+    try:
+        theirs = HookTemplate.from_hook_name(hook_name)
+    except HookNameError:
+        return hook_name
+    layer = theirs.layer_of(hook_name)
+    is_same = layer is not None and theirs.is_same_site(template)
+    return template.hook_name(layer) if is_same else hook_name
 
 
 def open_baseline(place: str | Path, device: str = "cpu") -> Baseline:

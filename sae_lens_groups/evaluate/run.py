@@ -87,7 +87,8 @@ def evaluate_suite(
     """
     suite = suite if isinstance(suite, SAESuite) else SAESuite.load(suite)
     require_evaluable(suite, model)
-    compared = None if baseline is None else Baseline.of(baseline)
+    template = suite.manifest.hook_template
+    compared = None if baseline is None else Baseline.of(baseline).named_as(template)
     given = fingerprint(dataset)
     warn_of_training_text(
         [Baseline.of(suite, "the suite"), *([] if compared is None else [compared])], given

@@ -89,7 +89,8 @@ def collect_features(
     suite = suite if isinstance(suite, SAESuite) else SAESuite.load(suite)
     chosen = chosen_features(suite, features, top, seed)
     require_evaluable(suite, model)
-    compared = None if baseline is None else Baseline.of(baseline)
+    template = suite.manifest.hook_template
+    compared = None if baseline is None else Baseline.of(baseline).named_as(template)
     shared = {} if compared is None else shared_layers(suite, compared)
     if autocast_lm is None:
         autocast_lm = bool((suite.runner_cfg or {}).get("autocast_lm"))

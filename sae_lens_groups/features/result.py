@@ -160,7 +160,7 @@ class SuiteFeatures:
                         "layer": at.layer,
                         "density": int(at.n_firings_C[c]) / of.n_tokens,
                         "highest": float(at.highest_C[c]),
-                        "entropy": ""
+                        "entropy": None
                         if math.isnan(entropy_C[c])
                         else round(float(entropy_C[c]), 4),
                         **self._raised(at, c),

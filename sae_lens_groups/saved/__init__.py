@@ -7,7 +7,7 @@ from sae_lens_groups.saved.manifest import SuiteManifest, group_metadata, is_of_
 from sae_lens_groups.saved.open import named_by, open_saes, training_tokens_of
 from sae_lens_groups.saved.others import UNKNOWN
 from sae_lens_groups.saved.sae import SavedSAE, is_groups_own
-from sae_lens_groups.saved.source import SAESource, WrappedSource
+from sae_lens_groups.saved.source import RenamedSource, SAESource, WrappedSource
 from sae_lens_groups.saved.training_curves import (
     TrainingCurves,
     TrainingPoint,
@@ -22,6 +22,7 @@ __all__ = [
     "Figures",
     "HubRepo",
     "LayerTransfer",
+    "RenamedSource",
     "SAESource",
     "SavedSAE",
     "Scores",

@@ -11,7 +11,7 @@ from sae_lens_groups.files import MISREAD, CheckedFolder
 from sae_lens_groups.layers import Layers
 from sae_lens_groups.saved.hub import HubRepo, is_repo_id
 from sae_lens_groups.saved.others import OtherSAEs
-from sae_lens_groups.saved.released import ReleasedSAEs
+from sae_lens_groups.saved.released import ReleasedSAEs, is_converter
 from sae_lens_groups.saved.source import SAESource
 from sae_lens_groups.saved.suite import SavedSuite
 
@@ -24,7 +24,8 @@ _OF_AN_SAE = (
 )
 FORMS = (
     "name a suite's folder, the folder of one or several SAELens SAEs, release:sae_id (with * for "
-    "several layers), owner/repo for a suite on the Hub, or owner/repo:sae_id for an SAE there"
+    "several layers), owner/repo for a suite on the Hub, owner/repo:sae_id for an SAE there, or "
+    "converter:owner/repo:sae_id for one in another library's format, such as sparsify"
 )
 
 
@@ -105,7 +106,7 @@ def run_training_tokens(folder: Path) -> int | None:
     return n_tokens if 0 < n_tokens < 2**63 else None
 
 
-def _located(place: str | Path) -> Path | HubRepo | tuple[str, str]:
+def _located(place: str | Path) -> Path | HubRepo | tuple[str, ...]:
     """Where a place is: a folder, a suite on the Hub, or an SAE by SAELens's names.
 
     Raises:
@@ -122,6 +123,9 @@ def _located(place: str | Path) -> Path | HubRepo | tuple[str, str]:
     release, colon, sae_id = place.partition(":")
     if place.startswith((".", "/", "~")) or not (colon or place.count("/") == 1):
         raise SuiteError(f"{place!r} does not exist; {FORMS}")
+    repo, second_colon, sae_in_repo = sae_id.partition(":")
+    if second_colon and is_converter(release):
+        return repo, sae_in_repo, release
     return (release, sae_id) if colon else HubRepo(place)
 
 

@@ -6,7 +6,12 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from sae_lens import SAE
-from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
+from sae_lens.loading.pretrained_sae_loaders import (
+    NAMED_PRETRAINED_SAE_CONFIG_GETTERS,
+    NAMED_PRETRAINED_SAE_LOADERS,
+    handle_config_defaulting,
+    load_sae_config_from_huggingface,
+)
 from sae_lens.loading.pretrained_saes_directory import (
     get_norm_scaling_factor,
     get_pretrained_saes_directory,
@@ -25,19 +30,20 @@ from sae_lens_groups.scaling import ESTIMATED_MODES, MEAN_NORM, without_model_kw
 class ReleasedSAEs(SAESource):
     """The SAE `release:sae_id`, or one for each of several layers where the id has a `*`.
 
-    What they say of themselves is fetched at once, an SAE when it is asked for.
+    What they say of themselves is fetched at once, an SAE when it is asked for. `converter` is
+    SAELens's name of another library's format, for a repository that SAELens does not list.
 
     Raises:
         HubError: SAELens finds none.
         SuiteError: one does not say which layer it is for, is a group's, or has the layer of another.
     """
 
-    def __init__(self, name: str, release: str, sae_id: str) -> None:
-        self._name, self._release = name, release
+    def __init__(self, name: str, release: str, sae_id: str, converter: str | None = None) -> None:
+        self._name, self._release, self._converter = name, release, converter
         cfgs: dict[str, dict[str, Any]] = {}
         for found in _sae_ids(release, sae_id):
             with self._fetching(found):
-                cfgs[found] = load_sae_config_from_huggingface(release, found)
+                cfgs[found] = _cfg(release, found, converter)
         metadata = {found: cfg["metadata"] for found, cfg in cfgs.items()}
         if any(is_of_group(of.get("sae_lens_groups")) for of in metadata.values()):
             raise SuiteError(
@@ -83,11 +89,26 @@ class ReleasedSAEs(SAESource):
     def layer(self, layer: int, device: str = "cpu") -> SAE[Any]:
         sae_id = self._id(layer)
         with self._fetching(sae_id):
-            return SAE.from_pretrained(self._release, sae_id, device)
+            load = (
+                None if self._converter is None else NAMED_PRETRAINED_SAE_LOADERS[self._converter]
+            )
+            return SAE.from_pretrained(self._release, sae_id, device, converter=load)
 
     @override
     def scaler(self, layer: int) -> ActivationScaler | None:
         return unwritten_scaler(self._name, self._modes[self._id(layer)])
+
+
+def is_converter(name: str) -> bool:
+    """Whether SAELens reads a format of this name: `sparsify`, `dictionary_learning_1` and so on."""
+    return name in NAMED_PRETRAINED_SAE_LOADERS
+
+
+def _cfg(release: str, sae_id: str, converter: str | None) -> dict[str, Any]:
+    if converter is None:
+        return load_sae_config_from_huggingface(release, sae_id)
+    getter = NAMED_PRETRAINED_SAE_CONFIG_GETTERS[converter]
+    return handle_config_defaulting(getter(release, sae_id, "cpu", False, {}))
 
 
 def _sae_ids(release: str, sae_id: str) -> list[str]:

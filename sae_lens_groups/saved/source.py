@@ -2,6 +2,7 @@
 
 import abc
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from sae_lens import SAE
 from sae_lens.training.activation_scaler import ActivationScaler
 from typing_extensions import override
 
-from sae_lens_groups.layers import LayerGroup, Layers
+from sae_lens_groups.layers import HookTemplate, LayerGroup, Layers
 from sae_lens_groups.saved.manifest import SuiteManifest
 from sae_lens_groups.saved.training_curves import TrainingPoint
 
@@ -113,3 +114,16 @@ class WrappedSource(SAESource):
     @override
     def log_sparsity(self, layer: int) -> torch.Tensor | None:
         return self._of(layer).log_sparsity(layer)
+
+
+class RenamedSource(WrappedSource):
+    """The same SAEs under other names of their hooks: those of another library's model."""
+
+    def __init__(self, source: SAESource, template: HookTemplate) -> None:
+        super().__init__(source)
+        self.manifest = replace(source.manifest, hook_template=template)
+
+    @override
+    def require_layers(self, layers: Layers | None) -> list[int]:
+        self._source.require_layers(None)
+        return self.manifest.require_layers(layers)

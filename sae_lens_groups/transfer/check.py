@@ -27,7 +27,7 @@ def usable_source(cfg: GroupSAERunnerConfig[Any]) -> SAESource | None:
     with named_by("init_from", InitSourceError):
         source = open_saes(cfg.init_from, groups_only=not cfg.init_keep_layers)
         template = source.manifest.hook_template
-        if template != cfg.hook_template:
+        if not template.is_same_site(cfg.hook_template):
             raise InitSourceError(
                 f"init_from {cfg.init_from!r} is for {template}, and this run trains on "
                 f"{cfg.hook_template}; name an SAE of the same hook"

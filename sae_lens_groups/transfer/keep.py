@@ -49,6 +49,11 @@ def require_keepable(cfg: GroupSAERunnerConfig[Any], source: SAESource) -> None:
             f"init_keep_layers needs a suite, and init_from {cfg.init_from!r} is a single SAE; "
             "leave init_keep_layers out"
         )
+    if manifest.hook_template != cfg.hook_template:
+        raise ConfigError(
+            f"init_keep_layers puts layers at {manifest.hook_template} beside those at "
+            f"{cfg.hook_template}; use the hook names of the suite in init_from, or leave it out"
+        )
     source.require_layers(None)
     if manifest.layer_alignment != cfg.layer_alignment:
         raise ConfigError(
