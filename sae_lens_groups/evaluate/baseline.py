@@ -93,8 +93,9 @@ def _named(hook_name: str, template: HookTemplate) -> str:
     except HookNameError:
         return hook_name
     layer = theirs.layer_of(hook_name)
-    is_same = layer is not None and theirs.is_same_site(template)
-    return template.hook_name(layer) if is_same else hook_name
+    if layer is None or not theirs.is_same_site(template):
+        return hook_name
+    return template.hook_name(layer)
 
 
 def open_baseline(place: str | Path, device: str = "cpu") -> Baseline:
