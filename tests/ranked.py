@@ -22,11 +22,11 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
+import wandb
 from datasets import Dataset
 from sae_lens import LoggingConfig, TrainingSAE
 from sae_lens.load_model import load_model
 
-import wandb
 from sae_lens_groups import GroupSAETrainingRunner, cache_activations, cli
 from sae_lens_groups.activations.shuffle_buffer import ShuffleBuffer
 from sae_lens_groups.activations.store import GroupActivationsStore

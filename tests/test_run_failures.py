@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+import wandb
 from datasets import Dataset, IterableDataset
 from sae_lens import LoggingConfig
 from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookedRootModule
 from wandb.errors import CommError, UsageError
 
-import wandb
 from sae_lens_groups import GroupSAETrainingRunner, SAESuite, evaluate_suite
 from sae_lens_groups.activations.shuffle_buffer import ShuffleBuffer
 from sae_lens_groups.cli import main

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import wandb
 from datasets import Dataset, DatasetDict
 from sae_lens import ActivationsStore, LoggingConfig, TopKTrainingSAE, TrainingSAE
 from sae_lens.evals import EvalConfig, run_evals
@@ -15,7 +16,6 @@ from sae_lens.load_model import HookedProxyLM, load_model
 from sae_lens.training.activation_scaler import ActivationScaler
 from transformer_lens import HookedTransformer
 
-import wandb
 from sae_lens_groups import (
     GroupSAERunnerConfig,
     GroupSAETrainingRunner,

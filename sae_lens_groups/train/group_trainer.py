@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import wandb
 from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.sae import TrainingSAE, TrainStepOutput
 from sae_lens.training.multi_sae_trainer import MultiSAETrainer
@@ -17,7 +18,6 @@ from sae_lens.training.types import MultiHookDataProvider
 from tqdm.auto import tqdm
 from typing_extensions import override
 
-import wandb
 from sae_lens_groups import files
 from sae_lens_groups.activations import GroupBatch
 from sae_lens_groups.errors import NonFiniteActivationsError, TrainingError

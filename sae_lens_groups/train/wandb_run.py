@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
+import wandb
 from sae_lens import LoggingConfig
 from typing_extensions import override
 from wandb.errors import AuthenticationError, UsageError
 
-import wandb
 from sae_lens_groups.errors import ConfigError, first_line, in_one_line
 
 # W&B takes 128 characters, and SAELens appends `_log_feature_sparsity`.
