@@ -259,6 +259,7 @@ def test_every_flag_of_ours_is_in_the_readme() -> None:
         "fast_step",
         "layer_alignment",
         "refit_tokens",
+        "ranks_per_group",
         "init_from",
         "init_direction",
         "init_parameters",
