@@ -205,7 +205,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {**STOPPED, "as": "two stopped", **saved},
         {"run": "shards", "as": "two again", "resume": "two ckpt"},
         {"run": "shards", "as": "own step", **other},
-        {"run": "standard auto", "as": "standard", "fast_step": "always"},
+        {"run": "standard fast", "as": "standard", "fast_step": "always"},
         {"run": "shards", "as": "no memory", "step": [1, 90]},
     ]
     return trained(2, folder, [{**run, "ranks_per_group": 2} for run in runs])
