@@ -116,7 +116,8 @@ on_tokens("kept", "2,3", init_direction="forward", init_keep_layers=True)
 on_tokens("bad row", store_batch_size_prompts=4, bad_row=53)
 on_text("text", layers_per_token=2, exclude_special_tokens=True, training_tokens=32 * 60)
 on_text("long text", "0-1,2,3,4-5", training_tokens=32 * 120)
-for architecture in ("topk", "batchtopk", "abstopk"):
+SHARDED = [name for name in ("topk", "batchtopk", "abstopk") if name in ARCHITECTURES]
+for architecture in SHARDED:
     sae = sae_config(architecture, **NORMALISED, d_sae=63)
     on_tokens(f"shards {architecture}", "0-3", sae=sae, fast_step="always")
 on_tokens(
