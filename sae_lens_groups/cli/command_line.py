@@ -92,7 +92,7 @@ class OwnFlags(argparse.ArgumentParser):
         that is unknown."""
         _, is_unknown, flags = message.partition("unrecognized arguments: ")
         if is_unknown:
-            message += _similar(flags.split()[0], [*self._option_string_actions, *known])
+            message += _similar(flags.partition(" ")[0], [*self._option_string_actions, *known])
         raise ConfigError(f"{message}; `{self.prog} --help` lists the flags")
 
 
