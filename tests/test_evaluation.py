@@ -1,5 +1,6 @@
 """`evaluate_suite`: SAELens's numbers from one sweep, differences, features, files, mistakes."""
 
+import copy
 import itertools
 import json
 import math
@@ -852,7 +853,7 @@ def test_a_baseline_is_read_in_all_its_forms(
         for layer in (1, 2):
             suite.layer(layer).save_model(path / f"layer {layer}")
     if form == "checkpoint":  # SAELens's: training form, with the scaling beside it
-        sae = suite.group(suite.manifest.groups[0])
+        sae = copy.deepcopy(suite.group(suite.manifest.groups[0]))  # layers are built from it
         sae.cfg.metadata.hook_name = name
         del sae.cfg.metadata.sae_lens_groups
         sae.cfg.normalize_activations = "expected_average_only_in"
