@@ -16,22 +16,26 @@ class BatchTopKStep(TopKLikeStep[BatchTopKTrainingSAE]):
 
     @override
     def active(self, hidden_BF: torch.Tensor) -> ActiveLatents:
-        n_rows, d_sae = hidden_BF.shape
-        hidden = hidden_BF.flatten()
-        index_N = largest_of_all(hidden, int(self.sae.cfg.k * n_rows))
-        row_N = index_N // d_sae
-        return ActiveLatents(
-            row_start_B=starts(row_N, n_rows),
-            row_N=row_N,
-            feature_N=index_N % d_sae,
-            value_N=hidden[index_N].relu(),
-            d_sae=d_sae,
-        )
+        n_active = int(self.sae.cfg.k * len(hidden_BF))
+        return latents_at(hidden_BF, largest_of_all(hidden_BF.flatten(), n_active))
 
     @override
     def finish(self, active: ActiveLatents) -> dict[str, Any]:
         """SAELens's moving average of the smallest activation, without asking whether there is one."""
         return average_threshold(self.sae, smallest_of(active))
+
+
+def latents_at(hidden_BF: torch.Tensor, index_N: torch.Tensor) -> ActiveLatents:
+    """Those of a batch at places of its flattened pre-activations, in ascending order."""
+    n_rows, n_features = hidden_BF.shape
+    row_N = index_N // n_features
+    return ActiveLatents(
+        row_start_B=starts(row_N, n_rows),
+        row_N=row_N,
+        feature_N=index_N % n_features,
+        value_N=hidden_BF.flatten()[index_N].relu(),
+        d_sae=n_features,
+    )
 
 
 def smallest_of(active: ActiveLatents) -> torch.Tensor:

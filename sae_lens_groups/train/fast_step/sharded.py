@@ -16,6 +16,7 @@ from sae_lens_groups.train.fast_step.active_latents import ActiveLatents, starts
 from sae_lens_groups.train.fast_step.batchtopk import (
     BatchTopKStep,
     average_threshold,
+    latents_at,
     smallest_of,
 )
 from sae_lens_groups.train.fast_step.choice import step_of_config
@@ -93,19 +94,11 @@ class ShardedStep(TopKLikeStep[Any]):
         )
 
     def _largest_of_batch(self, hidden_BF: torch.Tensor, n: int) -> ActiveLatents:
-        n_rows, n_features = hidden_BF.shape
         hidden = hidden_BF.flatten()
         index_N = largest_of_all(hidden, min(n, len(hidden)))
-        width = min(n, n_rows * self._most_features)
-        index_N = index_N[self._chosen(hidden[index_N][None], n, width)[0]]
-        row_N = index_N // n_features
-        return ActiveLatents(
-            row_start_B=starts(row_N, n_rows),
-            row_N=row_N,
-            feature_N=index_N % n_features,
-            value_N=hidden[index_N].relu(),
-            d_sae=n_features,
-        )
+        width = min(n, len(hidden_BF) * self._most_features)
+        is_chosen_N = self._chosen(hidden[index_N][None], n, width)[0]
+        return latents_at(hidden_BF, index_N[is_chosen_N])
 
     def _chosen(self, value_BK: torch.Tensor, k: int, width: int) -> torch.Tensor:
         """Which of these are among each row's k largest of all shards, where `width` is enough of each.
