@@ -13,6 +13,7 @@ _SECTIONS = {
     "plan": "## A plan",
     "cache": "## Cached activations",
     "checkpoint": "## A checkpoint",
+    "sweep": "## A sweep",
 }
 
 

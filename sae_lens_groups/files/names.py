@@ -29,6 +29,7 @@ CARD = "README.md"
 CURVES = "training_curves.csv"
 TRANSFER = "transfer.json"
 CACHE = "cached_activations.json"
+SWEEP = "sweep.json"
 CHECKSUMS = "checksums.json"
 CHECKPOINT = "checkpoint.json"
 RECIPE = "recipe.json"  # beside the parts of an unfinished suite
@@ -74,7 +75,7 @@ class FileKind:
 
     path: str
     """Inside its folder; what stands in `<>` differs from one to the next."""
-    of: Literal["suite", "plan", "cache", "checkpoint"]
+    of: Literal["suite", "plan", "cache", "checkpoint", "sweep"]
     written_by: Literal["train", "evaluate", "features", "publish", "plan", "cache"]
     fetched_with: Part | None = None
     """With which part of a suite on the Hub it is fetched. The facts come with every part."""
@@ -143,6 +144,7 @@ FILES = (
         FileKind(name, "cache", "cache")
         for name in (CACHE, "data-<shard>.arrow", "dataset_info.json", "state.json")
     ),
+    FileKind(SWEEP, "sweep", "train"),
     *(
         _checkpoint(name)
         for name in (CHECKPOINT, CHECKSUMS, RUNNER_CFG, CURVES, TRANSFER, PLAN, STORE_STATE)
@@ -156,7 +158,7 @@ FILES = (
     ),
     *(_checkpoint(f"<group>/{_SCALED}/{name}") for name in (SCALER, WHITENING_MATRICES, ALIGNMENT)),
 )
-"""Every file that a run, an evaluation, a plan or a cache leaves."""
+"""Every file that a run, an evaluation, a plan, a cache or a sweep leaves."""
 
 
 def find_file(path: str, of: str, **parts: Iterable[str]) -> FileKind | None:
@@ -164,7 +166,7 @@ def find_file(path: str, of: str, **parts: Iterable[str]) -> FileKind | None:
 
     Args:
         path: inside the folder.
-        of: what the folder is: a suite, a plan, a cache or a checkpoint.
+        of: what the folder is: a suite, a plan, a cache, a checkpoint or a sweep.
         parts: what the parts of its path may be, such as `hook_name=["blocks.0.hook_resid_post"]`.
     """
     known = {f"<{name}>": "|".join(map(re.escape, texts)) for name, texts in parts.items()}

@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sae_lens_groups.errors import OutputFolderError, quoted
-from sae_lens_groups.files.names import CACHE, SUITE
+from sae_lens_groups.files.names import CACHE, SUITE, SWEEP
 
 
 def partial_name(name: str) -> str:
@@ -43,7 +43,7 @@ def require_free(folder: Path | str, setting: str = "output_path") -> None:
         )
     if folder.is_dir() and not any(folder.iterdir()):
         return
-    known = {SUITE: "a finished suite", CACHE: "cached activations"}
+    known = {SUITE: "a finished suite", CACHE: "cached activations", SWEEP: "a sweep"}
     what = next((what for name, what in known.items() if (folder / name).exists()), "other files")
     raise OutputFolderError(
         f"{setting} {str(folder)!r} already holds {what}, which is never overwritten; "

@@ -8,6 +8,14 @@ from sae_lens_groups.saved.open import named_by, open_saes, training_tokens_of
 from sae_lens_groups.saved.others import UNKNOWN
 from sae_lens_groups.saved.sae import SavedSAE, is_groups_own
 from sae_lens_groups.saved.source import RenamedSource, SAESource, WrappedSource
+from sae_lens_groups.saved.sweep_index import (
+    SettingValue,
+    SweepIndex,
+    SweepSetting,
+    is_sweep_folder,
+    read_sweep_index,
+    write_sweep_index,
+)
 from sae_lens_groups.saved.training_curves import (
     TrainingCurves,
     TrainingPoint,
@@ -26,7 +34,10 @@ __all__ = [
     "SAESource",
     "SavedSAE",
     "Scores",
+    "SettingValue",
     "SuiteManifest",
+    "SweepIndex",
+    "SweepSetting",
     "TrainingCurves",
     "TrainingPoint",
     "TransferReport",
@@ -37,14 +48,17 @@ __all__ = [
     "group_metadata",
     "is_groups_own",
     "is_of_suite",
+    "is_sweep_folder",
     "layer_table",
     "likely_faults",
     "named_by",
     "open_saes",
     "points_from_csv",
     "points_to_csv",
+    "read_sweep_index",
     "require_repo_id",
     "training_tokens_of",
     "write_groups",
     "write_suite",
+    "write_sweep_index",
 ]
