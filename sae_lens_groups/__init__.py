@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     from sae_lens_groups.layers import LayerGroup
     from sae_lens_groups.plan import GroupPlan, LayerDistances, measure_layer_distances, plan_groups
     from sae_lens_groups.suite import SAESuite
-    from sae_lens_groups.train import GroupSAETrainingRunner, cache_activations, refit_suite
+    from sae_lens_groups.train import (
+        GroupSAETrainingRunner,
+        SweepTrainingRunner,
+        cache_activations,
+        refit_suite,
+    )
 
 __all__ = [
     "GroupPlan",
@@ -22,6 +27,7 @@ __all__ = [
     "LayerDistances",
     "LayerGroup",
     "SAESuite",
+    "SweepTrainingRunner",
     "__version__",
     "cache_activations",
     "collect_features",
@@ -42,6 +48,7 @@ _MODULES = {
     "LayerDistances": "plan",
     "LayerGroup": "layers",
     "SAESuite": "suite",
+    "SweepTrainingRunner": "train",
     "cache_activations": "train",
     "collect_features": "features",
     "evaluate_suite": "evaluate",

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
@@ -12,12 +11,14 @@ from sae_lens.config import SAETrainerConfig
 from sae_lens.constants import DTYPE_MAP
 from sae_lens.saes.sae import TrainingSAEConfig
 
-from sae_lens_groups.errors import ConfigError, UnknownNameError, quoted
+from sae_lens_groups.errors import ConfigError, quoted
 from sae_lens_groups.field_values import (
+    changed_fields,
     parse_every,
     require_device,
     require_field_values,
     require_k,
+    require_known_fields,
     require_norm_multiple,
     require_one_of,
     require_threshold,
@@ -60,6 +61,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         init_parameters (str): What is taken: `all`, `encoder` or `decoder`.
         init_alignment (str): How the activations of two different layers are related for that: `none` (parameters are copied), `scale` (ratio of the mean norms), `orthogonal` (a rotation) or `affine` (least squares).
         init_keep_layers (bool): Also puts those layers of the `init_from` suite that are not trained into the new suite, so that one suite holds all.
+        sweep (list[str | dict[str, Any]] | None): Several settings of the SAEs in one run, which all train on the same rows, each to a suite of its own in a folder of `output_path`: fields with values, such as `k=16,32,64` and `lr=1e-4,3e-4`, of which every combination is trained, or in a file or in Python whole settings, such as `{"k": 16, "lr": 1e-4}` or SAELens's config of an SAE.
         checkpoint_every (str | None): How often a checkpoint is saved, beside SAELens's `n_checkpoints`: after a time such as `10m` (`s`, `m` and `h` are known) or a number of training tokens such as `5000000`.
         keep_checkpoints (int | None): Keeps only this many of the newest checkpoints, and the one with the highest explained variance; all where it is not given.
         n_batches_for_norm_estimate (int | None): How many training batches each layer's norm is estimated on. A number is taken as SAELens takes it; without one it is a tenth of the run's batches, at least 4,096 rows (with whitening 50 d_in) and at most SAELens's default of 1,000 batches.
@@ -86,6 +88,10 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
     init_parameters: str = field(default="all", metadata=NOT_IN_CACHE)
     init_alignment: str = field(default="scale", metadata=NOT_IN_CACHE)
     init_keep_layers: bool = field(default=False, metadata=NOT_IN_CACHE)
+    # A command reads it itself, as it may be given more than once.
+    sweep: list[str | dict[str, Any]] | None = field(
+        default=None, metadata={**NOT_IN_CACHE, "cmd": False}
+    )
     token_fraction: float | None = field(default=None, metadata=NOT_IN_CACHE)
 
     given_groups = None  # layer_groups before it became text, which a plan is more than
@@ -101,6 +107,8 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
             self.checkpoint_every = str(self.checkpoint_every)  # a number of tokens
         self.given_groups = self.layer_groups
         self.layer_groups = cast("str", layer_groups_text(self.layer_groups))
+        if isinstance(self.sweep, list | tuple):
+            self.sweep = [changed_fields(entry, self.sae) for entry in self.sweep]
         self._require_field_values()
         HookTemplate.from_hook_name(self.hook_name)
         self._require_usable_flags()
@@ -264,7 +272,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
             raise ConfigError(
                 f"from_sae_lens takes a LanguageModelSAERunnerConfig of SAELens, not {quoted(cfg)}"
             )
-        _require_known(flags, [field.name for field in fields(cls)])
+        require_known_fields(flags, [field.name for field in fields(cls)])
         values = {field.name: getattr(cfg, field.name) for field in fields(cfg) if field.init}
         if "layer_groups" not in {**values, **flags}:
             raise ConfigError('layer_groups is not given; name the groups, such as "0-3,4-7"')
@@ -316,14 +324,6 @@ def _require_saved_form(values: Mapping[str, Any]) -> None:
         require_kinds(whole, {"checkpoint_path": str | None, "seqpos_slice": list | tuple | None})
         sae = {"metadata": {}, **whole["sae"]}
         require_kinds(sae, {"metadata": dict, "d_in": int | float, "d_sae": int | float})
-
-
-def _require_known(flags: Mapping[str, Any], names: list[str]) -> None:
-    for name in flags:
-        if name not in names:
-            similar = " or ".join(get_close_matches(name, names, n=3))
-            meant = f"did you mean {similar}?" if similar else "it has SAELens's fields and ours"
-            raise UnknownNameError(f"the config has no field {name!r}; {meant}")
 
 
 def underived(values: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -120,6 +121,24 @@ def require_one_of(field: str, name: str, known: Collection[str]) -> None:
     if not isinstance(name, str) or name not in known:
         listed = ", ".join(known if isinstance(known, tuple) else sorted(known))
         raise UnknownNameError(f"{field} {quoted(name)} is not known; known names: {listed}")
+
+
+def require_known_fields(flags: Mapping[str, Any], names: Collection[str]) -> None:
+    """Refuses a name that no field of the config has."""
+    for name in flags:
+        if name not in names:
+            similar = " or ".join(get_close_matches(name, names, n=3))
+            meant = f"did you mean {similar}?" if similar else "it has SAELens's fields and ours"
+            raise UnknownNameError(f"the config has no field {name!r}; {meant}")
+
+
+def changed_fields(sae: Any, base: Any) -> Any:
+    """The fields in which one SAE's config differs from another's; what is none as it is."""
+    if not hasattr(sae, "architecture"):
+        return sae
+    of_base = base.to_dict()
+    found = {name: value for name, value in sae.to_dict().items() if name != "metadata"}
+    return {name: value for name, value in found.items() if value != of_base.get(name)}
 
 
 def require_k(sae: Any) -> None:

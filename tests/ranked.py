@@ -32,6 +32,7 @@ from sae_lens_groups.activations.shuffle_buffer import ShuffleBuffer
 from sae_lens_groups.activations.store import GroupActivationsStore
 from sae_lens_groups.demo.model import MODEL_CLASS_NAME, MODEL_FOLDER
 from sae_lens_groups.errors import GroupSAEError, TrainingInterrupted
+from sae_lens_groups.train import SweepTrainingRunner
 from sae_lens_groups.train.fast_step import why_not
 from sae_lens_groups.train.group_trainer import GroupTrainer
 from sae_lens_groups.train.ranks import world
@@ -72,7 +73,10 @@ def on_tokens(
         cache, kind = cfg.cached_activations_path, name.split()[-1]
         if cache is not None and not Path(cache).exists():  # by the first run, of one process
             cache_activations(cfg, cache_rows=kind, override_dataset=tokens, override_model=model)
-        GroupSAETrainingRunner(cfg, tokens, model).run()
+        if cfg.sweep is not None:
+            SweepTrainingRunner(cfg, tokens, model).run()
+        else:
+            GroupSAETrainingRunner(cfg, tokens, model).run()
 
     RUNS[name] = run
 
@@ -94,6 +98,9 @@ def on_text(name: str, layer_groups: str = "3,4-5", **settings: Any) -> None:
 
 
 on_tokens("topk", sae=sae_config(**NORMALISED), fast_step="always")
+on_tokens(
+    "sweep", sae=sae_config(**NORMALISED), sweep=["architecture=topk,batchtopk", "lr=1e-3,3e-3"]
+)
 on_tokens("each", "each", store_batch_size_prompts=4)
 on_tokens("one group", "0-3", layers_per_token=2, fast_step="never")
 on_tokens("whitened", sae=sae_config(**WHITENED))

@@ -35,7 +35,7 @@ from sae_lens_groups.train.fast_step import (
     why_not,
 )
 from sae_lens_groups.train.fast_step.largest import largest_of_all, largest_per_row
-from sae_lens_groups.train.group_trainer import GroupTrainer
+from sae_lens_groups.train.group_trainer import GroupSAE, GroupTrainer
 from sae_lens_groups.train.prepare import settle
 from sae_lens_groups.train.trainer import GroupSAETrainer
 
@@ -415,10 +415,10 @@ def trained(architecture: str, fast_step: str, n_steps: int, **changes: Any) -> 
     cfg = group_config("0", sae=sae.cfg, **changes)
     cfg.train_batch_size_tokens = 64
     cfg.training_tokens = 64 * n_steps
+    of_trainer = cfg.to_sae_trainer_config()
     trainer = GroupTrainer(
-        cfg.to_sae_trainer_config(),
-        {GROUP.name: sae},
-        (GROUP,),
+        of_trainer,
+        [GroupSAE(sae, GROUP, of_trainer)],
         random_batches(n_steps),
         fast_step=fast_step,
     )

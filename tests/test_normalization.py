@@ -13,7 +13,7 @@ from sae_lens_groups.errors import NormEstimateError
 from sae_lens_groups.scaling.estimate import GroupScalingEstimate
 from sae_lens_groups.scaling.fold import layer_sae
 from sae_lens_groups.scaling.group_scaling import MEAN_NORM, WHITENING, GroupScaling
-from sae_lens_groups.train.group_trainer import GroupTrainer
+from sae_lens_groups.train.group_trainer import GroupSAE, GroupTrainer
 
 from .conftest import D_IN, D_SAE, group_config, sae_config
 
@@ -46,7 +46,8 @@ def trained_explained_variances(share_one_factor: bool) -> list[float]:
     torch.manual_seed(0)
     sae = TrainingSAE.from_dict(cfg.sae.to_dict())
     batches = layered_stream()
-    trainer = GroupTrainer(cfg.to_sae_trainer_config(), {GROUP.name: sae}, (GROUP,), batches)
+    of_trainer = cfg.to_sae_trainer_config()
+    trainer = GroupTrainer(of_trainer, [GroupSAE(sae, GROUP, of_trainer)], batches)
     trainer.estimate_scaling(MEAN_NORM, batches)
     scaling = trainer.group_trainers[GROUP.name].scaling
     if share_one_factor:

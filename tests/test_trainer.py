@@ -10,7 +10,7 @@ from sae_lens import TrainingSAE
 from sae_lens_groups import LayerGroup
 from sae_lens_groups.activations.shuffle_buffer import GroupBatch
 from sae_lens_groups.errors import NonFiniteActivationsError
-from sae_lens_groups.train.group_trainer import GroupTrainer
+from sae_lens_groups.train.group_trainer import GroupSAE, GroupTrainer
 from sae_lens_groups.train.statistics import LayerStatistics
 
 from .conftest import D_IN, D_SAE, group_config, sae_config
@@ -29,10 +29,10 @@ def make_trainer(batches: Iterator[dict[str, GroupBatch]], **changes: Any) -> Gr
     cfg = group_config("2-4", **changes)
     torch.manual_seed(0)
     sae = TrainingSAE.from_dict(cfg.sae.to_dict())
+    of_trainer = cfg.to_sae_trainer_config()
     return GroupTrainer(
-        cfg.to_sae_trainer_config(),
-        {GROUP.name: sae},
-        (GROUP,),
+        of_trainer,
+        [GroupSAE(sae, GROUP, of_trainer)],
         batches,
         fast_step=cfg.fast_step,
     )

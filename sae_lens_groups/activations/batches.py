@@ -96,7 +96,7 @@ class BatchStream(Iterator[dict[str, GroupBatch]]):
         """Writes all that decides which batches come next.
 
         Args:
-            checkpoint: a folder with a folder for every group.
+            checkpoint: a folder, in which every group has one.
             ahead: batches that were taken from here and are not used yet.
             of: the groups whose rows are written; all where none are given.
         """
@@ -121,6 +121,7 @@ class BatchStream(Iterator[dict[str, GroupBatch]]):
                 _ROWS: torch.cat([part.rows_BD for part in parts]),
                 _POSITIONS: torch.cat([part.position_B for part in parts]),
             }
+            (checkpoint / group).mkdir(exist_ok=True)
             save_file(rows, checkpoint / group / files.SHUFFLE_BUFFER)
 
     def load(self, checkpoint: Path) -> None:

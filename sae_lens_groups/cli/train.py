@@ -1,10 +1,13 @@
 """`sae-lens-groups train`: SAELens's training command with groups."""
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from sae_lens_groups import files
 from sae_lens_groups.cli.command_line import CommandLine, ConfigFlags, announce, read_command_line
+from sae_lens_groups.cli.sweep import flags_of_first, sweep_entries
 from sae_lens_groups.cli.train_help import train_help
 from sae_lens_groups.errors import counted
 from sae_lens_groups.layers import saes_for_layers
@@ -12,6 +15,7 @@ from sae_lens_groups.layers import saes_for_layers
 if TYPE_CHECKING:  # they bring SAELens, which takes seconds to import
     from sae_lens_groups.config import GroupSAERunnerConfig
     from sae_lens_groups.saved import TransferReport
+    from sae_lens_groups.suite import SAESuite
 
 
 def train(args: Sequence[str]) -> int:
@@ -21,31 +25,51 @@ def train(args: Sequence[str]) -> int:
     if own.help:
         print(train_help(own.architecture))
         return 0
-    _, line = read_command_line(parser, args)
+    line, sweep = _read(own.sweep, args)
     if (output_path := line.given.get("output_path")) is not None:
         files.require_free(output_path)
     announce(line)
-    return _train(line, is_dry_run=own.dry_run)
+    return _train(line, sweep, is_dry_run=own.dry_run)
 
 
-def _train(line: CommandLine, *, is_dry_run: bool) -> int:
+def _train(line: CommandLine, sweep: list[str | dict[str, Any]], *, is_dry_run: bool) -> int:
     from sae_lens_groups.cli.flags import as_mistakes, parse_flags, with_width
     from sae_lens_groups.plan import plan_text
-    from sae_lens_groups.train import GroupSAETrainingRunner, dry_run, run_text
+    from sae_lens_groups.train import (
+        GroupSAETrainingRunner,
+        SweepTrainingRunner,
+        dry_run,
+        run_text,
+    )
 
     cfg = with_width(parse_flags(line), line)
+    cfg.sweep = sweep or cfg.sweep
+    runner_class = GroupSAETrainingRunner if cfg.sweep is None else SweepTrainingRunner
     with as_mistakes():
         if is_dry_run:
             print(dry_run(cfg))
             return 0
-        runner = GroupSAETrainingRunner(
-            cfg, before_loading=lambda run: print(run_text(run), flush=True)
-        )
+        runner = runner_class(cfg, before_loading=lambda run: print(run_text(run), flush=True))
     if runner.plan is not None:
         print(plan_text(runner.plan), flush=True)
     with as_mistakes():
-        suite = runner.run()
-    print(f"Trained {saes_for_layers(runner.groups)}.")
+        suites = runner.suites()
+    print(f"Trained {saes_for_layers(runner.groups)}{_with_each(suites)}.")
+    if cfg.sweep is None:
+        _say_where(suites[""])
+    elif cfg.output_path is not None:
+        print(f"The suites lie in {cfg.output_path}, a folder each: {', '.join(suites)}")
+        print(f"    sae-lens-groups evaluate {shlex.quote(cfg.output_path)}    # compares them")
+    for fault in runner.faults:
+        print(f"Look into: {fault}")
+    return 0
+
+
+def _with_each(suites: Mapping[str, Any]) -> str:
+    return f" with each of {len(suites)} settings" * (len(suites) > 1)
+
+
+def _say_where(suite: "SAESuite") -> None:
     if suite.manifest.transfer is not None:
         print(_came_from(suite.manifest.transfer))
     if suite.path is not None:
@@ -54,15 +78,13 @@ def _train(line: CommandLine, *, is_dry_run: bool) -> int:
             f"The suite of {counted(len(suite), 'layer')} lies in {suite.path}, a plain SAE for each:"
         )
         print(f'    SAE.load_from_disk("{suite.path / hook_name}")')
-    for fault in runner.faults:
-        print(f"Look into: {fault}")
-    return 0
 
 
 def _parser() -> ConfigFlags:
     parser = ConfigFlags("train", needs_layer_groups=True, add_help=False)
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--dry_run", action="store_true")
+    parser.add_argument("--sweep", action="append", nargs="+", default=[])
     return parser
 
 
@@ -82,4 +104,17 @@ def parse_config(args: Sequence[str]) -> "GroupSAERunnerConfig[Any]":
     """
     from sae_lens_groups.cli.flags import parse_flags
 
-    return parse_flags(read_command_line(_parser(), args)[1])
+    own, _ = _parser().parse_known_args(list(args))
+    line, sweep = _read(own.sweep, args)
+    cfg = parse_flags(line)
+    cfg.sweep = sweep or cfg.sweep
+    return cfg
+
+
+def _read(
+    sweep: list[list[str]], args: Sequence[str]
+) -> tuple[CommandLine, list[str | dict[str, Any]]]:
+    """The flags of the config, with the first setting of the sweep, and the sweep."""
+    entries = sweep_entries(list(chain(*sweep)))
+    _, line = read_command_line(_parser(), [*args, *flags_of_first(entries, args)])
+    return line, entries

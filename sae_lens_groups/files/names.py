@@ -103,6 +103,7 @@ def _checkpoint(path: str) -> FileKind:
 # What stands for a part of a path, as far as the layers and groups are not known.
 _PARTS = {
     "<hook_name>": r"[^/]+",
+    "<setting>": r"[^./][^/]*",
     "<group>": r"layers_\d+(?:-\d+)?",
     "<n>": r"\d+",
     "<model>": r"[^./][^/]*",
@@ -149,14 +150,15 @@ FILES = (
         _checkpoint(name)
         for name in (CHECKPOINT, CHECKSUMS, RUNNER_CFG, CURVES, TRANSFER, PLAN, STORE_STATE)
     ),
+    _checkpoint(f"<group>/{SHUFFLE_BUFFER}"),
     *(
-        _checkpoint(f"<group>/{name}")
+        _checkpoint(f"{sae}/{name}")
+        for sae in ("<group>", "<setting>/<group>")
         for name in (
-            *(SAE_CFG, SAE_WEIGHTS, SPARSITY, TRAINER_STATE, SCALER),
-            *(LAYER_STATISTICS, SHUFFLE_BUFFER, STEP_STATE),
+            *(SAE_CFG, SAE_WEIGHTS, SPARSITY, TRAINER_STATE, SCALER, LAYER_STATISTICS, STEP_STATE),
+            *(f"{_SCALED}/{name}" for name in (SCALER, WHITENING_MATRICES, ALIGNMENT)),
         )
     ),
-    *(_checkpoint(f"<group>/{_SCALED}/{name}") for name in (SCALER, WHITENING_MATRICES, ALIGNMENT)),
 )
 """Every file that a run, an evaluation, a plan, a cache or a sweep leaves."""
 

@@ -5,10 +5,11 @@ from sae_lens_groups.train.cache.run import CacheRun, cache_activations
 from sae_lens_groups.train.cost import count_flops, time_steps
 from sae_lens_groups.train.fast_step import ActiveLatents, SparseStep, TopKLikeStep, starts
 from sae_lens_groups.train.prepare import settle
-from sae_lens_groups.train.recipe import Budget, SuiteParts, SuiteRecipe, replace_flags
+from sae_lens_groups.train.recipe import Budget, SuiteParts, SuiteRecipe
 from sae_lens_groups.train.refit.suite import refit_suite, refit_text, require_refittable_suite
-from sae_lens_groups.train.run import GroupSAETrainingRunner
 from sae_lens_groups.train.run_text import dry_run, run_text
+from sae_lens_groups.train.runner import GroupSAETrainingRunner, SweepTrainingRunner
+from sae_lens_groups.train.sweep import replace_flags
 
 __all__ = [
     "ALL_ROWS",
@@ -22,6 +23,7 @@ __all__ = [
     "SparseStep",
     "SuiteParts",
     "SuiteRecipe",
+    "SweepTrainingRunner",
     "TopKLikeStep",
     "cache_activations",
     "count_flops",

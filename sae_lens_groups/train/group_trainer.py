@@ -2,9 +2,8 @@
 
 import shutil
 import statistics
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,11 +31,13 @@ from sae_lens_groups.scaling import (
     PairMoments,
 )
 from sae_lens_groups.train.checkpoints.folder import CheckpointFacts, remove
-from sae_lens_groups.train.checkpoints.learning_rate import lay_schedule
+from sae_lens_groups.train.checkpoints.learning_rate import lay_schedules
 from sae_lens_groups.train.checkpoints.step_state import load_step_state
 from sae_lens_groups.train.fast_step import AUTO, Scratch
+from sae_lens_groups.train.progress import ProgressBar
 from sae_lens_groups.train.ranks.status import TornError
 from sae_lens_groups.train.ranks.world import World
+from sae_lens_groups.train.sweep import sae_name
 from sae_lens_groups.train.trainer import GroupSAETrainer
 from sae_lens_groups.train.wandb_run import tolerated
 
@@ -45,43 +46,71 @@ _STEPS_BETWEEN_CHECKS = 32
 _N_LAST_POINTS = 5
 
 
+@dataclass(frozen=True)
+class GroupSAE:
+    """An SAE to train."""
+
+    sae: TrainingSAE[Any]
+    group: LayerGroup
+    cfg: SAETrainerConfig
+    """How it is trained; the same object for all SAEs of a setting."""
+    setting: str = ""
+    """Which of a sweep; empty without one."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in logs and checkpoints."""
+        return sae_name(self.setting, self.group)
+
+
 class GroupTrainer(MultiSAETrainer):
-    """SAELens's multi-SAE trainer with one `GroupSAETrainer` per group.
+    """SAELens's multi-SAE trainer with one `GroupSAETrainer` per group, or of a sweep per setting
+    and group.
 
     Of several processes each has one, of its own groups, or of none.
+
+    Args:
+        cfg: what is the same for all SAEs.
+        saes: those to train here.
+        data_provider: gives batches by the names of groups.
+        all_names: of the SAEs of all processes.
     """
 
     group_trainers: dict[str, GroupSAETrainer]
-    """By group name; `trainers` is the same, as SAELens's trainers."""
+    """By the SAE's name; `trainers` is the same, as SAELens's trainers."""
 
     def __init__(
         self,
         cfg: SAETrainerConfig,
-        saes: Mapping[str, TrainingSAE[Any]],
-        groups: tuple[LayerGroup, ...],
+        saes: Sequence[GroupSAE],
         data_provider: Iterator[dict[str, GroupBatch]],
         save_checkpoint_fn: SaveCheckpointFn | None = None,
         fast_step: str = AUTO,
         verbose: bool = True,
         world: World | None = None,
-        all_groups: tuple[LayerGroup, ...] = (),
+        all_names: Sequence[str] = (),
     ) -> None:
-        names = {group.name: group.name for group in groups}
+        groups = {one.name: one.group.name for one in saes}
         # SAELens's trainer passes on what the provider gives, to `GroupSAETrainer.step`.
         provider = cast("MultiHookDataProvider", data_provider)
-        super().__init__(cfg, dict(saes), names, provider, None, save_checkpoint_fn)
+        super().__init__(
+            cfg, {one.name: one.sae for one in saes}, groups, provider, None, save_checkpoint_fn
+        )
         scratch = Scratch()
+        # As SAELens makes them of its own: this trainer saves, and not each SAE's.
+        quiet = {"n_checkpoints": 0, "checkpoint_path": None, "save_final_checkpoint": False}
+        cfgs = {id(one.cfg): replace(one.cfg, **quiet) for one in saes}
         self.group_trainers = {
-            group.name: GroupSAETrainer(
-                self.trainers[group.name].cfg, self.saes[group.name], group, fast_step, scratch
-            )
-            for group in groups
+            one.name: GroupSAETrainer(cfgs[id(one.cfg)], one.sae, one.group, fast_step, scratch)
+            for one in saes
         }
+        for one in saes:
+            self.group_trainers[one.name].setting = one.setting
         self.trainers = dict(self.group_trainers)
         self.after_step: Callable[[], None] = lambda: None
         """Called after every whole step; what it raises ends training."""
         self._world = world or World()
-        self._order = [group.name for group in all_groups or groups]
+        self._order = list(all_names or groups)
         self._progress = ProgressBar(cfg.total_training_samples, len(groups), verbose)
         self.curves = TrainingCurves(cfg.total_training_samples)
 
@@ -91,17 +120,19 @@ class GroupTrainer(MultiSAETrainer):
         """
         if mode not in ESTIMATED_MODES:
             return
+        of_group = {trainer.group.name: trainer for trainer in self.group_trainers.values()}
         estimates = {
-            name: GroupScalingEstimate(trainer.group, mode, trainer.sae.cfg.d_in)
-            for name, trainer in self.group_trainers.items()
+            group: GroupScalingEstimate(trainer.group, mode, trainer.sae.cfg.d_in)
+            for group, trainer in of_group.items()
         }
         n_batches = range(self.cfg.n_batches_for_norm_estimate)
         for _ in tqdm(n_batches, desc="Estimating each layer's norm", leave=False):
             batch = next(batches)
-            for name, trainer in self.group_trainers.items():
-                estimates[name].add(*trainer.unpack(batch[name]))
-        for name, trainer in self.group_trainers.items():
-            trainer.scaling = estimates[name].scaling()
+            for group, trainer in of_group.items():
+                estimates[group].add(*trainer.unpack(batch[group]))
+        scalings = {group: estimate.scaling() for group, estimate in estimates.items()}
+        for trainer in self.group_trainers.values():
+            trainer.scaling = scalings[trainer.group.name]
 
     @override
     def fit(self) -> dict[str, TrainingSAE[Any]]:
@@ -207,7 +238,7 @@ class GroupTrainer(MultiSAETrainer):
             trainer.require_finite(with_weights=with_weights)
 
     def whole_trainers(self) -> dict[str, GroupSAETrainer]:
-        """Of the groups whose SAEs this process writes, from which they are written."""
+        """Of the SAEs that this process writes, from which they are written, by their names."""
         return self.group_trainers
 
     def take_thresholds(self) -> list[int]:
@@ -278,7 +309,7 @@ class GroupTrainer(MultiSAETrainer):
         self.n_training_steps, self.n_training_samples = max(counts)
         for name, trainer in self.group_trainers.items():
             load_step_state(Path(path) / name, trainer.sae, trainer.sparse_step)
-        lay_schedule(self.cfg, self.group_trainers.values(), self.n_training_samples)
+        lay_schedules(self.group_trainers.values(), self.n_training_samples)
         points = points_from_csv((Path(path) / files.CURVES).read_text(encoding="utf-8"))
         own = [point for point in points if point.group in self.group_trainers]
         self.curves = TrainingCurves(self.cfg.total_training_samples, own)
@@ -309,42 +340,3 @@ class GroupTrainer(MultiSAETrainer):
 def _make_empty(partial: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
     partial.mkdir(parents=True)
-
-
-class ProgressBar:
-    """Tokens, rate, time left and the mean loss, on the bar that SAELens's trainer opens.
-
-    Where bars are off, as in a log, a line a minute.
-    """
-
-    def __init__(self, total_tokens: int, n_saes: int, verbose: bool = True) -> None:
-        self.total_tokens = total_tokens
-        self.title = f"Training {n_saes} SAE{'s' if n_saes > 1 else ''}"
-        self.verbose = verbose
-        self._next_refresh = 0.0
-        self._is_set_up = False
-
-    def show(self, pbar: Any, n_tokens: int, step_outputs: Mapping[str, TrainStepOutput]) -> None:
-        """Moves the bar to `n_tokens`; reads the losses only when the bar is redrawn."""
-        if not self._is_set_up:
-            self._set_up(pbar, n_tokens, next(iter(step_outputs.values())))
-        pbar.n = min(n_tokens, self.total_tokens)
-        now = time.monotonic()
-        if now < self._next_refresh and n_tokens < self.total_tokens:
-            return
-        # Reading a loss waits for the device, so it is done a few times a second at most.
-        self._next_refresh = now + (60 if pbar.disable else 0.5)
-        losses = [output.loss.item() for output in step_outputs.values()]
-        loss = f"loss {sum(losses) / len(losses):.4g}"
-        if not pbar.disable:
-            pbar.set_postfix_str(loss, refresh=False)
-            pbar.refresh()
-        elif self.verbose:
-            line = f"{self.title}: {pbar.n:,} of {self.total_tokens:,} tokens, {loss}"
-            pbar.write(line, file=sys.stderr)
-
-    def _set_up(self, pbar: Any, n_tokens: int, output: TrainStepOutput) -> None:
-        pbar.unit, pbar.unit_scale = "tok", True
-        pbar.initial = n_tokens - len(output.sae_in)  # a resumed run's rate counts its own tokens
-        pbar.set_description_str(self.title, refresh=False)
-        self._is_set_up = True

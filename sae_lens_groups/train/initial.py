@@ -16,6 +16,7 @@ from sae_lens_groups.files import UNREADABLE
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.saved import SavedSAE, group_metadata
 from sae_lens_groups.scaling import ESTIMATED_MODES, require_foldable
+from sae_lens_groups.train.sweep import Setting, sae_name
 
 # What SAELens records of a run in each SAE's metadata.
 _RECORDED_SETTINGS = (
@@ -31,6 +32,28 @@ _RECORDED_SETTINGS = (
     "sequence_separator_token",
     "disable_concat_sequences",
 )
+
+
+def saes_of_settings(
+    settings: Iterable[Setting],
+    groups: tuple[LayerGroup, ...],
+    override_saes: Mapping[str, TrainingSAE[Any]] | None,
+    own: Iterable[LayerGroup],
+    kept_of: Callable[[TrainingSAE[Any]], TrainingSAE[Any]],
+) -> tuple[dict[str, TrainingSAE[Any]], torch.Tensor]:
+    """The SAEs of each setting, as a run of it alone makes them, by `sae_name`; and where torch's
+    generator is behind those of the first, which shuffles for all.
+    """
+    found, behind_first = dict[str, TrainingSAE[Any]](), None
+    own = tuple(own)
+    with torch.random.fork_rng():
+        for setting in settings:
+            torch.manual_seed(setting.cfg.seed)
+            saes = initial_saes(setting.cfg, groups, override_saes, own, kept_of)
+            found |= {sae_name(setting.name, group): saes[group.name] for group in own}
+            behind_first = torch.get_rng_state() if behind_first is None else behind_first
+    assert behind_first is not None
+    return found, behind_first
 
 
 def initial_saes(

@@ -45,6 +45,7 @@ from sae_lens_groups.train.fast_step import require_usable_step
 from sae_lens_groups.train.initial import pretrained_sae
 from sae_lens_groups.train.proportions import require_schedules_that_fit, warn_of_long_estimate
 from sae_lens_groups.train.refit.decoder import require_refittable
+from sae_lens_groups.train.sweep import Setting, swept
 from sae_lens_groups.train.wandb_run import require_wandb_key
 from sae_lens_groups.transfer import Transfer, kept_groups, usable_source
 
@@ -59,9 +60,16 @@ class SettledConfig:
     """What `layer_groups` means."""
     checkpoint: Checkpoint | None
     """The one to go on from."""
+    sweep: tuple[Setting, ...]
+    """What `cfg.sweep` means; none without one."""
     _groups_of: dict[int, tuple[LayerGroup, ...] | None] = field(
         default_factory=dict, init=False, repr=False
     )
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """Those of the sweep; without one the config's own."""
+        return self.sweep or (Setting(self.cfg),)
 
     @property
     def measures_distances(self) -> bool:
@@ -124,12 +132,9 @@ def settle(cfg: GroupSAERunnerConfig[Any], *, is_first: bool = True) -> SettledC
         how = 'GroupSAERunnerConfig.from_sae_lens(cfg, layer_groups="0-3,4-7")'
         raise ConfigError(f"the config is {type(cfg).__name__}; add layer groups with {how}")
     rule = rule_or_plan(cfg.layer_groups, cfg.given_groups)
-    require_usable_step(cfg)
-    if cfg.refit_tokens:
-        require_refittable(cfg.sae.architecture())
-    layer_alignment = _find_alignment(cfg, "layer_alignment")
-    if layer_alignment is not None:
-        _require_foldable(cfg, "layer_alignment", layer_alignment, "orthogonal or none")
+    cfg, sweep = swept(cfg)
+    for setting in sweep or (Setting(cfg),):
+        _require_usable_sae(setting.cfg)
     init_alignment = _find_alignment(cfg, "init_alignment")
     cfg, checkpoint = resumed(cfg, is_known_whole=not is_first)
     if cfg.token_fraction is not None:
@@ -140,9 +145,20 @@ def settle(cfg: GroupSAERunnerConfig[Any], *, is_first: bool = True) -> SettledC
         )
         cfg = cfg.with_training_tokens(tokens)
     require_schedules_that_fit(cfg)
+    for setting in sweep:
+        require_schedules_that_fit(setting.cfg)
     if cfg.init_from is not None and init_alignment is not None and not init_alignment.only_norms:
         _require_foldable(cfg, "init_alignment", init_alignment, "scale, orthogonal or none")
-    return SettledConfig(cfg=cfg, rule=rule, checkpoint=checkpoint)
+    return SettledConfig(cfg=cfg, rule=rule, checkpoint=checkpoint, sweep=sweep)
+
+
+def _require_usable_sae(cfg: GroupSAERunnerConfig[Any]) -> None:
+    require_usable_step(cfg)
+    if cfg.refit_tokens:
+        require_refittable(cfg.sae.architecture())
+    layer_alignment = _find_alignment(cfg, "layer_alignment")
+    if layer_alignment is not None:
+        _require_foldable(cfg, "layer_alignment", layer_alignment, "orthogonal or none")
 
 
 def _find_alignment(cfg: GroupSAERunnerConfig[Any], setting: str) -> Alignment | None:
@@ -241,11 +257,11 @@ def prepare(
     if settled.checkpoint is not None:
         settled.checkpoint.require_fit(cfg, groups)
     cache = _usable_cache(cfg, groups)
-    pretrained_sae(cfg)  # refuses one that does not fit; each group gets its own later
-    if cfg.init_from is not None and override_saes is not None:
-        raise ConfigError(
-            "init_from and override_saes both say what SAEs start from; leave one out"
-        )
+    for setting in settled.settings:
+        pretrained_sae(setting.cfg)  # refuses one that does not fit; each group gets its own later
+    if override_saes is not None and (cfg.init_from is not None or cfg.sweep is not None):
+        given = "init_from" if cfg.sweep is None else "sweep"
+        raise ConfigError(f"{given} and override_saes both say what SAEs start from; leave one out")
     source = usable_source(cfg)
     return PreparedRun(
         settled=settled,

@@ -23,6 +23,7 @@ from sae_lens_groups.train.cache.layout import ALL_ROWS, CacheLayout
 from sae_lens_groups.train.cost import count_flops, time_steps
 from sae_lens_groups.train.prepare import settle
 from sae_lens_groups.train.proportions import SPARSITY_WARM_UPS, require_schedules_that_fit
+from sae_lens_groups.train.sweep import replace_flags
 
 # Of the tokens that one SAE per layer would be trained on, as measured on the demo
 # (tutorials/speed.md): those of the groups' run, of the layers' run, and cached for both.
@@ -193,12 +194,6 @@ class SuiteRecipe:
         """Removes what only an unfinished suite needs; the groups' suite stays."""
         for name in ("cache", "checkpoints"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
-
-
-def replace_flags(cfg: GroupSAERunnerConfig[Any], **flags: Any) -> GroupSAERunnerConfig[Any]:
-    """The config with other flags, and what depends on them derived anew."""
-    own = {"checkpoint_path": None, "resume_from_checkpoint": None, "checkpoint_every": None}
-    return GroupSAERunnerConfig.from_sae_lens(cfg, **{**own, **flags})
 
 
 def decide(

@@ -26,6 +26,7 @@ from sae_lens_groups.train.group_trainer import GroupTrainer
 from sae_lens_groups.train.ranks.suite import saved_by_all
 from sae_lens_groups.train.ranks.world import World
 from sae_lens_groups.train.refit.suite import refit_trained
+from sae_lens_groups.train.sweep import Setting
 from sae_lens_groups.train.trainer import GroupSAETrainer
 from sae_lens_groups.transfer import Transfer, rows_read_with_source, with_kept_layers
 
@@ -34,7 +35,7 @@ from sae_lens_groups.transfer import Transfer, rows_read_with_source, with_kept_
 class Result:
     """What is known of a run beside its SAEs."""
 
-    cfg: GroupSAERunnerConfig[Any]
+    setting: Setting
     world: World
     groups: tuple[LayerGroup, ...]
     own: tuple[LayerGroup, ...]
@@ -47,21 +48,28 @@ class Result:
     begins_with_bos: bool
     sae_step_flops: float | None
 
+    @property
+    def cfg(self) -> GroupSAERunnerConfig[Any]:
+        """That of its setting."""
+        return self.setting.cfg
+
     def faults(
         self, own: Sequence[GroupSAETrainer], points: tuple[TrainingPoint, ...]
     ) -> list[str]:
         """What is likely wrong with the trained groups, and the setting to change."""
         figures = self.world.merged(lambda: figures_of_groups(own, points))
         in_order = [figures[group.name] for group in self.groups if group.name in figures]
-        return likely_faults(in_order, self.cfg.to_dict())
+        found = likely_faults(in_order, self.cfg.to_dict())
+        return [f"{self.setting.name}: {fault}" for fault in found] if self.setting.name else found
 
     def suite(
         self,
         own: Sequence[GroupSAETrainer],
         points: tuple[TrainingPoint, ...],
         report: TransferReport | None,
+        output_path: str | None,
     ) -> SAESuite:
-        """The suite of all groups, written where the config asks for it."""
+        """The suite of all groups, written where it is asked for."""
         trained = export_suite(
             self.cfg,
             self.groups,
@@ -80,10 +88,11 @@ class Result:
             trained = self._refitted(trained)
         if self.cfg.init_keep_layers:
             try:
-                return self._written(self.world.agreed(lambda: self._filled_in(trained)))
+                filled_in = self.world.agreed(lambda: self._filled_in(trained))
+                return self._written(filled_in, output_path)
             except (GroupSAEError, OSError) as error:
                 warnings.warn(f"the layers of init_from are not kept: {error}", stacklevel=2)
-        return self._written(trained)
+        return self._written(trained, output_path)
 
     def _refitted(self, suite: SAESuite) -> SAESuite:
         """As it was, with a warning, where refitting fails: training took longer."""
@@ -109,23 +118,23 @@ class Result:
             warnings.warn(f"the rows that init_from read are not known: {error}", stacklevel=2)
             return None
 
-    def _written(self, suite: SAESuite) -> SAESuite:
-        if self.cfg.output_path is None:
+    def _written(self, suite: SAESuite, output_path: str | None) -> SAESuite:
+        if output_path is None:
             return suite
         own = list(self.own)
         if self.world.is_first:  # who adds the groups that were kept
             own += [group for group in suite.groups if group not in self.groups]
-        return saved_by_all(self.world, suite, own, self.cfg.output_path)
+        return saved_by_all(self.world, suite, own, output_path)
 
     def upload(self, suite: SAESuite, trainer: GroupTrainer, logger: LoggingConfig) -> None:
         """Uploads each group's SAE to W&B as SAELens uploads a finished SAE."""
         if suite.path is None:
             return
-        of_any = next(iter(trainer.group_trainers.values())).cfg
+        of_any, setting = next(iter(trainer.group_trainers.values())).cfg, self.setting.name
         for group in self.groups:
             folder = suite.path / files.group_folder(group.name)
             logger.log(
-                SimpleNamespace(sae=suite.group(group), cfg=of_any),
+                SimpleNamespace(sae=suite.group(group), cfg=of_any, setting=setting),
                 folder / SAE_WEIGHTS_FILENAME,
                 folder / SAE_CFG_FILENAME,
                 sparsity_path=None,

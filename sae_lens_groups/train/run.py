@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -43,38 +43,26 @@ from sae_lens_groups.train.cost import flops_if_counted
 from sae_lens_groups.train.evals import GroupEvaluator, SuiteScores
 from sae_lens_groups.train.fast_step import ALWAYS, steps_text
 from sae_lens_groups.train.fit import fit
-from sae_lens_groups.train.group_trainer import GroupTrainer
-from sae_lens_groups.train.initial import compile_saes_if_asked, initial_saes
+from sae_lens_groups.train.group_trainer import GroupSAE, GroupTrainer
+from sae_lens_groups.train.initial import compile_saes_if_asked, saes_of_settings
 from sae_lens_groups.train.prepare import PreparedRun, prepare
 from sae_lens_groups.train.ranks.placement import owners, placement_text
 from sae_lens_groups.train.ranks.rounds import source_of_rows
 from sae_lens_groups.train.ranks.settings import on_own_device, prepared_by_all, require_usable_by
 from sae_lens_groups.train.ranks.shards import shards_of
+from sae_lens_groups.train.ranks.suite import sweep_saved_by_all
 from sae_lens_groups.train.ranks.world import world_of_process
 from sae_lens_groups.train.result import Result
 from sae_lens_groups.train.sharded.group_trainer import new_group_trainer
 from sae_lens_groups.train.sharded.whole import own_part
 from sae_lens_groups.train.stop import StopRequest
+from sae_lens_groups.train.sweep import Setting, sae_name
 from sae_lens_groups.train.trainer import GroupSAETrainer
 from sae_lens_groups.train.wandb_run import wandb_run
 
 
-class GroupSAETrainingRunner:
-    """Trains a suite: `GroupSAETrainingRunner(cfg).run()` returns a `SAESuite`.
-
-    Args:
-        cfg: a SAELens config with `layer_groups`.
-        override_dataset: trains on this dataset instead of `cfg.dataset_path`.
-        override_model: uses this model instead of loading `cfg.model_name`.
-        override_saes: starts from these SAEs, by group name such as `layers_0-3`.
-        before_loading: gets what was found, before the language model is loaded.
-
-    Under a launcher such as torchrun it is one of several processes, each of which trains a part of
-    the groups (tutorials/distributed.md).
-
-    Raises:
-        GroupSAEError: a mistake in the config, found before the model is loaded where possible.
-    """
+class TrainingRun:
+    """A run of one setting, or of all those of a sweep: see `runner.py`."""
 
     cfg: GroupSAERunnerConfig[Any]
     model: HookedRootModule
@@ -82,10 +70,11 @@ class GroupSAETrainingRunner:
     plan: GroupPlan | None
     """What the groups were chosen from; None where they were named, or follow a rule."""
     saes: dict[str, TrainingSAE[Any]]
+    """Those trained here, by group, or in a sweep by `<setting>/<group>`."""
     activations_store: GroupActivationsStore
     checkpoint: Checkpoint | None
     """What the run goes on from."""
-    faults: Sequence[str] = ()
+    faults: list[str]
     """What is likely wrong with the result, and the setting to change; known once it ran."""
     _transfer_report: TransferReport | None = None
 
@@ -142,8 +131,19 @@ class GroupSAETrainingRunner:
         self.activations_store = store.from_group_config(
             self.model, cfg, self.groups, self._rows, self._norms.limits(cfg.hook_template)
         )
-        self._result = Result(
-            cfg=cfg,
+        dataset = DatasetId(prepared.dataset_path, completed.dataset_fingerprint)
+        self._settings = prepared.settled.settings
+        self._results = [self._result_of(setting, dataset) for setting in self._settings]
+        own_part_of = partial(own_part, shards=self._shards)
+        # The global generator decides initial weights here and the shuffling in `run`. It is seeded
+        # apart from whatever else the process draws, and carried over between the two.
+        self.saes, self._rng_state = saes_of_settings(
+            self._settings, self.groups, override_saes, self._own, own_part_of
+        )
+
+    def _result_of(self, setting: Setting, dataset: DatasetId) -> Result:
+        return Result(
+            setting=setting,
             world=self.world,
             groups=self.groups,
             own=self._written,
@@ -151,19 +151,11 @@ class GroupSAETrainingRunner:
             plan=self.plan,
             transfer=self._transfer,
             store=self.activations_store,
-            dataset=DatasetId(prepared.dataset_path, completed.dataset_fingerprint),
+            dataset=dataset,
             begins_with_bos=self.activations_store.begins_with_bos,
             # Before the run's own SAEs, whose training takes more memory than this.
-            sae_step_flops=flops_if_counted(cfg),
+            sae_step_flops=flops_if_counted(setting.cfg),
         )
-        # The global generator decides initial weights here and the shuffling in `run`. It is
-        # seeded apart from whatever else the process draws, and carried over between the two.
-        with torch.random.fork_rng():
-            torch.manual_seed(cfg.seed)
-            self.saes = initial_saes(
-                cfg, self.groups, override_saes, self._own, partial(own_part, shards=self._shards)
-            )
-            self._rng_state = torch.get_rng_state()
 
     def _place(self, ranks_per_group: int) -> None:
         n_shards = 1 if self.world.size == 1 else ranks_per_group
@@ -174,21 +166,11 @@ class GroupSAETrainingRunner:
         self._written = self._own if is_writer else ()
         self.world.say(placement_text(self._placed, n_shards))
 
-    def run(self) -> SAESuite:
-        """Trains every group, writes the suite to `cfg.output_path`, and returns it.
-
-        Raises:
-            TrainingInterrupted: after SIGINT or SIGTERM, with the progress saved in
-                `cfg.checkpoint_path`.
-            DatasetError, NonFiniteActivationsError, TrainingError: a row of the dataset cannot be
-                used, or the language model gave NaN, infinity or an error; with the progress saved
-                there too.
-            DivergedError: the loss of a group became NaN or infinite.
-            OutputFolderError: another run is writing to `cfg.output_path`.
-        """
+    def suites(self) -> dict[str, SAESuite]:
+        """Trains every group, writes the suites, and returns them by the names of the settings."""
         return self.world.agreed(self._run_and_log)
 
-    def _run_and_log(self) -> SAESuite:
+    def _run_and_log(self) -> dict[str, SAESuite]:
         facts = {**self.cfg.to_dict(), "activation_norms": self._norms.to_dict()}
         mode = self.cfg.fast_step if self._shards is None else ALWAYS  # a shard is a small SAE
         facts["training_step"] = steps_text(self.saes.values(), mode)
@@ -203,17 +185,20 @@ class GroupSAETrainingRunner:
             self._logger.log_to_wandb = self.world.of_first(lambda: is_logged)
             return self._run()
 
-    def _run(self) -> SAESuite:
+    def _run(self) -> dict[str, SAESuite]:
         self._stop = StopRequest(self.world.grace_seconds)
         with self._stop.listening(), self._trained() as (trainer, checkpoints):
-            suite = self._saved_suite(trainer, checkpoints)
+            suites = self._saved_suites(trainer, checkpoints)
         self._stop.deliver_again()  # it came too late to stop training, so the suite is whole
         if self._logger.log_to_wandb and self.world.is_first:
-            self._result.upload(suite, trainer, self._logger)
-        return suite
+            for result in self._results:
+                result.upload(suites[result.setting.name], trainer, self._logger)
+        return suites
 
-    def _saved_suite(self, trainer: GroupTrainer, checkpoints: RunCheckpoints) -> SAESuite:
-        """The suite, written where the config asks for it. Nothing that goes wrong here loses it."""
+    def _saved_suites(
+        self, trainer: GroupTrainer, checkpoints: RunCheckpoints
+    ) -> dict[str, SAESuite]:
+        """Written where the config asks for it. Nothing that goes wrong here loses them."""
         try:
             return self.world.agreed(lambda: self._exported(trainer))
         except Exception as raised:  # a full disk, too little memory, a folder that is gone
@@ -225,11 +210,22 @@ class GroupSAETrainingRunner:
             "resume_from_checkpoint writes it"
         ) from error
 
-    def _exported(self, trainer: GroupTrainer) -> SAESuite:
+    def _exported(self, trainer: GroupTrainer) -> dict[str, SAESuite]:
         points = trainer.points()
-        own = list(self.world.agreed(trainer.whole_trainers).values())
-        self.faults = self._result.faults(own, points)
-        return self._result.suite(own, points, self._finished_report(own))
+        whole = self.world.agreed(trainer.whole_trainers)
+        results = {result.setting.name: result for result in self._results}
+        self.faults = []
+
+        def save(setting: Setting, output_path: str | None) -> SAESuite:
+            result, own_points = results[setting.name], setting.points(points)
+            own = [one for one in whole.values() if one.setting == setting.name]
+            self.faults += result.faults(own, own_points)
+            return result.suite(own, own_points, self._finished_report(own), output_path)
+
+        path = self.cfg.output_path
+        if self.cfg.sweep is None or path is None:
+            return {setting.name: save(setting, path) for setting in self._settings}
+        return sweep_saved_by_all(self.world, path, self._settings, save)
 
     def _finished_report(self, trainers: list[GroupSAETrainer]) -> TransferReport | None:
         if self._transfer_report is None:
@@ -287,19 +283,25 @@ class GroupSAETrainingRunner:
         return moments_of_pairs(self.cfg, self.model, self._rows, pairs, limits)
 
     def _trainer(self, batches: TrainingBatches) -> GroupTrainer:
-        cfg = self.cfg
+        cfg, saes = self.cfg, []
+        for setting in self._settings:
+            own = replace(setting.cfg.to_sae_trainer_config(), logger=self._logger)
+            for group in self._own:
+                sae = self.saes[sae_name(setting.name, group)]
+                saes.append(GroupSAE(sae, group, own, setting.name))
         trainer = new_group_trainer(
             int(cfg.sae.d_sae),
             self._shards,
             cfg=replace(cfg.to_sae_trainer_config(), logger=self._logger),
-            saes=self.saes,
-            groups=self._own,
+            saes=saes,
             data_provider=batches,
             save_checkpoint_fn=partial(self._add_runner_files, batches),
             fast_step=cfg.fast_step,
             verbose=cfg.verbose and self.world.is_first,
             world=self.world,
-            all_groups=self.groups,
+            all_names=[
+                sae_name(setting.name, group) for setting in self._settings for group in self.groups
+            ],
         )
         trainer.evaluator = GroupEvaluator(
             cfg, self.model, self.groups, self._rows.dataset, trainer.group_trainers

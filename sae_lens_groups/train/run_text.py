@@ -24,8 +24,9 @@ def run_text(run: PreparedRun) -> str:
     rows = {
         "model": f"{cfg.model_name}, {cfg.hook_template}, {_precision(run)}",
         "groups": _groups(run),
-        "SAEs": _saes(run),
-        "step": _step(run),
+        "SAEs": _saes(cfg),
+        "sweep": _sweep(run),
+        "step": "; ".join(dict.fromkeys(_step(one.cfg) for one in run.settled.settings)),
         "tokens": f"{cfg.training_tokens:,} for each SAE, in {cfg.total_training_steps:,} steps of "
         f"{cfg.train_batch_size_tokens:,}; learning rate {cfg.lr:g}",
         "text": _text(run),
@@ -53,11 +54,11 @@ def _groups(run: PreparedRun) -> str:
     return f"{len(run.groups)} for {layers}: {listed}{drawn}{other}"
 
 
-def _saes(run: PreparedRun) -> str:
-    sae = run.cfg.sae
+def _saes(cfg: GroupSAERunnerConfig[Any]) -> str:
+    sae = cfg.sae
     k = getattr(sae, "k", None)
     mode = sae.normalize_activations
-    batches = f" from {run.cfg.norm_estimate_batches:,} batches" * (mode in ESTIMATED_MODES)
+    batches = f" from {cfg.norm_estimate_batches:,} batches" * (mode in ESTIMATED_MODES)
     return (
         f"{sae.architecture()}, d_in {sae.d_in:,}, d_sae {sae.d_sae:,}"
         + (f", k {k:g}" if k is not None else "")
@@ -65,8 +66,14 @@ def _saes(run: PreparedRun) -> str:
     )
 
 
-def _step(run: PreparedRun) -> str:
-    cfg = run.cfg
+def _sweep(run: PreparedRun) -> str | None:
+    names = [setting.name for setting in run.settled.sweep]
+    if not names:
+        return None
+    return f"{counted(len(names), 'setting')}, SAEs of each as above but for {', '.join(names)}"
+
+
+def _step(cfg: GroupSAERunnerConfig[Any]) -> str:
     choice = step_of_config(cfg.sae, cfg.fast_step)
     reason = "sae.dtype" if cfg.sae.dtype == "bfloat16" else "autocast" * cfg.autocast
     in_bfloat16 = f", the encoder in bfloat16 ({reason})" if reason else ""

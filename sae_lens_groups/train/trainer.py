@@ -37,6 +37,9 @@ class GroupSAETrainer(SAETrainer[TrainingSAE[Any], Any]):
         scratch: memory that the trainers of all groups share.
     """
 
+    setting: str = ""
+    """Which of a sweep it is of."""
+
     def __init__(
         self,
         cfg: SAETrainerConfig,

@@ -38,7 +38,7 @@ class TolerantLogging(LoggingConfig):
     def log(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
         if wandb.run is None:  # it is another process's
             return
-        name = artifact_name(trainer.sae.get_name())
+        name = artifact_name("/".join(filter(None, [trainer.setting, trainer.sae.get_name()])))
         named = SimpleNamespace(sae=SimpleNamespace(get_name=lambda: name), cfg=trainer.cfg)
         with tolerated():
             super().log(named, *args, **kwargs)

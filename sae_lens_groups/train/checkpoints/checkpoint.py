@@ -131,7 +131,7 @@ class Checkpoint:
         """
         self._require_equal(_facts(self.settings), _facts(cfg.to_dict()))
         self._require_equal(self.settings, {name: getattr(cfg, name) for name in _CUT_FIELDS})
-        found = self.path.glob(f"*/{files.LAYER_STATISTICS}")
+        found = self.path.glob(f"*/{files.SHUFFLE_BUFFER}")
         names = sorted(path.parent.name for path in found)
         if groups is not None and not {group.name for group in groups} <= {*names}:
             raise CheckpointError(
@@ -255,6 +255,7 @@ def _facts(settings: Mapping[str, Any]) -> dict[str, Any]:
         "layer_alignment": settings.get("layer_alignment", NONE),
         # One counts the dataset's rows, the other those of the cache.
         "use_cached_activations": bool(settings.get("use_cached_activations")),
+        "sweep": settings.get("sweep"),
         "init_from": Path(str(settings.get("init_from"))).name,
         **{name: sae.get(name) for name in _FIXED_SAE_FIELDS},
     }

@@ -1,22 +1,27 @@
 """The learning rate of a run that goes on from a checkpoint."""
 
 from collections.abc import Iterable
+from itertools import groupby
 from typing import Any
 
 import torch
-from sae_lens.config import SAETrainerConfig
 from sae_lens.training.optim import get_lr_scheduler
 from sae_lens.training.sae_trainer import SAETrainer
 
 
-def lay_schedule(
-    cfg: SAETrainerConfig, trainers: Iterable[SAETrainer[Any, Any]], n_samples: int
-) -> None:
-    """Gives trainers the learning rate that a run of this config has behind so many samples.
+def lay_schedules(trainers: Iterable[SAETrainer[Any, Any]], n_samples: int) -> None:
+    """Gives each trainer the learning rate that a run of its config has behind so many samples.
 
     SAELens's checkpoints hold the whole schedule of the run that made them: a longer one would
     decay where that one did, and stay at 0.
     """
+    for _, of_one in groupby(trainers, key=lambda trainer: id(trainer.cfg)):
+        _lay_schedule(list(of_one), n_samples)
+
+
+def _lay_schedule(trainers: list[SAETrainer[Any, Any]], n_samples: int) -> None:
+    """Of trainers that share a config."""
+    cfg = trainers[0].cfg
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=cfg.lr)
     assert cfg.lr_end is not None  # SAELens's config fills it in
     scheduler = get_lr_scheduler(

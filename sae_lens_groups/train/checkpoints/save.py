@@ -100,18 +100,19 @@ class RunCheckpoints:
         logger, own = self._trainer.cfg.logger, self._trainer.group_trainers
         if not logger.log_to_wandb or self._world.size == 1:
             return
-        names = self._world.merged(lambda: {name: own[name].sae.get_name() for name in own})
+        names = self._world.merged(
+            lambda: {name: (one.setting, one.sae.get_name()) for name, one in own.items()}
+        )
 
         def upload() -> None:
-            for group, name in names.items():
-                if group not in own:
+            for folder, (setting, name) in names.items():
+                if folder not in own:
+                    sae = SimpleNamespace(get_name=partial(str, name))
                     logger.log(
-                        SimpleNamespace(
-                            sae=SimpleNamespace(get_name=partial(str, name)), cfg=self._trainer.cfg
-                        ),
-                        checkpoint / group / SAE_WEIGHTS_FILENAME,
-                        checkpoint / group / SAE_CFG_FILENAME,
-                        checkpoint / group / SPARSITY_FILENAME,
+                        SimpleNamespace(sae=sae, cfg=self._trainer.cfg, setting=setting),
+                        checkpoint / folder / SAE_WEIGHTS_FILENAME,
+                        checkpoint / folder / SAE_CFG_FILENAME,
+                        checkpoint / folder / SPARSITY_FILENAME,
                     )
 
         self._world.of_first(upload)

@@ -1,14 +1,15 @@
-"""The suite that several processes write, each its groups."""
+"""The suites that several processes write, each its groups."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from sae_lens_groups import files
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.saved import finish_suite, write_groups
+from sae_lens_groups.saved import finish_suite, write_groups, write_sweep_index
 from sae_lens_groups.suite import SAESuite
 from sae_lens_groups.train.ranks.world import World
+from sae_lens_groups.train.sweep import Setting, index_of
 
 
 def saved_by_all(
@@ -19,19 +20,35 @@ def saved_by_all(
         suite.save(files.free_folder(output_path))
         return suite
     source = suite.source
+    with _new_folder(world, output_path) as (path, folder):
+        world.agreed(lambda: write_groups(source, folder, own))
+        world.of_first(lambda: finish_suite(source, folder))
+    return world.agreed(lambda: SAESuite.load(path))
+
+
+def sweep_saved_by_all(
+    world: World,
+    output_path: str,
+    settings: Sequence[Setting],
+    save: Callable[[Setting, str], SAESuite],
+) -> dict[str, SAESuite]:
+    """The suites of a sweep beside one another in a folder, all or none, by their settings' names."""
+    with _new_folder(world, output_path) as (path, folder):
+        for setting in settings:
+            save(setting, str(folder / setting.name))
+        world.of_first(lambda: write_sweep_index(folder, index_of(settings)))
+    return world.agreed(lambda: {one.name: SAESuite.load(path / one.name) for one in settings})
+
+
+@contextmanager
+def _new_folder(world: World, output_path: str) -> Iterator[tuple[Path, Path]]:
+    """Where a folder is to lie in the end, and where all processes write it until then."""
     with ExitStack() as stack:
 
         def begin() -> tuple[Path, Path]:
-            # Taken while we trained? A finished suite is not to be lost to that.
+            # Taken while we trained? What is finished is not to be lost to that.
             path = files.free_folder(output_path)
             return path, stack.enter_context(files.new_folder(path))
 
-        path, folder = world.of_first(begin)
-        world.agreed(lambda: write_groups(source, folder, own))
-
-        def finish() -> None:
-            finish_suite(source, folder)
-            stack.close()
-
-        world.of_first(finish)
-    return world.agreed(lambda: SAESuite.load(path))
+        yield world.of_first(begin)
+        world.of_first(stack.close)

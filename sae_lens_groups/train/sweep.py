@@ -1,0 +1,213 @@
+"""Several settings of the SAEs of one run, which all train on the same rows."""
+
+import copy
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
+from sae_lens.saes.sae import TrainingSAEConfig
+
+from sae_lens_groups import files
+from sae_lens_groups.config import GroupSAERunnerConfig
+from sae_lens_groups.errors import ConfigError, GroupSAEError, UnknownNameError, quoted
+from sae_lens_groups.field_values import require_one_of, whole_number
+from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.saved import SweepIndex, SweepSetting, TrainingPoint
+
+MOST_SETTINGS = 64
+_ARCHITECTURE = "architecture"
+_OF_OPTIMISER = (
+    *("lr", "lr_end", "lr_scheduler_name", "lr_warm_up_steps", "lr_decay_steps"),
+    *("n_restart_cycles", "adam_beta1", "adam_beta2", "dead_feature_window"),
+)
+# What the rows depend on, which all settings share, or what is not chosen but recorded.
+_SHARED = {"d_in", "normalize_activations", "device", "metadata"}
+_WORDS = {"true": True, "false": False}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What some of a run's SAEs are trained with: all of them, or those of one setting of a sweep."""
+
+    cfg: GroupSAERunnerConfig[Any]
+    """As a run of this setting alone would have it."""
+    name: str = ""
+    """The folder of its suite; empty without a sweep."""
+    changes: Mapping[str, Any] | None = None
+    """The fields in which it differs from the run's config."""
+
+    def points(self, points: Iterable[TrainingPoint]) -> tuple[TrainingPoint, ...]:
+        """Those of this setting, of all that a run's training curves have."""
+        own = ((point, point.group.rpartition("/")) for point in points)
+        return tuple(
+            point.model_copy(update={"group": group})
+            for point, (setting, _, group) in own
+            if setting == self.name
+        )
+
+
+def sae_name(setting: str, group: LayerGroup) -> str:
+    """What the SAE of a group is called: as the group, or in a sweep `<setting>/<group>`."""
+    return f"{setting}/{group.name}" if setting else group.name
+
+
+def index_of(settings: Sequence[Setting]) -> SweepIndex:
+    """What `sweep.json` says of them."""
+    return SweepIndex(
+        settings=tuple(SweepSetting(name=one.name, changes=one.changes or {}) for one in settings)
+    )
+
+
+def replace_flags(cfg: GroupSAERunnerConfig[Any], **flags: Any) -> GroupSAERunnerConfig[Any]:
+    """The config with other flags, what depends on them derived anew, and no checkpoints."""
+    own = {"checkpoint_path": None, "resume_from_checkpoint": None, "checkpoint_every": None}
+    return GroupSAERunnerConfig.from_sae_lens(cfg, **{**own, **flags})
+
+
+def swept(cfg: GroupSAERunnerConfig[Any]) -> tuple[GroupSAERunnerConfig[Any], tuple[Setting, ...]]:
+    """The config with the first of the settings that its `sweep` means, and all of them.
+
+    Raises:
+        ConfigError: one has no meaning, they are too many, or a flag cannot be swept with.
+    """
+    if cfg.sweep is None:
+        return cfg, ()
+    if reason := _why_not(cfg):
+        raise ConfigError(f"with sweep, {reason}")
+    changes = _all_changes(cfg)
+    names = [_name(one) for one in changes]
+    for name, n in ((name, names.count(name)) for name in names):
+        if n > 1:
+            raise ConfigError(f"sweep has the setting {name} {n} times; give each once")
+    settings = tuple(map(_setting, itertools.repeat(cfg), names, changes))
+    with files.refusing(ConfigError, "sweep has a setting that cannot be named"):
+        index_of(settings)
+    first = copy.copy(cfg)
+    first.sae = settings[0].cfg.sae
+    for field in _OF_OPTIMISER:
+        setattr(first, field, getattr(settings[0].cfg, field))
+    return first, settings
+
+
+def _why_not(cfg: GroupSAERunnerConfig[Any]) -> str | None:
+    if cfg.init_from is not None:
+        return "init_from is not supported; start each setting's run from it, or leave one out"
+    if cfg.refit_tokens:
+        return (
+            "refit_tokens is not supported; refit the suites that you keep with the command refit"
+        )
+    if cfg.ranks_per_group > 1:
+        return "ranks_per_group is not supported; leave it out"
+    return None
+
+
+def _all_changes(cfg: GroupSAERunnerConfig[Any]) -> list[dict[str, Any]]:
+    sweep = cfg.sweep or []
+    axes = [_axis(entry) for entry in sweep if isinstance(entry, str)]
+    listed = _filled_up([entry for entry in sweep if not isinstance(entry, str)], cfg)
+    if axes and listed:
+        raise ConfigError("sweep has both fields with values and whole settings; give one kind")
+    names = [name for name, _ in axes]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"sweep names {name} twice; give all of its values at once")
+    n_settings = len(listed)
+    if axes:
+        n_settings = 1
+        for _, values in axes:
+            n_settings *= len(values)
+    if not 1 <= n_settings <= MOST_SETTINGS:
+        raise ConfigError(
+            f"sweep means {n_settings:,} settings; it takes 1 to {MOST_SETTINGS}, each of which "
+            "trains an SAE per group at the same time"
+        )
+    products = itertools.product(*(values for _, values in axes))
+    return listed or [dict(zip(names, values)) for values in products]
+
+
+def _filled_up(
+    entries: Sequence[Mapping[str, Any]], cfg: GroupSAERunnerConfig[Any]
+) -> list[dict[str, Any]]:
+    """Each with a value of every field that any of them has: where it has none, the config's own."""
+    names = dict.fromkeys(name for entry in entries for name in entry)
+    own = {name: getattr(cfg if name in _OF_OPTIMISER else cfg.sae, name, None) for name in names}
+    own[_ARCHITECTURE] = cfg.sae.architecture()
+    return [
+        {
+            name: entry.get(name, own[name])
+            for name in names
+            if name in entry or own[name] is not None
+        }
+        for entry in entries
+    ]
+
+
+def _axis(text: str) -> tuple[str, list[Any]]:
+    name, equals, values = text.partition("=")
+    if not equals or not all(value.strip() for value in values.split(",")):
+        raise ConfigError(
+            f"sweep {quoted(text)} is not a field with its values, such as k=16,32,64 or lr=1e-4,3e-4"
+        )
+    return name.strip(), [_value(value.strip()) for value in values.split(",")]
+
+
+def _value(text: str) -> Any:
+    for read in (whole_number, float):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return _WORDS.get(text.lower(), text)
+
+
+def _name(changes: Mapping[str, Any]) -> str:
+    return "-".join(
+        str(value) if isinstance(value, str) else f"{field}{_in_name(value)}"
+        for field, value in changes.items()
+    )
+
+
+def _in_name(value: Any) -> str:
+    return "_".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _setting(cfg: GroupSAERunnerConfig[Any], name: str, changes: Mapping[str, Any]) -> Setting:
+    of_run = {field: value for field, value in changes.items() if field in _OF_OPTIMISER}
+    of_sae = {field: value for field, value in changes.items() if field not in _OF_OPTIMISER}
+    try:
+        own = replace_flags(
+            cfg,
+            sweep=None,
+            sae=_sae_config(cfg.sae, of_sae),
+            output_path=None if cfg.output_path is None else str(Path(cfg.output_path) / name),
+            **of_run,
+        )
+    except GroupSAEError as error:
+        raise type(error)(f"in the setting {name} of sweep: {error}") from error
+    except (TypeError, ValueError) as error:  # SAELens's own checks
+        raise ConfigError(f"in the setting {name} of sweep: {error}") from error
+    return Setting(own, name, dict(changes))
+
+
+def _sae_config(base: TrainingSAEConfig, changes: Mapping[str, Any]) -> TrainingSAEConfig:
+    architecture = changes.get(_ARCHITECTURE, base.architecture())
+    require_one_of(_ARCHITECTURE, architecture, SAE_TRAINING_CLASS_REGISTRY)
+    config_class = SAE_TRAINING_CLASS_REGISTRY[architecture][1]
+    names = [field.name for field in fields(config_class) if field.init]
+    kept = {name: getattr(base, name) for name in names if hasattr(base, name)}
+    changed = {name: value for name, value in changes.items() if name != _ARCHITECTURE}
+    for name in changed:
+        if name in _SHARED:
+            raise ConfigError(
+                f"{name} is the same for all settings, as they train on the same rows"
+            )
+        if name not in names:
+            known = sorted({*names, *_OF_OPTIMISER, _ARCHITECTURE} - _SHARED)
+            near = get_close_matches(name, known, n=1)
+            meant = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}"
+            raise UnknownNameError(f"{name} is no field that can be swept over; {meant}")
+    return config_class(**{**copy.deepcopy(kept), **changed})
