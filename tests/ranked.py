@@ -99,7 +99,7 @@ def on_text(name: str, layer_groups: str = "3,4-5", **settings: Any) -> None:
 
 on_tokens("topk", sae=sae_config(**NORMALISED), fast_step="always")
 on_tokens(
-    "sweep", sae=sae_config(**NORMALISED), sweep=["architecture=topk,batchtopk", "lr=1e-3,3e-3"]
+    "sweep", sae=sae_config(**NORMALISED), sweep=["architecture=topk,batchtopk", "d_sae=48,60"]
 )
 on_tokens("each", "each", store_batch_size_prompts=4)
 on_tokens("one group", "0-3", layers_per_token=2, fast_step="never")

@@ -79,21 +79,26 @@ def test_architectures_are_trained_as_alone(tmp_path: Path, model: HookedTransfo
         }
 
 
-def test_widths_share_the_order_of_the_first(tmp_path: Path, model: HookedTransformer) -> None:
-    """A run of another width alone draws more weights before it shuffles, so its order differs."""
-    suites = suites_of([f"d_sae={D_SAE},{2 * D_SAE}"], model, output_path=str(tmp_path / "sweep"))
-    cfg = alone({}, output_path=str(tmp_path / "alone"))
-    GroupSAETrainingRunner(cfg, make_tokens(), model).run()
-    assert files_of(tmp_path / "sweep" / f"d_sae{D_SAE}") == files_of(tmp_path / "alone")
-    wide = suites[f"d_sae{2 * D_SAE}"]
-    assert {sae.cfg.d_sae for sae in wide.values()} == {2 * D_SAE}
+def test_widths_are_trained_as_alone(tmp_path: Path, model: HookedTransformer) -> None:
+    """They draw more initial weights before they shuffle, so each has an order of its own."""
+    widths = (D_SAE, 2 * D_SAE, D_SAE + 5)
+    out = tmp_path / "sweep"
+    suites_of([f"d_sae={','.join(map(str, widths))}", "k=2,3"], model, output_path=str(out))
+    for width, k in product(widths, (2, 3)):
+        name = f"d_sae{width}-k{k}"
+        sae = sae_config(k=k, d_sae=width, **NORMALISED)
+        cfg = group_config(sae=sae, output_path=str(tmp_path / name))
+        GroupSAETrainingRunner(cfg, make_tokens(), model).run()
+        assert files_of(out / name) == files_of(tmp_path / name)
 
 
 def test_it_goes_on_as_it_would_have(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: HookedTransformer
 ) -> None:
+    sweep = [*SETTINGS, {"k": 2, "lr": 1e-3, "d_sae": 60}]
+
     def run(**changes: Any) -> dict[str, SAESuite]:
-        return suites_of(SETTINGS, model, lr_warm_up_steps=5, **changes)
+        return suites_of(sweep, model, lr_warm_up_steps=5, **changes)
 
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     run(output_path=str(whole))
@@ -272,7 +277,7 @@ def test_the_command_trains_every_setting(
     assert f"sweep 4 settings, SAEs of each as above but for {names}" in said
     assert "Trained 2 SAEs for 3 layers with each of 4 settings." in said
     assert f"The suites lie in {out}, a folder each: {names}" in said
-    assert SAESuite.load(out / "k8-lr0.0003").runner_cfg["lr"] == 3e-4
+    assert json.loads((out / "k8-lr0.0003" / "runner_cfg.json").read_text())["lr"] == 3e-4
 
 
 def test_a_file_lists_settings(

@@ -37,7 +37,13 @@ from sae_lens_groups.activations.norms import (
 )
 from sae_lens_groups.activations.pair_moments import moments_of_pairs, pairs_with_middle_layers
 from sae_lens_groups.activations.remote_code import require_no_remote_code, without_remote_code
-from sae_lens_groups.activations.shuffle_buffer import GroupBatch, ShuffleBuffer, n_batches_to_serve
+from sae_lens_groups.activations.shuffle_buffer import (
+    GroupBatch,
+    ShuffleBuffer,
+    ShuffleBuffers,
+    n_batches_to_serve,
+    rows_name,
+)
 from sae_lens_groups.activations.store import ROWS_READ, GroupActivationsStore
 from sae_lens_groups.activations.token_store import TokenStore
 
@@ -54,6 +60,7 @@ __all__ = [
     "RowSink",
     "RowSource",
     "ShuffleBuffer",
+    "ShuffleBuffers",
     "Site",
     "TokenStore",
     "TrainingBatches",
@@ -79,6 +86,7 @@ __all__ = [
     "require_usable_first_row",
     "require_usable_rows",
     "require_width",
+    "rows_name",
     "run_to_last_hook",
     "taking_flat_heads",
     "width_at",

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import itertools
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +13,12 @@ from sae_lens.training.prefetch import PrefetchingIterator
 from safetensors.torch import load_file, save_file
 
 from sae_lens_groups import files
-from sae_lens_groups.activations.shuffle_buffer import GroupBatch, ShuffleBuffer
+from sae_lens_groups.activations.shuffle_buffer import (
+    GroupBatch,
+    ShuffleBuffer,
+    ShuffleBuffers,
+    rows_name,
+)
 from sae_lens_groups.errors import GroupSAEError, TrainingError, in_one_line
 from sae_lens_groups.layers import LayerGroup
 
@@ -32,7 +38,7 @@ class RowSource(Protocol):
         """An empty buffer for them."""
         ...
 
-    def fill(self, sink: ShuffleBuffer) -> Generator[None, None, None]:
+    def fill(self, sink: ShuffleBuffers) -> Generator[None, None, None]:
         """Writes one LM batch after another into a buffer, as often as it is asked to."""
         ...
 
@@ -53,20 +59,26 @@ class BatchStream(Iterator[dict[str, GroupBatch]]):
 
     Args:
         store: gives the rows, as a `GroupActivationsStore` does.
-        rng_state: where the permutations start, as `torch.get_rng_state` gives it; torch's own
-            state where it is None. They have a generator of their own, so that what else draws
-            random numbers in the process changes nothing.
+        rng_states: where the permutations of each order start, as `torch.get_rng_state` gives it,
+            the first by the name ""; without any it is torch's own state. Each has a generator of
+            its own, so that what else draws random numbers in the process changes nothing.
 
     Raises:
         GroupSAEError: from `next`; whatever the dataset or the language model raises, or a drawn row
             that holds NaN or infinity. No such row is served, and `save` still works.
     """
 
-    def __init__(self, store: RowSource, rng_state: torch.Tensor | None = None) -> None:
+    def __init__(
+        self, store: RowSource, rng_states: Mapping[str, torch.Tensor] | None = None
+    ) -> None:
         self.store = store
-        self._shuffle = torch.Generator()
-        self._shuffle.set_state(torch.get_rng_state() if rng_state is None else rng_state)
-        self.buffer = store.shuffle_buffer(self._shuffle)
+        self._shuffles = {
+            order: torch.Generator().set_state(state)
+            for order, state in (rng_states or {"": torch.get_rng_state()}).items()
+        }
+        self.buffer = ShuffleBuffers(
+            {order: store.shuffle_buffer(shuffle) for order, shuffle in self._shuffles.items()}
+        )
         self._fills = store.fill(self.buffer)
         # Set while an LM batch is read: one that cannot be used is to be read again.
         self._state_before_reading: dict[str, torch.Tensor] | None = None
@@ -109,35 +121,37 @@ class BatchStream(Iterator[dict[str, GroupBatch]]):
         n_ahead = sum(len(next(iter(batch.values())).rows_BD) for batch in ahead)
         state = {
             **state,
-            _SHUFFLE: self._shuffle.get_state(),
+            **{_SHUFFLE + order: shuffle.get_state() for order, shuffle in self._shuffles.items()},
             _N_SERVING: torch.tensor(n_ahead + self.buffer.n_serving),
         }
         if has_place:
             save_file(state, checkpoint / ACTIVATIONS_STORE_STATE_FILENAME)
         groups = self.buffer.groups if of is None else [group.name for group in of]
-        for group in groups:  # one after the other, as each is a copy of its rows
-            parts = [*(batch[group] for batch in ahead), self.buffer.rows_of(group)]
+        for order, group in itertools.product(self._shuffles, groups):  # each is a copy of its rows
+            name = rows_name(order, group)
+            parts = [*(batch[name] for batch in ahead), self.buffer.rows_of(order, group)]
             rows = {
                 _ROWS: torch.cat([part.rows_BD for part in parts]),
                 _POSITIONS: torch.cat([part.position_B for part in parts]),
             }
-            (checkpoint / group).mkdir(exist_ok=True)
-            save_file(rows, checkpoint / group / files.SHUFFLE_BUFFER)
+            (checkpoint / name).mkdir(exist_ok=True, parents=True)
+            save_file(rows, checkpoint / name / files.SHUFFLE_BUFFER)
 
     def load(self, checkpoint: Path) -> None:
         """Goes on where `save` was called, with the groups of this run."""
         state = load_file(checkpoint / ACTIVATIONS_STORE_STATE_FILENAME)
-        self._shuffle.set_state(state[_SHUFFLE])
         self.store.load_state_dict(state)
-        groups = [group.name for group in self.store.groups]
-        saved = {group: load_file(checkpoint / group / files.SHUFFLE_BUFFER) for group in groups}
-        rows = {
-            group: GroupBatch(tensors[_ROWS], tensors[_POSITIONS]).to(self.store.device)
-            for group, tensors in saved.items()
-        }
         any_buffer = next(checkpoint.glob(f"*/{files.SHUFFLE_BUFFER}"))
         (n_rows,), _ = files.tensors_in(any_buffer)[_POSITIONS]  # of every group
-        self.buffer.restore(rows, int(state[_N_SERVING]), n_rows)
+        for order, shuffle in self._shuffles.items():
+            shuffle.set_state(state[_SHUFFLE + order])
+            rows: dict[str, GroupBatch] = {}
+            for group in self.store.groups:
+                name = rows_name(order, group.name)
+                saved = load_file(checkpoint / name / files.SHUFFLE_BUFFER)
+                found = GroupBatch(saved[_ROWS], saved[_POSITIONS])
+                rows[group.name] = found.to(self.store.device)
+            self.buffer.restore(order, rows, int(state[_N_SERVING]), n_rows)
 
 
 class TrainingBatches(Iterator[dict[str, GroupBatch]]):

@@ -3,7 +3,7 @@
 Shapes: N rows of one LM batch, B rows of a training batch, D = d_in.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -170,6 +170,81 @@ class ShuffleBuffer:
         rows, positions = self._batches[group]
         slot_B = slot_B.to(rows.device)
         return GroupBatch(rows.index_select(0, slot_B), positions.index_select(0, slot_B))
+
+
+class ShuffleBuffers:
+    """The same rows in several orders: a buffer for each, which every row is written to.
+
+    All serve at the same time, as when they do depends on the number of rows alone.
+
+    Args:
+        of_order: by the names of the orders. The first one's is empty.
+    """
+
+    def __init__(self, of_order: Mapping[str, ShuffleBuffer]) -> None:
+        self._of_order = dict(of_order)
+        self._reserved: dict[str, torch.Tensor] = {}
+
+    def reserve(self, n_rows: int) -> torch.Tensor:
+        """Stands for the slots (N,) of each buffer that the next rows are to be written to."""
+        self._reserved = {order: one.reserve(n_rows) for order, one in self._of_order.items()}
+        return torch.arange(n_rows)
+
+    def write(
+        self,
+        group: str,
+        slot_N: torch.Tensor,
+        rows_ND: torch.Tensor,
+        position: int | torch.Tensor,
+    ) -> None:
+        """Puts rows of one of a group's layers, or of several (N,), into reserved slots."""
+        for order, buffer in self._of_order.items():
+            buffer.write(group, self._reserved[order][slot_N], rows_ND, position)
+
+    def release(self, slot_N: torch.Tensor) -> None:
+        """Gives back slots of the last reservation; the other rows keep their order."""
+        for order, buffer in self._of_order.items():
+            buffer.release(self._reserved[order][slot_N])
+
+    def cancel_reservation(self) -> None:
+        """Gives back the slots that were reserved last, which could not be filled."""
+        for buffer in self._of_order.values():
+            buffer.cancel_reservation()
+
+    def next_batch(self) -> dict[str, GroupBatch] | None:
+        """The next training batch of each group in each order, by `rows_name`.
+
+        None where new rows have to come first.
+        """
+        found: dict[str, GroupBatch] = {}
+        for order, buffer in self._of_order.items():
+            if (batch := buffer.next_batch()) is None:
+                return None
+            found |= {rows_name(order, group): rows for group, rows in batch.items()}
+        return found
+
+    @property
+    def groups(self) -> list[str]:
+        """Whose rows it holds."""
+        return self._of_order[""].groups
+
+    @property
+    def n_serving(self) -> int:
+        """Rows that are chosen for the next batches."""
+        return self._of_order[""].n_serving
+
+    def rows_of(self, order: str, group: str) -> GroupBatch:
+        """All rows that a group still has to be served, as `ShuffleBuffer.rows_of`."""
+        return self._of_order[order].rows_of(group)
+
+    def restore(self, order: str, rows: dict[str, GroupBatch], n_serving: int, n_rows: int) -> None:
+        """Takes over what `rows_of` gave for each group, as `ShuffleBuffer.restore`."""
+        self._of_order[order].restore(rows, n_serving, n_rows)
+
+
+def rows_name(order: str, group: str) -> str:
+    """What the rows of a group in one of the orders are called."""
+    return f"{order}/{group}" if order else group
 
 
 def n_batches_to_serve(n_held: int, buffer_size: int, batch_size: int, mix_fraction: float) -> int:

@@ -150,12 +150,12 @@ FILES = (
         _checkpoint(name)
         for name in (CHECKPOINT, CHECKSUMS, RUNNER_CFG, CURVES, TRANSFER, PLAN, STORE_STATE)
     ),
-    _checkpoint(f"<group>/{SHUFFLE_BUFFER}"),
     *(
         _checkpoint(f"{sae}/{name}")
         for sae in ("<group>", "<setting>/<group>")
         for name in (
-            *(SAE_CFG, SAE_WEIGHTS, SPARSITY, TRAINER_STATE, SCALER, LAYER_STATISTICS, STEP_STATE),
+            *(SAE_CFG, SAE_WEIGHTS, SPARSITY, TRAINER_STATE, SCALER),
+            *(LAYER_STATISTICS, SHUFFLE_BUFFER, STEP_STATE),
             *(f"{_SCALED}/{name}" for name in (SCALER, WHITENING_MATRICES, ALIGNMENT)),
         )
     ),

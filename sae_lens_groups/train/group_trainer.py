@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from typing_extensions import override
 
 from sae_lens_groups import files
-from sae_lens_groups.activations import GroupBatch
+from sae_lens_groups.activations import GroupBatch, rows_name
 from sae_lens_groups.errors import NonFiniteActivationsError, TrainingError
 from sae_lens_groups.files import ChecksumEntry, checksums_in, write_checksums
 from sae_lens_groups.layers import LayerGroup
@@ -56,6 +56,8 @@ class GroupSAE:
     """How it is trained; the same object for all SAEs of a setting."""
     setting: str = ""
     """Which of a sweep; empty without one."""
+    order: str = ""
+    """In which of the orders it sees the rows."""
 
     @property
     def name(self) -> str:
@@ -90,11 +92,11 @@ class GroupTrainer(MultiSAETrainer):
         world: World | None = None,
         all_names: Sequence[str] = (),
     ) -> None:
-        groups = {one.name: one.group.name for one in saes}
+        rows = {one.name: rows_name(one.order, one.group.name) for one in saes}
         # SAELens's trainer passes on what the provider gives, to `GroupSAETrainer.step`.
         provider = cast("MultiHookDataProvider", data_provider)
         super().__init__(
-            cfg, {one.name: one.sae for one in saes}, groups, provider, None, save_checkpoint_fn
+            cfg, {one.name: one.sae for one in saes}, rows, provider, None, save_checkpoint_fn
         )
         scratch = Scratch()
         # As SAELens makes them of its own: this trainer saves, and not each SAE's.
@@ -110,8 +112,8 @@ class GroupTrainer(MultiSAETrainer):
         self.after_step: Callable[[], None] = lambda: None
         """Called after every whole step; what it raises ends training."""
         self._world = world or World()
-        self._order = list(all_names or groups)
-        self._progress = ProgressBar(cfg.total_training_samples, len(groups), verbose)
+        self._order = list(all_names or rows)
+        self._progress = ProgressBar(cfg.total_training_samples, len(rows), verbose)
         self.curves = TrainingCurves(cfg.total_training_samples)
 
     def estimate_scaling(self, mode: str, batches: Iterator[dict[str, GroupBatch]]) -> None:
@@ -120,19 +122,20 @@ class GroupTrainer(MultiSAETrainer):
         """
         if mode not in ESTIMATED_MODES:
             return
-        of_group = {trainer.group.name: trainer for trainer in self.group_trainers.values()}
+        # One estimate for all that train on the same rows.
+        of_rows = {self.hook_names[name]: one for name, one in self.group_trainers.items()}
         estimates = {
-            group: GroupScalingEstimate(trainer.group, mode, trainer.sae.cfg.d_in)
-            for group, trainer in of_group.items()
+            rows: GroupScalingEstimate(trainer.group, mode, trainer.sae.cfg.d_in)
+            for rows, trainer in of_rows.items()
         }
         n_batches = range(self.cfg.n_batches_for_norm_estimate)
         for _ in tqdm(n_batches, desc="Estimating each layer's norm", leave=False):
             batch = next(batches)
-            for group, trainer in of_group.items():
-                estimates[group].add(*trainer.unpack(batch[group]))
-        scalings = {group: estimate.scaling() for group, estimate in estimates.items()}
-        for trainer in self.group_trainers.values():
-            trainer.scaling = scalings[trainer.group.name]
+            for rows, trainer in of_rows.items():
+                estimates[rows].add(*trainer.unpack(batch[rows]))
+        scalings = {rows: estimate.scaling() for rows, estimate in estimates.items()}
+        for name, trainer in self.group_trainers.items():
+            trainer.scaling = scalings[self.hook_names[name]]
 
     @override
     def fit(self) -> dict[str, TrainingSAE[Any]]:

@@ -40,20 +40,39 @@ def saes_of_settings(
     override_saes: Mapping[str, TrainingSAE[Any]] | None,
     own: Iterable[LayerGroup],
     kept_of: Callable[[TrainingSAE[Any]], TrainingSAE[Any]],
-) -> tuple[dict[str, TrainingSAE[Any]], torch.Tensor]:
-    """The SAEs of each setting, as a run of it alone makes them, by `sae_name`; and where torch's
-    generator is behind those of the first, which shuffles for all.
+) -> tuple[dict[str, TrainingSAE[Any]], "Orders"]:
+    """The SAEs of each setting, as a run of it alone makes them, by `sae_name`; and the orders of
+    rows in which such runs train them.
     """
-    found, behind_first = dict[str, TrainingSAE[Any]](), None
-    own = tuple(own)
+    found, orders, own = dict[str, TrainingSAE[Any]](), Orders(), tuple(own)
+    # The global generator decides initial weights here and the shuffling later. It is seeded apart
+    # from whatever else the process draws, and carried over between the two.
     with torch.random.fork_rng():
         for setting in settings:
             torch.manual_seed(setting.cfg.seed)
             saes = initial_saes(setting.cfg, groups, override_saes, own, kept_of)
             found |= {sae_name(setting.name, group): saes[group.name] for group in own}
-            behind_first = torch.get_rng_state() if behind_first is None else behind_first
-    assert behind_first is not None
-    return found, behind_first
+            orders.add(setting.name, torch.get_rng_state())
+    return found, orders
+
+
+class Orders:
+    """In which order each setting's SAEs see the rows: one, but where settings draw more or fewer
+    initial weights than others, as the shuffling begins where drawing them ended.
+    """
+
+    def __init__(self) -> None:
+        self.rng_states: dict[str, torch.Tensor] = {}
+        """Where torch's generator is when each order begins: the first by the name "", others by
+        that of the first setting that has it."""
+        self.of_setting: dict[str, str] = {}
+
+    def add(self, setting: str, rng_state: torch.Tensor) -> None:
+        """Says where the generator is behind the initial weights of a setting."""
+        known = (name for name, one in self.rng_states.items() if torch.equal(one, rng_state))
+        order = next(known, setting if self.rng_states else "")
+        self.rng_states[order] = rng_state
+        self.of_setting[setting] = order
 
 
 def initial_saes(

@@ -135,9 +135,7 @@ class TrainingRun:
         self._settings = prepared.settled.settings
         self._results = [self._result_of(setting, dataset) for setting in self._settings]
         own_part_of = partial(own_part, shards=self._shards)
-        # The global generator decides initial weights here and the shuffling in `run`. It is seeded
-        # apart from whatever else the process draws, and carried over between the two.
-        self.saes, self._rng_state = saes_of_settings(
+        self.saes, self._orders = saes_of_settings(
             self._settings, self.groups, override_saes, self._own, own_part_of
         )
 
@@ -243,7 +241,7 @@ class TrainingRun:
     def _trained(self) -> Iterator[tuple[GroupTrainer, RunCheckpoints]]:
         """Trains, and holds what a last checkpoint needs until the suite is written."""
         with torch.random.fork_rng():
-            torch.set_rng_state(self._rng_state)
+            torch.set_rng_state(self._orders.rng_states[""])
             # Before the batches, whose prefetching thread uses the model too.
             moments = self.world.of_first(self._layer_moments)
             batches = self._batches()
@@ -266,7 +264,7 @@ class TrainingRun:
     def _batches(self) -> TrainingBatches:
         """The training batches, behind those that a checkpoint's run has had."""
         source = source_of_rows(self.world, self.activations_store, self._placed)
-        stream = BatchStream(source, self._rng_state)
+        stream = BatchStream(source, self._orders.rng_states)
         if self.checkpoint is not None:
             with self.checkpoint.readable():
                 stream.load(self.checkpoint.path)
@@ -286,9 +284,10 @@ class TrainingRun:
         cfg, saes = self.cfg, []
         for setting in self._settings:
             own = replace(setting.cfg.to_sae_trainer_config(), logger=self._logger)
+            order = self._orders.of_setting[setting.name]
             for group in self._own:
                 sae = self.saes[sae_name(setting.name, group)]
-                saes.append(GroupSAE(sae, group, own, setting.name))
+                saes.append(GroupSAE(sae, group, own, setting.name, order))
         trainer = new_group_trainer(
             int(cfg.sae.d_sae),
             self._shards,

@@ -13,7 +13,7 @@ from sae_lens_groups.activations import (
     GroupActivationsStore,
     GroupBatch,
     RowSource,
-    ShuffleBuffer,
+    ShuffleBuffers,
 )
 from sae_lens_groups.errors import GroupSAEError, TrainingError, in_one_line
 from sae_lens_groups.layers import LayerGroup
@@ -78,7 +78,7 @@ class Rounds:
             self._store.load_counts(state)
         self._state = self._state_here()
 
-    def fill(self, sink: ShuffleBuffer) -> Generator[None, None, None]:
+    def fill(self, sink: ShuffleBuffers) -> Generator[None, None, None]:
         """Writes one LM batch after another into a buffer, as often as it is asked to."""
         try:
             while True:

@@ -103,11 +103,14 @@ class Job:
     autocast: bool = False
     """Of the SAEs' steps; the language model's is `lm_dtype`."""
     clock: str = "wall"
+    sweep: tuple[str, ...] = ()
+    """Of the ways each and groups: the settings trained in the same run, such as `k=16,32`."""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """A job as `to_dict` gave it, also by way of JSON."""
-        return cls(**{**values, "single_layers": tuple(values["single_layers"])})
+        tuples = {name: tuple(values[name]) for name in ("single_layers", "sweep")}
+        return cls(**{**values, **tuples})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""

@@ -20,7 +20,7 @@ from sae_lens import (
 )
 from transformer_lens import HookedRootModule
 
-from sae_lens_groups import GroupSAERunnerConfig, GroupSAETrainingRunner
+from sae_lens_groups import GroupSAERunnerConfig, GroupSAETrainingRunner, SweepTrainingRunner
 from tests.benchmarks.speed.clocks import Memory, is_cuda, seconds_of
 from tests.benchmarks.speed.jobs import (
     AUTOCAST,
@@ -39,7 +39,8 @@ from tests.benchmarks.speed.limit import measure_limit
 from tests.benchmarks.speed.models import make_dataset, make_model, sae_config
 from tests.benchmarks.speed.parts import time_by_part
 
-Runner = LanguageModelSAETrainingRunner | MultiSAETrainingRunner | GroupSAETrainingRunner
+Grouped = GroupSAETrainingRunner | SweepTrainingRunner
+Runner = LanguageModelSAETrainingRunner | MultiSAETrainingRunner | Grouped
 
 
 def measure(job: Job) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def _trained(job: Job, model: HookedRootModule) -> dict[str, Any]:
         with time_by_part(parts, job.clock) if job.is_by_part else nullcontext():
             seconds.append(seconds_of(runner.run, job.device, job.clock))
         n_rows_read = runner.activations_store.n_dataset_processed
-        n_saes = len(runner.groups) if isinstance(runner, GroupSAETrainingRunner) else job.n_layers
+        n_saes = len(runner.groups) if isinstance(runner, Grouped) else job.n_layers
         del runner  # before the next one is made
         gc.collect()
     return {
@@ -122,9 +123,11 @@ def _grouped(job: Job, model: HookedRootModule, dataset: Dataset) -> Iterator[Ru
         hook_name=job.hook_name(0),
         layers_per_token=job.layers_per_token,
         verbose=False,
+        sweep=list(job.sweep) or None,
         **_settings(job),
     )
-    yield GroupSAETrainingRunner(cfg, override_dataset=dataset, override_model=model)
+    runner = SweepTrainingRunner if job.sweep else GroupSAETrainingRunner
+    yield runner(cfg, override_dataset=dataset, override_model=model)
 
 
 RUNNERS: dict[str, Callable[[Job, HookedRootModule, Dataset], Iterator[Runner]]] = {
