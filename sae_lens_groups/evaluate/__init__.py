@@ -2,6 +2,7 @@
 
 from sae_lens_groups.evaluate.baseline import Baseline, open_baseline
 from sae_lens_groups.evaluate.checks import metadata_of_both, require_evaluable, shared_layers
+from sae_lens_groups.evaluate.choice.page import sweep_page
 from sae_lens_groups.evaluate.choice.result import SweepEvaluation
 from sae_lens_groups.evaluate.choice.run import OpenedSweep, evaluate_sweep
 from sae_lens_groups.evaluate.choice.text import sweep_text
@@ -34,6 +35,7 @@ __all__ = [
     "report_page",
     "require_evaluable",
     "shared_layers",
+    "sweep_page",
     "sweep_text",
     "task_named",
     "token_store",

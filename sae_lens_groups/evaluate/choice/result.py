@@ -1,5 +1,6 @@
 """What an evaluation of a sweep found: the scores of every setting, with intervals, and its cost."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -73,14 +74,10 @@ class SweepEvaluation(Sequence[SettingScores]):
         """The names of the settings that no other one beats in both the metric and the number of features per
         token, by their means, the sparsest first.
         """
-        at = [(of.means["l0"].value, -of.means[metric].value) for of in self]
-        best = [
-            (place, of)
-            for place, of in zip(at, self)
-            if not any(other != place and _is_no_worse(other, place) for other in at)
-        ]
-        return tuple(of.setting.name for _, of in sorted(best, key=lambda each: each[0]))
+        each = ((of.means["l0"].value, -of.means[metric].value, of.setting.name) for of in self)
+        at = sorted(of for of in each if all(map(math.isfinite, of[:2])))
+        return tuple(name for *place, name in at if not any(_beats(of[:2], place) for of in at))
 
 
-def _is_no_worse(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return all(a <= b for a, b in zip(one, other))
+def _beats(one: Sequence[float], other: Sequence[float]) -> bool:
+    return all(a <= b for a, b in zip(one, other)) and [*one] != [*other]
