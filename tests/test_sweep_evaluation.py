@@ -149,7 +149,6 @@ def test_of_many_suites_some_are_named(tmp_path: Path) -> None:
         ["features", "OUT"],
         ["refit", "OUT", "--output_path", "refitted"],
         ["evaluate", "OUT/k2-lr0.003", "--baseline", "OUT"],
-        ["train", "--init_from", "OUT", "--layer_groups", "0-2,3", "--n_batches_in_buffer", "64"],
     ],
     ids=lambda command: command[0],
 )
@@ -211,6 +210,10 @@ def test_the_page_gives_a_command_that_trains_on(
 def test_mistakes_are_found_before_the_model_loads(
     command_sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    config = str(command_sweep / "k4" / "runner_cfg.json")
+    words = ["--init_from", str(command_sweep), "--output_path", str(tmp_path / "new")]
+    assert main(["train", "--config_file", config, *words]) == 2
+    assert f"init_from {str(command_sweep)!r} is a sweep of 2 suites" in capsys.readouterr().err
     broken = Path(shutil.copytree(command_sweep, tmp_path / "broken"))
     shutil.rmtree(broken / "k16")
     message = failure(capsys, str(broken), "--model_name", "no such model")

@@ -17,6 +17,7 @@ from sae_lens_groups import evaluate_sweep
 from sae_lens_groups.evaluate import SweepEvaluation, sweep_page
 from sae_lens_groups.evaluate.bootstrap import Estimate
 from sae_lens_groups.evaluate.choice.result import SettingScores
+from sae_lens_groups.evaluate.result import BaselineScores, Comparison
 
 from .conftest import N_LAYERS, make_model, make_tokens
 from .sweeps import index_of, trained_sweep
@@ -125,6 +126,28 @@ def test_points_stand_at_the_means_with_their_intervals(
     assert seen == {*FOUR}
     names = tuple(four[index].setting.name for index in front["customdata"])
     assert names == four.front("explained_variance")
+    require_quiet(browser)
+
+
+def test_a_baseline_is_a_point_that_cannot_be_chosen(
+    browser: webdriver.Chrome, tmp_path: Path, four: SweepEvaluation
+) -> None:
+    def compared(of: SettingScores) -> SettingScores:
+        metrics, none = four[1].evaluation[0].metrics, {}
+        theirs = BaselineScores(
+            name="theirs", metrics=metrics, dead_features=0.5, differences=none, match=None
+        )
+        scores = tuple(replace(layer, baseline=theirs) for layer in of.evaluation)
+        comparison = Comparison(name="theirs", n_layers=N_LAYERS, mean_differences=none)
+        evaluation = replace(of.evaluation, scores=scores, comparison=comparison)
+        return replace(of, evaluation=evaluation)
+
+    found = SweepEvaluation(settings=tuple(map(compared, four)))
+    open_page(browser, tmp_path, found)
+    _, baseline, *_ = drawn(browser, "scatter_explained_variance")
+    assert (baseline["name"], baseline["customdata"]) == ("baseline theirs", None)
+    ev, l0 = (four[1].evaluation[0].metrics[name] for name in ("explained_variance", "l0"))
+    assert [*baseline["x"], *baseline["y"]] == pytest.approx([l0, ev], rel=1e-5)
     require_quiet(browser)
 
 

@@ -1,12 +1,13 @@
 
 (() => {
-const {settings, metrics, layers: allLayers, changed, layout: base} = JSON.parse(document.getElementById("data").textContent);
+const {settings, baseline, metrics, layers: allLayers, changed, layout: base} = JSON.parse(document.getElementById("data").textContent);
 const byId = id => document.getElementById(id);
 const [QUALITIES, L0] = [metrics.slice(0, 2), metrics[2]];
 // Okabe and Ito's colours, which all people can tell apart, each with a shape of its own.
 const LOOKS = [["#0072b2", "circle"], ["#d55e00", "square"], ["#009e73", "triangle-up"], ["#cc79a7", "pentagon"],
   ["#56b4e9", "hexagon"], ["#e69f00", "star"], ["#555555", "cross"], ["#8a6d00", "triangle-down"]];
 const MOST_LABELS = 8;
+const TICKS = [-1, 0, 1, 2, 3, 4].flatMap(power => [1, 2, 5].map(digit => Number(`${digit}e${power}`)));
 const CONFIG = {displayModeBar: false, responsive: true};
 let chosen = null; // the index of a setting
 
@@ -64,21 +65,29 @@ function points(drawn, metric, trace) {
 
 function scatter(metric) {
   const best = front(metric);
-  const isLabelled = s => settings.length <= MOST_LABELS || settings.indexOf(s) === chosen;
+  const isFew = settings.length <= MOST_LABELS;
   const groups = byColour();
   const traces = groups.map(({name, members, look: [colour, symbol]}) => {
     const drawn = members.filter(isDrawn(metric));
     return points(drawn, metric, {name: escaped(name), showlegend: name !== "", mode: "markers+text",
-      text: drawn.map(s => isLabelled(s) ? escaped(s.name) : ""), textposition: "bottom right", cliponaxis: false,
+      text: drawn.map(s => isFew ? escaped(s.name) : ""), textposition: "bottom right", cliponaxis: false,
       marker: {color: colour, size: 10, line: {width: 1.5, color: colour}, symbol: drawn.map(s => symbol + (best.includes(s) ? "" : "-open"))},
       error_x: bars(drawn, "l0", colour + "88"), error_y: bars(drawn, metric, colour + "88")});
   });
   const line = points(best, metric, {mode: "lines", line: {color: "#888", width: 1.5, dash: "dash"}, name: "Pareto front", showlegend: false, hoverinfo: "skip", hovertemplate: null});
-  const ring = points(chosen === null ? [] : [settings[chosen]].filter(isDrawn(metric)), metric,
+  const compared = baseline && isDrawn(metric)(baseline) ? [{...points([baseline], metric, {name: `baseline ${escaped(baseline.name)}`}),
+    customdata: null, marker: {color: "#111", size: 11, symbol: "x"}, showlegend: true}] : [];
+  const own = chosen === null ? [] : [settings[chosen]].filter(isDrawn(metric));
+  const ring = points(own, metric,
     {marker: {size: 20, symbol: "circle-open", color: "#111", line: {width: 3}}, name: "chosen", showlegend: false});
   const l0s = settings.filter(isDrawn(metric)).map(s => value(s, "l0"));
   const isLog = Math.min(...l0s) > 0 && Math.max(...l0s) > 6 * Math.min(...l0s);
-  return [[line, ...traces, ring], {height: 380, xaxis: {title: {text: L0.label}, type: isLog ? "log" : "linear", dtick: isLog ? "D2" : null}, yaxis: {}}];
+  const onAxis = isLog ? Math.log10 : x => x;
+  const middle = onAxis((isLog ? Math.sqrt(Math.max(...l0s) * Math.min(...l0s)) : (Math.max(...l0s) + Math.min(...l0s)) / 2));
+  const labels = isFew ? [] : own.map(s => ({x: onAxis(value(s, "l0")), y: value(s, metric), text: escaped(s.name), showarrow: false, yshift: 22,
+    xanchor: onAxis(value(s, "l0")) > middle ? "right" : "left", bgcolor: "#ffffffcc"}));
+  const ticks = isLog ? {type: "log", tickvals: TICKS, ticktext: TICKS.map(String)} : {type: "linear"};
+  return [[line, ...compared, ...traces, ring], {height: 380, annotations: labels, xaxis: {title: {text: L0.label}, ...ticks}, yaxis: {}}];
 }
 
 function band(setting, metric) {
@@ -119,6 +128,8 @@ function fillTable() {
   for (const row of document.querySelectorAll("#layers tbody tr")) {
     const setting = settings[row.dataset.setting], isChosen = Number(row.dataset.setting) === chosen;
     row.setAttribute("aria-selected", isChosen);
+    const box = row.closest(".scroll"), top = row.offsetTop - box.scrollTop;
+    if (isChosen && (top < row.parentNode.offsetTop || top + row.offsetHeight > box.clientHeight)) box.scrollTop = row.offsetTop - box.clientHeight / 2;
     row.querySelector("button").setAttribute("aria-pressed", isChosen);
     for (const cell of row.querySelectorAll("[data-metric]")) {
       const metric = cell.dataset.metric, found = score(setting, metric);

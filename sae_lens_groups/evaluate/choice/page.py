@@ -69,7 +69,7 @@ def _rows(found: SweepEvaluation) -> list[dict[str, Any]]:
             "after": [
                 _cell(of.training_tokens, as_given),
                 _cell(of.training_flops, flops),
-                _cell(of.d_sae, as_given),
+                *([] if "d_sae" in found.changed else [_cell(of.d_sae, as_given)]),
                 _cell(of.n_parameters, as_given),
             ],
         }
@@ -100,6 +100,7 @@ def _data(found: SweepEvaluation, sweep: str) -> dict[str, Any]:
         "changed": found.changed,
         "metrics": [{"name": name, "label": BY_NAME[name].label} for name in _SHOWN],
         "settings": [_setting(of, layers, sweep) for of in found],
+        "baseline": _baseline(found, layers),
         "layout": json.loads(str(empty_figure().layout.to_json())),
     }
 
@@ -115,6 +116,22 @@ def _setting(of: SettingScores, layers: Sequence[int], sweep: str) -> dict[str, 
             for name in _SHOWN
         },
         "commands": [{"title": title, "text": text} for title, text in commands_of(of, sweep)],
+    }
+
+
+def _baseline(found: SweepEvaluation, layers: Sequence[int]) -> dict[str, Any] | None:
+    """What the settings were compared with, as a setting is written; None without a baseline."""
+    of = {scores.layer: scores.baseline for scores in found[0].evaluation if scores.baseline}
+    if not of:
+        return None
+    at = {name: {n: one.score(name) for n, one in of.items()} for name in _SHOWN}
+    return {
+        "name": next(iter(of.values())).name,
+        "means": {name: [_number(sum(each.values()) / len(each))] for name, each in at.items()},
+        "layers": {
+            name: [[_number(each[n])] if n in each else None for n in layers]
+            for name, each in at.items()
+        },
     }
 
 
