@@ -78,8 +78,7 @@ def test_the_table_has_a_row_per_setting_and_layer(sweep: Path, found: SweepEval
     for row, of in zip(table, [one for one in found for _ in range(N_LAYERS)]):
         layer = int(row["layer"])
         own = rows(sweep / row["setting"] / "evaluation.csv")[layer]
-        assert {name: row[name] for name in own if name in row}.items() <= own.items()
-        assert {"hook_name", "group", "mse", "l0", "dead_features"} <= {*row} & {*own}
+        assert {name: row[name] for name in own} == own
         assert {name: float(row[name]) for name in ("k", "lr")} == of.setting.changes
         estimate = of.layers[layer]["explained_variance"]
         assert estimate.value == float(row["explained_variance"])

@@ -7,6 +7,7 @@ from typing import Any, overload
 
 from sae_lens_groups.evaluate.bootstrap import Estimate
 from sae_lens_groups.evaluate.result import SuiteEvaluation
+from sae_lens_groups.evaluate.write import score_rows
 from sae_lens_groups.saved import SweepSetting
 
 INTERVALS = ("explained_variance", "ce_loss_score", "l0")
@@ -42,8 +43,8 @@ class SettingScores:
             "training_tokens": self.training_tokens,
             "training_flops": self.training_flops,
         }
-        for scores, estimates in zip(self.evaluation, self.layers):
-            row = {"setting": self.setting.name, **self.setting.changes, **scores.to_row()}
+        for scores, estimates in zip(score_rows(self.evaluation), self.layers):
+            row = {"setting": self.setting.name, **self.setting.changes, **scores}
             for name in INTERVALS:
                 row |= {f"{name}_low": estimates[name].low, f"{name}_high": estimates[name].high}
             yield row | told
