@@ -7,7 +7,7 @@ from sae_lens_groups._version import __version__
 
 if TYPE_CHECKING:
     from sae_lens_groups.config import GroupSAERunnerConfig
-    from sae_lens_groups.evaluate import evaluate_suite, report_page
+    from sae_lens_groups.evaluate import evaluate_suite, evaluate_sweep, report_page
     from sae_lens_groups.features import collect_features, steer
     from sae_lens_groups.hookspecs import hookimpl
     from sae_lens_groups.layers import LayerGroup
@@ -32,6 +32,7 @@ __all__ = [
     "cache_activations",
     "collect_features",
     "evaluate_suite",
+    "evaluate_sweep",
     "hookimpl",
     "measure_layer_distances",
     "plan_groups",
@@ -52,6 +53,7 @@ _MODULES = {
     "cache_activations": "train",
     "collect_features": "features",
     "evaluate_suite": "evaluate",
+    "evaluate_sweep": "evaluate",
     "hookimpl": "hookspecs",
     "measure_layer_distances": "plan",
     "plan_groups": "plan",

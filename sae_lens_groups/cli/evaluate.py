@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
+from sae_lens_groups import files
 from sae_lens_groups.cli.command_line import OwnFlags, announce
 
 
@@ -10,9 +11,12 @@ def evaluate(args: Sequence[str]) -> int:
     """Scores every layer, prints the table, and writes CSV, JSON and `report.html`."""
     flags = _parser().parse_args(list(args))
     announce()
-    from sae_lens_groups.cli.scoring import score_suite  # which imports SAELens
+    # Both import SAELens.
+    from sae_lens_groups.cli.scoring import score_suite
+    from sae_lens_groups.cli.scoring_sweep import score_sweep
 
-    return score_suite(flags, args)
+    is_sweep = files.exists(files.expanded(flags.suite) / files.SWEEP)
+    return (score_sweep if is_sweep else score_suite)(flags, args)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -21,9 +25,12 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         description="Scores every layer of a suite with SAELens's metrics, on text that training "
         "has not read; prints the table and writes evaluation.csv, the folder evaluation and "
-        "report.html into the suite.",
+        "report.html into the suite. Of a sweep, does so for every suite on the same tokens, and writes "
+        "sweep.html, the page to choose a setting from, and sweep.csv beside them.",
     )
-    parser.add_argument("suite", metavar="SUITE", help="the output_path of a training run")
+    parser.add_argument(
+        "suite", metavar="SUITE", help="the output_path of a training run or a sweep"
+    )
     parser.add_argument(
         "--baseline",
         metavar="SUITE_OR_SAELENS_FOLDER",

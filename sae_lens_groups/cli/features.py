@@ -37,7 +37,7 @@ def _carry_out(flags: argparse.Namespace) -> None:
     chosen_features(suite, flags.features, flags.top)  # a slip in them shows before the model loads
     with as_mistakes():
         baseline = None if flags.baseline is None else open_baseline(flags.baseline, flags.device)
-        text = suite_text(flags, suite, None)
+        text = suite_text(flags, suite)
         model = model_of_suite(flags, suite)
         require_usable_rows(text.path, text.rows, model)
         found = suite.features(

@@ -43,14 +43,14 @@ _PLACING = ("device_map", "max_memory", "n_devices")
 def score_suite(flags: argparse.Namespace, args: Sequence[str]) -> int:
     """Scores every layer, prints the table, and writes CSV, JSON and `report.html`."""
     require_device("--device", flags.device)
-    task_names = _task_names(flags.tasks)
+    task_names = task_names_of(flags.tasks)
     suite = SAESuite.load(flags.suite, flags.device)
     folder = suite.require_folder()
     files.require_writable(folder, "the suite")
     with as_mistakes():
         baseline = None if flags.baseline is None else open_baseline(flags.baseline, flags.device)
-        text = suite_text(flags, suite, baseline)
-        model = model_of_suite(flags, suite, baseline)
+        text = suite_text(flags, suite, [] if baseline is None else [baseline])
+        model = model_of_suite(flags, suite, hooks_of_baseline(suite, baseline))
         require_usable_rows(text.path, text.rows, model)
         evaluation = evaluate_suite(
             suite,
@@ -75,7 +75,8 @@ def score_suite(flags: argparse.Namespace, args: Sequence[str]) -> int:
     return 0
 
 
-def _task_names(given: str) -> list[str]:
+def task_names_of(given: str) -> list[str]:
+    """The circuit tasks that `--tasks` names."""
     if given == "none":
         return []
     names = list(TASKS) if given == "all" else [name.strip() for name in given.split(",")]
@@ -108,8 +109,11 @@ def opened_text(
     return Text(Path(path).name, path, rows)
 
 
-def suite_text(flags: argparse.Namespace, suite: SAESuite, baseline: Baseline | None) -> Text:
-    """The text that is asked for; of the suite's own, only what training has not read."""
+def suite_text(flags: argparse.Namespace, suite: SAESuite, others: Sequence[Baseline] = ()) -> Text:
+    """The text that is asked for; of the suite's own, only what no training has read.
+
+    `others` are evaluated on it too.
+    """
     text = opened_text(flags, suite, "held_out", flags.context_size)
     path, rows = text.path, text.rows
     if path is None:
@@ -117,7 +121,7 @@ def suite_text(flags: argparse.Namespace, suite: SAESuite, baseline: Baseline | 
     given = DatasetId(path, fingerprint(rows))
     own = DatasetId(_own_path(suite), suite.manifest.dataset_fingerprint)
     of_suite = _read_by_suite(suite, path) if given.is_same(own) else 0
-    n_rows_read = max(of_suite, _read_by_baseline(given, baseline))
+    n_rows_read = max([of_suite, *(_read_by_baseline(given, of) for of in others)])
     if n_rows_read:
         print(f"Held out: the rows of {path} after the first {n_rows_read:,}, which training read.")
         return text._replace(rows=held_out_rows(rows, n_rows_read))
@@ -145,9 +149,9 @@ def _read_by_suite(suite: SAESuite, path: str) -> int:
     return n_rows_read
 
 
-def _read_by_baseline(given: DatasetId, baseline: Baseline | None) -> int:
+def _read_by_baseline(given: DatasetId, baseline: Baseline) -> int:
     """How many of them the baseline was trained on, as far as it says."""
-    if baseline is None or not given.is_same(baseline.dataset):
+    if not given.is_same(baseline.dataset):
         return 0
     if baseline.dataset_rows_read is None:
         print(
@@ -158,14 +162,20 @@ def _read_by_baseline(given: DatasetId, baseline: Baseline | None) -> int:
     return baseline.dataset_rows_read or 0
 
 
-def model_of_suite(
-    flags: argparse.Namespace, suite: SAESuite, baseline: Baseline | None = None
-) -> HookedRootModule:
-    """The language model, as the suite says and the flags change it, with the suite's hooks."""
-    metadata = _metadata(suite)
+def hooks_of_baseline(suite: SAESuite, baseline: Baseline | None) -> list[str]:
+    """Also those of layers that the suite lacks, because the baseline's cost is counted."""
     layer_of = suite.manifest.hook_template.layer_of
-    # Those of the baseline too, whose cost is counted.
-    others = [] if baseline is None else [n for n in baseline.saes if layer_of(n) is not None]
+    return [] if baseline is None else [n for n in baseline.saes if layer_of(n) is not None]
+
+
+def model_of_suite(
+    flags: argparse.Namespace, suite: SAESuite, others: Sequence[str] = ()
+) -> HookedRootModule:
+    """The language model, as the suite says and the flags change it, with the suite's hooks.
+
+    `others` are hooks that it is to have too.
+    """
+    metadata = _metadata(suite)
     model_name = flags.model_name or suite.manifest.model_name
     if flags.model_name is None and suite.manifest.is_model_local:
         raise ConfigError(
@@ -194,13 +204,18 @@ def _model_kwargs(flags: argparse.Namespace, of_suite: Mapping[str, Any]) -> dic
 
 def _commands(suite: SAESuite, args: Sequence[str]) -> list[str]:
     """What makes the suite and its evaluation again, from beside its folder."""
-    again = f"sae-lens-groups evaluate {shlex.join(map(_public_word, args))}"
+    again = command_again(args)
     # Without it the dataset was passed in from Python, and no command knows it.
     if suite.path is None or suite.manifest.dataset_rows_read is None:
         return [again]
     name = suite.path.resolve().name
     train = ("--config_file", f"{name}/{files.RUNNER_CFG}", "--output_path", f"{name}-again")
     return [f"sae-lens-groups train {shlex.join(train)}", again]
+
+
+def command_again(args: Sequence[str]) -> str:
+    """The command line itself, without paths of this machine."""
+    return f"sae-lens-groups evaluate {shlex.join(map(_public_word, args))}"
 
 
 def _public_word(word: str) -> str:

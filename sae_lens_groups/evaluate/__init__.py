@@ -2,6 +2,10 @@
 
 from sae_lens_groups.evaluate.baseline import Baseline, open_baseline
 from sae_lens_groups.evaluate.checks import metadata_of_both, require_evaluable, shared_layers
+from sae_lens_groups.evaluate.choice.page import sweep_page
+from sae_lens_groups.evaluate.choice.result import SweepEvaluation
+from sae_lens_groups.evaluate.choice.run import OpenedSweep, evaluate_sweep
+from sae_lens_groups.evaluate.choice.text import sweep_text
 from sae_lens_groups.evaluate.circuits import TASKS, task_named
 from sae_lens_groups.evaluate.features import FeatureLayers
 from sae_lens_groups.evaluate.outliers import Outliers
@@ -16,10 +20,13 @@ __all__ = [
     "TASKS",
     "Baseline",
     "FeatureLayers",
+    "OpenedSweep",
     "Outliers",
     "SuiteEvaluation",
+    "SweepEvaluation",
     "as_in_training",
     "evaluate_suite",
+    "evaluate_sweep",
     "evaluation_text",
     "lm_batches",
     "metadata_of_both",
@@ -28,6 +35,8 @@ __all__ = [
     "report_page",
     "require_evaluable",
     "shared_layers",
+    "sweep_page",
+    "sweep_text",
     "task_named",
     "token_store",
 ]

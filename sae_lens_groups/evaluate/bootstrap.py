@@ -1,4 +1,4 @@
-"""Confidence intervals of differences between two SAEs on the same sequences.
+"""Confidence intervals of scores, and of differences between two SAEs on the same sequences.
 
 Shapes: R resamplings, S sequences.
 """
@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -18,8 +18,8 @@ _CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A metric minus the baseline's, with its 95% confidence interval.
+class Estimate:
+    """A metric with its 95% confidence interval.
 
     The interval is NaN where there was one sequence alone, which says nothing of others.
     """
@@ -28,10 +28,17 @@ class Difference:
     low: float
     high: float
 
+
+class Difference(Estimate):
+    """A metric minus the baseline's, likewise."""
+
     @property
     def is_clear(self) -> bool:
         """Whether the interval leaves out zero."""
         return self.low > 0 or self.high < 0
+
+
+ESTIMATE = TypeVar("ESTIMATE", bound=Estimate)
 
 
 class Resamplings:
@@ -56,11 +63,26 @@ class Resamplings:
         """For each pair of an SAE and its baseline, and for the mean over all of them."""
         exact = [_minus(metrics_of(ours), metrics_of(theirs)) for ours, theirs in pairs]
         drawn = [_minus(self._resampled(ours), self._resampled(theirs)) for ours, theirs in pairs]
+        return self._each_and_mean(Difference, exact, drawn)
+
+    def estimates(
+        self, saes: Sequence[SequenceSums]
+    ) -> tuple[list[dict[str, Estimate]], dict[str, Estimate]]:
+        """For each SAE by itself, and for the mean over all of them."""
+        exact, drawn = [*map(metrics_of, saes)], [*map(self._resampled, saes)]
+        return self._each_and_mean(Estimate, exact, drawn)
+
+    def _each_and_mean(
+        self,
+        kind: type[ESTIMATE],
+        exact: Sequence[Mapping[str, float]],
+        drawn: Sequence[Mapping[str, torch.Tensor]],
+    ) -> tuple[list[dict[str, ESTIMATE]], dict[str, ESTIMATE]]:
         means = {name: sum(of[name] for of in exact) / len(exact) for name in METRICS}
         drawn_means = {name: torch.stack([of[name] for of in drawn]).mean(0) for name in METRICS}
         n = self._weights_RS.shape[1]
-        of_pairs = [_intervals(*both, n) for both in zip(exact, drawn)]
-        return of_pairs, _intervals(means, drawn_means, n)
+        each = [_intervals(kind, *both, n) for both in zip(exact, drawn)]
+        return each, _intervals(kind, means, drawn_means, n)
 
     def _resampled(self, sums: SequenceSums) -> dict[str, torch.Tensor]:
         return resampled_metrics(sums, self._weights_RS)
@@ -72,15 +94,18 @@ def _minus(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _intervals(
-    exact: Mapping[str, float], drawn: Mapping[str, torch.Tensor], n_sequences: int
-) -> dict[str, Difference]:
+    kind: type[ESTIMATE],
+    exact: Mapping[str, float],
+    drawn: Mapping[str, torch.Tensor],
+    n_sequences: int,
+) -> dict[str, ESTIMATE]:
     tail = (1 - _CONFIDENCE) / 2
     ends = torch.tensor([tail, 1 - tail], dtype=torch.double)
     widened = _widened(n_sequences)
     found = {}
     for name, value in exact.items():
         low, high = (value + widened * (torch.quantile(drawn[name], ends) - value)).tolist()
-        found[name] = Difference(value, low, high)
+        found[name] = kind(value, low, high)
     return found
 
 

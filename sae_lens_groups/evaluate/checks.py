@@ -51,7 +51,7 @@ def warn_of_training_text(suites: Iterable[Baseline], given: str) -> None:
             warnings.warn(
                 f"{of.name!r} was trained on the first {of.dataset_rows_read:,} rows of this dataset, "
                 f"so its scores may be too good; give dataset.skip({of.dataset_rows_read}), or other text",
-                stacklevel=3,
+                stacklevel=4,
             )
 
 

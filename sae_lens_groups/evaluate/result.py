@@ -25,6 +25,10 @@ class BaselineScores:
     match: FeatureMatch | None
     """None where one of the two has no feature that fires."""
 
+    def score(self, name: str) -> float:
+        """One of the list in `metrics.py`."""
+        return self.dead_features if name == "dead_features" else self.metrics[name]
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerScores:

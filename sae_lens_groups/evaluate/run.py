@@ -10,27 +10,20 @@ import numpy as np
 import torch
 from sae_lens import SAE
 from sae_lens.config import HfDataset
-from sae_lens.saes.sae import SAEMetadata
 from transformer_lens import HookedRootModule
 
-from sae_lens_groups.activations import fingerprint
 from sae_lens_groups.evaluate.baseline import Baseline
 from sae_lens_groups.evaluate.bootstrap import Resamplings
-from sae_lens_groups.evaluate.checks import (
-    metadata_of_both,
-    require_evaluable,
-    shared_layers,
-    warn_of_training_text,
-)
+from sae_lens_groups.evaluate.checks import shared_layers
 from sae_lens_groups.evaluate.circuits import measure_faithfulness
 from sae_lens_groups.evaluate.cost import training_costs
 from sae_lens_groups.evaluate.features import FeatureLayers
 from sae_lens_groups.evaluate.matching import FeatureMatch, match_features
+from sae_lens_groups.evaluate.measurement import Measurement
 from sae_lens_groups.evaluate.metrics import metrics_of
 from sae_lens_groups.evaluate.result import BaselineScores, Comparison, LayerScores, SuiteEvaluation
 from sae_lens_groups.evaluate.sweep import LayerResults, sweep
-from sae_lens_groups.evaluate.tokens import EvaluatedTokens, read_tokens
-from sae_lens_groups.evaluate.write import EvaluationSettings, keep_earlier, write_evaluation
+from sae_lens_groups.evaluate.write import keep_earlier, write_evaluation
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.saved import Figures, likely_faults
 from sae_lens_groups.suite import SAESuite
@@ -86,54 +79,49 @@ def evaluate_suite(
         UnknownNameError: there is no such task.
     """
     suite = suite if isinstance(suite, SAESuite) else SAESuite.load(suite)
-    require_evaluable(suite, model)
-    template = suite.manifest.hook_template
-    compared = None if baseline is None else Baseline.of(baseline).named_as(template)
-    given = fingerprint(dataset)
-    warn_of_training_text(
-        [Baseline.of(suite, "the suite"), *([] if compared is None else [compared])], given
-    )
-    shared = {} if compared is None else shared_layers(suite, compared)
-    trained = metadata_of_both(suite, compared, shared, model)
-    any_sae, said = next(iter(suite.values())), [of for each in trained.values() for of in each]
-    tokens = read_tokens(model, any_sae, said, dataset, n_batches, batch_size_prompts, context_size)
-    if autocast_lm is None:  # where both were trained so
-        runs = [suite.runner_cfg, None if compared is None else compared.runner_cfg]
-        known = [bool(run.get("autocast_lm")) for run in runs if run is not None]
-        autocast_lm = bool(known) and all(known)
-    settings = EvaluationSettings(
-        dataset=dataset_name,
-        dataset_fingerprint=given,
+    measurement = Measurement.of(
+        [suite],
+        model,
+        dataset,
+        baseline=baseline,
         n_batches=n_batches,
         batch_size_prompts=batch_size_prompts,
-        context_size=tokens.context_size,
+        context_size=context_size,
+        tasks=tasks,
+        dataset_name=dataset_name,
         autocast_lm=autocast_lm,
-        baseline=None if compared is None else compared.name,
-        tasks=tuple(tasks),
     )
-    evaluation, results = _evaluated(suite, model, compared, shared, trained, tokens, settings)
+    return evaluate_on(suite, measurement, commands)[0]
+
+
+def evaluate_on(
+    suite: SAESuite, on: Measurement, commands: Sequence[str] = ()
+) -> tuple[SuiteEvaluation, Results]:
+    """A suite's scores on what was prepared for it; writes them into its folder, if it has one."""
+    settings = on.settings
+    evaluation, results = _evaluated(suite, on)
     if suite.path is not None:
         kept = keep_earlier(suite.path, settings)
         write_evaluation(suite, evaluation, results, settings, commands)
         evaluation = replace(evaluation, kept_earlier=kept)
-    return evaluation
+    return evaluation, results
 
 
-def _evaluated(
-    suite: SAESuite,
-    model: HookedRootModule,
-    baseline: Baseline | None,
-    shared: Mapping[str, SAE[Any]],
-    trained: Mapping[str, Sequence[SAEMetadata]],
-    tokens: EvaluatedTokens,
-    settings: EvaluationSettings,
-) -> tuple[SuiteEvaluation, Results]:
+def _evaluated(suite: SAESuite, on: Measurement) -> tuple[SuiteEvaluation, Results]:
+    model, settings, baseline = on.model, on.settings, on.baseline_of(suite)
+    shared = {} if baseline is None else shared_layers(suite, baseline)
     faithfulness = measure_faithfulness(suite, model, settings.tasks) if settings.tasks else None
     model_kwargs = (suite.runner_cfg or {}).get("model_kwargs") or {}
     (results, theirs), n_outliers = sweep(
-        model, tokens, [suite, shared], trained, model_kwargs, autocast_lm=settings.autocast_lm
+        model,
+        on.tokens,
+        [suite, shared],
+        on.trained,
+        model_kwargs,
+        autocast_lm=settings.autocast_lm,
+        ablations=on.ablations,
     )
-    tokens = replace(tokens, n_outliers=n_outliers)
+    tokens = replace(on.tokens, n_outliers=n_outliers)
     evaluation = SuiteEvaluation(
         **_scored(suite, results, baseline, theirs),
         tokens=tokens,

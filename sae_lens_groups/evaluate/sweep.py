@@ -6,8 +6,7 @@ two suites share the ablations.
 Shapes: S sequences of a batch, T positions, D = d_in, F = d_sae, L layers.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -53,6 +52,10 @@ class LayerResults:
         return (self.n_firings_F == 0).float().mean().item()
 
 
+Ablations = dict[tuple[int, Site], LMEffect]
+"""By the number of the LM batch and the site: alike for all SAEs there."""
+
+
 class Sweep(NamedTuple):
     """What all SAEs did on the same tokens."""
 
@@ -71,6 +74,7 @@ def sweep(
     model_kwargs: Mapping[str, Any] | None = None,
     *,
     autocast_lm: bool = False,
+    ablations: Ablations | None = None,
 ) -> Sweep:
     """For each suite, what its SAE does at each hook, all on the same tokens.
 
@@ -84,7 +88,9 @@ def sweep(
             be; that of these SAEs if None.
         model_kwargs: of the model's forward pass, as in SAELens's config.
         autocast_lm: whether the model computes in bfloat16.
+        ablations: what earlier sweeps over these tokens found; this one adds what is missing.
     """
+    ablations = {} if ablations is None else ablations
     hook_names = list(dict.fromkeys(name for suite in suites for name in suite))
     results = [
         {name: LayerResults(sae.cfg.d_sae) for name, sae in suite.items()} for suite in suites
@@ -100,16 +106,16 @@ def sweep(
     captured = dict.fromkeys([*hook_names, *trained])
     n_steps = len(tokens.batches) * len(hook_names)
     with tqdm(total=n_steps, desc="Evaluating layers", unit="layer", leave=False) as bar:
-        for tokens_ST in tokens.batches:
+        for n, tokens_ST in enumerate(tokens.batches):
             shared = SharedPass(model, tokens_ST, captured, model_kwargs or {}, autocast_lm)
             counted = outliers.apart(shared.captured, tokens.kept(tokens_ST))
             for name in hook_names:
-                ablating = cache(shared.ablating)
+                site = sites[name]
+                ablated = ablations.get((n, site)) or shared.ablating(site)
+                ablations[n, site] = ablated
                 for suite, of_suite in zip(suites, results):
                     if name in suite:
-                        _evaluate(
-                            suite[name], sites[name], shared, ablating, counted, of_suite[name]
-                        )
+                        _evaluate(suite[name], site, shared, ablated, counted, of_suite[name])
                 bar.update()
     return Sweep(results, outliers.n_found)
 
@@ -118,12 +124,11 @@ def _evaluate(
     sae: SAE[Any],
     site: Site,
     shared: SharedPass,
-    ablating: Callable[[Site], LMEffect],
+    ablated: LMEffect,
     counted: Counted,
     results: LayerResults,
 ) -> None:
     """One SAE on one batch."""
-    ablated = ablating(site)
     x_STD = site.rows(shared.captured[site.hook_name])
     with taking_flat_heads(sae):
         features_STF = sae.encode(x_STD.to(sae.device))

@@ -100,8 +100,13 @@ def write_evaluation(
 
 def scores_to_csv(evaluation: SuiteEvaluation) -> str:
     """The text of `evaluation.csv`: one row per layer."""
+    return files.csv_text(score_rows(evaluation))
+
+
+def score_rows(evaluation: SuiteEvaluation) -> list[dict[str, Any]]:
+    """The rows of `evaluation.csv`."""
     counts = _token_counts(evaluation)
-    return files.csv_text([{**scores.to_row(), **counts} for scores in evaluation])
+    return [{**scores.to_row(), **counts} for scores in evaluation]
 
 
 def _token_counts(evaluation: SuiteEvaluation) -> dict[str, int]:

@@ -30,6 +30,8 @@ CURVES = "training_curves.csv"
 TRANSFER = "transfer.json"
 CACHE = "cached_activations.json"
 SWEEP = "sweep.json"
+SWEEP_PAGE = "sweep.html"
+SWEEP_SCORES = "sweep.csv"
 CHECKSUMS = "checksums.json"
 CHECKPOINT = "checkpoint.json"
 RECIPE = "recipe.json"  # beside the parts of an unfinished suite
@@ -146,6 +148,10 @@ FILES = (
         for name in (CACHE, "data-<shard>.arrow", "dataset_info.json", "state.json")
     ),
     FileKind(SWEEP, "sweep", "train"),
+    *(
+        FileKind(name, "sweep", "evaluate", has_checksum=False)
+        for name in (SWEEP_PAGE, SWEEP_SCORES)
+    ),
     *(
         _checkpoint(name)
         for name in (CHECKPOINT, CHECKSUMS, RUNNER_CFG, CURVES, TRANSFER, PLAN, STORE_STATE)

@@ -6,7 +6,13 @@ from glob import escape
 from pathlib import Path
 
 from sae_lens_groups import files
-from sae_lens_groups.errors import GroupSAEError, HubError, InitSourceError, SuiteError
+from sae_lens_groups.errors import (
+    GroupSAEError,
+    HubError,
+    InitSourceError,
+    SuiteError,
+    counted,
+)
 from sae_lens_groups.files import MISREAD, CheckedFolder
 from sae_lens_groups.layers import Layers
 from sae_lens_groups.saved.hub import HubRepo, is_repo_id
@@ -14,6 +20,7 @@ from sae_lens_groups.saved.others import OtherSAEs
 from sae_lens_groups.saved.released import ReleasedSAEs, is_converter
 from sae_lens_groups.saved.source import SAESource
 from sae_lens_groups.saved.suite import SavedSuite
+from sae_lens_groups.saved.sweep_index import is_sweep_folder, read_sweep_index
 
 _FACTS = files.fetched_with("facts")
 _OF_THE_WHOLE = (*files.fetched_with("groups"), *files.fetched_with("whole"))
@@ -171,5 +178,21 @@ def _download_others(repo: HubRepo, layers: Layers | None) -> Path:
 
 
 def _in_folder(folder: Path, name: str) -> SAESource:
+    if is_sweep_folder(folder):
+        raise SuiteError(f"{name!r} {_sweep_in_words(folder)}")
     suite = CheckedFolder(folder)
     return SavedSuite(suite) if suite.is_suite() else OtherSAEs(folder, name)
+
+
+_MOST_NAMED = 8
+
+
+def _sweep_in_words(folder: Path) -> str:
+    names = read_sweep_index(folder).names
+    named = [str(folder / name) for name in names[:_MOST_NAMED]]
+    more = len(names) - len(named)
+    return (
+        f"is a sweep of {counted(len(names), 'suite')}; name one of them: {', '.join(named)}"
+        + (f" and {more} more" if more else "")
+        + " (sae-lens-groups evaluate takes the whole sweep)"
+    )

@@ -47,7 +47,7 @@ def evaluation_text(evaluation: SuiteEvaluation) -> str:
 
 
 def _table(columns: Iterable[Column]) -> str:
-    return _aligned([[of.title, *map(_cell, (*of.cells, of.mean))] for of in columns])
+    return aligned([[of.title, *map(_cell, (*of.cells, of.mean))] for of in columns])
 
 
 def _cell(cell: Cell | None) -> str:
@@ -67,15 +67,15 @@ def _features(shared: Sequence[FeatureLayers]) -> str:
         ["mean entropy", *(f"{of.mean_entropy:.2f}" for of in shared)],
         ["dead on all layers", *(percent(of.dead_share) for of in shared)],
     ]
-    return _aligned(columns) if shared else ""
+    return aligned(columns) if shared else ""
 
 
-def _aligned(columns: Sequence[Sequence[str]]) -> str:
-    """Columns two blanks apart: numbers to the right, the group's name to the left."""
+def aligned(columns: Sequence[Sequence[str]]) -> str:
+    """Columns two blanks apart: numbers to the right, names of groups and settings to the left."""
     padded = []
     for column in columns:
         width = max(map(len, column))
-        is_name = column[0] == "group"
+        is_name = column[0] in ("group", "setting")
         padded.append([cell.ljust(width) if is_name else cell.rjust(width) for cell in column])
     return "\n".join("  ".join(row).rstrip() for row in zip(*padded))
 

@@ -1,0 +1,1 @@
+"""The settings of a sweep beside each other, for who has to choose one."""
