@@ -1,6 +1,6 @@
 
 (() => {
-const {settings, baseline, metrics, layers: allLayers, changed, layout: base} = JSON.parse(document.getElementById("data").textContent);
+const {settings, baseline, differences, metrics, layers: allLayers, changed, layout: base} = JSON.parse(document.getElementById("data").textContent);
 const byId = id => document.getElementById(id);
 const [QUALITIES, L0] = [metrics.slice(0, 2), metrics[2]];
 // Okabe and Ito's colours, which all people can tell apart, each with a shape of its own.
@@ -8,6 +8,7 @@ const LOOKS = [["#0072b2", "circle"], ["#d55e00", "square"], ["#009e73", "triang
   ["#56b4e9", "hexagon"], ["#e69f00", "star"], ["#555555", "cross"], ["#8a6d00", "triangle-down"]];
 const MOST_LABELS = 8;
 const TICKS = [-1, 0, 1, 2, 3, 4].flatMap(power => [1, 2, 5].map(digit => Number(`${digit}e${power}`)));
+const MARKS = {better: "▲ ", worse: "▼ ", "": ""};
 const CONFIG = {displayModeBar: false, responsive: true};
 let chosen = null; // the index of a setting
 
@@ -121,9 +122,18 @@ function draw(id, [traces, own]) {
   if (isNew) plot.on("plotly_click", ({points: [point]}) => { if (typeof point.customdata === "number") choose(point.customdata); });
 }
 
+// By how much a setting differs from the chosen one in the mean: [value, low, high], or nothing.
+function difference(index, metric) {
+  if (chosen === null || index === chosen || byId("which").value !== "" || !differences[metric]) return null;
+  if (index > chosen) return differences[metric][index][chosen];
+  const [value, low, high] = differences[metric][chosen][index];
+  return low === null ? [-value, null, null] : [-value, -high, -low];
+}
+
 function fillTable() {
   const layer = byId("which").value;
-  byId("scores_of").textContent = layer === "" ? "mean of the layers" : `layer ${layer}`;
+  const compared = chosen !== null && layer === "" ? `; small: minus those of ${settings[chosen].name}` : "";
+  byId("scores_of").textContent = layer === "" ? `mean of the layers${compared}` : `layer ${layer}`;
   const fronts = Object.fromEntries(QUALITIES.map(({name}) => [name, front(name)]));
   for (const row of document.querySelectorAll("#layers tbody tr")) {
     const setting = settings[row.dataset.setting], isChosen = Number(row.dataset.setting) === chosen;
@@ -134,7 +144,12 @@ function fillTable() {
     for (const cell of row.querySelectorAll("[data-metric]")) {
       const metric = cell.dataset.metric, found = score(setting, metric);
       cell.dataset.value = found[0] ?? "";
-      cell.replaceChildren(written(metric, found[0]), " ", element("small", interval(metric, found)));
+      const to = difference(Number(row.dataset.setting), metric);
+      const [low, high] = to?.[1] === null ? [0, 0] : to?.slice(1) ?? [0, 0];
+      const judged = low > 0 ? "better" : high < 0 ? "worse" : "";
+      const small = to === null ? element("small", interval(metric, found))
+        : element("small", `${MARKS[judged]}${to[0] < 0 ? "" : "+"}${written(metric, to[0])} ${interval(metric, to)}`, {className: judged});
+      cell.replaceChildren(written(metric, found[0]), " ", small);
       const isBest = fronts[metric]?.includes(setting) ?? false;
       cell.classList.toggle("on_front", isBest);
       cell.title = isBest ? "On the Pareto front: no other setting has a better score with as few features per token." : "";
