@@ -111,7 +111,7 @@ def test_points_stand_at_the_means_with_their_intervals(
     open_page(browser, tmp_path, four)
     front, *traces, ring = drawn(browser, "scatter_explained_variance")
     assert ring["x"] == []  # none is chosen
-    assert [trace["name"] for trace in traces] == ["k 2", "k 8"]
+    assert [trace["name"] for trace in traces] == ["lr 0.001", "lr 0.003"]
     seen = set()
     for trace in traces:
         for n, index in enumerate(trace["customdata"]):

@@ -67,11 +67,15 @@ function points(drawn, metric, trace) {
 function scatter(metric) {
   const best = front(metric);
   const isFew = settings.length <= MOST_LABELS;
+  const l0s = settings.filter(isDrawn(metric)).map(s => value(s, "l0")), [least, most] = [Math.min(...l0s), Math.max(...l0s)];
+  const isLog = least > 0 && most > 6 * least;
+  const onAxis = isLog ? Math.log10 : x => x;
+  const isRight = s => onAxis(value(s, "l0")) > (onAxis(least) + onAxis(most)) / 2; // so that a label has room to the left
   const groups = byColour();
   const traces = groups.map(({name, members, look: [colour, symbol]}) => {
     const drawn = members.filter(isDrawn(metric));
     return points(drawn, metric, {name: escaped(name), showlegend: name !== "", mode: "markers+text",
-      text: drawn.map(s => isFew ? escaped(s.name) : ""), textposition: "bottom right", cliponaxis: false,
+      text: drawn.map(s => isFew ? escaped(s.name) : ""), textposition: drawn.map(s => isRight(s) ? "bottom left" : "bottom right"), cliponaxis: false,
       marker: {color: colour, size: 10, line: {width: 1.5, color: colour}, symbol: drawn.map(s => symbol + (best.includes(s) ? "" : "-open"))},
       error_x: bars(drawn, "l0", colour + "88"), error_y: bars(drawn, metric, colour + "88")});
   });
@@ -81,12 +85,8 @@ function scatter(metric) {
   const own = chosen === null ? [] : [settings[chosen]].filter(isDrawn(metric));
   const ring = points(own, metric,
     {marker: {size: 20, symbol: "circle-open", color: "#111", line: {width: 3}}, name: "chosen", showlegend: false});
-  const l0s = settings.filter(isDrawn(metric)).map(s => value(s, "l0"));
-  const isLog = Math.min(...l0s) > 0 && Math.max(...l0s) > 6 * Math.min(...l0s);
-  const onAxis = isLog ? Math.log10 : x => x;
-  const middle = onAxis((isLog ? Math.sqrt(Math.max(...l0s) * Math.min(...l0s)) : (Math.max(...l0s) + Math.min(...l0s)) / 2));
   const labels = isFew ? [] : own.map(s => ({x: onAxis(value(s, "l0")), y: value(s, metric), text: escaped(s.name), showarrow: false, yshift: 22,
-    xanchor: onAxis(value(s, "l0")) > middle ? "right" : "left", bgcolor: "#ffffffcc"}));
+    xanchor: isRight(s) ? "right" : "left", bgcolor: "#ffffffcc"}));
   const ticks = isLog ? {type: "log", tickvals: TICKS, ticktext: TICKS.map(String)} : {type: "linear"};
   return [[line, ...compared, ...traces, ring], {height: 380, annotations: labels, xaxis: {title: {text: L0.label}, ...ticks}, yaxis: {}}];
 }
@@ -222,10 +222,10 @@ function chooseByName(name) {
 byId("chosen").addEventListener("change", () => chooseByName(byId("chosen").value));
 byId("which").addEventListener("change", show);
 if (byId("colours")) {
-  // By the field of the fewest values: what is left is a curve each.
+  // By the field of the fewest values, the last of those: what is left is a curve each.
   const nValues = field => new Set(settings.map(setting => setting.changes[field])).size;
   const fields = changed.filter(field => nValues(field) > 1 && nValues(field) <= LOOKS.length);
-  byId("colours").value = fields.sort((a, b) => nValues(a) - nValues(b))[0] ?? "";
+  byId("colours").value = fields.reverse().sort((a, b) => nValues(a) - nValues(b))[0] ?? "";
   byId("colours").addEventListener("change", show);
 }
 for (const row of document.querySelectorAll("#layers tbody tr"))
