@@ -31,6 +31,8 @@ SAME_WITH_ANY_SAELENS = {
         "test_a_signal_saves_a_whole_step_and_says_where",
     ),
     *("test_memory", "test_rooms", "test_contributing"),
+    # What test_sweep_evaluation found, drawn.
+    "test_sweep_page",
     # The arithmetic of maps between layers, on weights alone.
     "test_the_sae_of_an_image_of_its_source_is_the_image_of_the_source",
 }
@@ -67,6 +69,7 @@ ONLY_THESE = {
         "test_settings_that_do_less_than_they_seem_to_are_told",
     },
     "test_hub_source": {"test_a_suite_and_its_saes_are_found_on_the_hub"},
+    "test_sweep_evaluation": {"test_each_suite_has_the_files_of_its_own_evaluation"},
     "test_plan": {
         "test_measured_groups_train_as_if_they_had_been_named",
         "test_a_resumed_run_keeps_the_groups_it_measured",

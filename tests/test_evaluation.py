@@ -38,7 +38,7 @@ from sae_lens_groups.demo.model import MODEL_CLASS_NAME, MODEL_FOLDER, stdlib_to
 from sae_lens_groups.errors import ConfigError, DatasetError, HookNameError, SuiteError
 from sae_lens_groups.evaluate import evaluation_text
 from sae_lens_groups.evaluate.baseline import open_baseline
-from sae_lens_groups.evaluate.bootstrap import Resamplings
+from sae_lens_groups.evaluate.bootstrap import Estimate, Resamplings
 from sae_lens_groups.evaluate.features import FeatureLayers
 from sae_lens_groups.evaluate.matching import match_features
 from sae_lens_groups.evaluate.metrics import (
@@ -427,12 +427,30 @@ def test_intervals_are_percentiles_over_the_same_draws_for_both() -> None:
             for row in drawn_RS
         ]
         assert found[name].value == metrics_of(ours)[name] - metrics_of(theirs)[name]
-        widened = t.ppf(0.975, 11) / norm.ppf(0.975) * math.sqrt(12 / 11)
-        ends = np.percentile(differences, [2.5, 97.5]) - found[name].value
-        assert [found[name].low, found[name].high] == pytest.approx(
-            (found[name].value + widened * ends).tolist(), abs=1e-3 * np.ptp(ends)
-        )
+        require_percentiles(found[name], differences)
     assert mean == found  # of one layer
+
+
+def test_an_sae_by_itself_and_the_mean_of_several_have_such_intervals_too() -> None:
+    saes = [random_sums(12, seed=1), random_sums(12, seed=2)]
+    each, mean = Resamplings(12, n_resamplings=200, seed=3).estimates(saes)
+    generator = torch.Generator().manual_seed(3)
+    drawn_RS = torch.randint(12, (200, 12), generator=generator).tolist()
+    for name in ("explained_variance", "ce_loss_score", "l0"):
+        values = [[metrics_of(drawn(of, row))[name] for row in drawn_RS] for of in saes]
+        assert [of[name].value for of in each] == [metrics_of(of)[name] for of in saes]
+        for of, drawn_values in zip(each, values):
+            require_percentiles(of[name], drawn_values)
+        require_percentiles(mean[name], [sum(both) / 2 for both in zip(*values)])
+
+
+def require_percentiles(found: Estimate, of_draws: list[float]) -> None:
+    """Of 12 sequences: numpy's percentiles, widened as for so few."""
+    widened = t.ppf(0.975, 11) / norm.ppf(0.975) * math.sqrt(12 / 11)
+    ends = np.percentile(of_draws, [2.5, 97.5]) - found.value
+    assert [found.low, found.high] == pytest.approx(
+        (found.value + widened * ends).tolist(), abs=1e-3 * np.ptp(ends)
+    )
 
 
 @pytest.mark.parametrize("n_sequences", [4, 8, 32])

@@ -47,6 +47,7 @@ def test_the_public_names_are_these() -> None:
         "cache_activations",
         "collect_features",
         "evaluate_suite",
+        "evaluate_sweep",
         "hookimpl",
         "measure_layer_distances",
         "plan_groups",

@@ -101,6 +101,19 @@ def test_the_front_is_what_no_other_setting_beats(found: SweepEvaluation) -> Non
     assert [at[name] for name in front] == sorted(at[name] for name in front)
 
 
+def test_differences_are_those_of_a_comparison(
+    sweep: Path, found: SweepEvaluation, model: HookedTransformer
+) -> None:
+    suites = [SAESuite(SAESuite.load(sweep / name).source) for name in SETTINGS]
+    compared = evaluate_suite(suites[2], model, make_tokens(seed=1), baseline=suites[0], **ASKED)
+    assert compared.comparison is not None
+    for name, rows_of in found.differences.items():
+        assert [len(row) for row in rows_of] == [0, 1, 2]
+        ours, theirs = rows_of[2][0], compared.comparison.mean_differences[name]
+        values = [ours.value, ours.low, ours.high]
+        assert values == pytest.approx([theirs.value, theirs.low, theirs.high], abs=1e-12)
+
+
 def test_passes_with_zeros_are_shared(sweep: Path, model: HookedTransformer) -> None:
     """Of every batch: for each suite one clean pass and one per layer, and one per layer for all."""
     n_passes = 0
@@ -113,6 +126,19 @@ def test_passes_with_zeros_are_shared(sweep: Path, model: HookedTransformer) -> 
     evaluate_sweep(sweep, model, make_tokens(seed=1), **ASKED)
     handle.remove()
     assert n_passes == 3 * (len(SETTINGS) * (1 + N_LAYERS) + N_LAYERS)
+
+
+def test_suites_of_several_sites_are_one_sweep(model: HookedTransformer, tmp_path: Path) -> None:
+    sites = {name: f"blocks.1.hook_{name}" for name in ("mlp_out", "resid_post")}
+    changes: dict[str, dict[str, Any]] = {name: {"hook_name": of} for name, of in sites.items()}
+    sweep = trained_sweep(tmp_path / "OUT", changes, layer_groups="1-2")
+    evaluate_sweep(sweep, model, make_tokens(seed=1), **ASKED)
+    hook_names = [row["hook_name"] for row in rows(sweep / "sweep.csv")]
+    assert hook_names == [f"blocks.{n}.hook_{site}" for site in sites for n in (1, 2)]
+    for name in sites:
+        alone = evaluate_suite(SAESuite.load(sweep / name), model, make_tokens(seed=1), **ASKED)
+        ours = [float(row["mse"]) for row in rows(sweep / name / "evaluation.csv")]
+        assert ours == [of.metrics["mse"] for of in alone]
 
 
 OPENED: dict[str, Callable[[Path], Any]] = {

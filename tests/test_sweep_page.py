@@ -111,7 +111,7 @@ def test_points_stand_at_the_means_with_their_intervals(
     open_page(browser, tmp_path, four)
     front, *traces, ring = drawn(browser, "scatter_explained_variance")
     assert ring["x"] == []  # none is chosen
-    assert [trace["name"] for trace in traces] == ["k 2", "k 8"]
+    assert [trace["name"] for trace in traces] == ["lr 0.001", "lr 0.003"]
     seen = set()
     for trace in traces:
         for n, index in enumerate(trace["customdata"]):
@@ -205,6 +205,28 @@ def test_the_chosen_setting_comes_with_its_commands(
     require_quiet(browser)
 
 
+def test_the_table_has_the_differences_to_the_chosen_setting(
+    browser: webdriver.Chrome, tmp_path: Path, four: SweepEvaluation
+) -> None:
+    """Both ways round, better and worse where the interval leaves out zero."""
+    names = [*FOUR]
+    open_page(browser, tmp_path, four, f"#{names[2]}")
+    cells = browser.find_elements(By.CSS_SELECTOR, "#layers [data-metric=explained_variance] small")
+    for n, cell in enumerate(cells):
+        if n == 2:  # its own interval
+            assert cell.text.startswith("[")
+            continue
+        of = four.differences["explained_variance"][max(n, 2)][min(n, 2)]
+        sign = 1 if n > 2 else -1
+        low, high = sorted([sign * of.low, sign * of.high])
+        judged = "better" if low > 0 else "worse" if high < 0 else ""
+        assert cell.get_attribute("class") == judged
+        shown = f"{sign * of.value:+.4f} [{low:.4f}, {high:.4f}]"
+        assert cell.text == {"better": "\N{BLACK UP-POINTING TRIANGLE} ", "worse": "\N{BLACK DOWN-POINTING TRIANGLE} "}.get(judged, "") + shown  # fmt: skip
+    assert {cell.get_attribute("class") for cell in cells} >= {"better", "worse"}
+    require_quiet(browser)
+
+
 def test_a_layer_alone_is_drawn_and_tabled(
     browser: webdriver.Chrome, tmp_path: Path, four: SweepEvaluation
 ) -> None:
@@ -239,17 +261,20 @@ def test_headings_sort_the_table(
     require_quiet(browser)
 
 
-@pytest.mark.parametrize("width", [420, 1250])
 @pytest.mark.parametrize("n", [1, 4, 24])
 def test_nothing_is_wider_than_the_screen(
-    browser: webdriver.Chrome, tmp_path: Path, four: SweepEvaluation, width: int, n: int
+    browser: webdriver.Chrome, tmp_path: Path, four: SweepEvaluation, n: int
 ) -> None:
     found = {1: SweepEvaluation(settings=four[:1]), 4: four, 24: many(four)}[n]
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    size: dict[str, Any] = {"height": 900, "deviceScaleFactor": 1, "mobile": False}
     try:
-        open_page(browser, tmp_path, found)
-        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        for width in (1250, 420):
+            now = {"width": width, **size}
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", now)
+            if width == 1250:
+                open_page(browser, tmp_path, found)
+            fits = f"return document.documentElement.scrollWidth <= {width}"
+            WebDriverWait(browser, 5).until(lambda _, fits=fits: browser.execute_script(fits))
         assert len(browser.find_elements(By.CSS_SELECTOR, "#layers tbody tr")) == n
         # One alone needs no choosing.
         assert (browser.find_element(By.ID, "chosen").get_attribute("value") != "") == (n == 1)

@@ -4,7 +4,7 @@ Shapes: R resamplings, S sequences.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, TypeVar
@@ -63,26 +63,32 @@ class Resamplings:
         """For each pair of an SAE and its baseline, and for the mean over all of them."""
         exact = [_minus(metrics_of(ours), metrics_of(theirs)) for ours, theirs in pairs]
         drawn = [_minus(self._resampled(ours), self._resampled(theirs)) for ours, theirs in pairs]
-        return self._each_and_mean(Difference, exact, drawn)
+        mean, drawn_mean = _mean(exact), _mean(drawn)
+        each = [self.intervals(Difference, *both) for both in zip(exact, drawn)]
+        return each, self.intervals(Difference, mean, drawn_mean)
 
-    def estimates(
-        self, saes: Sequence[SequenceSums]
-    ) -> tuple[list[dict[str, Estimate]], dict[str, Estimate]]:
+    def estimates(self, saes: Sequence[SequenceSums]) -> tuple[list[dict[str, Estimate]], "Means"]:
         """For each SAE by itself, and for the mean over all of them."""
         exact, drawn = [*map(metrics_of, saes)], [*map(self._resampled, saes)]
-        return self._each_and_mean(Estimate, exact, drawn)
+        mean, drawn_mean = _mean(exact), _mean(drawn)
+        each = [self.intervals(Estimate, *both) for both in zip(exact, drawn)]
+        return each, Means(self.intervals(Estimate, mean, drawn_mean), drawn_mean, self)
 
-    def _each_and_mean(
+    def intervals(
         self,
         kind: type[ESTIMATE],
-        exact: Sequence[Mapping[str, float]],
-        drawn: Sequence[Mapping[str, torch.Tensor]],
-    ) -> tuple[list[dict[str, ESTIMATE]], dict[str, ESTIMATE]]:
-        means = {name: sum(of[name] for of in exact) / len(exact) for name in METRICS}
-        drawn_means = {name: torch.stack([of[name] for of in drawn]).mean(0) for name in METRICS}
-        n = self._weights_RS.shape[1]
-        each = [_intervals(kind, *both, n) for both in zip(exact, drawn)]
-        return each, _intervals(kind, means, drawn_means, n)
+        exact: Mapping[str, float],
+        drawn: Mapping[str, torch.Tensor],
+    ) -> dict[str, ESTIMATE]:
+        """Of each quantity, from its value and what it is in every resampling."""
+        tail = (1 - _CONFIDENCE) / 2
+        ends = torch.tensor([tail, 1 - tail], dtype=torch.double)
+        widened = _widened(self._weights_RS.shape[1])
+        found = {}
+        for name, value in exact.items():
+            low, high = (value + widened * (torch.quantile(drawn[name], ends) - value)).tolist()
+            found[name] = kind(value, low, high)
+        return found
 
     def _resampled(self, sums: SequenceSums) -> dict[str, torch.Tensor]:
         return resampled_metrics(sums, self._weights_RS)
@@ -93,20 +99,36 @@ def _minus(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]
     return {name: ours[name] - theirs[name] for name in METRICS}
 
 
-def _intervals(
-    kind: type[ESTIMATE],
-    exact: Mapping[str, float],
-    drawn: Mapping[str, torch.Tensor],
-    n_sequences: int,
-) -> dict[str, ESTIMATE]:
-    tail = (1 - _CONFIDENCE) / 2
-    ends = torch.tensor([tail, 1 - tail], dtype=torch.double)
-    widened = _widened(n_sequences)
-    found = {}
-    for name, value in exact.items():
-        low, high = (value + widened * (torch.quantile(drawn[name], ends) - value)).tolist()
-        found[name] = kind(value, low, high)
-    return found
+def _mean(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of floats, or of tensors."""
+    return {name: sum(of[name] for of in each) / len(each) for name in METRICS}
+
+
+class Means(Mapping[str, Estimate]):
+    """The means of several SAEs by the metrics' names, to be compared with those of others."""
+
+    def __init__(
+        self,
+        estimates: Mapping[str, Estimate],
+        drawn: Mapping[str, torch.Tensor],
+        resamplings: Resamplings,
+    ) -> None:
+        self._estimates, self._drawn, self._resamplings = estimates, drawn, resamplings
+
+    def __getitem__(self, name: str) -> Estimate:
+        return self._estimates[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._estimates)
+
+    def __len__(self) -> int:
+        return len(self._estimates)
+
+    def minus(self, other: "Means", name: str) -> Difference:
+        """The difference in one metric; both have to be of the same sequences."""
+        exact = {name: self[name].value - other[name].value}
+        drawn = {name: self._drawn[name] - other._drawn[name]}
+        return self._resamplings.intervals(Difference, exact, drawn)[name]
 
 
 def _widened(n_sequences: int) -> float:

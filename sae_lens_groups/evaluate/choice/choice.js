@@ -1,6 +1,6 @@
 
 (() => {
-const {settings, baseline, metrics, layers: allLayers, changed, layout: base} = JSON.parse(document.getElementById("data").textContent);
+const {settings, baseline, differences, metrics, layers: allLayers, changed, layout: base} = JSON.parse(document.getElementById("data").textContent);
 const byId = id => document.getElementById(id);
 const [QUALITIES, L0] = [metrics.slice(0, 2), metrics[2]];
 // Okabe and Ito's colours, which all people can tell apart, each with a shape of its own.
@@ -8,6 +8,7 @@ const LOOKS = [["#0072b2", "circle"], ["#d55e00", "square"], ["#009e73", "triang
   ["#56b4e9", "hexagon"], ["#e69f00", "star"], ["#555555", "cross"], ["#8a6d00", "triangle-down"]];
 const MOST_LABELS = 8;
 const TICKS = [-1, 0, 1, 2, 3, 4].flatMap(power => [1, 2, 5].map(digit => Number(`${digit}e${power}`)));
+const MARKS = {better: "▲ ", worse: "▼ ", "": ""};
 const CONFIG = {displayModeBar: false, responsive: true};
 let chosen = null; // the index of a setting
 
@@ -66,11 +67,15 @@ function points(drawn, metric, trace) {
 function scatter(metric) {
   const best = front(metric);
   const isFew = settings.length <= MOST_LABELS;
+  const l0s = settings.filter(isDrawn(metric)).map(s => value(s, "l0")), [least, most] = [Math.min(...l0s), Math.max(...l0s)];
+  const isLog = least > 0 && most > 6 * least;
+  const onAxis = isLog ? Math.log10 : x => x;
+  const isRight = s => onAxis(value(s, "l0")) > (onAxis(least) + onAxis(most)) / 2; // so that a label has room to the left
   const groups = byColour();
   const traces = groups.map(({name, members, look: [colour, symbol]}) => {
     const drawn = members.filter(isDrawn(metric));
     return points(drawn, metric, {name: escaped(name), showlegend: name !== "", mode: "markers+text",
-      text: drawn.map(s => isFew ? escaped(s.name) : ""), textposition: "bottom right", cliponaxis: false,
+      text: drawn.map(s => isFew ? escaped(s.name) : ""), textposition: drawn.map(s => isRight(s) ? "bottom left" : "bottom right"), cliponaxis: false,
       marker: {color: colour, size: 10, line: {width: 1.5, color: colour}, symbol: drawn.map(s => symbol + (best.includes(s) ? "" : "-open"))},
       error_x: bars(drawn, "l0", colour + "88"), error_y: bars(drawn, metric, colour + "88")});
   });
@@ -80,12 +85,8 @@ function scatter(metric) {
   const own = chosen === null ? [] : [settings[chosen]].filter(isDrawn(metric));
   const ring = points(own, metric,
     {marker: {size: 20, symbol: "circle-open", color: "#111", line: {width: 3}}, name: "chosen", showlegend: false});
-  const l0s = settings.filter(isDrawn(metric)).map(s => value(s, "l0"));
-  const isLog = Math.min(...l0s) > 0 && Math.max(...l0s) > 6 * Math.min(...l0s);
-  const onAxis = isLog ? Math.log10 : x => x;
-  const middle = onAxis((isLog ? Math.sqrt(Math.max(...l0s) * Math.min(...l0s)) : (Math.max(...l0s) + Math.min(...l0s)) / 2));
   const labels = isFew ? [] : own.map(s => ({x: onAxis(value(s, "l0")), y: value(s, metric), text: escaped(s.name), showarrow: false, yshift: 22,
-    xanchor: onAxis(value(s, "l0")) > middle ? "right" : "left", bgcolor: "#ffffffcc"}));
+    xanchor: isRight(s) ? "right" : "left", bgcolor: "#ffffffcc"}));
   const ticks = isLog ? {type: "log", tickvals: TICKS, ticktext: TICKS.map(String)} : {type: "linear"};
   return [[line, ...compared, ...traces, ring], {height: 380, annotations: labels, xaxis: {title: {text: L0.label}, ...ticks}, yaxis: {}}];
 }
@@ -121,9 +122,18 @@ function draw(id, [traces, own]) {
   if (isNew) plot.on("plotly_click", ({points: [point]}) => { if (typeof point.customdata === "number") choose(point.customdata); });
 }
 
+// By how much a setting differs from the chosen one in the mean: [value, low, high], or nothing.
+function difference(index, metric) {
+  if (chosen === null || index === chosen || byId("which").value !== "" || !differences[metric]) return null;
+  if (index > chosen) return differences[metric][index][chosen];
+  const [value, low, high] = differences[metric][chosen][index];
+  return low === null ? [-value, null, null] : [-value, -high, -low];
+}
+
 function fillTable() {
   const layer = byId("which").value;
-  byId("scores_of").textContent = layer === "" ? "mean of the layers" : `layer ${layer}`;
+  const compared = chosen !== null && layer === "" ? `; small: minus those of ${settings[chosen].name}` : "";
+  byId("scores_of").textContent = layer === "" ? `mean of the layers${compared}` : `layer ${layer}`;
   const fronts = Object.fromEntries(QUALITIES.map(({name}) => [name, front(name)]));
   for (const row of document.querySelectorAll("#layers tbody tr")) {
     const setting = settings[row.dataset.setting], isChosen = Number(row.dataset.setting) === chosen;
@@ -134,7 +144,12 @@ function fillTable() {
     for (const cell of row.querySelectorAll("[data-metric]")) {
       const metric = cell.dataset.metric, found = score(setting, metric);
       cell.dataset.value = found[0] ?? "";
-      cell.replaceChildren(written(metric, found[0]), " ", element("small", interval(metric, found)));
+      const to = difference(Number(row.dataset.setting), metric);
+      const [low, high] = to?.[1] === null ? [0, 0] : to?.slice(1) ?? [0, 0];
+      const judged = low > 0 ? "better" : high < 0 ? "worse" : "";
+      const small = to === null ? element("small", interval(metric, found))
+        : element("small", `${MARKS[judged]}${to[0] < 0 ? "" : "+"}${written(metric, to[0])} ${interval(metric, to)}`, {className: judged});
+      cell.replaceChildren(written(metric, found[0]), " ", small);
       const isBest = fronts[metric]?.includes(setting) ?? false;
       cell.classList.toggle("on_front", isBest);
       cell.title = isBest ? "On the Pareto front: no other setting has a better score with as few features per token." : "";
@@ -207,10 +222,10 @@ function chooseByName(name) {
 byId("chosen").addEventListener("change", () => chooseByName(byId("chosen").value));
 byId("which").addEventListener("change", show);
 if (byId("colours")) {
-  // By the field of the fewest values: what is left is a curve each.
+  // By the field of the fewest values, the last of those: what is left is a curve each.
   const nValues = field => new Set(settings.map(setting => setting.changes[field])).size;
   const fields = changed.filter(field => nValues(field) > 1 && nValues(field) <= LOOKS.length);
-  byId("colours").value = fields.sort((a, b) => nValues(a) - nValues(b))[0] ?? "";
+  byId("colours").value = fields.reverse().sort((a, b) => nValues(a) - nValues(b))[0] ?? "";
   byId("colours").addEventListener("change", show);
 }
 for (const row of document.querySelectorAll("#layers tbody tr"))

@@ -101,6 +101,10 @@ def _data(found: SweepEvaluation, sweep: str) -> dict[str, Any]:
         "metrics": [{"name": name, "label": BY_NAME[name].label} for name in _SHOWN],
         "settings": [_setting(of, layers, sweep) for of in found],
         "baseline": _baseline(found, layers),
+        "differences": {
+            name: [[_numbers(of) for of in row] for row in rows]
+            for name, rows in found.differences.items()
+        },
         "layout": json.loads(str(empty_figure().layout.to_json())),
     }
 

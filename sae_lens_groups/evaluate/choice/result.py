@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, overload
 
-from sae_lens_groups.evaluate.bootstrap import Estimate
+from sae_lens_groups.evaluate.bootstrap import Difference, Estimate
 from sae_lens_groups.evaluate.result import SuiteEvaluation
 from sae_lens_groups.evaluate.write import score_rows
 from sae_lens_groups.saved import SweepSetting
 
-INTERVALS = ("explained_variance", "ce_loss_score", "l0")
+COMPARED = ("explained_variance", "ce_loss_score")
+INTERVALS = (*COMPARED, "l0")
 """The metrics that are shown with their intervals."""
 
 
@@ -55,6 +56,8 @@ class SweepEvaluation(Sequence[SettingScores]):
     """All settings of a sweep, scored on the same tokens, in the order of `sweep.json`."""
 
     settings: tuple[SettingScores, ...]
+    differences: Mapping[str, Sequence[Sequence[Difference]]] = field(default_factory=dict)
+    """Of both scores, for each setting and each one before it: its mean minus the other's."""
 
     @overload
     def __getitem__(self, index: int) -> SettingScores: ...

@@ -9,10 +9,10 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups import files
-from sae_lens_groups.evaluate.bootstrap import Resamplings
+from sae_lens_groups.evaluate.bootstrap import Means, Resamplings
 from sae_lens_groups.evaluate.choice.commands import train_flags
 from sae_lens_groups.evaluate.choice.page import sweep_page
-from sae_lens_groups.evaluate.choice.result import SettingScores, SweepEvaluation
+from sae_lens_groups.evaluate.choice.result import COMPARED, SettingScores, SweepEvaluation
 from sae_lens_groups.evaluate.measurement import Measurement
 from sae_lens_groups.evaluate.run import evaluate_on
 from sae_lens_groups.saved import SweepIndex, SweepSetting, read_sweep_index
@@ -63,8 +63,14 @@ def evaluate_sweep(
     opened = sweep if isinstance(sweep, OpenedSweep) else OpenedSweep(sweep, device)
     files.require_writable(opened.folder, "the sweep")
     on = Measurement.of(opened.suites(), model, dataset, **settings)
+    resamplings = Resamplings(on.tokens.n_prompts)
     each = zip(tqdm(opened.index.settings, "Evaluating suites", unit="suite"), opened.suites())
-    found = SweepEvaluation(settings=tuple(_scored(*of, on, commands) for of in each))
+    scored, means = zip(*(_scored(*of, on, resamplings, commands) for of in each))
+    differences = {
+        name: [[ours.minus(other, name) for other in means[:n]] for n, ours in enumerate(means)]
+        for name in COMPARED
+    }
+    found = SweepEvaluation(settings=scored, differences=differences)
     rows = files.csv_text(row for of in found for row in of.to_rows())
     files.write_text(opened.folder / files.SWEEP_SCORES, rows)
     name = opened.folder.resolve().name
@@ -73,14 +79,18 @@ def evaluate_sweep(
 
 
 def _scored(
-    setting: SweepSetting, suite: SAESuite, on: Measurement, commands: Sequence[str]
-) -> SettingScores:
+    setting: SweepSetting,
+    suite: SAESuite,
+    on: Measurement,
+    resamplings: Resamplings,
+    commands: Sequence[str],
+) -> tuple[SettingScores, Means]:
     evaluation, results = evaluate_on(suite, on, commands)
     sums = [results[of.hook_name].sums for of in evaluation]
-    layers, means = Resamplings(len(sums[0])).estimates(sums)
+    layers, means = resamplings.estimates(sums)
     sae = suite[evaluation[0].hook_name]
     cost = evaluation.costs[0] if evaluation.costs else None
-    return SettingScores(
+    scores = SettingScores(
         setting=setting,
         evaluation=evaluation,
         layers=layers,
@@ -91,3 +101,4 @@ def _scored(
         training_flops=None if cost is None else cost.flops,
         train_flags=train_flags(setting, suite),
     )
+    return scores, means
