@@ -84,6 +84,7 @@ def test_every_flag_of_saelens_is_a_flag_of_ours(
         "--init_parameters",
         "--init_alignment",
         "--init_keep_layers",
+        "--sweep",
         "--token_fraction",
         "--checkpoint_every",
         "--keep_checkpoints",
