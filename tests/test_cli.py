@@ -146,6 +146,7 @@ def test_a_config_file_gives_every_setting_of_the_earlier_run(
         "init_parameters": "all",
         "init_alignment": "scale",
         "init_keep_layers": False,
+        "sweep": None,
         "token_fraction": None,
         "checkpoint_every": None,
         "keep_checkpoints": None,
