@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
@@ -115,11 +116,7 @@ def _all_changes(cfg: GroupSAERunnerConfig[Any]) -> list[dict[str, Any]]:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"sweep names {name} twice; give all of its values at once")
-    n_settings = len(listed)
-    if axes:
-        n_settings = 1
-        for _, values in axes:
-            n_settings *= len(values)
+    n_settings = math.prod(len(values) for _, values in axes) if axes else len(listed)
     if not 1 <= n_settings <= MOST_SETTINGS:
         raise ConfigError(
             f"sweep means {n_settings:,} settings; it takes 1 to {MOST_SETTINGS}, each of which "
