@@ -24,6 +24,7 @@ from sae_lens_groups.activations.flops import flops_of
 from sae_lens_groups.activations.hooks import Site, run_to_last_hook, taking_flat_heads
 from sae_lens_groups.activations.model import (
     compile_if_asked,
+    is_same_model,
     load_hooked_model,
     load_with_hooks,
     n_layers_before_loading,
@@ -62,6 +63,7 @@ __all__ = [
     "fingerprint",
     "flops_of",
     "held_out_rows",
+    "is_same_model",
     "load_hooked_model",
     "load_with_hooks",
     "measure_norms",

@@ -246,7 +246,7 @@ def prepare(
         raise ConfigError(
             "init_from and override_saes both say what SAEs start from; leave one out"
         )
-    source = usable_source(cfg)
+    source = usable_source(cfg, groups)
     return PreparedRun(
         settled=settled,
         dataset=dataset,

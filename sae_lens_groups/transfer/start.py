@@ -14,7 +14,7 @@ from sae_lens.training.activation_scaler import ActivationScaler
 
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import InitSourceError
-from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.layers import LayerGroup, in_words
 from sae_lens_groups.plugins import alignments
 from sae_lens_groups.saved import LayerTransfer, SAESource, Scores, TransferReport, named_by
 from sae_lens_groups.scaling import (
@@ -78,6 +78,7 @@ class Transfer:
         self.source = source
         self.groups = tuple(groups)
         self._held = source.manifest
+        require_own_layers(cfg, source, self.groups)
         self.starts = tuple(self._start(group) for group in self.groups)
         self.scaled_only: set[LayerPair] = set()
         """Related by a factor, where what was asked for would have been worse."""
@@ -214,6 +215,24 @@ class Transfer:
         return LayerScaler.of(to_equal_norms, fitted.then(own_map))
 
 
+def require_own_layers(
+    cfg: GroupSAERunnerConfig[Any], source: SAESource, groups: Iterable[LayerGroup]
+) -> None:
+    """Refuses a release named as a whole that lacks layers, unless neighbours were asked for.
+
+    Raises:
+        InitSourceError: says which layers it lacks, and which it has.
+    """
+    held = source.manifest.layers
+    missing = [group.middle for group in groups if group.middle not in held]
+    if source.is_whole_release and missing and cfg.init_direction == NEAREST:
+        raise InitSourceError(
+            f"init_from {cfg.init_from!r} has no SAE for {in_words(missing)}; it has "
+            f"{in_words(held)}; leave the others out of layer_groups, or name "
+            f"{cfg.init_from}:* to start each of them from the nearest layer's"
+        )
+
+
 def _rescaled(target: ActivationScaler, source: ActivationScaler, d_in: int) -> LayerScaler:
     """From one scaling of a layer to another of the same layer, exactly."""
     own_map = layer_map_of(source)
@@ -235,10 +254,11 @@ Direction = Callable[[Sequence[int], LayerGroup], int | None]
 """From the source's layers and a group to one of these layers; None where there is none."""
 
 
+NEAREST = "nearest"
 DIRECTIONS: Mapping[str, Direction] = {
     # Of two layers that are as near to the group's middle, the one above, whose SAE does better
     # there before any training (tutorials/transfer.md).
-    "nearest": lambda layers, group: min(layers, key=lambda n: (abs(n - group.middle), -n)),
+    NEAREST: lambda layers, group: min(layers, key=lambda n: (abs(n - group.middle), -n)),
     "forward": lambda layers, group: max((n for n in layers if n < group.first), default=None),
     "backward": lambda layers, group: min((n for n in layers if n > group.last), default=None),
 }
