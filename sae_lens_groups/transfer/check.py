@@ -42,8 +42,8 @@ def usable_source(
                 f"{cfg.hook_template}; name an SAE of the same hook"
             )
         _compare_models(cfg, source)
-        for group in _used_groups(cfg, source, groups):
-            _require_fit(cfg, source, group)
+        sizes = {_require_fit(cfg, source, group) for group in _used_groups(cfg, source, groups)}
+        _tell_of_sizes(cfg, sizes)
         if cfg.init_keep_layers:
             require_keepable(cfg, source)
     return source
@@ -84,7 +84,23 @@ def _compare_models(cfg: GroupSAERunnerConfig[Any], source: SAESource) -> None:
     )
 
 
-def _require_fit(cfg: GroupSAERunnerConfig[Any], source: SAESource, group: LayerGroup) -> None:
+def _tell_of_sizes(cfg: GroupSAERunnerConfig[Any], sizes: set[int]) -> None:
+    asked = int(cfg.sae.d_sae)
+    for found in sorted(sizes - {asked}):
+        taken = (
+            f"the {asked:,} features that fire most"
+            if found > asked
+            else f"all of them and {asked - found:,} new ones"
+        )
+        warnings.warn(
+            f"init_from {cfg.init_from!r} has {found:,} features, and d_sae is {asked:,}: an SAE "
+            f"starts with {taken}",
+            stacklevel=3,
+        )
+
+
+def _require_fit(cfg: GroupSAERunnerConfig[Any], source: SAESource, group: LayerGroup) -> int:
+    """Refuses a source's SAE that cannot become one of the run's; the number of its features."""
     which = f"the SAE of init_from {cfg.init_from!r}"
     sae = source.group(group)
     head = sae.cfg.metadata.hook_head_index if "hook_head_index" in sae.cfg.metadata else None
@@ -93,7 +109,8 @@ def _require_fit(cfg: GroupSAERunnerConfig[Any], source: SAESource, group: Layer
             f"{which} has hook_head_index={head!r}, and the config asks for "
             f"{cfg.hook_head_index!r}; make them equal"
         )
-    require_convertible(sae, cfg.sae, which)
+    # Layers that are kept stand beside those of the run.
+    require_convertible(sae, cfg.sae, which, resizes=not cfg.init_keep_layers)
     if source.scaler(group.first) is None and cfg.sae.normalize_activations != MEAN_NORM:
         raise InitSourceError(
             f"{which} takes activations scaled to a mean norm of sqrt(d_in), by a factor that it "
@@ -103,3 +120,4 @@ def _require_fit(cfg: GroupSAERunnerConfig[Any], source: SAESource, group: Layer
         raise InitSourceError(
             f"{which} has no encoder of its own; set init_parameters to all or decoder"
         )
+    return sae.cfg.d_sae
