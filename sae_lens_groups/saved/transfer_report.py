@@ -48,9 +48,11 @@ class TransferReport(files.Entries):
     def features_taken(self) -> str:
         """Which features were taken of sources that have more or fewer, in sentences; `""` of no others."""
         found = {
-            (of.source_d_sae, of.features_by) for of in self.layers.values() if of.source_d_sae
+            _taken(of.source_d_sae, of.features_by)
+            for of in self.layers.values()
+            if of.source_d_sae is not None
         }
-        return " ".join(_taken(d_sae or 0, by) for d_sae, by in sorted(found, key=str))
+        return " ".join(sorted(found))
 
     @property
     def zero_shot(self) -> Scores:
