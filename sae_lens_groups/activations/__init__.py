@@ -12,7 +12,11 @@ from sae_lens_groups.activations.dataset import (
     require_usable_rows,
 )
 from sae_lens_groups.activations.draw import RowSink
-from sae_lens_groups.activations.first_row import require_chat_template, require_usable_first_row
+from sae_lens_groups.activations.first_row import (
+    require_as_pretokenized,
+    require_chat_template,
+    require_usable_first_row,
+)
 from sae_lens_groups.activations.fit import (
     require_hooks,
     require_positions,
@@ -74,6 +78,7 @@ __all__ = [
     "open_dataset",
     "open_train_split",
     "pairs_with_middle_layers",
+    "require_as_pretokenized",
     "require_chat_template",
     "require_hooks",
     "require_no_remote_code",

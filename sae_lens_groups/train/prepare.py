@@ -18,6 +18,7 @@ from sae_lens_groups.activations import (
     n_layers_before_loading,
     n_layers_of,
     open_dataset,
+    require_as_pretokenized,
     require_chat_template,
     require_usable_first_row,
 )
@@ -236,6 +237,7 @@ def prepare(
     dataset = open_dataset(cfg) if override_dataset is None else as_stream(override_dataset)
     dataset_path = cfg.dataset_path if override_dataset is None else None
     require_usable_first_row(cfg, dataset, dataset_path)
+    require_as_pretokenized(cfg, dataset_path, override_model)
     require_chat_template(cfg, override_model)
     groups = None if override_model is not None else settled.groups_before_loading()
     if settled.checkpoint is not None:
