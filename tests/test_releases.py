@@ -20,7 +20,7 @@ REGISTERED = """
 import contextlib, io, json, sys
 import torch
 from sae_lens.loading.pretrained_saes_directory import PretrainedSAELookup, get_pretrained_saes_directory
-import sae_lens_groups.train.run
+import sae_lens_groups.cli.scoring, sae_lens_groups.train.run
 from sae_lens_groups.cli import main
 from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.evaluate.baseline import open_baseline
@@ -48,7 +48,7 @@ print(status)
 REFUSED = """
 def load(*_, **__):
     raise ConfigError("the model is loaded now")
-sae_lens_groups.train.run.load_hooked_model = load
+sae_lens_groups.train.run.load_hooked_model = sae_lens_groups.cli.scoring.load_with_hooks = load
 answers = []
 for args in json.loads(sys.argv[1]):
     with contextlib.redirect_stderr(io.StringIO()) as said:
@@ -97,23 +97,27 @@ def in_process(hub_folder: Path, home: Path, code: str, *args: str, offline: boo
     return json.loads(shown.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_a_release_of_12_layers_is_start_and_baseline_layer_by_layer(
     hub_folder: Path, text_folder: Path, tmp_path: Path
 ) -> None:
     rows_BD = 3 * torch.randn(7, D_IN, generator=torch.Generator().manual_seed(1))
     torch.save(rows_BD, tmp_path / "rows")
     own = [SAE.load_from_disk(hub_folder / f"owner/model_files/layer_{n}") for n in range(N_LAYERS)]
-    for offline in (False, True):
-        output = tmp_path / f"suite {offline}"
-        args = flags(text_folder, "--init_from", "twelve", "--output_path", str(output))
-        given = (json.dumps(args), str(tmp_path / "rows"), str(tmp_path / "baseline"))
+    args = flags(text_folder, "--init_from", "twelve", "--output_path", str(tmp_path / "suite"))
+    for offline in (False, True):  # once more, all SAEs are found and read
+        given = [json.dumps([*args, "--dry_run"] if offline else args)]
+        given += [str(tmp_path / "rows"), str(tmp_path / f"baseline {offline}")]
+        if offline:
+            (tmp_path / "suite").rename(tmp_path / "trained")
         assert in_process(hub_folder, tmp_path / "home", TRAIN, *given, offline=offline) == 0
-        suite, baseline = SAESuite.load(output), torch.load(tmp_path / "baseline")
-        assert suite.manifest.transfer is not None
-        assert suite.manifest.transfer.source_layers == {n: n for n in range(N_LAYERS)}
-        for layer, sae in enumerate(own):
-            assert torch.equal(baseline[layer], sae(rows_BD))
-            torch.testing.assert_close(suite[layer](rows_BD), sae(rows_BD), rtol=1e-5, atol=1e-5)
+        for found, sae in zip(torch.load(given[2]), own, strict=True):
+            assert torch.equal(found, sae(rows_BD))
+    suite = SAESuite.load(tmp_path / "trained")
+    assert suite.manifest.transfer is not None
+    assert suite.manifest.transfer.source_layers == {n: n for n in range(N_LAYERS)}
+    for layer, sae in enumerate(own):
+        torch.testing.assert_close(suite[layer](rows_BD), sae(rows_BD), rtol=1e-5, atol=1e-5)
 
 
 def test_only_the_layers_that_a_run_starts_from_are_downloaded(
@@ -139,8 +143,15 @@ def test_what_a_release_cannot_give_is_one_line_before_the_model_loads(
     }
     runs = [flags(text_folder, "--init_from", release) for release in expected]
     runs.append(flags(text_folder, "--init_from", "twelve", "--d_in", "64"))
-    *answers, narrow = in_process(hub_folder, tmp_path / "home", REFUSED, json.dumps(runs))
+    suite = SAESuite.load(hub_folder / "owner/model_files").save(tmp_path / "suite")
+    runs.append(["evaluate", str(suite), "--baseline", "other-model"])
+    *answers, narrow, evaluated = in_process(
+        hub_folder, tmp_path / "home", REFUSED, json.dumps(runs)
+    )
     for (status, said), message in zip(answers, expected.values(), strict=True):
         assert (status, said) == (2, f"sae-lens-groups train: error: {message}\n")
-    assert narrow[0] == 2
+    assert narrow[0] == evaluated[0] == 2
+    assert (
+        "the baseline 'other-model' is for the model 'other_model', and the suite" in evaluated[1]
+    )
     assert "of init_from 'twelve' has d_in=96, and the config asks for 64" in narrow[1]

@@ -86,6 +86,7 @@ class WrappedSource(SAESource):
         self._source = source
         self.manifest = source.manifest
         self.has_groups, self.has_scalers = source.has_groups, source.has_scalers
+        self.is_whole_release = source.is_whole_release
 
     def _of(self, layer: int) -> SAESource:  # noqa: ARG002  # by default, one for all
         """Where a layer is from."""
