@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +201,25 @@ def test_formats_of_other_libraries_come_in_through_saelens_converters(tmp_path:
         assert groups == ["1"]
         assert norm == pytest.approx(decoder_FD.norm().item(), rel=1e-5)
     assert "SAELens finds no SAE 'layers.7' in 'owner/formats'" in gone
+
+
+def test_a_star_names_the_layers_of_a_format_too(tmp_path: Path) -> None:
+    other_formats(tmp_path)
+    first = tmp_path / "owner/formats/layer_1"
+    second = shutil.copytree(first, first.with_name("layer_2"))
+    cfg = json.loads((first / "config.json").read_text())
+    cfg["trainer"]["layer"] = 2
+    (second / "config.json").write_text(json.dumps(cfg))
+    weights = torch.load(first / "ae.pt")
+    torch.save(weights | {"decoder.weight": 2 * weights["decoder.weight"]}, second / "ae.pt")
+    starred = "dictionary_learning_1:owner/formats:layer_*"
+    places = [f"--baseline={starred}", f"--baseline={starred.replace('*', '1')}"]
+    several, one = opened(tmp_path, tmp_path / "home", *places)
+    (norm,) = one[1].values()
+    name, norms = several
+    assert name == starred
+    assert list(norms) == ["blocks.1.hook_resid_post", "blocks.2.hook_resid_post"]
+    assert list(norms.values()) == pytest.approx([norm, 2 * norm])
+    assert opened(tmp_path, tmp_path / "home", *places, HF_HUB_OFFLINE="1") == [several, one]
+    (gone,) = opened(tmp_path, tmp_path / "home", "sparsify:owner/formats:layer_*/x")
+    assert "'owner/formats' has no folder 'layer_*/x' with a JSON file of settings in it" in gone

@@ -110,6 +110,46 @@ def test_they_are_scored_and_compared(theirs: Path, model: HookedTransformer) ->
     assert sorted(theirs.rglob("*")) == before
 
 
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_star_in_a_folders_name_names_the_saes_of_several_layers(
+    theirs: Path, monkeypatch: pytest.MonkeyPatch, relative: bool
+) -> None:
+    monkeypatch.chdir(theirs)
+    place = "residual/number *" if relative else str(theirs / "res*" / "number *")
+    suite, baseline = SAESuite.load(place), open_baseline(place)
+    assert list(suite) == list(baseline.saes) == HOOK_NAMES
+    for layer, hook_name in zip(LAYERS, HOOK_NAMES):
+        own = SAE.load_from_disk(theirs / "residual" / f"number {layer}")
+        assert torch.equal(suite[hook_name](rows_BD()), own(rows_BD()))
+        assert torch.equal(baseline.saes[hook_name](rows_BD()), own(rows_BD()))
+
+
+def test_a_star_leaves_out_what_it_does_not_match(theirs: Path, tmp_path: Path) -> None:
+    shutil.copytree(theirs / "residual", tmp_path / "saes")
+    shutil.copytree(tmp_path / "saes" / "number 1", tmp_path / "saes" / "other 1")
+    suite = SAESuite.load(tmp_path / "saes" / "number *")
+    assert list(suite) == HOOK_NAMES
+    with pytest.raises(
+        SuiteError, match=r"holds two SAEs for blocks\.1\.hook_resid_post, number 1"
+    ):
+        SAESuite.load(tmp_path / "saes" / "*")
+    with pytest.raises(SuiteError, match=r"none' names no SAELens SAE: of the folders in '.*saes'"):
+        SAESuite.load(f"{tmp_path}/saes/*/none")
+    with pytest.raises(SuiteError, match=r"gone/number \*' does not exist; name a suite's folder"):
+        open_baseline(f"{tmp_path}/gone/number *")
+
+
+def test_training_starts_layer_by_layer_from_what_a_star_names(
+    theirs: Path, model: HookedTransformer, tokens: Dataset
+) -> None:
+    place = str(theirs / "residual" / "number *")
+    cfg = group_config("0,1,3", init_from=place, sae=sae_config(**SCALED), lr=1e-12)
+    suite = GroupSAETrainingRunner(cfg, override_dataset=tokens, override_model=model).run()
+    for layer in LAYERS:
+        own = SAE.load_from_disk(theirs / "residual" / f"number {layer}")
+        torch.testing.assert_close(suite[layer](rows_BD()), own(rows_BD()), rtol=1e-4, atol=1e-4)
+
+
 def test_settings_of_before_saelens_6_are_understood(theirs: Path, tmp_path: Path) -> None:
     shutil.copytree(theirs / "residual", tmp_path / "old")
     for layer in LAYERS:

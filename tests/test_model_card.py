@@ -303,6 +303,8 @@ def test_the_start_of_a_transferred_suite_is_told_layer_by_layer() -> None:
         layers={
             f"blocks.{layer}.hook_resid_post": LayerTransfer(
                 source_hook_name=f"blocks.{layer + 1}.hook_resid_post",
+                source_d_sae=16_384,
+                features_by="sparsity.safetensors",
                 zero_shot={"explained_variance": 0.4},
                 final={"explained_variance": 0.8},
             )
@@ -313,6 +315,10 @@ def test_the_start_of_a_transferred_suite_is_told_layer_by_layer() -> None:
     assert "trained for each layer, except layer 2, whose SAE was taken over as it was." in card
     start = section(card, "What the SAEs started from")
     assert "of `their-suite`, not from random weights (all parameters, alignment `scale`)" in start
+    assert (
+        "Of 16,384 features each, those that fire most were taken (by sparsity.safetensors)"
+        in start
+    )
     assert "| 0 | `blocks.1.hook_resid_post` | 0.4000 | 0.8000 |" in start
     assert "say with `--init_from` where it lies" in section(card, "Train them again")
 

@@ -382,6 +382,45 @@ def other_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_pretokenized_folder_is_checked_before_the_model_loads(
+    tmp_path: Path, other_tokenizer: Path
+) -> None:
+    write_text(tmp_path / "text", "def f(x):\n    return x\n" * 400)
+    made = {
+        "own": {"tokenizer_name": str(MODEL_FOLDER)},
+        "other": {"tokenizer_name": str(other_tokenizer)},
+        "plain": {"tokenizer_name": str(MODEL_FOLDER), "begin_batch_token": None},
+    }
+    for name, how in made.items():
+        cfg = PretokenizeRunnerConfig(
+            dataset_path=str(tmp_path / "text"),
+            save_path=str(tmp_path / name),
+            context_size=16,
+            num_proc=1,
+            **how,
+        )
+        PretokenizeRunner(cfg).run()
+
+    def prepared(name: str, **changes: Any) -> None:
+        given = {"context_size": 16, "dataset_path": str(tmp_path / name), **changes}
+        on_demo = {"model_name": str(MODEL_FOLDER), "model_class_name": "AutoModelForCausalLM"}
+        prepare(group_config("3", hook_name="gpt_neox.layers.3", **on_demo, **given))
+
+    prepared("own")
+    prepared("plain", prepend_bos=False)
+    with pytest.raises(DatasetError, match=r"other' was tokenised with .* is token 30"):
+        prepared("other")
+    with pytest.raises(DatasetError, match=r"begins with 16 input_ids, less than context_size=32"):
+        prepared("own", context_size=32)
+    without = "plain' was tokenised with begin_batch_token None, so its rows begin without BOS, and"
+    with pytest.raises(ConfigError, match=f"{without} prepend_bos is True; set it to False"):
+        prepared("plain")
+    with pytest.raises(
+        ConfigError, match="begin with BOS, and prepend_bos is False; set it to True"
+    ):
+        prepared("own", prepend_bos=False)
+
+
 def test_tokens_of_another_tokenizer_are_refused_by_what_saelens_writes_beside_them(
     tmp_path: Path, other_tokenizer: Path
 ) -> None:

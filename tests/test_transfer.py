@@ -15,6 +15,8 @@ from sae_lens import (
     SAE,
     LanguageModelSAERunnerConfig,
     LanguageModelSAETrainingRunner,
+    StandardTrainingSAE,
+    StandardTrainingSAEConfig,
     TrainingSAE,
 )
 from sae_lens.training.activation_scaler import ActivationScaler
@@ -28,6 +30,7 @@ from sae_lens_groups.scaling.layer_scaler import LayerScaler
 from sae_lens_groups.scaling.moments import PairMoments
 from sae_lens_groups.train.initial import fresh_sae
 from sae_lens_groups.train.prepare import settle
+from sae_lens_groups.transfer.resize import RESIZABLE
 from sae_lens_groups.transfer.start import DIRECTIONS
 from sae_lens_groups.transfer.take import take_parameters
 
@@ -608,7 +611,17 @@ def configure_and_start(tokens: Dataset, changes: dict[str, Any]) -> None:
         ("broken", {}, "broken': suite.json cannot be read"),
         ("half", {}, "half' holds no SAELens SAE"),
         ("nowhere", {}, "does not say which layer its SAE is for: its hook_name is 'resid'"),
-        ("topk", {"sae": sae_config(d_sae=64)}, "has d_sae=48, and the config asks for 64"),
+        (
+            "matching_pursuit",
+            {"sae": sae_config("matching_pursuit", d_sae=64)},
+            "has d_sae=48, and the config asks for 64; make them equal, or start from another SAE: of "
+            "matching_pursuit SAEs no features can be chosen, only of standard, gated, topk",
+        ),
+        (
+            "topk",
+            {"sae": sae_config(d_sae=64), "init_keep_layers": True, "layer_groups": "3"},
+            "has d_sae=48, and the config asks for 64; make them equal",
+        ),
         ("topk", {"sae": sae_config(d_in=8)}, "has d_in=16, and the config asks for 8"),
         (
             "topk",
@@ -728,6 +741,65 @@ def test_saes_passed_in_cannot_start_elsewhere_too(
     cfg = group_config("0", init_from=str(sources / "topk"))
     with pytest.raises(GroupSAEError, match="init_from and override_saes both say"):
         GroupSAETrainingRunner(cfg, tokens, growing, override_saes={"layers_0": fresh_sae(cfg)})
+
+
+# --- more and fewer features ---
+
+
+def state_of(suite: SAESuite) -> dict[str, torch.Tensor]:
+    return suite.group(suite.groups[0]).state_dict()
+
+
+@pytest.mark.parametrize("architecture", [name for name in RESIZABLE if name in ARCHITECTURES])
+def test_the_most_used_features_are_taken_or_new_ones_added(
+    growing: HookedTransformer, tokens: Dataset, tmp_path: Path, architecture: str
+) -> None:
+    folder = str(tmp_path / "source")
+    source = train(growing, tokens, "1", sae=config_of(architecture), output_path=folder)
+    frequency_F = source.log_sparsity(1)
+    assert frequency_F is not None
+    used = sorted(range(D_SAE), key=lambda n: (-frequency_F[n].item(), n))
+    for d_sae, kept in ((32, sorted(used[:32])), (64, list(range(D_SAE)))):
+        sae = without_updates(config_of(architecture, d_sae=d_sae))
+        fresh = state_of(train(growing, tokens, "1", sae=sae, **NO_TRAINING))
+        with pytest.warns(
+            UserWarning, match=f"has 48 features, and d_sae is {d_sae}: an SAE starts"
+        ):
+            suite = train(growing, tokens, "1", sae=sae, init_from=folder, **NO_TRAINING)
+        for name, found in state_of(suite).items():
+            theirs, new = state_of(source)[name], fresh[name]
+            if theirs.shape == found.shape:  # b_dec, a running threshold
+                torch.testing.assert_close(found, theirs, rtol=1e-7, atol=1e-20)
+                continue
+            by_feature = -1 if name == "W_enc" else 0
+            taken = theirs.index_select(by_feature, torch.tensor(kept))
+            rest = new.narrow(by_feature, len(kept), d_sae - len(kept))
+            expected = torch.cat([taken, rest], by_feature)
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-20)  # of the one step
+        assert suite.manifest.transfer is not None
+        (told,) = suite.manifest.transfer.layers.values()
+        by = "sparsity.safetensors" if d_sae < D_SAE else None
+        assert (told.source_d_sae, told.features_by) == (D_SAE, by)
+
+
+def test_features_are_counted_where_the_source_does_not_say_how_often_they_fire(
+    growing: HookedTransformer, tokens: Dataset, tmp_path: Path
+) -> None:
+    source = StandardTrainingSAE(StandardTrainingSAEConfig(d_in=D_IN, d_sae=D_SAE))
+    source.cfg.metadata.hook_name = HOOK_NAME
+    fires_F = torch.arange(D_SAE) % 3 != 0
+    source.b_enc.data = torch.where(fires_F, 1e3, -1e3)
+    source.save_inference_model(tmp_path / "source")
+    cfg = sae_config("standard", d_sae=32)
+    with pytest.warns(UserWarning, match="an SAE starts with the 32 features that fire most"):
+        suite = train(
+            growing, tokens, "1", sae=cfg, init_from=str(tmp_path / "source"), **NO_TRAINING
+        )
+    assert torch.equal(state_of(suite)["W_dec"], source.W_dec[fires_F])
+    rows = rows_of(growing, 1)
+    require_equal(suite[1](rows), source(rows), times=10)
+    assert suite.manifest.transfer is not None
+    assert suite.manifest.transfer.layers[HOOK_NAME].features_by == "tokens"
 
 
 # --- what two layers have to do with one another ---

@@ -12,7 +12,11 @@ from sae_lens_groups.activations.dataset import (
     require_usable_rows,
 )
 from sae_lens_groups.activations.draw import RowSink
-from sae_lens_groups.activations.first_row import require_chat_template, require_usable_first_row
+from sae_lens_groups.activations.first_row import (
+    require_as_pretokenized,
+    require_chat_template,
+    require_usable_first_row,
+)
 from sae_lens_groups.activations.fit import (
     require_hooks,
     require_positions,
@@ -24,6 +28,7 @@ from sae_lens_groups.activations.flops import flops_of
 from sae_lens_groups.activations.hooks import Site, run_to_last_hook, taking_flat_heads
 from sae_lens_groups.activations.model import (
     compile_if_asked,
+    is_same_model,
     load_hooked_model,
     load_with_hooks,
     n_layers_before_loading,
@@ -69,6 +74,7 @@ __all__ = [
     "fingerprint",
     "flops_of",
     "held_out_rows",
+    "is_same_model",
     "load_hooked_model",
     "load_with_hooks",
     "measure_norms",
@@ -79,6 +85,7 @@ __all__ = [
     "open_dataset",
     "open_train_split",
     "pairs_with_middle_layers",
+    "require_as_pretokenized",
     "require_chat_template",
     "require_hooks",
     "require_no_remote_code",

@@ -248,23 +248,31 @@ def require_usable_rows(
         )
     tokenizer = getattr(model, "tokenizer", None)
     if dataset_path is not None and tokenizer is not None:
-        _require_same_tokenizer(dataset_path, tokenizer)
+        require_same_tokenizer(dataset_path, tokenizer)
 
 
-def _require_same_tokenizer(dataset_path: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuses tokens that SAELens's pretokenizer made with another tokenizer, by what it says of it.
-
-    Warns where that tokenizer cannot be had to compare. Only an id of another token counts: a model
-    may be loaded with tokens that were added to its tokenizer.
-    """
+def pretokenized_as(dataset_path: str) -> dict[str, Any]:
+    """What SAELens's pretokenizer says of tokens that it made; nothing of other datasets."""
     try:
         path = (
             files.expanded(dataset_path) / _TOKENIZED_BY
             if is_local(dataset_path)
             else Path(hf_hub_download(dataset_path, _TOKENIZED_BY, repo_type="dataset"))
         )
-        name = files.parse_json(path.read_text(encoding="utf-8"))["tokenizer_name"]
-    except (OSError, ValueError, KeyError, TypeError):  # made by something else
+        said = files.parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # made by something else
+        return {}
+    return said if isinstance(said, dict) and isinstance(said.get("tokenizer_name"), str) else {}
+
+
+def require_same_tokenizer(dataset_path: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuses tokens that SAELens's pretokenizer made with another tokenizer, by what it says of it.
+
+    Warns where that tokenizer cannot be had to compare. Only an id of another token counts: a model
+    may be loaded with tokens that were added to its tokenizer.
+    """
+    name = pretokenized_as(dataset_path).get("tokenizer_name")
+    if name is None:
         return
     known = tokenizer.get_vocab()
     try:

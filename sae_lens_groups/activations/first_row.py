@@ -1,12 +1,18 @@
 """What a dataset's first row and the tokenizer tell before the language model is loaded."""
 
+import warnings
 from typing import Any, cast
 
 import torch
 from datasets import IterableDataset
 from transformer_lens import HookedRootModule
 
-from sae_lens_groups.activations.dataset import TOKEN_COLUMNS, named
+from sae_lens_groups.activations.dataset import (
+    TOKEN_COLUMNS,
+    named,
+    pretokenized_as,
+    require_same_tokenizer,
+)
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError, DatasetError, in_one_line, quoted
 
@@ -52,6 +58,39 @@ def _is_list_of_ids(given: Any) -> bool:
     except (TypeError, ValueError, RuntimeError):
         return False
     return tokens.ndim == 1 and not tokens.is_floating_point()
+
+
+def require_as_pretokenized(
+    cfg: GroupSAERunnerConfig[Any],
+    dataset_path: str | None,
+    override_model: HookedRootModule | None,
+) -> None:
+    """Refuses what SAELens's pretokenizer made in another way than the run is to read it.
+
+    Its `sae_lens.json` says how. How long rows are is seen in the first one.
+
+    Raises:
+        DatasetError: another tokenizer made the tokens.
+        ConfigError: its rows begin with BOS and prepend_bos is False, or the other way round.
+    """
+    said = {} if dataset_path is None else pretokenized_as(dataset_path)
+    if dataset_path is None or not said:
+        return
+    tokenizer = getattr(override_model, "tokenizer", None)
+    if override_model is None and (tokenizer := _tokenizer_before_loading(cfg)) is not None:
+        with warnings.catch_warnings():  # it warns again once the model is loaded
+            warnings.simplefilter("ignore")
+            require_same_tokenizer(dataset_path, tokenizer)
+    first, bos = said.get("begin_batch_token"), getattr(tokenizer, "bos_token_id", None)
+    if said.get("use_chat_formatting") or said.get("begin_sequence_token") or bos is None:
+        return  # their text decides, or there is no BOS
+    begins = first == "bos" or bos == (getattr(tokenizer, f"{first}_token_id", first))
+    if begins != cfg.prepend_bos:
+        raise ConfigError(
+            f"{named(dataset_path)} was tokenised with begin_batch_token {first!r}, so its rows begin "
+            f"{'with' if begins else 'without'} BOS, and prepend_bos is {cfg.prepend_bos}; set it to "
+            f"{begins}, or tokenise again"
+        )
 
 
 def require_chat_template(

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -31,6 +32,20 @@ def n_layers_before_loading(cfg: GroupSAERunnerConfig[Any]) -> int | None:
     if cfg.model_class_name == "HookedTransformer":
         return _n_layers_of_hooked_transformer(cfg.model_name)
     return None
+
+
+def is_same_model(one: str, other: str) -> bool:
+    """Whether two names, of the Hub's or of TransformerLens's, or of a folder, end in the same model."""
+    from transformer_lens.loading_from_pretrained import get_official_model_name
+
+    names = set()
+    for name in (one, other):
+        try:
+            official = get_official_model_name(name)
+        except ValueError:  # TransformerLens does not know it
+            official = name
+        names.add(Path(official).name)
+    return len(names) == 1
 
 
 def _n_layers_of_hooked_transformer(model_name: str) -> int | None:

@@ -9,10 +9,10 @@ from sae_lens import SAE
 from sae_lens.saes.sae import SAEMetadata
 from transformer_lens import HookedRootModule
 
-from sae_lens_groups.activations import require_hooks, require_width
+from sae_lens_groups.activations import is_same_model, require_hooks, require_width
 from sae_lens_groups.errors import OutputFolderError, SuiteError
 from sae_lens_groups.evaluate.baseline import Baseline
-from sae_lens_groups.saved import is_groups_own
+from sae_lens_groups.saved import UNKNOWN, is_groups_own
 from sae_lens_groups.scaling import ESTIMATED_MODES
 from sae_lens_groups.suite import SAESuite
 
@@ -39,6 +39,14 @@ def shared_layers(suite: SAESuite, baseline: Baseline) -> dict[str, SAE[Any]]:
             f"for {', '.join(list(baseline.saes)[:4])}, and the suite for "
             f"{', '.join(list(suite)[:4])}; give one of the same model and hook"
         )
+    source = baseline.saes.source if isinstance(baseline.saes, SAESuite) else None
+    if source is not None and source.is_whole_release:
+        names = [of.manifest.model_name for of in (source, suite)]
+        if UNKNOWN not in names and not is_same_model(*names):
+            raise SuiteError(
+                f"the baseline {baseline.name!r} is for the model {names[0]!r}, and the suite for "
+                f"{names[1]!r}; name a release of that model, or {baseline.name}:* to compare with it"
+            )
     for name, sae in shared.items():
         _require_comparable(baseline.name, name, suite[name], sae)
     return shared

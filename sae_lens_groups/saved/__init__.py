@@ -22,11 +22,17 @@ from sae_lens_groups.saved.training_curves import (
     points_from_csv,
     points_to_csv,
 )
-from sae_lens_groups.saved.transfer_report import LayerTransfer, Scores, TransferReport
+from sae_lens_groups.saved.transfer_report import (
+    FeaturesBy,
+    LayerTransfer,
+    Scores,
+    TransferReport,
+)
 from sae_lens_groups.saved.write import finish_suite, write_groups, write_suite
 
 __all__ = [
     "UNKNOWN",
+    "FeaturesBy",
     "Figures",
     "HubRepo",
     "LayerTransfer",

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from glob import escape
 from pathlib import Path
+from typing import NamedTuple
 
 from sae_lens_groups import files
 from sae_lens_groups.errors import (
@@ -17,7 +18,7 @@ from sae_lens_groups.files import MISREAD, CheckedFolder
 from sae_lens_groups.layers import Layers
 from sae_lens_groups.saved.hub import HubRepo, is_repo_id
 from sae_lens_groups.saved.others import OtherSAEs
-from sae_lens_groups.saved.released import ReleasedSAEs, is_converter
+from sae_lens_groups.saved.released import ReleasedSAEs, is_converter, is_release
 from sae_lens_groups.saved.source import SAESource
 from sae_lens_groups.saved.suite import SavedSuite
 from sae_lens_groups.saved.sweep_index import is_sweep_folder, read_sweep_index
@@ -30,10 +31,20 @@ _OF_AN_SAE = (
     *(files.SCALER, files.WHITENING_MATRICES, files.RUNNER_CFG),
 )
 FORMS = (
-    "name a suite's folder, the folder of one or several SAELens SAEs, release:sae_id (with * for "
-    "several layers), owner/repo for a suite on the Hub, owner/repo:sae_id for an SAE there, or "
-    "converter:owner/repo:sae_id for one in another library's format, such as sparsify"
+    "name a suite's folder, the folder of one or several SAELens SAEs, a release that SAELens knows, "
+    "release:sae_id, owner/repo for a suite on the Hub, owner/repo:sae_id for an SAE there, or "
+    "converter:owner/repo:sae_id for one in another library's format, such as sparsify; * in a "
+    "folder's name or a sae_id names several layers"
 )
+
+
+class _Starred(NamedTuple):
+    """Folders whose names have a `*`."""
+
+    folder: Path
+    """What they lie in,"""
+    pattern: str
+    """and their path in there."""
 
 
 def open_saes(
@@ -42,8 +53,7 @@ def open_saes(
     """The trained SAEs at a place, to be read one by one; downloads them where they are on the Hub.
 
     Args:
-        place: a text is a folder or `release:sae_id` (also with `*`), `owner/repo`,
-            `owner/repo:sae_id`; a path is a folder.
+        place: a text is a folder, or has one of the other `FORMS`; a path is a folder.
         layers: of a suite on the Hub, what is downloaded; all where it is None.
         groups_only: of a suite on the Hub, downloads the SAEs of its groups and no layer's.
 
@@ -58,6 +68,8 @@ def open_saes(
     found = _located(place)
     if isinstance(found, Path):
         return _in_folder(found, str(place))
+    if isinstance(found, _Starred):
+        return OtherSAEs(found.folder, str(place), found.pattern)
     if not isinstance(found, HubRepo):
         return ReleasedSAEs(str(place), *found)
     with _sought_on_the_hub(found):
@@ -113,8 +125,8 @@ def run_training_tokens(folder: Path) -> int | None:
     return n_tokens if 0 < n_tokens < 2**63 else None
 
 
-def _located(place: str | Path) -> Path | HubRepo | tuple[str, ...]:
-    """Where a place is: a folder, a suite on the Hub, or an SAE by SAELens's names.
+def _located(place: str | Path) -> Path | _Starred | HubRepo | tuple[str, ...]:
+    """Where a place is: a folder or several, a suite on the Hub, or SAEs by SAELens's names.
 
     Raises:
         SuiteError: it is not a folder, and has none of the forms that mean the Hub.
@@ -122,18 +134,31 @@ def _located(place: str | Path) -> Path | HubRepo | tuple[str, ...]:
     folder = files.expanded(place)
     if files.exists(folder):
         return folder
+    if (starred := _starred(folder)) is not None:
+        return starred
     if isinstance(place, Path):
         hint = "; for one on the Hub, SAESuite.from_pretrained" if is_repo_id(str(place)) else ""
         raise SuiteError(
             f"{str(place)!r} does not exist; give the output_path of a training run{hint}"
         )
     release, colon, sae_id = place.partition(":")
+    if is_release(place):
+        return place, "*"
     if place.startswith((".", "/", "~")) or not (colon or place.count("/") == 1):
         raise SuiteError(f"{place!r} does not exist; {FORMS}")
     repo, second_colon, sae_in_repo = sae_id.partition(":")
     if second_colon and is_converter(release):
         return repo, sae_in_repo, release
     return (release, sae_id) if colon else HubRepo(place)
+
+
+def _starred(path: Path) -> _Starred | None:
+    """The folders that a path with a `*` names; None where it is none, or means the Hub."""
+    first = next((n for n, part in enumerate(path.parts) if "*" in part), None)
+    if first is None or ":" in path.parts[first]:
+        return None
+    folder = Path(*path.parts[:first])
+    return _Starred(folder, "/".join(path.parts[first:])) if files.exists(folder) else None
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """SAEs without a suite around them: others trained them, or it is the SAE of one group."""
 
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -23,7 +23,8 @@ UNKNOWN = "unknown"
 
 
 class OtherSAEs(SAESource):
-    """The SAEs in a folder that is not a suite, and in the folders inside.
+    """The SAEs in a folder that is not a suite, and in the folders inside; with a pattern, in those
+    of the folders inside that it matches.
 
     One for each layer, started from in the form that it is in; or a single one, which may be that
     of a group in a suite or a checkpoint, with its layers' scaling beside it.
@@ -32,8 +33,8 @@ class OtherSAEs(SAESource):
         SuiteError: there is none, one is damaged, or they cannot stand side by side.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self._saes = _found(folder, name)
+    def __init__(self, folder: Path, name: str, pattern: str | None = None) -> None:
+        self._saes = _found(folder, name, pattern)
         self.manifest = known(name, {sae.name: sae.metadata for sae in self._saes})
 
     def saved(self, layer: int) -> SavedSAE:
@@ -123,14 +124,20 @@ def _layers(metadata: Mapping[str, Any]) -> list[int]:
     return [layer_in(hook_name)]
 
 
-def _found(folder: Path, name: str) -> list[SavedSAE]:
+def _found(folder: Path, name: str, pattern: str | None) -> list[SavedSAE]:
     """The SAEs in a folder and the folders inside, at most one for each hook.
 
     Args:
         name: what the user calls the folder.
+        pattern: which of the folders inside, as `matches` takes it; all where it is None.
     """
-    saes = _in_and_inside(folder)
+    saes = _in_and_inside(folder, pattern)
     if not saes:
+        if pattern is not None:
+            raise SuiteError(
+                f"{name!r} names no SAELens SAE: of the folders in {str(folder)!r} that it matches, "
+                f"none holds {SAE_CFG_FILENAME}"
+            )
         raise SuiteError(
             f"{name!r} is neither a suite nor a folder of SAELens SAEs: it has no "
             f"{files.SUITE}, and no {SAE_CFG_FILENAME} in itself or in the folders inside; "
@@ -162,12 +169,20 @@ def _require_sound(name: str, sae: SavedSAE) -> None:
         raise SuiteError(f"{name!r} holds no SAELens SAE: {error}") from error
 
 
-def _in_and_inside(folder: Path) -> list[SavedSAE]:
+def matches(path: PurePath, pattern: str) -> bool:
+    """Whether a path, name by name, is what a pattern such as `layer_*/trainer_0` stands for."""
+    return len(path.parts) == len(PurePath(pattern).parts) and path.match(pattern)
+
+
+def _in_and_inside(folder: Path, pattern: str | None) -> list[SavedSAE]:
     suite, name = suite_around(folder)
     own = SavedSAE(suite, name)
-    if suite.has(own.file_name(SAE_CFG_FILENAME)):
+    if pattern is None and suite.has(own.file_name(SAE_CFG_FILENAME)):
         return [own]
     inside = (path.parent.relative_to(folder) for path in folder.rglob(SAE_CFG_FILENAME))
+    if pattern is not None:
+        n_names = len(PurePath(pattern).parts)
+        inside = (path for path in inside if matches(PurePath(*path.parts[:n_names]), pattern))
     visible = (path for path in inside if not any(part.startswith(".") for part in path.parts))
     return [SavedSAE(suite, own.file_name(path.as_posix())) for path in sorted(visible)]
 

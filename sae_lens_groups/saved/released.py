@@ -1,8 +1,11 @@
 """SAEs by SAELens's names, found, downloaded and loaded by it."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
 from typing import Any
 
 from sae_lens import SAE
@@ -21,27 +24,33 @@ from typing_extensions import override
 
 from sae_lens_groups.errors import HubError, SuiteError, first_line
 from sae_lens_groups.layers import Layers
-from sae_lens_groups.saved.others import known
+from sae_lens_groups.saved.hub import HubRepo
+from sae_lens_groups.saved.others import known, matches
 from sae_lens_groups.saved.sae import for_scaled_rows, is_of_group, unwritten_scaler
 from sae_lens_groups.saved.source import SAESource
 from sae_lens_groups.scaling import ESTIMATED_MODES, MEAN_NORM, without_model_kwargs_advice
 
 
 class ReleasedSAEs(SAESource):
-    """The SAE `release:sae_id`, or one for each of several layers where the id has a `*`.
+    """The SAE `release:sae_id`, or one for each of several layers: those of an id with a `*`, and all
+    of a release that is named alone.
 
     What they say of themselves is fetched at once, an SAE when it is asked for. `converter` is
     SAELens's name of another library's format, for a repository that SAELens does not list.
 
     Raises:
-        HubError: SAELens finds none.
+        HubError: SAELens finds none, or the release that was named alone has several for a layer.
         SuiteError: one does not say which layer it is for, is a group's, or has the layer of another.
     """
 
     def __init__(self, name: str, release: str, sae_id: str, converter: str | None = None) -> None:
         self._name, self._release, self._converter = name, release, converter
+        self.is_whole_release = name == release
+        ids = _sae_ids(release, sae_id) if converter is None else _ids_in(release, sae_id)
+        if self.is_whole_release:
+            _require_one_per_layer(release, ids)
         cfgs: dict[str, dict[str, Any]] = {}
-        for found in _sae_ids(release, sae_id):
+        for found in ids:
             with self._fetching(found):
                 cfgs[found] = _cfg(release, found, converter)
         metadata = {found: cfg["metadata"] for found, cfg in cfgs.items()}
@@ -102,6 +111,52 @@ class ReleasedSAEs(SAESource):
 def is_converter(name: str) -> bool:
     """Whether SAELens reads a format of this name: `sparsify`, `dictionary_learning_1` and so on."""
     return name in NAMED_PRETRAINED_SAE_LOADERS
+
+
+def is_release(name: str) -> bool:
+    """Whether SAELens lists a release of this name."""
+    return name in get_pretrained_saes_directory()
+
+
+_LAYER_IN_ID = re.compile(r"(?<![a-z])(?:layers?|blocks?|l)[._-]?(\d+)", re.IGNORECASE)
+
+
+def _require_one_per_layer(release: str, ids: Sequence[str]) -> None:
+    """Refuses a release of several SAEs for a layer, by their ids alone: there may be hundreds."""
+    found = [match for one in ids if (match := _LAYER_IN_ID.search(one)) is not None]
+    of_layer: dict[int, list[str]] = {}
+    for match in found:
+        of_layer.setdefault(int(match[1]), []).append(match.string)
+    several = next((item for item in sorted(of_layer.items()) if len(item[1]) > 1), None)
+    if several is None:
+        return
+    layer, (first, second, *others) = several
+    patterns = Counter(f"{one.string[: one.start(1)]}*{one.string[one.end(1) :]}" for one in found)
+    raise HubError(
+        f"{release!r} has {2 + len(others)} SAEs for layer {layer}, such as {first} and {second}; "
+        f"name one of each layer with a pattern, such as {release}:{patterns.most_common(1)[0][0]}"
+    )
+
+
+def _ids_in(repo_id: str, sae_id: str) -> list[str]:
+    """The folders of a repository that an id with a `*` names, or the id itself.
+
+    Raises:
+        HubError: none of them holds the settings of an SAE.
+    """
+    if "*" not in sae_id:
+        return [sae_id]
+    folder = HubRepo(repo_id).fetch([f"{sae_id}/*.json"])
+    inside = {
+        PurePosixPath(path.parent.relative_to(folder).as_posix()) for path in folder.rglob("*.json")
+    }
+    found = sorted(str(path) for path in inside if matches(path, sae_id))
+    if not found:
+        raise HubError(
+            f"{repo_id!r} has no folder {sae_id!r} with a JSON file of settings in it; look at the "
+            "repository's files, and name folders with * for the layer"
+        )
+    return found
 
 
 def _cfg(release: str, sae_id: str, converter: str | None) -> dict[str, Any]:

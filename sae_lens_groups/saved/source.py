@@ -29,6 +29,8 @@ class SAESource(abc.ABC):
     """Where the suite lies, if it is one that lies anywhere."""
     has_groups: bool = False
     """Whether the groups' SAEs are there in training form."""
+    is_whole_release: bool = False
+    """Whether a release was named to give each layer the SAE that it has for it."""
     has_scalers: bool = False
     """Whether the scaling of the groups' layers is there."""
 
@@ -84,6 +86,7 @@ class WrappedSource(SAESource):
         self._source = source
         self.manifest = source.manifest
         self.has_groups, self.has_scalers = source.has_groups, source.has_scalers
+        self.is_whole_release = source.is_whole_release
 
     def _of(self, layer: int) -> SAESource:  # noqa: ARG002  # by default, one for all
         """Where a layer is from."""

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -43,8 +43,19 @@ class ReplayedTokens:
         model_kwargs: dict[str, Any],
     ) -> dict[str, Any]:
         """`run_evals` of one SAE, from the first of these tokens."""
+        return self.evaluated(sae, model, scaler, config, model_kwargs)[0]
+
+    def evaluated(
+        self,
+        sae: SAE[Any],
+        model: HookedRootModule,
+        scaler: ActivationScaler,
+        config: EvalConfig,
+        model_kwargs: dict[str, Any],
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """`evaluate`, and what `run_evals` says of each feature."""
         self._position = 0
-        metrics, _ = run_evals(
+        return run_evals(
             sae,
             cast("ActivationsStore", self),
             model,
@@ -53,7 +64,6 @@ class ReplayedTokens:
             exclude_special_tokens=self.excluded or False,
             model_kwargs=model_kwargs,
         )
-        return metrics
 
     @property
     def excluded(self) -> list[int]:
@@ -178,6 +188,20 @@ class SuiteScores:
                 for trainer in trainers
                 for layer, scaler in trainer.scaling.of_layer.items()
             }
+
+    def firing_frequency(
+        self, sae: TrainingSAE[Any], layer: int, scaler: ActivationScaler
+    ) -> torch.Tensor:
+        """How often each feature of an SAE, exported for a layer, fires on these tokens. Shape (d_sae,)."""
+        name = self._template.hook_name(layer)
+        with torch.random.fork_rng():
+            plain = layer_sae(sae, scaler, {"hook_name": name})
+        captures = _OnePass(self._model, [name], self._tokens)
+        config = replace(self._config, compute_featurewise_density_statistics=True)
+        _, of_features = self._tokens.evaluated(
+            plain, captures, ActivationScaler(), config, self._model_kwargs
+        )
+        return torch.tensor(of_features["feature_density"])
 
     def _of_layer(
         self,

@@ -18,6 +18,7 @@ from sae_lens_groups.activations import (
     n_layers_before_loading,
     n_layers_of,
     open_dataset,
+    require_as_pretokenized,
     require_chat_template,
     require_usable_first_row,
 )
@@ -252,6 +253,7 @@ def prepare(
     dataset = open_dataset(cfg) if override_dataset is None else as_stream(override_dataset)
     dataset_path = cfg.dataset_path if override_dataset is None else None
     require_usable_first_row(cfg, dataset, dataset_path)
+    require_as_pretokenized(cfg, dataset_path, override_model)
     require_chat_template(cfg, override_model)
     groups = None if override_model is not None else settled.groups_before_loading()
     if settled.checkpoint is not None:
@@ -262,7 +264,7 @@ def prepare(
     if override_saes is not None and (cfg.init_from is not None or cfg.sweep is not None):
         given = "init_from" if cfg.sweep is None else "sweep"
         raise ConfigError(f"{given} and override_saes both say what SAEs start from; leave one out")
-    source = usable_source(cfg)
+    source = usable_source(cfg, groups)
     return PreparedRun(
         settled=settled,
         dataset=dataset,

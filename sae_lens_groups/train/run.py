@@ -321,14 +321,14 @@ class TrainingRun:
         if self._transfer is None:
             return
         scalings = {name: one.scaling for name, one in trainer.group_trainers.items()}
-        self._transfer.apply(self.saes, scalings, moments)
+        transfer = self._transfer
         with batches.paused():
-            zero_shot = self.world.merged(
-                lambda: self._scores().of(trainer.group_trainers.values())
-            )
-        scaled_only = self._transfer.scaled_only
-        self._transfer.scaled_only = set().union(*self.world.gathered(lambda: scaled_only))
-        self._transfer_report = self._transfer.report(zero_shot)
+            scores = self._scores()
+            transfer.apply(self.saes, scalings, moments, scores.firing_frequency)
+            zero_shot = self.world.merged(lambda: scores.of(trainer.group_trainers.values()))
+        said = self.world.gathered(lambda: (transfer.scaled_only, transfer.resized))
+        transfer.scaled_only, transfer.resized = (set().union(*of) for of in zip(*said))
+        self._transfer_report = transfer.report(zero_shot)
 
     def _go_on(self, trainer: GroupTrainer, checkpoint: Checkpoint) -> None:
         """Takes over all that a checkpoint holds, but for this run's own settings of optimisers."""

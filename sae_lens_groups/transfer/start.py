@@ -7,16 +7,25 @@ activations of the group's middle layer to those that f works on.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
+import torch
 from sae_lens import TrainingSAE
 from sae_lens.training.activation_scaler import ActivationScaler
 
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import InitSourceError
-from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.layers import LayerGroup, in_words
 from sae_lens_groups.plugins import alignments
-from sae_lens_groups.saved import LayerTransfer, SAESource, Scores, TransferReport, named_by
+from sae_lens_groups.saved import (
+    FeaturesBy,
+    LayerTransfer,
+    SAESource,
+    Scores,
+    TransferReport,
+    named_by,
+)
 from sae_lens_groups.scaling import (
     ESTIMATED_MODES,
     MEAN_NORM,
@@ -33,6 +42,7 @@ from sae_lens_groups.scaling import (
     whitening_of,
 )
 from sae_lens_groups.transfer.keep import kept_groups
+from sae_lens_groups.transfer.resize import like, most_used, take_features
 from sae_lens_groups.transfer.take import ALL_PARAMETERS, take_decoder, take_parameters
 
 
@@ -61,6 +71,19 @@ class Start:
         return self.layer, self.source_layer
 
 
+class Resized(NamedTuple):
+    """A start from an SAE of more or fewer features."""
+
+    layer: int
+    """The group's middle one."""
+    source_d_sae: int
+    features_by: FeaturesBy | None
+
+
+FiringFrequency = Callable[[TrainingSAE[Any], int, ActivationScaler], torch.Tensor]
+"""How often each feature of an SAE fires on a layer that is scaled so. Shape (d_sae,)."""
+
+
 class Transfer:
     """Where each group of a run starts from.
 
@@ -78,9 +101,12 @@ class Transfer:
         self.source = source
         self.groups = tuple(groups)
         self._held = source.manifest
+        require_own_layers(cfg, source, self.groups)
         self.starts = tuple(self._start(group) for group in self.groups)
         self.scaled_only: set[LayerPair] = set()
         """Related by a factor, where what was asked for would have been worse."""
+        self.resized: set[Resized] = set()
+        """What started from an SAE of more or fewer features."""
 
     @property
     def pairs(self) -> set[LayerPair]:
@@ -107,6 +133,7 @@ class Transfer:
     def report(self, zero_shot: Scores) -> TransferReport:
         """What each layer started from, and its scores before any step."""
         hook_name = self.cfg.hook_template.hook_name
+        resized = {one.layer: one for one in self.resized}
         return TransferReport(
             init_from=str(self.cfg.init_from),
             init_direction=self.cfg.init_direction,
@@ -116,9 +143,12 @@ class Transfer:
                 hook_name(layer): LayerTransfer(
                     source_hook_name=hook_name(start.source_layer),
                     init_alignment=SCALE if start.pair in self.scaled_only else None,
+                    source_d_sae=found.source_d_sae if found else None,
+                    features_by=found.features_by if found else None,
                     zero_shot=zero_shot[layer],
                 )
                 for start in self.starts
+                for found in [resized.get(start.layer)]
                 for layer in start.group.layers
             },
         )
@@ -128,6 +158,7 @@ class Transfer:
         saes: Mapping[str, TrainingSAE[Any]],
         scalings: Mapping[str, GroupScaling],
         moments: Mapping[LayerPair, PairMoments],
+        firing_frequency: FiringFrequency,
     ) -> None:
         """Gives every group's SAE its first parameters, in place.
 
@@ -135,6 +166,7 @@ class Transfer:
             saes: group name -> the SAE to train; of some groups, where others train the rest.
             scalings: group name -> how its layers' activations are scaled.
             moments: those of all `pairs`, of raw activations.
+            firing_frequency: asked where the source has more features and does not say.
         """
         for start in self.starts:
             if start.group.name not in saes:
@@ -142,13 +174,34 @@ class Transfer:
             target = scalings[start.group.name].of_layer[start.layer]
             with named_by("init_from", InitSourceError):
                 source = self.source.group(self._held.group_of(start.source_layer))
-            sae, which = saes[start.group.name], self.cfg.init_parameters
+            own, which = saes[start.group.name], self.cfg.init_parameters
+            is_resized = source.cfg.d_sae != own.cfg.d_sae
+            sae = like(own, source.cfg.d_sae) if is_resized else own
             scaler = self._scaler(start, target, moments.get(start.pair))
             take_parameters(sae, source, scaler, which=which)
             is_refitted = self._held.refit_tokens is not None and len(start.group) == 1
             if is_refitted and start.is_same_layer and which == ALL_PARAMETERS:
                 from_raw = _rescaled(target, ActivationScaler(), int(self.cfg.sae.d_in))
                 take_decoder(sae, source, self.source.layer(start.source_layer), from_raw)
+            if is_resized:
+                self._resize(own, sae, start, partial(firing_frequency, sae, start.layer, target))
+
+    def _resize(
+        self,
+        own: TrainingSAE[Any],
+        taken: TrainingSAE[Any],
+        start: Start,
+        counted: Callable[[], torch.Tensor],
+    ) -> None:
+        by: FeaturesBy | None = None
+        kept_N = None
+        if taken.cfg.d_sae > own.cfg.d_sae:
+            saved_F = self.source.log_sparsity(start.source_layer)
+            by = "tokens" if saved_F is None else "sparsity.safetensors"
+            frequency_F = counted() if saved_F is None else saved_F
+            kept_N = most_used(frequency_F, own.cfg.d_sae)
+        take_features(own, taken, kept_N)
+        self.resized.add(Resized(start.layer, taken.cfg.d_sae, by))
 
     def _start(self, group: LayerGroup) -> Start:
         layer = DIRECTIONS[self.cfg.init_direction](self._held.layers, group)
@@ -214,6 +267,24 @@ class Transfer:
         return LayerScaler.of(to_equal_norms, fitted.then(own_map))
 
 
+def require_own_layers(
+    cfg: GroupSAERunnerConfig[Any], source: SAESource, groups: Iterable[LayerGroup]
+) -> None:
+    """Refuses a release named as a whole that lacks layers, unless neighbours were asked for.
+
+    Raises:
+        InitSourceError: says which layers it lacks, and which it has.
+    """
+    held = source.manifest.layers
+    missing = [group.middle for group in groups if group.middle not in held]
+    if source.is_whole_release and missing and cfg.init_direction == NEAREST:
+        raise InitSourceError(
+            f"init_from {cfg.init_from!r} has no SAE for {in_words(missing)}; it has "
+            f"{in_words(held)}; leave the others out of layer_groups, or name "
+            f"{cfg.init_from}:* to start each of them from the nearest layer's"
+        )
+
+
 def _rescaled(target: ActivationScaler, source: ActivationScaler, d_in: int) -> LayerScaler:
     """From one scaling of a layer to another of the same layer, exactly."""
     own_map = layer_map_of(source)
@@ -235,10 +306,11 @@ Direction = Callable[[Sequence[int], LayerGroup], int | None]
 """From the source's layers and a group to one of these layers; None where there is none."""
 
 
+NEAREST = "nearest"
 DIRECTIONS: Mapping[str, Direction] = {
     # Of two layers that are as near to the group's middle, the one above, whose SAE does better
     # there before any training (tutorials/transfer.md).
-    "nearest": lambda layers, group: min(layers, key=lambda n: (abs(n - group.middle), -n)),
+    NEAREST: lambda layers, group: min(layers, key=lambda n: (abs(n - group.middle), -n)),
     "forward": lambda layers, group: max((n for n in layers if n < group.first), default=None),
     "backward": lambda layers, group: min((n for n in layers if n > group.last), default=None),
 }

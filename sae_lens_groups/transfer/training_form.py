@@ -13,19 +13,23 @@ from sae_lens.saes.sae import TrainingSAEConfig
 
 from sae_lens_groups.errors import InitSourceError
 from sae_lens_groups.scaling import ESTIMATED_MODES
+from sae_lens_groups.transfer.resize import require_resizable
 
 # Architectures that SAELens saves as JumpReLU, with their one threshold for every feature.
 _SAVED_AS_JUMPRELU = ("batchtopk", "matryoshka_batchtopk")
 _SAME_NORM = 1e-4  # float32 rounding of a decoder row that was divided by its norm
 
 
-def require_convertible(sae: SAE[Any], wanted: TrainingSAEConfig, which: str) -> None:
+def require_convertible(
+    sae: SAE[Any], wanted: TrainingSAEConfig, which: str, *, resizes: bool = True
+) -> None:
     """Refuses an SAE that has no equal among those that `wanted` describes.
 
     Args:
         sae: in training or inference form.
         wanted: the SAE to train.
         which: names the SAE in messages.
+        resizes: whether it may have another number of features, where the architecture allows it.
 
     Raises:
         InitSourceError: says what differs.
@@ -44,6 +48,8 @@ def require_convertible(sae: SAE[Any], wanted: TrainingSAEConfig, which: str) ->
         asked["apply_b_dec_to_input"] = wanted.apply_b_dec_to_input
     if _is_normalised_before(sae, wanted):
         found["normalize_activations"] = asked["normalize_activations"]
+    if resizes and found["architecture"] == asked["architecture"] and sae.cfg.d_sae != wanted.d_sae:
+        require_resizable(asked["architecture"], found.pop("d_sae"), wanted.d_sae, which)
     for name, value in found.items():
         if value != asked[name]:
             raise InitSourceError(
