@@ -1,7 +1,7 @@
 """A suite in, a row of scores per layer and a page out."""
 
 from sae_lens_groups.evaluate.baseline import Baseline, open_baseline
-from sae_lens_groups.evaluate.checks import metadata_of_both, require_evaluable, shared_layers
+from sae_lens_groups.evaluate.checks import metadata_of_both, require_evaluable, with_baseline
 from sae_lens_groups.evaluate.circuits import TASKS, task_named
 from sae_lens_groups.evaluate.features import FeatureLayers
 from sae_lens_groups.evaluate.outliers import Outliers
@@ -27,7 +27,7 @@ __all__ = [
     "public",
     "report_page",
     "require_evaluable",
-    "shared_layers",
     "task_named",
     "token_store",
+    "with_baseline",
 ]

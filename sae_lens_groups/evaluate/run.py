@@ -19,8 +19,8 @@ from sae_lens_groups.evaluate.bootstrap import Resamplings
 from sae_lens_groups.evaluate.checks import (
     metadata_of_both,
     require_evaluable,
-    shared_layers,
     warn_of_training_text,
+    with_baseline,
 )
 from sae_lens_groups.evaluate.circuits import measure_faithfulness
 from sae_lens_groups.evaluate.cost import training_costs
@@ -87,13 +87,11 @@ def evaluate_suite(
     """
     suite = suite if isinstance(suite, SAESuite) else SAESuite.load(suite)
     require_evaluable(suite, model)
-    template = suite.manifest.hook_template
-    compared = None if baseline is None else Baseline.of(baseline).named_as(template)
+    compared, shared = with_baseline(suite, baseline)
     given = fingerprint(dataset)
     warn_of_training_text(
         [Baseline.of(suite, "the suite"), *([] if compared is None else [compared])], given
     )
-    shared = {} if compared is None else shared_layers(suite, compared)
     trained = metadata_of_both(suite, compared, shared, model)
     any_sae, said = next(iter(suite.values())), [of for each in trained.values() for of in each]
     tokens = read_tokens(model, any_sae, said, dataset, n_batches, batch_size_prompts, context_size)
