@@ -163,7 +163,7 @@ function draw(card) {
     ...(suite.shows_texts ? suite.strata.map((name, s) => examples(name, card, card.examples[n][s], n, columns.highest, at)) : []));
 }
 
-const spreadInWords = (entropy, n) => n === 1 || entropy === null ? "" : "entropy " + written(entropy) + " bits of " + written(Math.log2(n));
+const spreadInWords = (entropy, n) => n === 1 || entropy === null ? "" : "entropy " + written(entropy) + " of at most " + written(Math.log2(n)) + " bits";
 
 function depthTable(columns, at, layers, chosen) {
   const densities = profile(columns, at), most = Math.max(...densities) || 1;
