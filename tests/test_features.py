@@ -15,9 +15,11 @@ from sae_lens_groups import SAESuite
 from sae_lens_groups.cli import main
 from sae_lens_groups.demo import MODEL_FOLDER, stdlib_tokens
 from sae_lens_groups.features import HISTOGRAM_EDGES, SuiteFeatures, collect_features
+from sae_lens_groups.features.directions import Nearest
 from sae_lens_groups.features.result import GroupFeatures, LayerFeatures
+from sae_lens_groups.layers import LayerGroup
 
-from .planted import FEATURE, PlantedModel, planted_suite, planted_tokens
+from .planted import FEATURE, PlantedModel, planted_suite, planted_tokens, random_suite
 from .test_evaluate_command import train
 
 N_BATCHES, N_PROMPTS, CONTEXT = 2, 8, 32
@@ -52,7 +54,8 @@ def text() -> Dataset:
 @pytest.fixture(scope="module")
 def found(suite: SAESuite, model: Any, text: Dataset) -> SuiteFeatures:
     sizes: dict[str, Any] = {"n_top": N_TOP, "n_sampled": N_SAMPLED, "width": WIDTH}
-    return suite.features(model, text, baseline=suite, **COUNTS, **sizes)
+    baseline = {suite.manifest.hook_template.hook_name(4): suite[11]}
+    return suite.features(model, text, baseline=baseline, **COUNTS, **sizes)
 
 
 @pytest.fixture(scope="module")
@@ -152,15 +155,8 @@ def test_raised_tokens_and_nearest_features_are_those_of_float64(
 ) -> None:
     W_U = model.model.get_output_embeddings().weight.T.double()
 
-    def directions(layer: int) -> torch.Tensor:
-        return suite[layer].W_dec.double()
-
-    def cosines(layer: int, other: int) -> torch.Tensor:
-        ours, theirs = (torch.nn.functional.normalize(directions(n)) for n in (layer, other))
-        return (ours @ theirs.T).topk(3).values.float()
-
     for _, at in each_layer(found):
-        logits_FV = directions(at.layer) @ W_U
+        logits_FV = suite[at.layer].W_dec.double() @ W_U
         assert at.lens is not None
         for tokens, by, largest in (
             (at.lens.raised_CN, at.lens.raised_by_CN, True),
@@ -172,14 +168,49 @@ def test_raised_tokens_and_nearest_features_are_those_of_float64(
             torch.testing.assert_close(
                 by.double(), logits_FV.gather(1, tokens), rtol=1e-4, atol=1e-5
             )
-        assert at.baseline is not None  # the suite itself: each feature is its own nearest
-        assert torch.equal(at.baseline.feature_CN[:, 0], torch.arange(192))
     below, above = found.groups
     assert below.previous is above.next is None
     assert below.next is not None
     assert above.previous is not None
-    torch.testing.assert_close(below.next.cosine_CN, cosines(4, 11), atol=1e-5, rtol=0)
-    torch.testing.assert_close(above.previous.cosine_CN, cosines(11, 4), atol=1e-5, rtol=0)
+    assert below.elsewhere is above.elsewhere is None
+    require_nearest(below.next, cosines(suite, 4, 11))
+    require_nearest(above.previous, cosines(suite, 11, 4))
+    in_baseline = {at.layer: at.baseline for _, at in each_layer(found)}
+    assert in_baseline[3] is in_baseline[11] is None  # it has one SAE, for layer 4: ours of 11
+    require_nearest(in_baseline[4], cosines(suite, 4, 11))
+
+
+def cosines(suite: SAESuite, layer: int, other: int) -> torch.Tensor:
+    """Of every pair of directions, in float64."""
+    ours, theirs = (
+        torch.nn.functional.normalize(suite[n].W_dec.detach().double()) for n in (layer, other)
+    )
+    return ours @ theirs.T
+
+
+def require_nearest(nearest: Nearest | None, cosine_CF: torch.Tensor) -> None:
+    assert nearest is not None
+    expected = cosine_CF.topk(3).values
+    of_named = cosine_CF.gather(1, nearest.feature_CN)
+    for found in (nearest.cosine_CN.double(), of_named):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_nearest_features_of_groups_that_are_no_neighbours_are_those_of_float64() -> None:
+    groups = tuple(LayerGroup(*ends) for ends in ((0, 1), (2, 2), (3, 5), (6, 6), (7, 7), (8, 9)))
+    wide = random_suite(groups)
+    found = collect_features(wide, PlantedModel(10), planted_tokens(), features="1-7", **COUNTS)
+    for n, of in enumerate(found.groups):
+        # The layers of this group and of the other that are closest to each other.
+        pairs = [(groups[n].first, other.last) for other in groups[: max(0, n - 1)]]
+        pairs += [(groups[n].last, other.first) for other in groups[n + 2 :]]
+        best = [cosines(wide, *pair)[of.feature_C].max(1) for pair in pairs]
+        expected_CN, at_CN = torch.stack([each.values for each in best], 1).topk(3)
+        theirs_CG = torch.stack([each.indices for each in best], 1)
+        assert of.elsewhere is not None
+        torch.testing.assert_close(of.elsewhere.cosine_CN.double(), expected_CN, atol=1e-5, rtol=0)
+        assert torch.equal(of.elsewhere.layer_CN, torch.tensor([b for _, b in pairs])[at_CN])
+        assert torch.equal(of.elsewhere.feature_CN, theirs_CG.gather(1, at_CN))
 
 
 def test_a_planted_feature_is_found_on_its_layers() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from selenium import webdriver
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
@@ -16,6 +17,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from sae_lens_groups import SAESuite, collect_features
 from sae_lens_groups.features import SuiteFeatures, write_features
+from sae_lens_groups.features.directions import Elsewhere
 from sae_lens_groups.features.page.data import visible
 
 from .test_features import model, suite, text, tokens_folder  # noqa: F401  # fixtures
@@ -169,6 +171,25 @@ def test_keys_lead_through_features_layers_and_groups(
     press(opened, "/")
     assert opened.switch_to.active_element.get_attribute("id") == "search"
     require_quiet(opened)
+
+
+def test_the_nearest_elsewhere_is_a_link_to_the_layer_that_was_compared(
+    browser: webdriver.Chrome,
+    suite: SAESuite,  # noqa: F811
+    found: SuiteFeatures,
+    tmp_path: Path,
+) -> None:
+    below, above = found.groups
+    near = Elsewhere(*(torch.full((192, 1), n) for n in (3, 17, 0.25)))
+    copy = SAESuite.load(shutil.copytree(suite.require_folder(), tmp_path / "suite"))
+    write_features(copy, replace(found, groups=(below, replace(above, elsewhere=near))))
+    open_page(browser, tmp_path / "suite" / "features" / "index.html", "#layers_11/5")
+    item = browser.find_element(By.XPATH, "//div[starts-with(., 'elsewhere')]//li")
+    assert item.text.startswith("3-4/17 0.25")
+    item.find_element(By.TAG_NAME, "a").click()
+    wait(browser, lambda: title(browser) == "Feature 17 of layers 3-4")
+    assert browser.current_url.endswith("#layers_3-4/17@3")
+    require_quiet(browser)
 
 
 @pytest.mark.parametrize("width", [420, 1250])

@@ -425,6 +425,23 @@ def test_a_dataset_that_is_not_there_is_refused_before_the_model_loads(
 
 
 @pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize("kind", ["save_to_disk", "dict", "jsonl"])
+def test_a_dataset_without_rows_is_named(tmp_path: Path, streaming: bool, kind: str) -> None:
+    empty, full = (Dataset.from_dict({"text": rows}) for rows in ([], ["some"]))
+    folder = tmp_path / "empty"
+    if kind == "dict":
+        DatasetDict({"train": full, "test": empty}).save_to_disk(folder)
+    elif kind == "save_to_disk":
+        empty.save_to_disk(folder)
+    else:
+        folder.mkdir()
+        (folder / "train.jsonl").write_text("")
+    said = r"empty' holds no rows, or one of its splits holds none; name a dataset that has text"
+    with pytest.raises(DatasetError, match=said):
+        suite_from(str(folder), streaming=streaming)
+
+
+@pytest.mark.parametrize("streaming", [True, False])
 def test_a_broken_dataset_file_is_named(tmp_path: Path, streaming: bool) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "train.jsonl").write_text('{"text": "fine"}\n{"text": nonsense')

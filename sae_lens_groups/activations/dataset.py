@@ -31,6 +31,8 @@ _TOKENIZED_BY = "sae_lens.json"
 _COLUMNS = (*TOKEN_COLUMNS, "text", "problem", "messages")
 """What of a row can be read, the first that is there."""
 _N_FIRST_ROWS = 16
+_OF_NO_ROWS = (IndexError, StopIteration)
+"""What `datasets` raises where a folder of `save_to_disk` or a JSON file is empty."""
 
 
 class DatasetId(NamedTuple):
@@ -88,7 +90,7 @@ def open_train_split(
     try:
         open_path = _open_local if is_local(path) else _load
         dataset = open_path(path, streaming, trust_remote_code)
-    except (OSError, ValueError, IndexError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, *_OF_NO_ROWS, datasets.exceptions.DatasetsError) as error:
         raise DatasetError(_why_unreadable(path, error)) from error
     return as_stream(dataset)
 
@@ -101,6 +103,11 @@ def _why_unreadable(path: str, error: Exception) -> str:
             f"dataset_path {path!r} has several configurations, {names}, and no setting of SAELens "
             f"names one; write one to a folder with datasets.load_dataset({path!r}, NAME, "
             "split='train').save_to_disk(FOLDER), and name that"
+        )
+    if isinstance(error, _OF_NO_ROWS):
+        return (
+            f"dataset_path {path!r} holds no rows, or one of its splits holds none; name a dataset "
+            "that has text or tokens, or the folder of the split that does"
         )
     caches = (str(datasets.config.HF_CACHE_HOME), str(datasets.config.HF_DATASETS_CACHE))
     if str(getattr(error, "filename", None)).startswith(caches):

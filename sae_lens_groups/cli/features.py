@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         description="Shows what the features of a suite fire on, on text that training has not "
         "read: for each feature and layer the strongest examples, how often and how strongly it "
-        "fires, the tokens it raises and its nearest features in the neighbouring groups. Writes "
+        "fires, the tokens it raises and its nearest features in the other groups. Writes "
         "the folder features into the suite, whose index.html opens without a network.",
     )
     parser.add_argument("suite", metavar="SUITE", help="the output_path of a training run")

@@ -32,8 +32,8 @@ from sae_lens_groups.evaluate import (
     evaluation_text,
     open_baseline,
     public,
-    shared_layers,
     task_named,
+    with_baseline,
 )
 from sae_lens_groups.field_values import require_device
 from sae_lens_groups.suite import SAESuite
@@ -49,7 +49,7 @@ def score_suite(flags: argparse.Namespace, args: Sequence[str]) -> int:
     folder = suite.require_folder()
     files.require_writable(folder, "the suite")
     with as_mistakes():
-        baseline = None if flags.baseline is None else _comparable(flags, suite)
+        baseline = _comparable(flags, suite)
         text = suite_text(flags, suite, [] if baseline is None else [baseline])
         model = model_of_suite(flags, suite, hooks_of_baseline(suite, baseline))
         require_usable_rows(text.path, text.rows, model)
@@ -110,11 +110,10 @@ def opened_text(
     return Text(Path(path).name, path, rows)
 
 
-def _comparable(flags: argparse.Namespace, suite: SAESuite) -> Baseline:
+def _comparable(flags: argparse.Namespace, suite: SAESuite) -> Baseline | None:
     """The baseline, refused before the model loads where it cannot be compared with the suite."""
-    found = open_baseline(flags.baseline, flags.device).named_as(suite.manifest.hook_template)
-    shared_layers(suite, found)
-    return found
+    given = None if flags.baseline is None else open_baseline(flags.baseline, flags.device)
+    return with_baseline(suite, given)[0]
 
 
 def suite_text(flags: argparse.Namespace, suite: SAESuite, others: Sequence[Baseline] = ()) -> Text:

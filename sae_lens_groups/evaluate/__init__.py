@@ -1,7 +1,7 @@
 """A suite in, a row of scores per layer and a page out."""
 
 from sae_lens_groups.evaluate.baseline import Baseline, open_baseline
-from sae_lens_groups.evaluate.checks import metadata_of_both, require_evaluable, shared_layers
+from sae_lens_groups.evaluate.checks import metadata_of_both, require_evaluable, with_baseline
 from sae_lens_groups.evaluate.choice.page import sweep_page
 from sae_lens_groups.evaluate.choice.result import SweepEvaluation
 from sae_lens_groups.evaluate.choice.run import OpenedSweep, evaluate_sweep
@@ -34,9 +34,9 @@ __all__ = [
     "public",
     "report_page",
     "require_evaluable",
-    "shared_layers",
     "sweep_page",
     "sweep_text",
     "task_named",
     "token_store",
+    "with_baseline",
 ]

@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from sae_lens import SAE
@@ -30,8 +31,17 @@ def require_evaluable(suite: SAESuite, model: HookedRootModule) -> None:
     require_width(model, hook_name, sae.cfg.metadata.hook_head_index, sae.cfg.d_in)
 
 
-def shared_layers(suite: SAESuite, baseline: Baseline) -> dict[str, SAE[Any]]:
-    """The baseline's SAEs for the suite's layers, which have to take the same activations."""
+def with_baseline(
+    suite: SAESuite, given: Baseline | Mapping[str, SAE[Any]] | str | Path | None
+) -> tuple[Baseline | None, dict[str, SAE[Any]]]:
+    """What is known of the baseline, and its SAEs for the suite's layers, by the suite's hook names.
+
+    Raises:
+        SuiteError: it has none, or they take other activations.
+    """
+    if given is None:
+        return None, {}
+    baseline = Baseline.of(given).named_as(suite.manifest.hook_template)
     shared = {name: baseline.saes[name] for name in suite if name in baseline.saes}
     if not shared:
         raise SuiteError(
@@ -49,7 +59,7 @@ def shared_layers(suite: SAESuite, baseline: Baseline) -> dict[str, SAE[Any]]:
             )
     for name, sae in shared.items():
         _require_comparable(baseline.name, name, suite[name], sae)
-    return shared
+    return baseline, shared
 
 
 def warn_of_training_text(suites: Iterable[Baseline], given: str) -> None:

@@ -15,8 +15,8 @@ from sae_lens_groups.evaluate.baseline import Baseline
 from sae_lens_groups.evaluate.checks import (
     metadata_of_both,
     require_evaluable,
-    shared_layers,
     warn_of_training_text,
+    with_baseline,
 )
 from sae_lens_groups.evaluate.sweep import Ablations
 from sae_lens_groups.evaluate.tokens import EvaluatedTokens, read_tokens
@@ -37,11 +37,6 @@ class Measurement:
     baseline: Baseline | None
     settings: EvaluationSettings
     ablations: Ablations = field(default_factory=dict)
-
-    def baseline_of(self, suite: SAESuite) -> Baseline | None:
-        """The baseline under the names of the suite's hooks."""
-        template = suite.manifest.hook_template
-        return None if self.baseline is None else self.baseline.named_as(template)
 
     @classmethod
     def of(
@@ -64,8 +59,7 @@ class Measurement:
         any_sae: SAE[Any] | None = None
         for suite in suites:
             require_evaluable(suite, model)
-            named = compared and compared.named_as(suite.manifest.hook_template)
-            shared = {} if named is None else shared_layers(suite, named)
+            named, shared = with_baseline(suite, compared)
             for name, said in metadata_of_both(suite, named, shared, model).items():
                 trained.setdefault(name, []).extend(said)
             any_sae = next(iter(suite.values())) if any_sae is None else any_sae

@@ -14,7 +14,7 @@ from transformer_lens import HookedRootModule
 
 from sae_lens_groups.evaluate.baseline import Baseline
 from sae_lens_groups.evaluate.bootstrap import Resamplings
-from sae_lens_groups.evaluate.checks import shared_layers
+from sae_lens_groups.evaluate.checks import with_baseline
 from sae_lens_groups.evaluate.circuits import measure_faithfulness
 from sae_lens_groups.evaluate.cost import training_costs
 from sae_lens_groups.evaluate.features import FeatureLayers
@@ -108,8 +108,8 @@ def evaluate_on(
 
 
 def _evaluated(suite: SAESuite, on: Measurement) -> tuple[SuiteEvaluation, Results]:
-    model, settings, baseline = on.model, on.settings, on.baseline_of(suite)
-    shared = {} if baseline is None else shared_layers(suite, baseline)
+    model, settings = on.model, on.settings
+    baseline, shared = with_baseline(suite, on.baseline)
     faithfulness = measure_faithfulness(suite, model, settings.tasks) if settings.tasks else None
     model_kwargs = (suite.runner_cfg or {}).get("model_kwargs") or {}
     (results, theirs), n_outliers = sweep(

@@ -21,11 +21,17 @@ from sae_lens_groups.evaluate import (
     metadata_of_both,
     public,
     require_evaluable,
-    shared_layers,
     token_store,
+    with_baseline,
 )
 from sae_lens_groups.features.choose import chosen_features
-from sae_lens_groups.features.directions import Nearest, logit_lens, nearest_features, unembedding
+from sae_lens_groups.features.directions import (
+    Nearest,
+    logit_lens,
+    nearest_elsewhere,
+    nearest_features,
+    unembedding,
+)
 from sae_lens_groups.features.kept import NO_PROMPT
 from sae_lens_groups.features.result import GroupFeatures, LayerFeatures, SuiteFeatures
 from sae_lens_groups.features.tally import GroupTally
@@ -89,9 +95,7 @@ def collect_features(
     suite = suite if isinstance(suite, SAESuite) else SAESuite.load(suite)
     chosen = chosen_features(suite, features, top, seed)
     require_evaluable(suite, model)
-    template = suite.manifest.hook_template
-    compared = None if baseline is None else Baseline.of(baseline).named_as(template)
-    shared = {} if compared is None else shared_layers(suite, compared)
+    compared, shared = with_baseline(suite, baseline)
     if autocast_lm is None:
         autocast_lm = bool((suite.runner_cfg or {}).get("autocast_lm"))
     sizes = (n_top, n_sampled, width, seed)
@@ -189,26 +193,29 @@ def _with_directions(
 ) -> tuple[GroupFeatures, ...]:
     """What was counted of each group, and what its decoder directions say."""
     found = []
-    for below, tally, above in zip([None, *tallies], tallies, [*tallies[1:], None]):
-        group, feature_C = tally.group, tally.feature_C
-
-        def nearest(
-            other: GroupTally | None, ours: int, theirs: int, feature_C: torch.Tensor = feature_C
-        ) -> Nearest | None:
-            directions = suite[ours].W_dec[feature_C]
-            return None if other is None else nearest_features(directions, suite[theirs].W_dec)
-
+    for n, tally in enumerate(tallies):
+        near = {m: _nearest(suite, tally, other.group) for m, other in enumerate(tallies) if m != n}
+        below, above = near.pop(n - 1, None), near.pop(n + 1, None)
         found.append(
             GroupFeatures(
-                group=group,
-                feature_C=feature_C,
+                group=tally.group,
+                feature_C=tally.feature_C,
                 layers=tuple(_lenses(suite, model, tally, baseline)),
                 n_tokens=n_tokens,
-                previous=nearest(below, group.first, below.group.last if below else 0),
-                next=nearest(above, group.last, above.group.first if above else 0),
+                previous=None if below is None else below[1],
+                next=None if above is None else above[1],
+                elsewhere=nearest_elsewhere(dict(near.values())),
             )
         )
     return tuple(found)
+
+
+def _nearest(suite: SAESuite, tally: GroupTally, other: LayerGroup) -> tuple[int, Nearest]:
+    """Another group's features, at its layer that is closest to the group of the tally."""
+    is_above = other.first > tally.group.last
+    ours = tally.group.last if is_above else tally.group.first
+    theirs = other.first if is_above else other.last
+    return theirs, nearest_features(suite[ours].W_dec[tally.feature_C], suite[theirs].W_dec)
 
 
 def _lenses(

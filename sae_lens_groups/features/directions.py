@@ -3,7 +3,7 @@
 Shapes: C features that are looked at, F those of another SAE, D = d_in, V vocabulary, N that are kept.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +28,15 @@ class LogitLens(NamedTuple):
 class Nearest(NamedTuple):
     """The features of another SAE whose directions have the largest cosine with each."""
 
+    feature_CN: torch.Tensor
+    cosine_CN: torch.Tensor
+
+
+class Elsewhere(NamedTuple):
+    """The nearest feature of each group that is no neighbour, those with the largest cosines."""
+
+    layer_CN: torch.Tensor
+    """The group's layer that was compared; it is in one group only."""
     feature_CN: torch.Tensor
     cosine_CN: torch.Tensor
 
@@ -71,3 +80,13 @@ def nearest_features(ours_CD: torch.Tensor, theirs_FD: torch.Tensor, n: int = 3)
         cosines, features = (rows_RD @ theirs_FD.T).topk(min(n, len(theirs_FD)))
         parts.append((features, cosines))
     return Nearest(*(torch.cat(each).cpu() for each in zip(*parts)))
+
+
+def nearest_elsewhere(nearest: Mapping[int, Nearest], n: int = 3) -> Elsewhere | None:
+    """The best of what is nearest at several layers, one of each; None without a layer."""
+    if not nearest:
+        return None
+    feature_CG = torch.cat([of.feature_CN[:, :1] for of in nearest.values()], 1)
+    cosine_CG = torch.cat([of.cosine_CN[:, :1] for of in nearest.values()], 1)
+    cosine_CN, at_CN = cosine_CG.topk(min(n, len(nearest)))
+    return Elsewhere(torch.tensor([*nearest])[at_CN], feature_CG.gather(1, at_CN), cosine_CN)

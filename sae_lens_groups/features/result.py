@@ -14,7 +14,7 @@ import torch
 
 from sae_lens_groups.errors import ConfigError, counted, quoted
 from sae_lens_groups.evaluate import FeatureLayers
-from sae_lens_groups.features.directions import LogitLens, Nearest
+from sae_lens_groups.features.directions import Elsewhere, LogitLens, Nearest
 from sae_lens_groups.features.kept import NO_PROMPT, Examples
 from sae_lens_groups.layers import LayerGroup
 
@@ -62,6 +62,8 @@ class GroupFeatures:
     previous: Nearest | None = None
     """The nearest in the group below, and in the one above; None at the ends."""
     next: Nearest | None = None
+    elsewhere: Elsewhere | None = None
+    """In the other groups; None where there are none."""
 
     @cached_property
     def spread(self) -> FeatureLayers:

@@ -13,7 +13,7 @@ import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from sae_lens_groups import files
-from sae_lens_groups.features.directions import Nearest
+from sae_lens_groups.features.directions import Elsewhere, Nearest
 from sae_lens_groups.features.kept import NO_PROMPT, Examples
 from sae_lens_groups.features.result import (
     HISTOGRAM_EDGES,
@@ -114,6 +114,7 @@ def _card(of: GroupFeatures, c: int, show_texts: bool) -> dict[str, Any]:
         "histogram": [_without_zeros(at.histogram_CB[c].tolist()) for at in of.layers],
         "previous": _near(of.previous, c),
         "next": _near(of.next, c),
+        "elsewhere": _elsewhere(of.elsewhere, c),
         "baseline": [_near(at.baseline, c) for at in of.layers],
         "lens": [_lens(at, c) for at in of.layers],
     }
@@ -167,11 +168,19 @@ def _without_zeros(counts: list[int]) -> list[int]:
     return [filled[0], *counts[filled[0] : filled[-1] + 1]] if filled else []
 
 
-def _near(nearest: Nearest | None, c: int) -> list[list[float]] | None:
+def _near(nearest: Nearest | Elsewhere | None, c: int) -> list[list[float]] | None:
     if nearest is None:
         return None
     cosines = [_short(value) for value in nearest.cosine_CN[c].tolist()]
     return [list(pair) for pair in zip(nearest.feature_CN[c].tolist(), cosines)]
+
+
+def _elsewhere(nearest: Elsewhere | None, c: int) -> list[list[float]] | None:
+    """Layer, feature and cosine of each."""
+    near = _near(nearest, c)
+    if nearest is None or near is None:
+        return None
+    return [[layer, *pair] for layer, pair in zip(nearest.layer_CN[c].tolist(), near)]
 
 
 def _lens(at: LayerFeatures, c: int) -> list[list[list[float]]] | None:

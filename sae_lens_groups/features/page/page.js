@@ -158,12 +158,12 @@ function draw(card) {
       make("div", {}, make("h3", {}, "Activations on layer " + layer), histogram(card.histogram[n])),
       make("div", { class: "near" }, make("h3", {}, "Nearest features ", make("small", {}, "cosine of their directions")),
         near("next group", card.next, group, 1), near("previous group", card.previous, group, -1),
-        baseline(card.baseline[n]))),
+        elsewhere(card.elsewhere), baseline(card.baseline[n]))),
     lens(card.lens[card.lens.length > 1 ? n : 0]),
     ...(suite.shows_texts ? suite.strata.map((name, s) => examples(name, card, card.examples[n][s], n, columns.highest, at)) : []));
 }
 
-const spreadInWords = (entropy, n) => n === 1 || entropy === null ? "" : "entropy " + written(entropy) + " bits of " + written(Math.log2(n));
+const spreadInWords = (entropy, n) => n === 1 || entropy === null ? "" : "entropy " + written(entropy) + " of at most " + written(Math.log2(n)) + " bits";
 
 function depthTable(columns, at, layers, chosen) {
   const densities = profile(columns, at), most = Math.max(...densities) || 1;
@@ -191,13 +191,22 @@ function histogram(counts) {
 function near(title, found, group, step) {
   if (!found) return null;
   const other = suite.groups[suite.groups.findIndex(each => each.name === group) + step].name;
-  const links = found.map(([index, cosine]) => {
-    const at = groups[other].index.indexOf(index), text = other.replace("layers_", "") + "/" + index;
-    return make("li", {}, at < 0 ? text : make("a", { href: nameOf(other, index), "data-step": step }, text), " " + written(cosine) + " ",
-      at < 0 ? null : token(groups[other].peaks[at]));
-  });
-  return make("div", {}, title, make("ul", {}, ...links));
+  return nearList(title, found.map(([index, cosine]) => nearOne(other, index, cosine, step)));
 }
+
+// In groups that are no neighbours, one of each; the link leads to the layer that was compared.
+function elsewhere(found) {
+  const groupOf = layer => suite.groups.find(each => each.layers.includes(layer)).name;
+  return found && nearList("elsewhere", found.map(([layer, index, cosine]) => nearOne(groupOf(layer), index, cosine, null, layer)));
+}
+
+function nearOne(group, index, cosine, step, layer) {
+  const at = groups[group].index.indexOf(index), text = group.replace("layers_", "") + "/" + index;
+  return make("li", {}, at < 0 ? text : make("a", { href: nameOf(group, index, layer), "data-step": step }, text), " " + written(cosine) + " ",
+    at < 0 ? null : token(groups[group].peaks[at]));
+}
+
+const nearList = (title, items) => make("div", {}, title, make("ul", {}, ...items));
 
 const baseline = found => found && make("div", {}, suite.baseline + ": ", found.map(([index, cosine]) => index + " (" + written(cosine) + ")").join(", "));
 
