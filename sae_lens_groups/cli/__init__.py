@@ -5,6 +5,7 @@ import contextlib
 import importlib
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 
@@ -12,6 +13,7 @@ from sae_lens_groups._version import __version__
 from sae_lens_groups.errors import ConfigError, GroupSAEError, TrainingInterrupted
 
 USAGE_ERROR = 2
+_SECONDS_TO_SPEAK = 3  # for the first of several processes, before a launcher ends it
 _COMMANDS = {
     "plan": "measure how far apart the layers of a model are, and propose groups with their cost",
     "cache": "store a model's activations at all layers, for many training runs",
@@ -56,6 +58,8 @@ def main(args: Sequence[str] | None = None) -> int:
     except GroupSAEError as error:
         if _is_heard():
             print(f"sae-lens-groups {chosen.command}: error: {error}", file=sys.stderr)
+        elif "torch" not in sys.modules:  # they have not met yet
+            time.sleep(_SECONDS_TO_SPEAK)
         return USAGE_ERROR
     except TrainingInterrupted as interruption:
         if _is_heard():

@@ -31,9 +31,10 @@ def train(args: Sequence[str]) -> int:
 def _train(line: CommandLine, *, is_dry_run: bool) -> int:
     from sae_lens_groups.cli.flags import as_mistakes, parse_flags, with_width
     from sae_lens_groups.plan import plan_text
-    from sae_lens_groups.train import GroupSAETrainingRunner, dry_run, run_text
+    from sae_lens_groups.train import GroupSAETrainingRunner, dry_run, run_text, world_of_process
 
-    cfg = with_width(parse_flags(line), line)
+    # Launchers end the others when one ends; so none does before the first has said why.
+    cfg = world_of_process().agreed(lambda: with_width(parse_flags(line), line))
     with as_mistakes():
         if is_dry_run:
             print(dry_run(cfg))
