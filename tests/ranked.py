@@ -119,6 +119,10 @@ SHARDED = [name for name in ("topk", "batchtopk", "abstopk") if name in ARCHITEC
 for architecture in SHARDED:
     sae = sae_config(architecture, **NORMALISED, d_sae=63)
     on_tokens(f"shards {architecture}", "0-3", sae=sae, fast_step="always")
+begun = sae_config("batchtopk", **NORMALISED, d_sae=63)
+on_tokens("shards begun", "1-2,3", sae=begun, fast_step="always", plan_tokens=512)
+half = sae_config(**NORMALISED, d_sae=63, dtype="bfloat16")
+on_tokens("shards bfloat16", "0-3", sae=half, fast_step="always")
 on_tokens(
     "shards", "0-1,2,3", sae=sae_config(**NORMALISED), fast_step="always", training_tokens=32 * 200
 )

@@ -52,7 +52,7 @@ from sae_lens_groups.train.ranks.settings import on_own_device, prepared_by_all,
 from sae_lens_groups.train.ranks.shards import shards_of
 from sae_lens_groups.train.ranks.world import world_of_process
 from sae_lens_groups.train.result import Result
-from sae_lens_groups.train.sharded.group_trainer import new_group_trainer
+from sae_lens_groups.train.sharded.group_trainer import change_saes, new_group_trainer
 from sae_lens_groups.train.sharded.whole import own_part
 from sae_lens_groups.train.stop import StopRequest
 from sae_lens_groups.train.trainer import GroupSAETrainer
@@ -320,11 +320,10 @@ class GroupSAETrainingRunner:
         if self._transfer is None:
             return
         scalings = {name: one.scaling for name, one in trainer.group_trainers.items()}
-        self._transfer.apply(self.saes, scalings, moments)
+        change_saes(trainer, partial(self._transfer.apply, scalings=scalings, moments=moments))
+        wholes = self.world.agreed(trainer.whole_trainers).values()
         with batches.paused():
-            zero_shot = self.world.merged(
-                lambda: self._scores().of(trainer.group_trainers.values())
-            )
+            zero_shot = self.world.merged(lambda: self._scores().of(wholes))
         scaled_only = self._transfer.scaled_only
         self._transfer.scaled_only = set().union(*self.world.gathered(lambda: scaled_only))
         self._transfer_report = self._transfer.report(zero_shot)
