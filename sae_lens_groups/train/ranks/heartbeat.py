@@ -70,7 +70,8 @@ class Heartbeat:
 
     def _beat(self) -> None:
         n, before = 0, [b""] * len(self._keys)
-        while not self._is_over.wait(_BEAT_SECONDS):
+        # Seldomer where there are many, as the store is asked for the counts of all by each.
+        while not self._is_over.wait(max(_BEAT_SECONDS, len(self._keys) / 100)):
             n += 1
             with contextlib.suppress(RuntimeError):  # the store's process has ended, or is stopped
                 self._store.set(self._keys[self._rank], str(n))
