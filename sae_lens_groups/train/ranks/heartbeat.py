@@ -40,7 +40,7 @@ class Heartbeat:
         # A connection of its own: one that the main thread waits through is locked.
         timeout = timedelta(seconds=SECONDS_OF_SILENCE)
         self._store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
-            host, port, size, is_master=False, timeout=timeout
+            host, port, is_master=False, timeout=timeout, wait_for_workers=False
         )
         self._keys = [f"{prefix}/heartbeat/{other}" for other in range(size)]
         self._seconds = [0.0] * size

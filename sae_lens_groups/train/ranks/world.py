@@ -33,8 +33,9 @@ _V = TypeVar("_V")
 
 START_UP = timedelta(hours=2)
 """How long ranks wait for one another before the first step, while one downloads or measures."""
-PATIENCE = timedelta(minutes=10)
-"""How long from then on. Those that are gone are missed sooner, by their heartbeat."""
+PATIENCE = timedelta(minutes=30)
+"""How long from then on, while one writes a checkpoint or uploads a suite. Those that are gone are
+missed sooner, by their heartbeat."""
 _GRACE_SECONDS = 10.0  # schedulers and torchrun may each pass on the same signal
 
 
