@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -35,7 +34,7 @@ from sae_lens_groups.errors import GroupSAEError, TrainingInterrupted
 from sae_lens_groups.train import SweepTrainingRunner
 from sae_lens_groups.train.fast_step import why_not
 from sae_lens_groups.train.group_trainer import GroupTrainer
-from sae_lens_groups.train.ranks import world
+from sae_lens_groups.train.ranks import heartbeat, world
 from sae_lens_groups.train.trainer import GroupSAETrainer
 from tests.conftest import (
     ARCHITECTURES,
@@ -127,6 +126,10 @@ SHARDED = [name for name in ("topk", "batchtopk", "abstopk") if name in ARCHITEC
 for architecture in SHARDED:
     sae = sae_config(architecture, **NORMALISED, d_sae=63)
     on_tokens(f"shards {architecture}", "0-3", sae=sae, fast_step="always")
+begun = sae_config("batchtopk", **NORMALISED, d_sae=63)
+on_tokens("shards begun", "1-2,3", sae=begun, fast_step="always", plan_tokens=512)
+half = sae_config(**NORMALISED, d_sae=63, dtype="bfloat16")
+on_tokens("shards bfloat16", "0-3", sae=half, fast_step="always")
 on_tokens(
     "shards", "0-1,2,3", sae=sae_config(**NORMALISED), fast_step="always", training_tokens=32 * 200
 )
@@ -207,6 +210,22 @@ def failing(owner: type, method: str, rank: int, n_calls: int, error: Exception)
 
 
 @contextlib.contextmanager
+def busy(rank: int, seconds: int) -> Iterator[None]:
+    """Lets a rank's first training step take so long."""
+    step, calls = GroupSAETrainer.step, []
+
+    def take_time(self: GroupSAETrainer, batch: Any) -> Any:
+        calls.append(1)
+        if rank == RANK and len(calls) == 1:
+            os.write(2, b"busy\n")
+            time.sleep(seconds)
+        return step(self, batch)
+
+    with mock.patch.object(GroupSAETrainer, "step", take_time):
+        yield
+
+
+@contextlib.contextmanager
 def spoiling(rank: int, n_calls: int) -> Iterator[None]:
     """Makes a weight of every SAE of one rank NaN before a training step."""
     step, calls = GroupSAETrainer.step, []
@@ -251,6 +270,8 @@ def fault(name: str, rank: int, n_calls: int) -> contextlib.AbstractContextManag
         return failing(GroupActivationsStore, "capture", rank, n_calls, error)
     if name == "step":
         return failing(GroupSAETrainer, "step", rank, n_calls, RuntimeError("out of memory"))
+    if name == "busy":
+        return busy(rank, n_calls)
     if name == "blind":  # to what other ranks write
         is_blind = mock.patch.object(Path, "is_dir", return_value=False)
         return is_blind if rank == RANK else contextlib.nullcontext()
@@ -302,8 +323,8 @@ def main() -> None:
 
 def faults_of(settings: dict[str, Any]) -> list[contextlib.AbstractContextManager[Any]]:
     """What is to go wrong, which the settings are rid of."""
-    if "patience" in settings:
-        world.PATIENCE = timedelta(seconds=settings.pop("patience"))
+    if "silence" in settings:
+        heartbeat.SECONDS_OF_SILENCE = settings.pop("silence")
     return [fault(kind, *settings.pop(kind)) for kind in FAULTS if kind in settings]
 
 
@@ -350,7 +371,7 @@ SIGNALS = {
     "kill": signal.SIGKILL,
     "hang": signal.SIGSTOP,
 }
-FAULTS = (*SIGNALS, "twice", "nan", "weights", "model", "step", "blind", "disk")
+FAULTS = (*SIGNALS, "busy", "twice", "nan", "weights", "model", "step", "blind", "disk")
 COLLECTIVES = [  # all that torch.distributed has, one to another aside
     name
     for name in vars(dist)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from sae_lens import SAE, LanguageModelSAERunnerConfig, TopKTrainingSAEConfig
 from sae_lens.llm_sae_training_runner import _parse_cfg_args
+from tqdm import tqdm
 
 import sae_lens_groups
 from sae_lens_groups import GroupSAERunnerConfig, SAESuite, __version__
@@ -358,6 +359,16 @@ def test_mistakes_give_one_message_and_status_2(
     assert "sae-lens-groups train: error: " in shown
     assert message in shown
     assert "Traceback" not in shown
+
+
+def test_a_message_has_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where a progress bar stands in the middle of its own."""
+    bar = tqdm(total=10, initial=3, disable=False, file=sys.stderr)
+    assert main(["train", "--no_such_flag"]) == 2
+    bar_line, start, _ = capsys.readouterr().err.partition("\nsae-lens-groups train: error")
+    assert "3/10" in bar_line
+    assert start
+    assert bar.disable  # it is closed
 
 
 def test_a_missing_dataset_gives_status_2(capsys: pytest.CaptureFixture[str]) -> None:

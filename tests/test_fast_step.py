@@ -17,6 +17,7 @@ from sae_lens import (
     TrainingSAE,
     TrainingSAEConfig,
 )
+from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from transformer_lens import HookedTransformer
 
@@ -56,10 +57,14 @@ def wide_config(architecture: str, **changes: Any) -> TrainingSAEConfig:
 
 
 def step_for(sae: TrainingSAE[Any], autocast: bool = False) -> SparseStep[Any]:
-    cfg = group_config("0", sae=sae.cfg, autocast=autocast, dead_feature_window=WINDOW)
-    step = make_step(sae, ALWAYS, cfg.to_sae_trainer_config(), Scratch())
+    step = make_step(sae, ALWAYS, trainer_config(sae, autocast), Scratch())
     assert step is not None
     return step
+
+
+def trainer_config(sae: TrainingSAE[Any], autocast: bool = False) -> SAETrainerConfig:
+    cfg = group_config("0", sae=sae.cfg, autocast=autocast, dead_feature_window=WINDOW)
+    return cfg.to_sae_trainer_config()
 
 
 def set_apart(sae: Any) -> None:

@@ -37,6 +37,38 @@ def test_a_run_keeps_no_keys_and_values_and_has_the_same_activations() -> None:
         assert torch.equal(ours[name], theirs[name])
 
 
+def test_a_model_that_transformers_spreads_gives_the_same_suite_and_scores(tmp_path: Path) -> None:
+    """Layers from the third on lie on the disk, from where each comes for its part of a pass."""
+    here = ("gpt_neox.embed_in", "gpt_neox.rotary_emb", "gpt_neox.final_layer_norm", "lm_head")
+    spread = dict.fromkeys(here, "cpu") | {
+        f"gpt_neox.layers.{layer}": "cpu" if layer < 2 else "disk" for layer in range(12)
+    }
+    found, devices = {}, {}
+    for name, placed in {
+        "plain": {},
+        "spread": {"device_map": spread, "offload_folder": str(tmp_path / "offloaded")},
+    }.items():
+        cfg = demo_config(
+            "1-2,3",
+            tmp_path / name,
+            model_from_pretrained_kwargs=placed,
+            context_size=16,
+            training_tokens=1024,
+            n_batches_in_buffer=64,
+            n_batches_for_norm_estimate=1,
+        )
+        runner = GroupSAETrainingRunner(cfg, override_dataset=make_tokens())
+        scores = evaluate_suite(runner.run(), runner.model, make_tokens(), n_batches=1)
+        weights = {
+            str(path.relative_to(tmp_path / name)): path.read_bytes()
+            for path in (tmp_path / name).rglob("sae_w*")
+        }
+        found[name] = weights, [score.metrics for score in scores]
+        devices[name] = {parameter.device.type for parameter in runner.model.parameters()}
+    assert "meta" in devices["spread"]
+    assert found["plain"] == found["spread"]
+
+
 def test_the_model_of_a_run_that_fills_in_a_suite_evaluates_all_of_it(tmp_path: Path) -> None:
     short = {
         "context_size": 16,

@@ -1,6 +1,5 @@
 """Several processes train one suite: the same files as one process writes, whatever goes wrong."""
 
-import contextlib
 import json
 import os
 import re
@@ -288,18 +287,13 @@ def test_a_run_goes_on_with_any_number_of_processes(
 
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS)
-@pytest.mark.parametrize("fault", ["kill", "hang"])
-def test_a_rank_that_is_gone_ends_the_others_and_the_run_goes_on(
-    alone: Callable[[str], Path], tmp_path: Path, fault: str
+def test_a_rank_that_is_killed_ends_the_others_and_the_run_goes_on(
+    alone: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    run = {**STOPPED, "as": "gone", fault: [1, 50], "checkpoint_path": "ckpt", "patience": 5}
+    run = {**STOPPED, "as": "gone", "kill": [1, 50], "checkpoint_path": "ckpt"}
     args = ("-m", "tests.ranked", str(tmp_path), json.dumps([run]))
-    first, second = (processes.start(*args, cwd=ROOT, env=env) for env in environments(2))
-    try:
-        assert first.wait(60) == 0, first.stderr.read()
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            second.send_signal(signal.SIGKILL)
+    first, _ = (processes.start(*args, cwd=ROOT, env=env) for env in environments(2))
+    assert first.wait(60) == 0, first.stderr.read()
     assert re.fullmatch(
         "TrainingError: another rank has ended or does not answer: RuntimeError: .*; the last "
         "checkpoint is .*/ckpt/.*",

@@ -1,6 +1,5 @@
 """The command on several processes, where something goes wrong on one: all end, with one message."""
 
-import contextlib
 import json
 import os
 import re
@@ -18,6 +17,7 @@ from .test_ranks import ROOT, TORCHRUN, differing, environments, flags, trained
 
 pytestmark = pytest.mark.timeout(300)  # the cases follow one another in the same processes
 SECONDS_TO_END = 60
+SILENCE = 4
 
 BAD_ROW = 60
 # What goes wrong, on rank 1 where not all have it: the exit status, and what rank 0 says.
@@ -118,18 +118,24 @@ def test_a_full_disk_of_one_rank_is_said_once_and_the_run_goes_on(
 
 
 @pytest.mark.slow
-def test_a_rank_that_stops_answering_ends_the_others(data: Path, tmp_path: Path) -> None:
-    run = {"as": "gone", "hang": [1, 10], "patience": 4, "command": command(data, tmp_path / "of")}
-    args = ("-m", "tests.ranked", str(tmp_path), json.dumps([run]))
-    first, second = (processes.start(*args, cwd=ROOT, env=env) for env in environments(2))
-    try:
-        assert first.wait(SECONDS_TO_END) == 0, first.stderr.read()
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            second.send_signal(signal.SIGKILL)
-    of_first = json.loads((tmp_path / "gone.0").read_text())
-    assert of_first["status"] == 2
-    assert of_first["err"].count("another rank has ended or does not answer") == 1
+def test_only_a_rank_that_stops_answering_ends_the_other(data: Path, tmp_path: Path) -> None:
+    """Not one whose step takes longer than that, nor both, stopped and let go on together."""
+    args = command(data, tmp_path / "of", checkpoint_every="640")
+    faults = {"busy": [1, 2 * SILENCE + 3], "hang": [0, 10], "silence": SILENCE}
+    run = ("-m", "tests.ranked", str(tmp_path), json.dumps([{**faults, "as": "", "command": args}]))
+    stopped, left = (processes.start(*run, cwd=ROOT, env=env) for env in environments(2))
+    assert "busy\n" in iter(left.stderr.readline, "")
+    time.sleep(SILENCE + 1)
+    for number in (signal.SIGSTOP, signal.SIGCONT):
+        for rank in (stopped, left):
+            rank.send_signal(number)
+        time.sleep(SILENCE + 1 if number == signal.SIGSTOP else 0)
+    assert left.wait(SECONDS_TO_END) == 2  # the first rank, in whose process the store is, is gone
+    text = f"rank 0: no sign of life for {SILENCE} seconds; the last checkpoint is "
+    assert left.stderr.read().count(f"sae-lens-groups: error: {text}{tmp_path}") == 1
+    stopped.send_signal(signal.SIGCONT)
+    assert stopped.wait(SECONDS_TO_END) == 0
+    assert json.loads((tmp_path / ".0").read_text())["status"] == 2
 
 
 @pytest.mark.slow
@@ -153,6 +159,14 @@ def test_a_signal_to_torchrun_stops_all_and_the_run_goes_on(data: Path, tmp_path
     whole = processes.run("-m", "sae_lens_groups", *command(data, tmp_path / "whole", **more))
     assert whole.returncode == 0, whole.stderr
     assert differing(tmp_path / "whole" / "suite", tmp_path / "of" / "suite") == []
+
+
+@pytest.mark.slow
+def test_torchrun_leaves_the_first_rank_time_to_say_why(data: Path, tmp_path: Path) -> None:
+    """It ends the others once one has ended, which may be a faster one."""
+    ended = under_torchrun(command(data, tmp_path / "of", n_batches_in_buffer="1"))
+    _, said = ended.communicate(timeout=SECONDS_TO_END)
+    assert said.count("error: the shuffle buffer holds") == 1
 
 
 def under_torchrun(args: list[str]) -> "subprocess.Popen[str]":

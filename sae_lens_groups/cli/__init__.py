@@ -5,6 +5,7 @@ import contextlib
 import importlib
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 
@@ -12,6 +13,7 @@ from sae_lens_groups._version import __version__
 from sae_lens_groups.errors import ConfigError, GroupSAEError, TrainingInterrupted
 
 USAGE_ERROR = 2
+_SECONDS_TO_SPEAK = 3  # for the first of several processes, before a launcher ends it
 _COMMANDS = {
     "plan": "measure how far apart the layers of a model are, and propose groups with their cost",
     "cache": "store a model's activations at all layers, for many training runs",
@@ -54,10 +56,14 @@ def main(args: Sequence[str] | None = None) -> int:
             _require_one_process(chosen.command)
             return _command(chosen.command)(args[1:])
     except GroupSAEError as error:
+        _end_bars()
         if _is_heard():
             print(f"sae-lens-groups {chosen.command}: error: {error}", file=sys.stderr)
+        elif "torch" not in sys.modules:  # they have not met yet
+            time.sleep(_SECONDS_TO_SPEAK)
         return USAGE_ERROR
     except TrainingInterrupted as interruption:
+        _end_bars()
         if _is_heard():
             print(f"\n{interruption}", file=sys.stderr)
         return 128 + interruption.signal_number
@@ -66,6 +72,13 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     finally:
         warnings.formatwarning = format_before
+
+
+def _end_bars() -> None:
+    """Leaves the line of a progress bar that stopped in its middle, and that the error holds on to."""
+    if "tqdm" in sys.modules:
+        for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
+            bar.close()
 
 
 def _n_processes() -> int:

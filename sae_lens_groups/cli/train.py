@@ -40,9 +40,11 @@ def _train(line: CommandLine, sweep: list[str | dict[str, Any]], *, is_dry_run: 
         SweepTrainingRunner,
         dry_run,
         run_text,
+        world_of_process,
     )
 
-    cfg = with_width(parse_flags(line), line)
+    # Launchers end the others when one ends; so none does before the first has said why.
+    cfg = world_of_process().agreed(lambda: with_width(parse_flags(line), line))
     cfg.sweep = sweep or cfg.sweep
     runner_class = GroupSAETrainingRunner if cfg.sweep is None else SweepTrainingRunner
     with as_mistakes():

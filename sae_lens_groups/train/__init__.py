@@ -5,6 +5,7 @@ from sae_lens_groups.train.cache.run import CacheRun, cache_activations
 from sae_lens_groups.train.cost import count_flops, time_steps
 from sae_lens_groups.train.fast_step import ActiveLatents, SparseStep, TopKLikeStep, starts
 from sae_lens_groups.train.prepare import settle
+from sae_lens_groups.train.ranks.world import world_of_process
 from sae_lens_groups.train.recipe import Budget, SuiteParts, SuiteRecipe
 from sae_lens_groups.train.refit.suite import refit_suite, refit_text, require_refittable_suite
 from sae_lens_groups.train.run_text import dry_run, run_text
@@ -36,4 +37,5 @@ __all__ = [
     "settle",
     "starts",
     "time_steps",
+    "world_of_process",
 ]

@@ -32,6 +32,7 @@ def fit(
             checkpoints.try_to_save()
 
     trainer.after_step = after_step
+    world.on_loss(checkpoints.last_one)
     ended = _what_ended(trainer, world)
     # Outside of `except`, as several processes save together.
     if isinstance(ended, TrainingInterrupted):

@@ -53,7 +53,7 @@ from sae_lens_groups.train.ranks.shards import shards_of
 from sae_lens_groups.train.ranks.suite import sweep_saved_by_all
 from sae_lens_groups.train.ranks.world import world_of_process
 from sae_lens_groups.train.result import Result
-from sae_lens_groups.train.sharded.group_trainer import new_group_trainer
+from sae_lens_groups.train.sharded.group_trainer import change_saes, new_group_trainer
 from sae_lens_groups.train.sharded.whole import own_part
 from sae_lens_groups.train.stop import StopRequest
 from sae_lens_groups.train.sweep import Setting, sae_name
@@ -324,8 +324,10 @@ class TrainingRun:
         transfer = self._transfer
         with batches.paused():
             scores = self._scores()
-            transfer.apply(self.saes, scalings, moments, scores.firing_frequency)
-            zero_shot = self.world.merged(lambda: scores.of(trainer.group_trainers.values()))
+            frequency = scores.firing_frequency
+            change_saes(trainer, lambda saes: transfer.apply(saes, scalings, moments, frequency))
+            wholes = self.world.agreed(trainer.whole_trainers).values()
+            zero_shot = self.world.merged(lambda: scores.of(wholes))
         said = self.world.gathered(lambda: (transfer.scaled_only, transfer.resized))
         transfer.scaled_only, transfer.resized = (set().union(*of) for of in zip(*said))
         self._transfer_report = transfer.report(zero_shot)

@@ -21,7 +21,11 @@ from sae_lens_groups.train.fast_step.choice import (
     why_not,
 )
 from sae_lens_groups.train.fast_step.scratch import Scratch
-from sae_lens_groups.train.fast_step.sharded import ShardedStep, why_not_sharded
+from sae_lens_groups.train.fast_step.sharded import (
+    ShardedStep,
+    new_sharded_step,
+    why_not_sharded,
+)
 from sae_lens_groups.train.fast_step.sparse_step import SparseStep
 from sae_lens_groups.train.fast_step.topk_like import TopKLikeStep
 
@@ -36,6 +40,7 @@ __all__ = [
     "StepChoice",
     "TopKLikeStep",
     "make_step",
+    "new_sharded_step",
     "require_usable_step",
     "starts",
     "step_of_config",

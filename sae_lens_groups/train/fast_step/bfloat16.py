@@ -1,7 +1,7 @@
 """Any fast step for an SAE whose weights are in bfloat16."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,13 +17,13 @@ class BFloat16Step(SparseStep[TrainingSAE[Any]]):
     """A step on the same SAE in float32; its gradients alone are rounded.
 
     Args:
-        step: the class of the step.
+        step: makes the step, as its class does.
         sae: what is trained, in bfloat16.
     """
 
     def __init__(
         self,
-        step: type[SparseStep[Any]],
+        step: Callable[..., SparseStep[Any]],
         sae: TrainingSAE[Any],
         dead_feature_window: int,
         scratch: Scratch,

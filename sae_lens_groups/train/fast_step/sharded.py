@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
+from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.sae import TrainingSAEConfig
 from typing_extensions import override
 
@@ -19,9 +20,11 @@ from sae_lens_groups.train.fast_step.batchtopk import (
     latents_at,
     smallest_of,
 )
+from sae_lens_groups.train.fast_step.bfloat16 import BFloat16Step
 from sae_lens_groups.train.fast_step.choice import step_of_config
 from sae_lens_groups.train.fast_step.dead_features import DeadGradients, auxiliary_loss
 from sae_lens_groups.train.fast_step.largest import largest_of_all, largest_per_row
+from sae_lens_groups.train.fast_step.scratch import Scratch
 from sae_lens_groups.train.fast_step.topk import TopKStep
 from sae_lens_groups.train.fast_step.topk_like import TopKLikeStep
 
@@ -54,8 +57,6 @@ def why_not_sharded(cfg: TrainingSAEConfig, fast_step: str) -> str | None:
         return f"the step would be SAELens's own: {choice.reason}"
     if choice.step not in _STEPS:
         return f"architecture {cfg.architecture()} is none of topk, batchtopk, abstopk"
-    if cfg.dtype != "float32":
-        return f"the SAE's dtype is {cfg.dtype}, not float32"
     return None
 
 
@@ -172,8 +173,37 @@ class ShardedStep(TopKLikeStep[Any]):
 
     @override
     def clip_gradients(self) -> None:
-        sae = self.sae
-        own = [one.grad.pow(2).sum() for one in (sae.W_enc, sae.W_dec, sae.b_enc)]
-        norm = (self._summed(torch.stack(own).sum()) + sae.b_dec.grad.pow(2).sum()).sqrt()
-        for parameter in sae.parameters():
-            parameter.grad.mul_((1 / (norm + 1e-6)).clamp(max=1))
+        clip_gradients(self.sae, self._shards)
+
+
+class ShardedBFloat16Step(BFloat16Step):
+    """The step of one shard whose weights are in bfloat16."""
+
+    def __init__(self, sae: Any, d_sae: int, shards: Shards, *args: Any, **settings: Any) -> None:
+        def step(sae: Any, *args: Any, **settings: Any) -> ShardedStep:
+            return ShardedStep(sae, d_sae, shards, *args, **settings)
+
+        super().__init__(step, sae, *args, **settings)
+        self._shards = shards
+
+    @override
+    def clip_gradients(self) -> None:
+        clip_gradients(self.sae, self._shards)
+
+
+def new_sharded_step(
+    sae: Any, d_sae: int, shards: Shards, cfg: SAETrainerConfig, scratch: Scratch
+) -> ShardedStep | ShardedBFloat16Step:
+    """The step of the shard that this SAE is of `d_sae` features."""
+    if sae.W_enc.dtype == torch.bfloat16:
+        return ShardedBFloat16Step(sae, d_sae, shards, cfg.dead_feature_window, scratch)
+    return ShardedStep(sae, d_sae, shards, cfg.dead_feature_window, scratch, cfg.autocast)
+
+
+def clip_gradients(sae: Any, shards: Shards) -> None:
+    """Clips those of one shard by the norm of all, in float32."""
+    own = [one.grad.float().pow(2).sum() for one in (sae.W_enc, sae.W_dec, sae.b_enc)]
+    of_b_dec = sae.b_dec.grad.float().pow(2).sum()
+    norm = (shards.summed(torch.stack(own).sum()) + of_b_dec).sqrt()
+    for parameter in sae.parameters():
+        parameter.grad.mul_((1 / (norm + 1e-6)).clamp(max=1))

@@ -100,8 +100,6 @@ def _why_not_sharded(cfg: GroupSAERunnerConfig[Any], n_ranks: int) -> str | None
     if n_shards > int(cfg.sae.d_sae):
         return f"ranks_per_group is {n_shards}, more than there are features; give a smaller number"
     reason = why_not_sharded(cfg.sae, cfg.fast_step)
-    if cfg.init_from is not None:
-        reason = "init_from is not supported with it yet"
     return reason and f"ranks_per_group is {n_shards}, but {reason}; leave ranks_per_group out"
 
 

@@ -17,6 +17,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from sae_lens_groups.errors import ConfigError, TrainingInterrupted, in_one_line
+from sae_lens_groups.train.ranks.heartbeat import Heartbeat
 from sae_lens_groups.train.ranks.status import (
     LostError,
     TornError,
@@ -32,8 +33,9 @@ _V = TypeVar("_V")
 
 START_UP = timedelta(hours=2)
 """How long ranks wait for one another before the first step, while one downloads or measures."""
-PATIENCE = timedelta(minutes=10)
-"""How long from then on."""
+PATIENCE = timedelta(minutes=30)
+"""How long from then on, while one writes a checkpoint or uploads a suite. Those that are gone are
+missed sooner, by their heartbeat."""
 _GRACE_SECONDS = 10.0  # schedulers and torchrun may each pass on the same signal
 
 
@@ -82,6 +84,9 @@ class World:
     def say(self, text: str) -> None:
         """Says what is of interest where there are others, once."""
 
+    def on_loss(self, last_words: Callable[[], str]) -> None:
+        """What else to say where the process ends because another rank is gone."""
+
     def leave(self) -> None:
         """Ends what there is between this rank and the others."""
 
@@ -96,9 +101,7 @@ class Ranks(World):
         """Of drawn rows, to other ranks."""
         self._is_broken = False
         self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        self._is_own = not dist.is_initialized()
-        if self._is_own:
-            _join(self.local_rank)
+        self._heartbeat = None if dist.is_initialized() else _join(self.local_rank)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self._group: Any = dist.group.WORLD
         if not self.is_first:
@@ -155,12 +158,17 @@ class Ranks(World):
         self.n_bytes_sent += n_to_others * as_bytes.shape[1]
         return received.view(rows_ND.dtype)
 
+    def on_loss(self, last_words: Callable[[], str]) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.last_words = last_words
+
     def leave(self) -> None:
-        if not dist.is_initialized() or not self._is_own:
+        if self._heartbeat is None or not dist.is_initialized():
             return
         if not self._is_broken:
             with contextlib.suppress(Exception):  # others may have left in another way
                 self._meeting(_nothing)
+        self._heartbeat.stop()
         with contextlib.suppress(Exception):
             dist.destroy_process_group()
 
@@ -174,6 +182,15 @@ class Ranks(World):
         place: Callable[[], object] | None = None,
     ) -> tuple[_T, list[list[int]]]:
         """What the work gives here, and numbers of it on each rank, once all have done theirs."""
+        with contextlib.nullcontext() if self._heartbeat is None else self._heartbeat.expecting():
+            return self._met(work, numbers, place or work)
+
+    def _met(
+        self,
+        work: Callable[[], _T],
+        numbers: Callable[[_T], Sequence[int]],
+        place: Callable[[], object],
+    ) -> tuple[_T, list[list[int]]]:
         result: Any = None
         error: BaseException | None = None
         try:
@@ -182,13 +199,13 @@ class Ranks(World):
             if is_agreed(raised):
                 raise
             error = raised
-        mine = [error is not None, _code_of(place or work), *(() if error else numbers(result))]
+        mine = [error is not None, _code_of(place), *(() if error else numbers(result))]
         everyones = self._numbers(mine)
         if any(failed for failed, *_ in everyones):
             self._raise_together(error)
         if len({code for _, code, *_ in everyones}) > 1:
             self._is_broken = True
-            raise agreed(TornError(f"the ranks lost one another{self.here}: {place or work}"))
+            raise agreed(TornError(f"the ranks lost one another{self.here}: {place}"))
         return result, [numbers for _, _, *numbers in everyones]
 
     def _numbers(self, mine: Sequence[int]) -> list[list[int]]:
@@ -218,6 +235,8 @@ class Ranks(World):
             collective(*args, group=self._group, **settings)
         except RuntimeError as error:
             self._is_broken = True
+            if self._heartbeat is not None:
+                self._heartbeat.stop()
             raise agreed(
                 TornError(f"another rank has ended or does not answer: {in_one_line(error)}")
             ) from error
@@ -247,7 +266,7 @@ def world_of_process() -> World:
     return ranks
 
 
-def _join(local_rank: int) -> None:
+def _join(local_rank: int) -> Heartbeat:
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise ConfigError(
@@ -267,3 +286,5 @@ def _join(local_rank: int) -> None:
         world_size=size,
         timeout=START_UP,
     )
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return Heartbeat(attempt, rank, size, host, port)

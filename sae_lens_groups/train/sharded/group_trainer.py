@@ -1,10 +1,11 @@
 """Trains this rank's shards of the SAEs of its groups in step."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sae_lens import TrainingSAE
 from typing_extensions import override
 
 from sae_lens_groups.saved import TrainingCurves, TrainingPoint
@@ -12,7 +13,7 @@ from sae_lens_groups.train.fast_step import Scratch
 from sae_lens_groups.train.group_trainer import GroupTrainer
 from sae_lens_groups.train.ranks.shards import ShardRanks
 from sae_lens_groups.train.sharded.trainer import ShardTrainer
-from sae_lens_groups.train.sharded.whole import empty_whole, joined, take
+from sae_lens_groups.train.sharded.whole import empty_whole, joined, own_part, take, whole_around
 from sae_lens_groups.train.trainer import GroupSAETrainer
 
 
@@ -21,6 +22,16 @@ def new_group_trainer(d_sae: int, shards: ShardRanks | None, **settings: Any) ->
     if shards is None:
         return GroupTrainer(**settings)
     return ShardedGroupTrainer(d_sae=d_sae, shards=shards, **settings)
+
+
+def change_saes(
+    trainer: GroupTrainer, change: Callable[[Mapping[str, TrainingSAE[Any]]], None]
+) -> None:
+    """Changes the weights of a trainer's SAEs, by group name, before it trains."""
+    if isinstance(trainer, ShardedGroupTrainer):
+        trainer.change_wholes(change)
+    else:
+        change(trainer.saes)
 
 
 class ShardedGroupTrainer(GroupTrainer):
@@ -77,6 +88,14 @@ class ShardedGroupTrainer(GroupTrainer):
             points = [point.model_copy(update={"l0": 0.0}) for point in self.curves.points]
             self.curves = TrainingCurves(self.cfg.total_training_samples, points)
 
+    def change_wholes(self, change: Callable[[Mapping[str, TrainingSAE[Any]]], None]) -> None:
+        """Every rank changes whole SAEs; of what it does to other features nothing is kept."""
+        own = self.group_trainers
+        wholes = {name: whole_around(one, self._d_sae, self._shards) for name, one in own.items()}
+        change(wholes)
+        for name, whole in wholes.items():
+            own[name].sae.load_state_dict(own_part(whole, self._shards).state_dict())
+
     @override
     def points(self) -> tuple[TrainingPoint, ...]:
         """Those of the shards of a group as one: each has counted the latents of its own features."""
@@ -89,5 +108,9 @@ class ShardedGroupTrainer(GroupTrainer):
 
     @override
     def _evaluated(self) -> dict[str, Any]:
-        """Nothing: SAELens's evals need a whole SAE on one device."""
-        return {}
+        """Of whole SAEs, for a while on the device of the first of their ranks."""
+        wholes = self.whole_trainers()
+        with self._standing_for(wholes):
+            for one in wholes.values():
+                one.sae.to(self.cfg.device)
+            return super()._evaluated()

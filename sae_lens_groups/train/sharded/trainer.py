@@ -10,7 +10,7 @@ from typing_extensions import override
 from sae_lens_groups.activations import GroupBatch
 from sae_lens_groups.errors import GroupSAEError
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.train.fast_step import ALWAYS, Scratch, ShardedStep
+from sae_lens_groups.train.fast_step import ALWAYS, Scratch, new_sharded_step
 from sae_lens_groups.train.ranks.shards import ShardRanks
 from sae_lens_groups.train.trainer import GroupSAETrainer
 
@@ -33,9 +33,7 @@ class ShardTrainer(GroupSAETrainer):
     ) -> None:
         super().__init__(cfg, sae, group, ALWAYS, scratch)
         self._d_sae, self._shards = d_sae, shards
-        self.sparse_step = ShardedStep(
-            sae, d_sae, shards, cfg.dead_feature_window, scratch, cfg.autocast
-        )
+        self.sparse_step = new_sharded_step(sae, d_sae, shards, cfg, scratch)
 
     @override
     def step(self, batch: GroupBatch) -> TrainStepOutput:

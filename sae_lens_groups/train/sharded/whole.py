@@ -47,6 +47,17 @@ def empty_whole(trainer: GroupSAETrainer, d_sae: int) -> GroupSAETrainer:
 
 
 @torch.no_grad()
+def whole_around(trainer: GroupSAETrainer, d_sae: int, shards: ShardRanks) -> TrainingSAE[Any]:
+    """A whole SAE in the host's memory that has a shard's weights; those of others are fresh."""
+    whole, own = empty_whole(trainer, d_sae).sae, trainer.sae.state_dict()
+    low, high = shards.bounds(d_sae)
+    for name, tensor in whole.state_dict().items():
+        dim = _FEATURE_DIM.get(name)
+        (tensor if dim is None else tensor.narrow(dim, low, high - low)).copy_(own[name])
+    return whole
+
+
+@torch.no_grad()
 def joined(trainer: GroupSAETrainer, d_sae: int, shards: ShardRanks) -> GroupSAETrainer | None:
     """A shard's trainer and those of the others as one; on the first of these ranks, else None."""
     whole = empty_whole(trainer, d_sae) if shards.index == 0 else None
