@@ -51,6 +51,11 @@ class Examples:
         """The memory that they take."""
         return sum(getattr(self, field.name).nbytes for field in fields(self))
 
+    def places(self, c: int) -> list[int]:
+        """Where the examples of a feature are among its K places, the one of the largest peak first."""
+        order = self.peak_CK[c].abs().argsort(descending=True, stable=True).tolist()
+        return [k for k in order if int(self.prompt_CK[c, k]) != NO_PROMPT]
+
     def offer(
         self,
         rank_SC: torch.Tensor,

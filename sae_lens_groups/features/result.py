@@ -15,7 +15,7 @@ import torch
 from sae_lens_groups.errors import ConfigError, counted, quoted
 from sae_lens_groups.evaluate import FeatureLayers
 from sae_lens_groups.features.directions import Elsewhere, LogitLens, Nearest
-from sae_lens_groups.features.kept import NO_PROMPT, Examples
+from sae_lens_groups.features.kept import Examples
 from sae_lens_groups.layers import LayerGroup
 
 HISTOGRAM_EDGES = tuple(2.0 ** (n / 2) for n in range(-24, 40))
@@ -140,9 +140,9 @@ class SuiteFeatures:
     def _examples(self, of: GroupFeatures, at: LayerFeatures, c: int) -> Iterator[Example]:
         highest, seen = float(at.highest_C[c]), set[int]()
         for kept in (at.top, at.sampled):
-            for k in kept.peak_CK[c].abs().argsort(descending=True, stable=True).tolist():
+            for k in kept.places(c):
                 prompt, peak = int(kept.prompt_CK[c, k]), float(kept.peak_CK[c, k])
-                if prompt == NO_PROMPT or prompt in seen:
+                if prompt in seen:
                     continue
                 seen.add(prompt)
                 tokens = [self.texts[token] for token in kept.token_CKW[c, k].tolist()]

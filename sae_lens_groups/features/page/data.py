@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from sae_lens_groups import files
 from sae_lens_groups.features.directions import Elsewhere, Nearest
-from sae_lens_groups.features.kept import NO_PROMPT, Examples
+from sae_lens_groups.features.kept import Examples
 from sae_lens_groups.features.result import (
     HISTOGRAM_EDGES,
     STRATA,
@@ -103,9 +103,10 @@ def _columns(of: GroupFeatures) -> dict[str, Any]:
 def _peak_token(of: GroupFeatures, c: int) -> int | None:
     """The token at which a feature fires highest, on the layer where it does so in most places."""
     at = max(of.layers, key=lambda one: int(one.n_firings_C[c])).top
-    if not at.prompt_CK.shape[1] or int(at.prompt_CK[c, 0]) == NO_PROMPT:
+    if not (places := at.places(c)):
         return None
-    return int(at.token_CKW[c, 0, int(at.position_CK[c, 0] - at.start_CK[c, 0])])
+    k = places[0]
+    return int(at.token_CKW[c, k, int(at.position_CK[c, k] - at.start_CK[c, k])])
 
 
 def _card(of: GroupFeatures, c: int, show_texts: bool) -> dict[str, Any]:
@@ -138,10 +139,8 @@ def _examples(
     highest = float(at.highest_C[c])
     found: dict[str, dict[int, None]] = {name: {} for name in STRATA}
     for kept in (at.top, at.sampled):
-        for k in kept.peak_CK[c].abs().argsort(descending=True, stable=True).tolist():
-            if (prompt := int(kept.prompt_CK[c, k])) == NO_PROMPT:
-                continue
-            key = (prompt, int(kept.start_CK[c, k]))
+        for k in kept.places(c):
+            key = (int(kept.prompt_CK[c, k]), int(kept.start_CK[c, k]))
             if key not in texts:
                 texts[key] = _text(kept, highest_L, c, k)
             name = "top" if kept is at.top else stratum(float(kept.peak_CK[c, k]), highest)
