@@ -227,9 +227,6 @@ def require_usable_rows(
         dataset_path: where the dataset was opened; None for one that was passed in.
         dataset: the training split.
         model: the language model that is to read it.
-
-    Raises:
-        DatasetError: there is no row, or one of another vocabulary.
     """
     try:
         row = cast("dict[str, Any] | None", next(iter(dataset), None))

@@ -168,11 +168,7 @@ def n_layers_of(model: HookedRootModule, template: HookTemplate) -> int:
 
 
 def n_layers_among(names: Iterable[str], template: HookTemplate) -> int:
-    """The highest layer of the template among these names, plus one.
-
-    Raises:
-        HookNameError: no name fits the template.
-    """
+    """The highest layer of the template among these names, plus one."""
     names = list(names)
     layers = {layer for name in names if (layer := template.layer_of(name)) is not None}
     if not layers:

@@ -53,9 +53,6 @@ def require_no_remote_code(model_kwargs: object, asked_by: str, to_do: str) -> N
         model_kwargs: what goes to the loader, from somewhere else.
         asked_by: what it comes from.
         to_do: how the user can ask for it.
-
-    Raises:
-        ConfigError: an entry is not known to be harmless.
     """
     if model_kwargs is None:
         return

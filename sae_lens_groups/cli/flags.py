@@ -53,11 +53,7 @@ def parse_flags(
 
 
 def with_width(cfg: GroupSAERunnerConfig[Any], line: CommandLine) -> GroupSAERunnerConfig[Any]:
-    """The config with the width of the model's activations, where `--d_in` does not say it.
-
-    Raises:
-        ConfigError: the model's configuration does not tell.
-    """
+    """The config with the width of the model's activations, where `--d_in` does not say it."""
     if line.saved is not None or "sae.d_in" in line.given:
         return cfg
     width = width_before_loading(cfg)
@@ -119,11 +115,7 @@ def _parser(
 
 
 def _trusted(saved: dict[str, Any], line: CommandLine) -> dict[str, Any]:
-    """The saved settings without code that the command line does not ask for.
-
-    Raises:
-        ConfigError: the model is to be loaded with some.
-    """
+    """The saved settings without code that the command line does not ask for."""
     if "model_from_pretrained_kwargs" not in line.given:
         require_no_remote_code(
             saved.get("model_from_pretrained_kwargs"),

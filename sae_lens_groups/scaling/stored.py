@@ -48,11 +48,7 @@ def load_scaler(suite: CheckedFolder, name: str, d_in: int) -> ActivationScaler:
 
 
 def load_layer_map(suite: CheckedFolder, name: str, d_in: int) -> LayerMap:
-    """The map of a layer's scaled activations to its group's middle layer.
-
-    Raises:
-        SuiteError: the file is missing, damaged, or for another width.
-    """
+    """The map of a layer's scaled activations to its group's middle layer."""
     shapes: dict[str, Shape] = {
         **dict.fromkeys(("matrix_DD", "reverse_matrix_DD"), (d_in, d_in)),
         **dict.fromkeys(("offset_D", "reverse_offset_D"), (d_in,)),
@@ -93,11 +89,7 @@ def save_layer_scalers(folder: Path, scalers: Mapping[int, ActivationScaler]) ->
 
 
 def load_layer_scalers(folder: Path, layers: Iterable[int]) -> dict[int, LayerScaler]:
-    """Layer -> scaler, from a group's folder.
-
-    Raises:
-        OSError, KeyError, ValueError, SafetensorError: a file is missing or damaged.
-    """
+    """Layer -> scaler, from a group's folder."""
     scalers = {layer: LayerScaler() for layer in layers}
     for layer, scaler in scalers.items():
         scaler.load(folder / files.layer_scaler_folder(layer) / files.SCALER)

@@ -26,9 +26,6 @@ def require_convertible(sae: SAE[Any], wanted: TrainingSAEConfig, which: str) ->
         sae: in training or inference form.
         wanted: the SAE to train.
         which: names the SAE in messages.
-
-    Raises:
-        InitSourceError: says what differs.
     """
     found, asked = _signature(sae.cfg), _signature(wanted)
     becomes = (found["architecture"], asked["architecture"])

@@ -24,23 +24,3 @@ from sae_lens_groups.train.fast_step.scratch import Scratch
 from sae_lens_groups.train.fast_step.sharded import ShardedStep, why_not_sharded
 from sae_lens_groups.train.fast_step.sparse_step import SparseStep
 from sae_lens_groups.train.fast_step.topk_like import TopKLikeStep
-
-__all__ = [
-    "ALWAYS",
-    "AUTO",
-    "NEVER",
-    "ActiveLatents",
-    "Scratch",
-    "ShardedStep",
-    "SparseStep",
-    "StepChoice",
-    "TopKLikeStep",
-    "make_step",
-    "require_usable_step",
-    "starts",
-    "step_of_config",
-    "step_of_sae",
-    "steps_text",
-    "why_not",
-    "why_not_sharded",
-]
