@@ -228,11 +228,7 @@ class GroupActivationsStore(TokenStore):
     def capture(
         self, batch_tokens: torch.Tensor, take: Callable[[str, torch.Tensor], None]
     ) -> None:
-        """Calls `take` with each hook's name and its activations (prompts, context, D)."""
-        self._run(batch_tokens, take)
-
-    def _run(self, batch_tokens: torch.Tensor, take: Callable[[str, torch.Tensor], None]) -> None:
-        """One pass of the language model."""
+        """Calls `take` with each hook's name and its activations (prompts, context, D), in one pass."""
         if self._is_compiled:  # what SAELens compiles is run_with_cache
             for hook_name, acts in self.get_multi_hook_activations(batch_tokens).items():
                 take(hook_name, acts)

@@ -16,11 +16,9 @@ from sae_lens_groups.activations import (
     width_before_loading,
     without_remote_code,
 )
-from sae_lens_groups.cli.command_line import CommandLine, OwnFlags
+from sae_lens_groups.cli.command_line import CommandLine
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError, GroupSAEError
-
-__all__ = ["OwnFlags", "as_mistakes", "parse_flags", "with_width"]
 
 
 def parse_flags(

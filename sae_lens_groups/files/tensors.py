@@ -28,11 +28,7 @@ Shape = tuple[int, ...]
 def require_tensors(file: Path, wanted: Mapping[str, Shape], wanted_by: str) -> None:
     """Refuses a file that does not hold exactly these tensors, of floating-point numbers.
 
-    Reads the file's header alone.
-
-    Args:
-        wanted: name -> shape.
-        wanted_by: what says that they have to be there, for the message.
+    Reads the file's header alone. `wanted_by` is what says that they have to be there.
     """
     found = {_OLD_NAMES.get(name, name): of for name, of in tensors_in(file).items()}
     wanted = {_OLD_NAMES.get(name, name): shape for name, shape in wanted.items()}

@@ -21,11 +21,6 @@ class _Scaling(files.Entries):
 def load_scaler(suite: CheckedFolder, name: str, d_in: int) -> ActivationScaler:
     """The scaling in a file of a suite, or of another folder, with the whitening beside it.
 
-    Args:
-        suite: the folder that all paths start from.
-        name: the scaler's path in it.
-        d_in: the width of the activations.
-
     Raises:
         SuiteError: a file is missing, damaged, or for another width.
     """
@@ -61,11 +56,7 @@ def load_layer_scaler(
 ) -> LayerScaler:
     """The scaling of a layer of a group, with its map to the group's middle layer.
 
-    Args:
-        suite: the suite.
-        folder: where the layer's files lie in it.
-        d_in: the width of the activations.
-        is_mapped: whether there has to be a map; None where only its file says so.
+    `is_mapped` says whether there has to be a map; None where only its file does.
 
     Raises:
         SuiteError: a file is missing, damaged, or there though it has no place.
