@@ -20,9 +20,15 @@ _SAME_NORM = 1e-4  # float32 rounding of a decoder row that was divided by its n
 
 
 def require_convertible(sae: SAE[Any], wanted: TrainingSAEConfig, which: str) -> None:
-    """Refuses an SAE, in training or inference form, that has no equal among those `wanted` describes.
+    """Refuses an SAE that has no equal among those that `wanted` describes.
 
-    `which` names it in messages.
+    Args:
+        sae: in training or inference form.
+        wanted: the SAE to train.
+        which: names the SAE in messages.
+
+    Raises:
+        InitSourceError: says what differs.
     """
     found, asked = _signature(sae.cfg), _signature(wanted)
     becomes = (found["architecture"], asked["architecture"])

@@ -20,6 +20,7 @@ from sae_lens_groups.train.fast_step.choice import (
     steps_text,
     why_not,
 )
+from sae_lens_groups.train.fast_step.scratch import Scratch
 from sae_lens_groups.train.fast_step.sharded import ShardedStep, why_not_sharded
-from sae_lens_groups.train.fast_step.sparse_step import Scratch, SparseStep
+from sae_lens_groups.train.fast_step.sparse_step import SparseStep
 from sae_lens_groups.train.fast_step.topk_like import TopKLikeStep

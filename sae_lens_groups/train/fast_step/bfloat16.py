@@ -9,11 +9,17 @@ from sae_lens.saes.sae import TrainingSAE, TrainStepOutput
 from typing_extensions import override
 
 from sae_lens_groups.train.fast_step.active_latents import ActiveLatents
-from sae_lens_groups.train.fast_step.sparse_step import Scratch, SparseStep
+from sae_lens_groups.train.fast_step.scratch import Scratch
+from sae_lens_groups.train.fast_step.sparse_step import SparseStep
 
 
 class BFloat16Step(SparseStep[TrainingSAE[Any]]):
-    """A step on the same SAE in float32; its gradients alone are rounded."""
+    """A step on the same SAE in float32; its gradients alone are rounded.
+
+    Args:
+        step: the class of the step.
+        sae: what is trained, in bfloat16.
+    """
 
     def __init__(
         self,

@@ -13,7 +13,8 @@ from sae_lens_groups.config import FAST_STEPS, GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.plugins import fast_steps
 from sae_lens_groups.train.fast_step.bfloat16 import BFloat16Step
-from sae_lens_groups.train.fast_step.sparse_step import Scratch, SparseStep
+from sae_lens_groups.train.fast_step.scratch import Scratch
+from sae_lens_groups.train.fast_step.sparse_step import SparseStep
 
 AUTO, ALWAYS, NEVER = FAST_STEPS
 
