@@ -1,8 +1,7 @@
 """The plugin manager: collects what our own modules and other packages register."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +33,8 @@ class Registration:
     name: str
     plugin: str
     """The plugin's name: its entry point; `sae_lens_groups` for our own."""
+    value: Any = field(repr=False, compare=False)
+    """What it registered."""
 
 
 @cache
@@ -49,28 +50,28 @@ def plugin_manager() -> pluggy.PluginManager:
 
 def partitions() -> "dict[str, Partition]":
     """All registered partitions by name."""
-    return _collect("register_partitions")[0]
+    return _values("register_partitions")
 
 
 def distance_metrics() -> "dict[str, DistanceMetric]":
     """All registered distances between layers by name."""
-    return _collect("register_layer_distances")[0]
+    return _values("register_layer_distances")
 
 
 def alignments() -> "dict[str, Alignment]":
     """All registered maps between layers by name."""
-    return _collect("register_alignments")[0]
+    return _values("register_alignments")
 
 
 def fast_steps() -> "dict[str, type[SparseStep[Any]]]":
     """All registered training steps by architecture."""
-    return _collect("register_fast_steps")[0]
+    return _values("register_fast_steps")
 
 
 def registrations() -> list[Registration]:
     """Everything that plugins registered, sorted by hook and name."""
     return sorted(
-        (entry for hook in _hook_names() for entry in _collect(hook)[1]),
+        (entry for hook in _hook_names() for entry in _collect(hook).values()),
         key=lambda entry: (entry.hook, entry.name),
     )
 
@@ -79,28 +80,27 @@ def _hook_names() -> list[str]:
     return [name for name in vars(hookspecs) if name.startswith("register_")]
 
 
-def _collect(hook: str) -> tuple[dict[str, Any], list[Registration]]:
-    """What each plugin registers through one hook, asked plugin by plugin to know who did."""
-    found: dict[str, Any] = {}
-    entries: dict[str, Registration] = {}
+def _values(hook: str) -> dict[str, Any]:
+    return {name: entry.value for name, entry in _collect(hook).items()}
+
+
+def _collect(hook: str) -> dict[str, Registration]:
+    """What is registered through one hook by name, asked plugin by plugin to know who did."""
+    found: dict[str, Registration] = {}
     manager = plugin_manager()
     for implementation in getattr(manager.hook, hook).get_hookimpls():
         plugin = manager.get_name(implementation.plugin) or implementation.plugin_name
         plugin = PROJECT_NAME if plugin in DEFAULT_PLUGINS else plugin
-        implementation.function(register=_registrar(hook, plugin, found, entries))
-    return found, list(entries.values())
+        implementation.function(register=partial(_register, found, hook, plugin))
+    return found
 
 
-def _registrar(
-    hook: str, plugin: str, found: dict[str, Any], entries: dict[str, Registration]
-) -> Callable[[str, Any], None]:
-    def register(name: str, value: Any) -> None:
-        if name in found:
-            raise ConfigError(
-                f"plugins {entries[name].plugin!r} and {plugin!r} both register {name!r} through "
-                f"{hook}; uninstall one of them"
-            )
-        found[name] = value
-        entries[name] = Registration(hook, name, plugin)
-
-    return register
+def _register(
+    found: dict[str, Registration], hook: str, plugin: str, name: str, value: Any
+) -> None:
+    if name in found:
+        raise ConfigError(
+            f"plugins {found[name].plugin!r} and {plugin!r} both register {name!r} through "
+            f"{hook}; uninstall one of them"
+        )
+    found[name] = Registration(hook, name, plugin, value)

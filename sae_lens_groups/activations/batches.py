@@ -155,12 +155,7 @@ class BatchStream(Iterator[dict[str, GroupBatch]]):
 
 
 class TrainingBatches(Iterator[dict[str, GroupBatch]]):
-    """The batches of a stream.
-
-    Args:
-        stream: where they come from.
-        n_ahead: how many a thread makes ahead; 0 for no thread.
-    """
+    """The batches of a stream, of which a thread makes `n_ahead` ahead; 0 for no thread."""
 
     def __init__(self, stream: BatchStream, n_ahead: int) -> None:
         self._stream = stream

@@ -228,15 +228,8 @@ def require_usable_rows(
     """Refuses an empty dataset, and one tokenised for another model as far as that can be seen.
 
     Every dataset is checked by its first row, and one that SAELens's pretokenizer made also by its
-    tokenizer. (SAELens takes the path of a local folder for a Hub name and fails.)
-
-    Args:
-        dataset_path: where the dataset was opened; None for one that was passed in.
-        dataset: the training split.
-        model: the language model that is to read it.
-
-    Raises:
-        DatasetError: there is no row, or one of another vocabulary.
+    tokenizer. (SAELens takes the path of a local folder for a Hub name and fails.) `dataset_path` is
+    None for a dataset that was passed in.
     """
     try:
         row = cast("dict[str, Any] | None", next(iter(dataset), None))

@@ -23,11 +23,7 @@ _TEXT_COLUMNS = ("text", "problem")
 def require_usable_first_row(
     cfg: GroupSAERunnerConfig[Any], dataset: IterableDataset, dataset_path: str | None
 ) -> None:
-    """Refuses a dataset whose first row SAELens could not make prompts of.
-
-    Raises:
-        DatasetError: it has no column for it, or another content than such a column has.
-    """
+    """Refuses a dataset whose first row SAELens could not make prompts of."""
     try:
         row = cast("dict[str, Any] | None", next(iter(dataset), None))
     except Exception as error:  # of files, servers and formats

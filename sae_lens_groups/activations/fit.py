@@ -43,11 +43,7 @@ def require_hooks(
 def require_width(
     model: HookedRootModule, hook_name: str, hook_head_index: int | None, d_in: int
 ) -> None:
-    """Refuses a model whose activations at a hook are not as wide as an SAE's input.
-
-    Raises:
-        ConfigError: they are wider or narrower.
-    """
+    """Refuses a model whose activations at a hook are not as wide as an SAE's input."""
     width = width_at(model, hook_name, hook_head_index)
     if width != d_in:
         raise ConfigError(

@@ -26,12 +26,18 @@ def n_layers_before_loading(cfg: GroupSAERunnerConfig[Any]) -> int | None:
     Raises:
         HookNameError: the model has no such hook.
     """
-    if cfg.model_class_name == "AutoModelForCausalLM":
-        names = _module_names_before_loading(cfg)
-        return None if names is None else n_layers_among(names, cfg.hook_template)
-    if cfg.model_class_name == "HookedTransformer":
-        return _n_layers_of_hooked_transformer(cfg.model_name)
-    return None
+    from transformer_lens.loading_from_pretrained import get_pretrained_model_config
+
+    try:
+        if cfg.model_class_name == "HookedTransformer":
+            return get_pretrained_model_config(cfg.model_name).n_layers
+        if cfg.model_class_name != "AutoModelForCausalLM":
+            return None
+        with torch.device("meta"):  # without weights
+            model = _transformers_model(cfg)
+    except Exception:  # any failure here shows again, with its own message, when the model loads
+        return None
+    return n_layers_among([name for name, _ in model.named_modules()], cfg.hook_template)
 
 
 def is_same_model(one: str, other: str) -> bool:
@@ -46,15 +52,6 @@ def is_same_model(one: str, other: str) -> bool:
             official = name
         names.add(Path(official).name)
     return len(names) == 1
-
-
-def _n_layers_of_hooked_transformer(model_name: str) -> int | None:
-    from transformer_lens.loading_from_pretrained import get_pretrained_model_config
-
-    try:
-        return get_pretrained_model_config(model_name).n_layers
-    except Exception:  # any failure here shows again, with its own message, when the model loads
-        return None
 
 
 def without_weights(cfg: GroupSAERunnerConfig[Any]) -> HookedRootModule:
@@ -77,16 +74,6 @@ def _transformers_model(cfg: GroupSAERunnerConfig[Any]) -> torch.nn.Module:
     where = {name: given[name] for name in ("revision", "trust_remote_code") if name in given}
     model_config = AutoConfig.from_pretrained(cfg.model_name, **where)
     return AutoModelForCausalLM.from_config(model_config)
-
-
-def _module_names_before_loading(cfg: GroupSAERunnerConfig[Any]) -> list[str] | None:
-    """Names of the model's modules, from a copy without weights."""
-    try:
-        with torch.device("meta"):
-            model = _transformers_model(cfg)
-    except Exception:  # any failure here shows again, with its own message, when the model loads
-        return None
-    return [name for name, _ in model.named_modules()]
 
 
 def load_hooked_model(
@@ -183,11 +170,7 @@ def n_layers_of(model: HookedRootModule, template: HookTemplate) -> int:
 
 
 def n_layers_among(names: Iterable[str], template: HookTemplate) -> int:
-    """The highest layer of the template among these names, plus one.
-
-    Raises:
-        HookNameError: no name fits the template.
-    """
+    """The highest layer of the template among these names, plus one."""
     names = list(names)
     layers = {layer for name in names if (layer := template.layer_of(name)) is not None}
     if not layers:

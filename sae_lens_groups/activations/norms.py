@@ -98,14 +98,13 @@ class ActivationNorms:
         }
         if not massive:
             return
-        if not self.multiple:
-            what = "they are trained on, so losses, norm factors, whitening and thresholds are "
-            what += f"about them: set max_activation_norm_multiple to {USUAL_MULTIPLE:g}"
-        else:
-            what = (
-                f"tokens beyond {self.multiple:g} times the median norm of any layer are left out "
-            )
-            what += "(max_activation_norm_multiple)"
+        what = (
+            f"tokens beyond {self.multiple:g} times the median norm of any layer are left out "
+            "(max_activation_norm_multiple)"
+            if self.multiple
+            else "they are trained on, so losses, norm factors, whitening and thresholds are about "
+            f"them: set max_activation_norm_multiple to {USUAL_MULTIPLE:g}"
+        )
         warnings.warn(
             f"massive activations in {in_words(list(massive))}: 1% of the tokens carry up to "
             f"{max(massive.values()):.1%} of the squared norm; {what}{self.outliers}",

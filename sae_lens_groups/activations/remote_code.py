@@ -49,13 +49,7 @@ _ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_a
 def require_no_remote_code(model_kwargs: object, asked_by: str, to_do: str) -> None:
     """Refuses settings of a model's loader that may run code, where the user did not give them.
 
-    Args:
-        model_kwargs: what goes to the loader, from somewhere else.
-        asked_by: what it comes from.
-        to_do: how the user can ask for it.
-
-    Raises:
-        ConfigError: an entry is not known to be harmless.
+    `asked_by` is what they come from, and `to_do` how the user can ask for it.
     """
     if model_kwargs is None:
         return

@@ -137,11 +137,7 @@ class GroupActivationsStore(TokenStore):
         )
 
     def fill(self, sink: RowSink) -> Generator[None, None, None]:
-        """Writes one LM batch after another into a buffer, as often as it is asked to.
-
-        Raises:
-            NonFiniteActivationsError: a drawn row holds NaN or infinity.
-        """
+        """Writes one LM batch after another into a buffer, as often as it is asked to."""
         for batch_tokens in self.token_batches():
             self.write_drawn(batch_tokens, sink)
             yield
@@ -201,11 +197,7 @@ class GroupActivationsStore(TokenStore):
         return norms_of(acts_BD) > self._norm_limits.get(hook_name, torch.inf)
 
     def write_drawn(self, batch_tokens: torch.Tensor, sink: RowSink) -> None:
-        """Draws rows from every layer of an LM batch and writes them into a buffer.
-
-        Raises:
-            NonFiniteActivationsError: a drawn row holds NaN or infinity.
-        """
+        """Draws rows from every layer of an LM batch and writes them into a buffer."""
         kept_B = self.kept_positions(batch_tokens).cpu()
         is_outlier: list[torch.Tensor] = []
         slot_N = sink.reserve(len(kept_B) * self._layers_per_token)
@@ -236,11 +228,7 @@ class GroupActivationsStore(TokenStore):
     def capture(
         self, batch_tokens: torch.Tensor, take: Callable[[str, torch.Tensor], None]
     ) -> None:
-        """Calls `take` with each hook's name and its activations (prompts, context, D)."""
-        self._run(batch_tokens, take)
-
-    def _run(self, batch_tokens: torch.Tensor, take: Callable[[str, torch.Tensor], None]) -> None:
-        """One pass of the language model."""
+        """Calls `take` with each hook's name and its activations (prompts, context, D), in one pass."""
         if self._is_compiled:  # what SAELens compiles is run_with_cache
             for hook_name, acts in self.get_multi_hook_activations(batch_tokens).items():
                 take(hook_name, acts)
@@ -288,11 +276,7 @@ class GroupActivationsStore(TokenStore):
             )
 
     def require_finite(self, is_finite: Mapping[str, torch.Tensor]) -> None:
-        """Refuses activations of a layer that are not. Waits for the device, once per LM batch.
-
-        Raises:
-            NonFiniteActivationsError: names the layer.
-        """
+        """Refuses activations of a layer that are not. Waits for the device, once per LM batch."""
         all_finite = torch.stack([finite.cpu() for finite in is_finite.values()])
         for hook_name, finite in zip(is_finite, all_finite.tolist(), strict=True):
             if not finite:

@@ -86,11 +86,7 @@ class TokenStore(ActivationsStore):
         return batch_tokens[:, slice(*self.seqpos_slice)]
 
     def require_filled_buffer(self, n_tokens: int) -> None:
-        """Refuses a dataset that ended after so many tokens, if that is too early.
-
-        Raises:
-            DatasetError: they do not fill the shuffle buffer.
-        """
+        """Refuses a dataset that ended after so many tokens, if that is too early."""
         if n_tokens < self.buffer_size:
             raise DatasetError(
                 f"the {self.source_name} gives {n_tokens:,} tokens in whole batches of "

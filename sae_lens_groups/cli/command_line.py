@@ -212,11 +212,7 @@ def _config_file(path: Path, architecture: str | None) -> dict[str, Any]:
 
 
 def _require_unaltered(config_file: Path) -> None:
-    """Refuses the settings in a suite that are not those that were written with it.
-
-    Raises:
-        ConfigError: they were altered since.
-    """
+    """Refuses the settings in a suite that are not those that were written with it."""
     try:
         suite = CheckedFolder(config_file.parent)
         if config_file.name == files.RUNNER_CFG and suite.checksums is not None:

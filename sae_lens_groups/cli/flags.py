@@ -16,11 +16,9 @@ from sae_lens_groups.activations import (
     width_before_loading,
     without_remote_code,
 )
-from sae_lens_groups.cli.command_line import CommandLine, OwnFlags
+from sae_lens_groups.cli.command_line import CommandLine
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError, GroupSAEError
-
-__all__ = ["OwnFlags", "as_mistakes", "parse_flags", "with_width"]
 
 
 def parse_flags(
@@ -53,11 +51,7 @@ def parse_flags(
 
 
 def with_width(cfg: GroupSAERunnerConfig[Any], line: CommandLine) -> GroupSAERunnerConfig[Any]:
-    """The config with the width of the model's activations, where `--d_in` does not say it.
-
-    Raises:
-        ConfigError: the model's configuration does not tell.
-    """
+    """The config with the width of the model's activations, where `--d_in` does not say it."""
     if line.saved is not None or "sae.d_in" in line.given:
         return cfg
     width = width_before_loading(cfg)
@@ -119,11 +113,7 @@ def _parser(
 
 
 def _trusted(saved: dict[str, Any], line: CommandLine) -> dict[str, Any]:
-    """The saved settings without code that the command line does not ask for.
-
-    Raises:
-        ConfigError: the model is to be loaded with some.
-    """
+    """The saved settings without code that the command line does not ask for."""
     if "model_from_pretrained_kwargs" not in line.given:
         require_no_remote_code(
             saved.get("model_from_pretrained_kwargs"),

@@ -5,7 +5,6 @@ Every Python installation has it, so the demo, the tests and the tutorials need 
 
 import sysconfig
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -20,20 +19,14 @@ _EXCLUDED_FOLDERS = frozenset(
 def stdlib_files(split: Split) -> list[Path]:
     """The `.py` files of one split, sorted by path; about one file in ten is held out."""
     root = Path(sysconfig.get_paths()["stdlib"])
-    return [
-        path for path in sorted(_source_files(root)) if _split_of(path.relative_to(root)) == split
-    ]
+    paths = [path.relative_to(root) for path in sorted(root.rglob("*.py"))]
+    kept = [path for path in paths if _EXCLUDED_FOLDERS.isdisjoint(path.parts)]
+    return [root / path for path in kept if _split_of(path) == split]
 
 
 def stdlib_texts(split: Split) -> list[str]:
     """The text of every file of one split, one string per file."""
     return [path.read_text(encoding="utf-8", errors="replace") for path in stdlib_files(split)]
-
-
-def _source_files(root: Path) -> Iterator[Path]:
-    for path in root.rglob("*.py"):
-        if _EXCLUDED_FOLDERS.isdisjoint(path.relative_to(root).parts):
-            yield path
 
 
 def _split_of(relative_path: Path) -> Split:

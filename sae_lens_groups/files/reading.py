@@ -73,11 +73,7 @@ def parse_json(text: str) -> Any:
 
 
 def require_kinds(data: Mapping[str, Any], kinds: Mapping[str, type | UnionType]) -> None:
-    """Refuses entries that are missing or of another kind, and what has no named entries.
-
-    Raises:
-        KeyError, TypeError: name the entry.
-    """
+    """Refuses entries that are missing or of another kind, and what has no named entries."""
     if not isinstance(data, Mapping):
         raise TypeError(f"{quoted(data)} has no named entries")
     for name, kind in kinds.items():

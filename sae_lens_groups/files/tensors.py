@@ -28,14 +28,7 @@ Shape = tuple[int, ...]
 def require_tensors(file: Path, wanted: Mapping[str, Shape], wanted_by: str) -> None:
     """Refuses a file that does not hold exactly these tensors, of floating-point numbers.
 
-    Reads the file's header alone.
-
-    Args:
-        wanted: name -> shape.
-        wanted_by: what says that they have to be there, for the message.
-
-    Raises:
-        SuiteError: it is damaged, or holds others.
+    Reads the file's header alone. `wanted_by` is what says that they have to be there.
     """
     found = {_OLD_NAMES.get(name, name): of for name, of in tensors_in(file).items()}
     wanted = {_OLD_NAMES.get(name, name): shape for name, shape in wanted.items()}
@@ -56,11 +49,7 @@ def require_tensors(file: Path, wanted: Mapping[str, Shape], wanted_by: str) -> 
 
 
 def require_numbers(file: Path, tensors: Mapping[str, "torch.Tensor"]) -> None:
-    """Refuses tensors with NaN or infinite numbers, which were read from this file.
-
-    Raises:
-        SuiteError: one has some.
-    """
+    """Refuses tensors with NaN or infinite numbers, which were read from this file."""
     for name, tensor in tensors.items():
         usable = ~tensor.isnan() if name in _MAY_BE_INFINITE else tensor.isfinite()
         if not bool(usable.all()):

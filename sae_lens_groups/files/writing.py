@@ -23,11 +23,7 @@ def partial_name(name: str) -> str:
 
 
 def require_free(folder: Path | str, setting: str = "output_path") -> None:
-    """Refuses an output folder that already holds something; `setting` is what names it.
-
-    Raises:
-        OutputFolderError: the folder is not empty, is a file, or cannot be one of this name.
-    """
+    """Refuses an output folder that already holds something; `setting` is what names it."""
     folder = Path(folder)
     try:
         folder.stat()
@@ -52,11 +48,7 @@ def require_free(folder: Path | str, setting: str = "output_path") -> None:
 
 
 def require_writable(folder: Path | str, setting: str = "output_path") -> None:
-    """Refuses a folder that cannot be made or filled, and leaves nothing behind.
-
-    Raises:
-        OutputFolderError: says why.
-    """
+    """Refuses a folder that cannot be made or filled, and leaves nothing behind."""
     folder = Path(folder).absolute()
     try:
         nearest = next(path for path in (folder, *folder.parents) if path.exists())

@@ -1,6 +1,9 @@
 """Chooses groups from measured distances."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from sae_lens_groups.errors import ConfigError, LayerGroupsError, PlanError
 from sae_lens_groups.field_values import require_threshold
@@ -19,12 +22,12 @@ from sae_lens_groups.plan.rule import (
     require_usable,
     resolve,
 )
-from sae_lens_groups.plan.stability import stability
 from sae_lens_groups.plugins import partitions
 
 _AUTO = "auto"
 # What `auto` stands for, and what groups that the user named are shown against.
 DEFAULT_PARTITION = "linkage"
+_N_RESAMPLINGS = 100
 
 
 def plan_groups(
@@ -99,13 +102,22 @@ def plan_groups(
 def _stability(
     chosen: PlanLevel, base: str, distances: LayerDistances, last_layer: LastLayer
 ) -> float:
-    """How often distances within the standard errors give the same groups."""
+    """The share of 100 resampled matrices that are split into the same groups.
+
+    Every entry is drawn from a normal distribution with its standard error. A low share means that
+    another sample of tokens would have given other groups: a near-tie, or too few tokens.
+    """
     again, known = PartitionRule(base, chosen.n_groups), partitions()
-    return stability(
-        chosen.groups,
-        distances,
-        lambda resampled: resolve(again, distances.n_layers, known, resampled, last_layer),
-    )
+    generator = np.random.default_rng(0)
+    resampled = (_resampled(distances, generator) for _ in range(_N_RESAMPLINGS))
+    split = (resolve(again, distances.n_layers, known, drawn, last_layer) for drawn in resampled)
+    return sum(groups == chosen.groups for groups in split) / _N_RESAMPLINGS
+
+
+def _resampled(distances: LayerDistances, generator: np.random.Generator) -> LayerDistances:
+    noise = np.triu(generator.normal(size=distances.matrix.shape), 1)
+    matrix = distances.matrix + (noise + noise.T) * distances.standard_errors
+    return replace(distances, matrix=matrix.clip(min=0))
 
 
 def rule_or_plan(layer_groups: str, given: object) -> PartitionRule | GroupPlan:

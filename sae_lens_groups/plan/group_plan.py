@@ -112,11 +112,7 @@ class GroupPlan:
         hook_head_index: int | None,
         n_layers: int,
     ) -> None:
-        """Refuses a plan that was made for another model or hook.
-
-        Raises:
-            PlanError: says what differs.
-        """
+        """Refuses a plan that was made for another model or hook."""
         # A local model may lie elsewhere by now.
         facts = {
             "model": (Path(self.distances.model_name).name, Path(model_name).name),
@@ -210,11 +206,7 @@ class GroupPlan:
 
     @classmethod
     def from_entries(cls, saved: PlanEntries) -> "GroupPlan":
-        """The plan of a `plan.json`, or of such an entry.
-
-        Raises:
-            LayerGroupsError, HookNameError, PlanError, ValueError: they make no plan.
-        """
+        """The plan of a `plan.json`, or of such an entry."""
         distances = _distances(saved)
         last_alone = saved.last_layer == "alone"
         flops, seconds = (

@@ -127,10 +127,7 @@ def find_partition(name: str, known: Mapping[str, Partition]) -> Partition:
 def require_usable(rule: PartitionRule, partition: Partition, n_split: int | None = None) -> None:
     """Refuses a number of groups that the partition does not take, or that the model has not.
 
-    Args:
-        rule: the rule as the user gave it.
-        partition: what plugins registered under its name.
-        n_split: the layers to split; None where the model is not known yet.
+    `n_split` are the layers to split; None where the model is not known yet.
     """
     if rule.n_groups is None:
         return

@@ -220,9 +220,6 @@ def model_card(facts: CardFacts, existing: str | None = None) -> str:
     """The card of a suite; what somebody wrote into an existing one stays.
 
     The same facts give the same card, and the card that it gave before comes back unchanged.
-
-    Raises:
-        PublishError: the licence is none of the Hub's, or the existing card is damaged.
     """
     text = _template().render(facts=facts)
     part = re.sub(r"\n{3,}", "\n\n", text).strip()  # where a section was left out

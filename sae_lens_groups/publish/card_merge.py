@@ -30,9 +30,6 @@ def card_with(part: str, values: FrontMatter, existing: str | None) -> str:
 
     Our part takes the place of an earlier one, wherever that was moved to; a card without one
     gets it below what is written there.
-
-    Raises:
-        PublishError: the card is damaged, so that our part's place cannot be told.
     """
     text = (existing or "").removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")
     match = REGEX_YAML_BLOCK.search(text)  # the Hub's own
@@ -87,9 +84,6 @@ def merged_front_matter(block: str, ours: FrontMatter, newline: str = "\n") -> s
 
     Comments, order and spelling of all other keys stay, which loading and dumping would change:
     YAML 1.1 reads the language `no` as false.
-
-    Raises:
-        PublishError: it is damaged, or written in a way that cannot be changed in place.
     """
     data, root = _read(block)
     wanted = {name: _united(name, data.get(name), value) for name, value in ours.items()}

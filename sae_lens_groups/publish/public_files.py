@@ -48,9 +48,6 @@ def public_files(
         base_model: what stands for the suite's own model, if that is local; None: its folder's name.
         dataset_name: the same for the dataset that the suite was trained on.
         with_features: the page of features too.
-
-    Raises:
-        PublishError: a file that the suite needs is missing or damaged.
     """
     folder = Path(suite_folder)
     try:
@@ -78,12 +75,7 @@ def public_files(
 
 
 def _checked_files(suite: CheckedFolder, manifest: SuiteManifest) -> dict[str, Path]:
-    """The files that a suite consists of, by their path in it; each is found to be whole.
-
-    Raises:
-        PublishError: it lacks some that it needs.
-        SuiteError: one is damaged.
-    """
+    """The files that a suite consists of, by their path in it; each is found to be whole."""
     needed = _needed(suite, manifest)
     missing = [name for name in needed if not files.exists(suite.path / name)]
     if missing:
@@ -106,11 +98,7 @@ def _checked_files(suite: CheckedFolder, manifest: SuiteManifest) -> dict[str, P
 
 
 def _of_features(suite: CheckedFolder) -> dict[str, Path]:
-    """The page of features and its data.
-
-    Raises:
-        PublishError: nobody has looked at the suite's features.
-    """
+    """The page of features and its data."""
     paths = sorted((suite.path / files.FEATURES_FOLDER).rglob("*"))
     names = [path.relative_to(suite.path).as_posix() for path in paths if path.is_file()]
     found = {name: suite.file(name) for name in names if is_of_features(name) and suite.owns(name)}

@@ -63,11 +63,7 @@ class Publication:
     """Path in the repository -> the file as it lies here, or its text. Without the card."""
 
     def with_card(self, existing: str | None = None) -> dict[str, Path | str]:
-        """All files, with a card that keeps what somebody wrote into the existing one.
-
-        Raises:
-            PublishError: the license is none of the Hub's, or the existing card is damaged.
-        """
+        """All files, with a card that keeps what somebody wrote into the existing one."""
         return {**self.files, files.CARD: model_card(self.facts, existing)}
 
     @cached_property

@@ -52,17 +52,17 @@ def publish_suite_folder(
     contents = publication.with_card(remote.card)
     card = ModelCard(str(contents[files.CARD]), ignore_metadata_errors=True)
     operations = _changes(contents, remote)
+    page = f"{api.endpoint}/{repo_id}"
     if not operations and remote.has_branch:
         assert remote.commit is not None
-        url = _page(api, repo_id)
-        return Published(repo_id, url, remote.commit, False, card.data.get("license"))
+        return Published(repo_id, page, remote.commit, False, card.data.get("license"))
     with as_hub_errors(repo_id):
         _validate(card)
         parent = _start(api, repo_id, remote, options)
         commit = _commit(api, publication, operations, remote, parent)
     return Published(
         repo_id,
-        commit.pr_url or _page(api, repo_id),
+        commit.pr_url or page,
         commit.oid,
         is_changed=True,
         license=card.data.get("license"),
@@ -147,10 +147,6 @@ def _changes(
         *(addition for addition in additions if not remote.has(addition)),
         *(CommitOperationDelete(path) for path in remote.left_over(contents)),
     ]
-
-
-def _page(api: HfApi, repo_id: str) -> str:
-    return f"{api.endpoint}/{repo_id}"
 
 
 def _message(manifest: SuiteManifest, remote: Remote) -> str:

@@ -40,11 +40,7 @@ class Remote:
     """Of the suite that it holds."""
 
     def require_same_suite(self, publication: Publication) -> None:
-        """Refuses a repository that holds another model's suite, or one of another hook.
-
-        Raises:
-            PublishError: it does.
-        """
+        """Refuses a repository that holds another model's suite, or one of another hook."""
         if self.manifest is None:
             return
         theirs, ours = self.manifest, publication.manifest
@@ -80,12 +76,7 @@ class Remote:
 
 
 def read_remote(api: HfApi, repo_id: str, revision: str | None) -> Remote:
-    """What is there now.
-
-    Raises:
-        HubError: the Hub cannot be reached, or refuses.
-        PublishError: the repository holds a suite that cannot be read.
-    """
+    """What is there now."""
     with as_hub_errors(repo_id):
         has_branch = True
         try:

@@ -1,7 +1,6 @@
 """Estimates each layer's scaling from its first activations: a mean norm, or a whitening."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from sae_lens.training import activation_scaler
@@ -28,18 +27,6 @@ def estimate_batches(mode: str, d_in: int, batch_size: int, n_steps: int) -> int
     return min(_MOST_BATCHES, max(-(-n_rows // batch_size), n_steps // 10))
 
 
-class ScalingEstimate(Protocol):
-    """Collects what one layer's scaler needs, batch by batch."""
-
-    def add(self, rows_BD: torch.Tensor) -> None:
-        """Takes raw rows of this layer into account."""
-        ...
-
-    def scaler(self, layer: int) -> ActivationScaler:
-        """The scaler of all rows so far; `layer` is for the message if there is none."""
-        ...
-
-
 @dataclass
 class MeanNormEstimate:
     """Makes the mean norm of a layer's scaled rows sqrt(d_in), as SAELens does for one hook."""
@@ -49,11 +36,13 @@ class MeanNormEstimate:
     n_rows: int = 0
 
     def add(self, rows_BD: torch.Tensor) -> None:
+        """Takes raw rows of this layer into account."""
         norm_B = rows_BD.norm(dim=-1)
         self.total_norm += norm_B.float().sum().item()
         self.n_rows += len(norm_B)
 
     def scaler(self, layer: int) -> ActivationScaler:
+        """The scaler of all rows so far; `layer` is for the message if there is none."""
         _require_rows(self.n_rows, layer)
         mean_norm = self.total_norm / self.n_rows
         if mean_norm == 0:
@@ -114,7 +103,7 @@ class GroupScalingEstimate:
     def __init__(self, group: LayerGroup, mode: str, d_in: int) -> None:
         estimate = MeanNormEstimate if mode == MEAN_NORM else WhiteningEstimate
         self.group = group
-        self.estimates: list[ScalingEstimate] = [estimate(d_in) for _ in group.layers]
+        self.estimates = [estimate(d_in) for _ in group.layers]
 
     def add(self, rows_BD: torch.Tensor, position_B: torch.Tensor) -> None:
         """Takes a training batch of raw rows into account."""

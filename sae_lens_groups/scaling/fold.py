@@ -32,11 +32,7 @@ _SCALED_SETTINGS = frozenset({"residual_threshold"})  # matching pursuit stops a
 
 
 def require_foldable(sae: TrainingSAE[Any], mode: str) -> None:
-    """Refuses, before training, an architecture whose parameters we cannot scale at export.
-
-    Raises:
-        ConfigError: a parameter is none of those of SAELens's own architectures.
-    """
+    """Refuses, before training, an architecture whose parameters we cannot scale at export."""
     if mode not in ESTIMATED_MODES:
         return
     if unknown := unknown_parameters(_inference_state(sae)):

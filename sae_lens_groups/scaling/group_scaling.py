@@ -66,9 +66,7 @@ class GroupScaling:
     ) -> "GroupScaling":
         """The same scaling, followed by a map of every layer to the group's middle layer.
 
-        Args:
-            alignment: how the maps are fitted.
-            moments: (layer, middle layer) -> raw moments, of every layer but the middle one.
+        `moments` are raw: (layer, middle layer) -> those of every layer but the middle one.
         """
         of_layer, middle = self.of_layer, self.group.middle
         maps = {

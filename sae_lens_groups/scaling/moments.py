@@ -75,7 +75,8 @@ class PairMoments:
         Mean norms do not follow from moments where a scaler whitens; root mean squares stand in.
         """
         d_in = len(self.sum_x_D)
-        (P_DD, p_D), (Q_DD, q_D) = _as_affine(scaler_x, d_in), _as_affine(scaler_y, d_in)
+        of_x, of_y = scaling_map(scaler_x, d_in), scaling_map(scaler_y, d_in)
+        (P_DD, p_D), (Q_DD, q_D) = (of_x.matrix_DD, of_x.offset_D), (of_y.matrix_DD, of_y.offset_D)
         n, scaled = self.n_tokens, PairMoments(d_in)
         scaled.n_tokens = n
         scaled.sum_x_D = self.sum_x_D @ P_DD + n * p_D
@@ -92,12 +93,6 @@ class PairMoments:
 
 def _r2(found_BD: torch.Tensor, y_BD: torch.Tensor) -> float:
     return float(1 - (found_BD - y_BD).square().sum() / (y_BD - y_BD.mean(0)).square().sum())
-
-
-def _as_affine(scaler: ActivationScaler, d_in: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a scaler does to a row: x @ matrix + offset. Returns (D, D) and (D,)."""
-    as_map = scaling_map(scaler, d_in)
-    return as_map.matrix_DD, as_map.offset_D
 
 
 def _sum_of_norms(

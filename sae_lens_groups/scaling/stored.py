@@ -21,11 +21,6 @@ class _Scaling(files.Entries):
 def load_scaler(suite: CheckedFolder, name: str, d_in: int) -> ActivationScaler:
     """The scaling in a file of a suite, or of another folder, with the whitening beside it.
 
-    Args:
-        suite: the folder that all paths start from.
-        name: the scaler's path in it.
-        d_in: the width of the activations.
-
     Raises:
         SuiteError: a file is missing, damaged, or for another width.
     """
@@ -48,11 +43,7 @@ def load_scaler(suite: CheckedFolder, name: str, d_in: int) -> ActivationScaler:
 
 
 def load_layer_map(suite: CheckedFolder, name: str, d_in: int) -> LayerMap:
-    """The map of a layer's scaled activations to its group's middle layer.
-
-    Raises:
-        SuiteError: the file is missing, damaged, or for another width.
-    """
+    """The map of a layer's scaled activations to its group's middle layer."""
     shapes: dict[str, Shape] = {
         **dict.fromkeys(("matrix_DD", "reverse_matrix_DD"), (d_in, d_in)),
         **dict.fromkeys(("offset_D", "reverse_offset_D"), (d_in,)),
@@ -65,11 +56,7 @@ def load_layer_scaler(
 ) -> LayerScaler:
     """The scaling of a layer of a group, with its map to the group's middle layer.
 
-    Args:
-        suite: the suite.
-        folder: where the layer's files lie in it.
-        d_in: the width of the activations.
-        is_mapped: whether there has to be a map; None where only its file says so.
+    `is_mapped` says whether there has to be a map; None where only its file does.
 
     Raises:
         SuiteError: a file is missing, damaged, or there though it has no place.
@@ -93,11 +80,7 @@ def save_layer_scalers(folder: Path, scalers: Mapping[int, ActivationScaler]) ->
 
 
 def load_layer_scalers(folder: Path, layers: Iterable[int]) -> dict[int, LayerScaler]:
-    """Layer -> scaler, from a group's folder.
-
-    Raises:
-        OSError, KeyError, ValueError, SafetensorError: a file is missing or damaged.
-    """
+    """Layer -> scaler, from a group's folder."""
     scalers = {layer: LayerScaler() for layer in layers}
     for layer, scaler in scalers.items():
         scaler.load(folder / files.layer_scaler_folder(layer) / files.SCALER)

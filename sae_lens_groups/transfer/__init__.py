@@ -3,11 +3,3 @@
 from sae_lens_groups.transfer.check import usable_source
 from sae_lens_groups.transfer.keep import kept_groups, rows_read_with_source, with_kept_layers
 from sae_lens_groups.transfer.start import Transfer
-
-__all__ = [
-    "Transfer",
-    "kept_groups",
-    "rows_read_with_source",
-    "usable_source",
-    "with_kept_layers",
-]

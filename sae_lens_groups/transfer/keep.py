@@ -18,11 +18,7 @@ from sae_lens_groups.suite import SAESuite
 def kept_groups(
     trained: Iterable[LayerGroup], others: Iterable[LayerGroup]
 ) -> tuple[LayerGroup, ...]:
-    """Those of the other groups that share no layer with the trained ones.
-
-    Raises:
-        ConfigError: a group is trained in part, so it can neither be kept nor left out.
-    """
+    """Those of the other groups that share no layer with the trained ones."""
     trained_layers = {layer for group in trained for layer in group.layers}
     kept: list[LayerGroup] = []
     for group in others:
@@ -38,11 +34,7 @@ def kept_groups(
 
 
 def require_keepable(cfg: GroupSAERunnerConfig[Any], source: SAESource) -> None:
-    """Refuses, before training, a source whose layers cannot stand in the run's suite.
-
-    Raises:
-        ConfigError: it is not a suite, was aligned otherwise, or lacks files.
-    """
+    """Refuses, before training, a source whose layers cannot stand in the run's suite."""
     manifest = source.manifest
     if source.folder is None or manifest.is_imported:
         raise ConfigError(

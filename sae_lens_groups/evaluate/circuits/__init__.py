@@ -13,16 +13,3 @@ from sae_lens_groups.evaluate.circuits.report import (
     TaskResult,
 )
 from sae_lens_groups.evaluate.circuits.tasks import TASKS, CircuitTask, build_pairs, task_named
-
-__all__ = [
-    "TASKS",
-    "CircuitTask",
-    "CurvePoint",
-    "FaithfulnessReport",
-    "LayerCurve",
-    "PromptPair",
-    "TaskResult",
-    "build_pairs",
-    "measure_faithfulness",
-    "task_named",
-]

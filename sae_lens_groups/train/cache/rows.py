@@ -40,11 +40,6 @@ def pieces(
 ) -> Iterator[Piece]:
     """LM batches until a training run would have all it reads; no batch of the dataset twice,
     unless rows are drawn from it.
-
-    Raises:
-        NonFiniteActivationsError: a layer's activations hold NaN or infinity.
-        CacheError: they are too large for the layout's dtype.
-        DatasetError: the dataset does not fill the run's shuffle buffer.
     """
     demand = TrainingDemand(cfg)
     # Training draws anew each time the dataset starts over; all rows are the same each time.

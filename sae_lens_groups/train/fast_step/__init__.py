@@ -28,24 +28,3 @@ from sae_lens_groups.train.fast_step.sharded import (
 )
 from sae_lens_groups.train.fast_step.sparse_step import SparseStep
 from sae_lens_groups.train.fast_step.topk_like import TopKLikeStep
-
-__all__ = [
-    "ALWAYS",
-    "AUTO",
-    "NEVER",
-    "ActiveLatents",
-    "Scratch",
-    "ShardedStep",
-    "SparseStep",
-    "StepChoice",
-    "TopKLikeStep",
-    "make_step",
-    "new_sharded_step",
-    "require_usable_step",
-    "starts",
-    "step_of_config",
-    "step_of_sae",
-    "steps_text",
-    "why_not",
-    "why_not_sharded",
-]

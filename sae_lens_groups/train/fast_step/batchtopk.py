@@ -1,5 +1,6 @@
-"""The step of `batchtopk`: the k * B largest of the batch, behind a ReLU."""
+"""The steps of `batchtopk`, the k * B largest of the batch behind a ReLU, and of its Matryoshka form."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from sae_lens import BatchTopKTrainingSAE
 from typing_extensions import override
 
 from sae_lens_groups.train.fast_step.active_latents import ActiveLatents, starts
+from sae_lens_groups.train.fast_step.dead_features import DeadCandidates
 from sae_lens_groups.train.fast_step.largest import largest_of_all
 from sae_lens_groups.train.fast_step.topk_like import TopKLikeStep
 
@@ -23,6 +25,26 @@ class BatchTopKStep(TopKLikeStep[BatchTopKTrainingSAE]):
     def finish(self, active: ActiveLatents) -> dict[str, Any]:
         """SAELens's moving average of the smallest activation, without asking whether there is one."""
         return average_threshold(self.sae, smallest_of(active))
+
+
+class MatryoshkaBatchTopKStep(BatchTopKStep):
+    """The step of SAELens's `MatryoshkaBatchTopKTrainingSAE`, with a loss for nested parts.
+
+    Every active latent is read once: the reconstruction from the first parts is the sum of what
+    each part gives.
+    """
+
+    @override
+    def __init__(self, sae: Any, dead_feature_window: int, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sae, dead_feature_window, *args, **kwargs)
+        if sae.cfg.use_matryoshka_aux_loss:
+            self.dead_candidates = DeadCandidates(dead_feature_window, self.widths)
+
+    @property
+    @override
+    def widths(self) -> Sequence[int]:
+        cfg: Any = self.sae.cfg
+        return cfg.matryoshka_widths
 
 
 def latents_at(hidden_BF: torch.Tensor, index_N: torch.Tensor) -> ActiveLatents:

@@ -5,9 +5,8 @@ from typing import Any
 
 from sae_lens_groups.hookspecs import hookimpl
 from sae_lens_groups.train.fast_step.abstopk import AbsTopKStep
-from sae_lens_groups.train.fast_step.batchtopk import BatchTopKStep
+from sae_lens_groups.train.fast_step.batchtopk import BatchTopKStep, MatryoshkaBatchTopKStep
 from sae_lens_groups.train.fast_step.jumprelu import JumpReLUStep
-from sae_lens_groups.train.fast_step.matryoshka_batchtopk import MatryoshkaBatchTopKStep
 from sae_lens_groups.train.fast_step.sparse_step import SparseStep
 from sae_lens_groups.train.fast_step.standard import StandardStep
 from sae_lens_groups.train.fast_step.topk import TopKStep

@@ -14,5 +14,6 @@ class TopKStep(TopKLikeStep[TopKTrainingSAE]):
 
     @override
     def active(self, hidden_BF: torch.Tensor) -> ActiveLatents:
-        value_BK, feature_BK = largest_per_row(hidden_BF, self.sae.cfg.k)
-        return ActiveLatents.k_per_row(value_BK.relu(), feature_BK, hidden_BF.shape[1])
+        value_BK, feature_BK = largest_per_row(hidden_BF, self.sae.cfg.k, self.by_magnitude)
+        value_BK = value_BK if self.by_magnitude else value_BK.relu()
+        return ActiveLatents.k_per_row(value_BK, feature_BK, hidden_BF.shape[1])

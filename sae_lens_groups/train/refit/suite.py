@@ -67,11 +67,7 @@ def refit_suite(
 
 
 def require_refittable_suite(suite: SAESuite) -> None:
-    """Refuses a suite whose decoders cannot be refitted.
-
-    Raises:
-        ConfigError: they are not linear, or it does not say how it was trained.
-    """
+    """Refuses a suite whose decoders cannot be refitted."""
     if suite.runner_cfg is None or suite.manifest.is_imported or not suite.source.has_groups:
         raise ConfigError(
             "these SAEs were not trained by sae-lens-groups, or do not say how; refit takes the "
