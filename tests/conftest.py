@@ -32,7 +32,7 @@ from transformer_lens.hook_points import HookedRootModule, HookPoint
 from sae_lens_groups import GroupSAERunnerConfig
 from sae_lens_groups.train.fast_step import why_not
 
-from .floor import depending_on_saelens
+from . import floor
 
 # The same examples in every run, however slow: what fails in CI fails on every machine.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -226,8 +226,12 @@ def browser() -> Iterator[webdriver.Chrome]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in depending_on_saelens(items):
+    is_floor = floor.is_the_oldest_at_hand()
+    for item in floor.depending_on_saelens(items):
         item.add_marker("saelens")
+        if is_floor and getattr(item, "originalname", item.name) in floor.LONG:
+            item.add_marker("slow")
+            item.add_marker("long")
     # The long ones first: what is left at the end is short, and all processes end together.
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 

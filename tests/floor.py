@@ -7,6 +7,8 @@ there what it does in the newest: everything else of theirs is ours, and is the 
 import re
 from collections import defaultdict
 from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -95,6 +97,23 @@ ONLY_THESE = {
 }
 """Of these files those tests in which SAELens does something: the rest is files, signals, messages
 and numbers of ours."""
+
+LONG = {
+    "test_two_ranks_train_the_sae_of_one_process",
+    "test_after_200_steps_sae_and_curves_are_those_of_one_process",
+    "test_checkpoints_know_nothing_of_shards",
+    "test_wandb_has_the_entries_of_the_whole_sae",
+    "test_what_cannot_be_sharded_is_refused",
+    "test_an_error_in_one_shard_is_told_by_all",
+}
+"""With the oldest SAELens in `bash .ci/run --all` alone: three processes train for them, whose step
+of an SAE in shards is tested with it in any case."""
+
+
+def is_the_oldest_at_hand() -> bool:
+    """Whether the SAELens that is imported is the one of floor.txt."""
+    pinned = Path(__file__).with_name("floor.txt").read_text().splitlines()
+    return f"sae-lens=={version('sae-lens')}" in pinned
 
 
 def depending_on_saelens(items: Iterable[pytest.Item]) -> Iterable[pytest.Item]:

@@ -29,7 +29,10 @@ from typing import IO
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 # What they import is what takes time; our package is not among it.
-_CONTEXT.set_forkserver_preload(["sae_lens", "datasets", "transformers", "tests.processes"])
+_OF_TESTS = ["hypothesis", "pytest", "selenium.webdriver.chrome.webdriver"]
+_CONTEXT.set_forkserver_preload(
+    ["sae_lens", "datasets", "transformers", *_OF_TESTS, "tests.processes"]
+)
 _OF_THE_HUB = ("HF_", "HUGGINGFACE_", "HUGGING_FACE_")
 
 

@@ -249,37 +249,62 @@ def test_what_cannot_work_is_refused(two: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def all_alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+def all_alone(alone: Callable[[str], Path]) -> tuple[Path, list[dict[str, Any]]]:
     """What one process writes of all runs."""
-    folder = tmp_path_factory.mktemp("all alone")
-    runs: list[dict[str, Any]] = [{"run": name} for name in (*EXACT, *MORE_EXACT)]
+    folder = alone("topk").parent
     others = from_others(folder)
-    others.append({**others[0], "run": "init"})
-    others.append({"run": "cache drawn", "cached_activations_path": str(folder / "drawn rows")})
-    trained(1, folder, [*runs, *others])
-    return folder, [*runs, *others]
+    more: list[dict[str, Any]] = [{"run": name} for name in MORE_EXACT]
+    more.append({**others[0], "run": "init"})
+    more.append({"run": "cache drawn", "cached_activations_path": str(folder / "drawn rows")})
+    trained(1, folder, more)
+    return folder, [*more, *others, *({"run": name} for name in EXACT)]
+
+
+def written_by(size: int, into: Path, alone: Path, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The files in which so many processes differ from one, of each run."""
+    trained(size, into, runs)
+    found = {run["run"]: differing(alone / run["run"], into / run["run"]) for run in runs}
+    return {name: files for name, files in found.items() if files}
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("size", [3, 4, 5])
+def test_more_processes_write_what_one_writes(
+    all_alone: tuple[Path, list[dict[str, Any]]], tmp_path: Path, size: int
+) -> None:
+    """With more ranks than groups too. Each run is here once, the main ones of two above."""
+    folder, runs = all_alone
+    assert written_by(size, tmp_path, folder, runs[size - 3 :: 3]) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("size", [2, 3, 4, 5])
 def test_any_number_of_processes_writes_what_one_writes(
     all_alone: tuple[Path, list[dict[str, Any]]], tmp_path: Path, size: int
 ) -> None:
-    """With more ranks than groups too."""
     folder, runs = all_alone
-    trained(size, tmp_path, runs)
-    found = {run["run"]: differing(folder / run["run"], tmp_path / run["run"]) for run in runs}
-    assert {name: files for name, files in found.items() if files} == {}
+    assert written_by(size, tmp_path, folder, runs) == {}
+
+
+ALSO = pytest.mark.long
+"""Of numbers of ranks that are here with others too."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("before", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("before", "numbers_after"),
+    [
+        *((1, (4,)), (2, (1,)), (3, (2,))),
+        *(pytest.param(before, (1, 2, 4), marks=ALSO) for before in (1, 2, 3)),
+    ],
+)
 def test_a_run_goes_on_with_any_number_of_processes(
-    alone: Callable[[str], Path], tmp_path: Path, before: int
+    alone: Callable[[str], Path], tmp_path: Path, before: int, numbers_after: tuple[int, ...]
 ) -> None:
     stop = {**STOPPED, "as": "stopped", "stop": [before - 1, 37], "checkpoint_path": "ckpt"}
     trained(before, tmp_path, [stop])
-    for after in (1, 2, 4):
+    for after in numbers_after:
         again = {**STOPPED, "as": f"with {after}", "resume": "ckpt", "checkpoint_path": f"{after}"}
         trained(after, tmp_path, [again])
         assert differing(alone("long text"), tmp_path / f"with {after}") == []
