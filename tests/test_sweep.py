@@ -298,6 +298,7 @@ def test_a_file_lists_settings(
         ),
         (("--sweep", "kk=4,8"), "unrecognized arguments: --kk; did you mean --k?"),
         (("--sweep", "k=4,999"), "in the setting k999 of sweep: k is 999, more than the d_sae=64"),
+        (("--sweep", "k", "--k", "4"), "sweep 'k' is not a field with its values, such as k=16"),
         (("--sweep", "missing.json"), "sweep 'missing.json' cannot be read"),
         (("--sweep", "k=4,8", "--refit_tokens", "99"), "with sweep, refit_tokens is not supported"),
     ],

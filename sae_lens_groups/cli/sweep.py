@@ -54,7 +54,8 @@ def flags_of_first(entries: Sequence[str | dict[str, Any]], args: Sequence[str])
 
 
 def _first_of(entries: Sequence[str | dict[str, Any]]) -> dict[str, Any]:
-    axes = [entry.partition("=") for entry in entries if isinstance(entry, str)]
+    texts = [entry for entry in entries if isinstance(entry, str)]
+    axes = [text.partition("=") for text in texts if "=" in text]  # others are refused later
     listed = [entry for entry in entries if not isinstance(entry, str)]
     first = {name.strip(): values.partition(",")[0].strip() for name, _, values in axes}
     in_all = set(listed[0]).intersection(*listed) if listed else set[str]()
