@@ -141,6 +141,13 @@ def changed_fields(sae: Any, base: Any) -> Any:
     return {name: value for name, value in found.items() if value != of_base.get(name)}
 
 
+def as_flag(name: str, value: Any) -> list[str]:
+    """The words of a command line that give a field a value; a list takes a word for each item."""
+    if (text := str(value).lower()) in ("true", "false"):
+        return [f"--{'no' * (text == 'false')}{name}"]
+    return [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+
+
 def require_k(sae: Any) -> None:
     """Refuses a k that is no number of an SAE's features."""
     k = getattr(sae, "k", None)

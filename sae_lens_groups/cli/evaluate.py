@@ -11,11 +11,12 @@ def evaluate(args: Sequence[str]) -> int:
     """Scores every layer, prints the table, and writes CSV, JSON and `report.html`."""
     flags = _parser().parse_args(list(args))
     announce()
-    # Both import SAELens.
+    # These import SAELens.
     from sae_lens_groups.cli.scoring import score_suite
     from sae_lens_groups.cli.scoring_sweep import score_sweep
+    from sae_lens_groups.saved import is_sweep_folder
 
-    is_sweep = files.exists(files.expanded(flags.suite) / files.SWEEP)
+    is_sweep = is_sweep_folder(files.expanded(flags.suite))
     return (score_sweep if is_sweep else score_suite)(flags, args)
 
 

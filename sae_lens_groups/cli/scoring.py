@@ -58,13 +58,9 @@ def score_suite(flags: argparse.Namespace, args: Sequence[str]) -> int:
             model,
             text.rows,
             baseline=baseline,
-            n_batches=flags.n_eval_batches,
-            batch_size_prompts=flags.eval_batch_size_prompts,
-            context_size=flags.context_size,
             tasks=task_names,
-            dataset_name=text.name,
-            autocast_lm=flags.autocast_lm,
             commands=_commands(suite, args),
+            **measured_as(flags, text),
         )
     print(evaluation_text(evaluation))
     print(
@@ -108,6 +104,17 @@ def opened_text(
     streaming = (suite.runner_cfg or {}).get("streaming", True)
     rows = open_train_split(path, streaming=streaming, trust_remote_code=flags.trust_remote_code)
     return Text(Path(path).name, path, rows)
+
+
+def measured_as(flags: argparse.Namespace, text: Text) -> dict[str, Any]:
+    """How much of the text is read, and how, as `evaluate_suite` and `evaluate_sweep` take it."""
+    return {
+        "n_batches": flags.n_eval_batches,
+        "batch_size_prompts": flags.eval_batch_size_prompts,
+        "context_size": flags.context_size,
+        "dataset_name": text.name,
+        "autocast_lm": flags.autocast_lm,
+    }
 
 
 def _comparable(flags: argparse.Namespace, suite: SAESuite) -> Baseline | None:

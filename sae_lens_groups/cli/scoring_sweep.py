@@ -9,6 +9,7 @@ from sae_lens_groups.cli.flags import as_mistakes
 from sae_lens_groups.cli.scoring import (
     command_again,
     hooks_of_baseline,
+    measured_as,
     model_of_suite,
     suite_text,
     task_names_of,
@@ -42,13 +43,9 @@ def score_sweep(flags: argparse.Namespace, args: Sequence[str]) -> int:
             model,
             text.rows,
             baseline=baseline,
-            n_batches=flags.n_eval_batches,
-            batch_size_prompts=flags.eval_batch_size_prompts,
-            context_size=flags.context_size,
             tasks=task_names,
-            dataset_name=text.name,
-            autocast_lm=flags.autocast_lm,
             commands=[command_again(args)],
+            **measured_as(flags, text),
         )
     print(sweep_text(found))
     print(

@@ -6,6 +6,7 @@ from typing import Any
 
 from sae_lens_groups import files
 from sae_lens_groups.errors import ConfigError, quoted
+from sae_lens_groups.field_values import as_flag
 from sae_lens_groups.files import MISREAD
 
 
@@ -50,7 +51,7 @@ def flags_of_first(entries: Sequence[str | dict[str, Any]], args: Sequence[str])
     for name in first:
         if any(arg.partition("=")[0] == f"--{name}" for arg in args):
             raise ConfigError(f"{name} is given by --{name} and by --sweep; leave one of them out")
-    return [word for name, value in first.items() for word in _flag(name, value)]
+    return [word for name, value in first.items() for word in as_flag(name, value)]
 
 
 def _first_of(entries: Sequence[str | dict[str, Any]]) -> dict[str, Any]:
@@ -62,9 +63,3 @@ def _first_of(entries: Sequence[str | dict[str, Any]]) -> dict[str, Any]:
     return first | {
         name: value for entry in listed[:1] for name, value in entry.items() if name in in_all
     }
-
-
-def _flag(name: str, value: Any) -> list[str]:
-    if str(value).lower() in ("true", "false"):
-        return [f"--{'no' * (str(value).lower() == 'false')}{name}"]
-    return [f"--{name}", *map(str, value if isinstance(value, list) else [value])]

@@ -41,19 +41,8 @@ class ReplayedTokens:
         scaler: ActivationScaler,
         config: EvalConfig,
         model_kwargs: dict[str, Any],
-    ) -> dict[str, Any]:
-        """`run_evals` of one SAE, from the first of these tokens."""
-        return self.evaluated(sae, model, scaler, config, model_kwargs)[0]
-
-    def evaluated(
-        self,
-        sae: SAE[Any],
-        model: HookedRootModule,
-        scaler: ActivationScaler,
-        config: EvalConfig,
-        model_kwargs: dict[str, Any],
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """`evaluate`, and what `run_evals` says of each feature."""
+        """`run_evals` of one SAE, from the first of these tokens: its metrics, and those per feature."""
         self._position = 0
         return run_evals(
             sae,
@@ -126,7 +115,7 @@ class GroupEvaluator:
             for name, sae in saes.items():
                 for layer, scaler in self.trainers[name].scaling.of_layer.items():
                     with _standing_for(sae, cfg.hook_template.hook_name(layer)):
-                        metrics = self._tokens.evaluate(
+                        metrics, _ = self._tokens.evaluate(
                             sae, self.model, scaler, config, cfg.model_kwargs
                         )
                     logs.update({f"{name}/layer_{layer}/{key}": v for key, v in metrics.items()})
@@ -198,7 +187,7 @@ class SuiteScores:
             plain = layer_sae(sae, scaler, {"hook_name": name})
         captures = _OnePass(self._model, [name], self._tokens)
         config = replace(self._config, compute_featurewise_density_statistics=True)
-        _, of_features = self._tokens.evaluated(
+        _, of_features = self._tokens.evaluate(
             plain, captures, ActivationScaler(), config, self._model_kwargs
         )
         return torch.tensor(of_features["feature_density"])
@@ -211,7 +200,7 @@ class SuiteScores:
         captures: "_OnePass",
     ) -> dict[str, float]:
         sae = layer_sae(trainer.sae, scaler, {"hook_name": self._template.hook_name(layer)})
-        found = self._tokens.evaluate(
+        found, _ = self._tokens.evaluate(
             sae, captures, ActivationScaler(), self._config, self._model_kwargs
         )
         del found["token_stats"]

@@ -53,7 +53,7 @@ class GroupSAE:
     sae: TrainingSAE[Any]
     group: LayerGroup
     cfg: SAETrainerConfig
-    """How it is trained; the same object for all SAEs of a setting."""
+    """How it is trained."""
     setting: str = ""
     """Which of a sweep; empty without one."""
     order: str = ""
@@ -101,9 +101,10 @@ class GroupTrainer(MultiSAETrainer):
         scratch = Scratch()
         # As SAELens makes them of its own: this trainer saves, and not each SAE's.
         quiet = {"n_checkpoints": 0, "checkpoint_path": None, "save_final_checkpoint": False}
-        cfgs = {id(one.cfg): replace(one.cfg, **quiet) for one in saes}
         self.group_trainers = {
-            one.name: GroupSAETrainer(cfgs[id(one.cfg)], one.sae, one.group, fast_step, scratch)
+            one.name: GroupSAETrainer(
+                replace(one.cfg, **quiet), one.sae, one.group, fast_step, scratch
+            )
             for one in saes
         }
         for one in saes:

@@ -4,7 +4,7 @@ import copy
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ class Setting:
     """As a run of this setting alone would have it."""
     name: str = ""
     """The folder of its suite; empty without a sweep."""
-    changes: Mapping[str, Any] | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
     """The fields in which it differs from the run's config."""
 
     def points(self, points: Iterable[TrainingPoint]) -> tuple[TrainingPoint, ...]:
@@ -59,7 +59,7 @@ def sae_name(setting: str, group: LayerGroup) -> str:
 def index_of(settings: Sequence[Setting]) -> SweepIndex:
     """What `sweep.json` says of them."""
     return SweepIndex(
-        settings=tuple(SweepSetting(name=one.name, changes=one.changes or {}) for one in settings)
+        settings=tuple(SweepSetting(name=one.name, changes=one.changes) for one in settings)
     )
 
 
@@ -89,8 +89,8 @@ def swept(cfg: GroupSAERunnerConfig[Any]) -> tuple[GroupSAERunnerConfig[Any], tu
         index_of(settings)
     first = copy.copy(cfg)
     first.sae = settings[0].cfg.sae
-    for field in _OF_OPTIMISER:
-        setattr(first, field, getattr(settings[0].cfg, field))
+    for name in _OF_OPTIMISER:
+        setattr(first, name, getattr(settings[0].cfg, name))
     return first, settings
 
 

@@ -4,7 +4,8 @@ import shlex
 
 from sae_lens_groups import files
 from sae_lens_groups.evaluate.choice.result import SettingScores
-from sae_lens_groups.saved import SettingValue, SweepSetting
+from sae_lens_groups.field_values import as_flag
+from sae_lens_groups.saved import SweepSetting
 from sae_lens_groups.suite import SAESuite
 
 MORE_TOKENS = 4
@@ -20,15 +21,9 @@ def train_flags(setting: SweepSetting, suite: SAESuite) -> list[str]:
         word
         for name, value in setting.changes.items()
         if name != "architecture"  # which the suite's runner_cfg.json says, and alone may say
-        for word in _flag(name, value)
+        for word in as_flag(name, value)
     ]
     return [*words, "--training_tokens", str(MORE_TOKENS * n_tokens)]
-
-
-def _flag(name: str, value: SettingValue) -> list[str]:
-    if isinstance(value, bool):
-        return [f"--{name}" if value else f"--no{name}"]
-    return [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
 
 
 def commands_of(of: SettingScores, sweep: str) -> list[tuple[str, str]]:

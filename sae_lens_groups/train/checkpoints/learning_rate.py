@@ -15,7 +15,7 @@ def lay_schedules(trainers: Iterable[SAETrainer[Any, Any]], n_samples: int) -> N
     SAELens's checkpoints hold the whole schedule of the run that made them: a longer one would
     decay where that one did, and stay at 0.
     """
-    for _, of_one in groupby(trainers, key=lambda trainer: id(trainer.cfg)):
+    for _, of_one in groupby(trainers, key=lambda trainer: trainer.cfg):
         _lay_schedule(list(of_one), n_samples)
 
 
