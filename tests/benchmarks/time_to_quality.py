@@ -99,8 +99,11 @@ def main() -> None:
         help="which of the baseline's scores a recipe has to reach",
     )
     parser.add_argument("--tokens", type=int, default=BUDGET, help="SAELens's, per SAE")
+    parser.add_argument(
+        "--autocast", action="store_true", help="train SAEs under autocast, SAELens's too"
+    )
     args = parser.parse_args()
-    SETTINGS["architecture"] = args.architecture
+    SETTINGS.update(architecture=args.architecture, autocast=args.autocast)
     rounds = [one_round(args, seed) for seed in range(1, args.rounds + 1)]
     print_table(rounds)
 
@@ -108,7 +111,7 @@ def main() -> None:
 def one_round(args: argparse.Namespace, seed: int) -> dict[str, dict[str, Any]]:
     """Of SAELens's runner and of each recipe: seconds, scores and budget."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = {"architecture": args.architecture, "tokens": args.tokens}
+        settings = {name: getattr(args, name) for name in ("architecture", "autocast", "tokens")}
         baseline = in_own_process(train_with_saelens, seed=seed, output_path=folder, **settings)
     log(args.log, {"recipe": MULTI, "seed": seed, **baseline})
     results: dict[str, dict[str, Any]] = {MULTI: baseline}
@@ -135,7 +138,9 @@ def with_settings(run: Run, tokens: int) -> Run:
     return {**SETTINGS, **own, "tokens": int(tokens * run["share"])}
 
 
-def train_with_saelens(seed: int, output_path: str, architecture: str, tokens: int) -> Figures:
+def train_with_saelens(
+    seed: int, output_path: str, architecture: str, autocast: bool, tokens: int
+) -> Figures:
     """Seconds and scores of SAELens's runner, with the same settings, on the same text."""
     import torch
     from sae_lens import MultiSAETrainingRunner, MultiSAETrainingRunnerConfig
@@ -147,7 +152,8 @@ def train_with_saelens(seed: int, output_path: str, architecture: str, tokens: i
     torch.set_num_threads(1)
     dataset = stdlib_tokens("train", seed=seed)
     watch = Watch()
-    demo = demo_config("each", None, tokens, sae=sae_config(architecture), **SETTINGS)
+    settings = {**SETTINGS, "sae": sae_config(architecture), "autocast": autocast}
+    demo = demo_config("each", None, tokens, **settings)
     shared = {
         name: getattr(demo, name)
         for name in MultiSAETrainingRunnerConfig.__annotations__
@@ -173,9 +179,10 @@ def train_with_saelens(seed: int, output_path: str, architecture: str, tokens: i
 def print_table(rounds: list[dict[str, dict[str, Any]]]) -> None:
     """A Markdown table of medians over the rounds, with the lowest and the highest."""
     print(
-        "| recipe | budgets | explained variance | CE-loss score | wall-clock | CPU | times faster |"
+        "| recipe | budgets | explained variance | CE-loss score | L0 | wall-clock | CPU | "
+        "times faster |"
     )
-    print("|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|")
     for name in rounds[0]:
         runs = [results[name] for results in rounds]
         faster = [results[MULTI][CLOCK] / results[name][CLOCK] for results in rounds]
@@ -186,8 +193,8 @@ def print_table(rounds: list[dict[str, dict[str, Any]]]) -> None:
         missed = "" if n_reached == len(runs) else f" (reached in {n_reached} of {len(runs)})"
         print(
             f"| {name}{missed} | {budgets} | {cell(runs, 'explained_variance', '.4f')} | "
-            f"{cell(runs, 'ce_loss_score', '.4f')} | {cell(runs, 'seconds', '.1f')} | "
-            f"{cell(runs, 'cpu_seconds', '.1f')} | "
+            f"{cell(runs, 'ce_loss_score', '.4f')} | {cell(runs, 'l0', '.1f')} | "
+            f"{cell(runs, 'seconds', '.1f')} | {cell(runs, 'cpu_seconds', '.1f')} | "
             f"{statistics.median(faster):.2f} ({min(faster):.2f} to {max(faster):.2f}) |"
         )
 
