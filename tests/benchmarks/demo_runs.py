@@ -1,15 +1,22 @@
-"""Runs of the demo model: each in a process of its own, alone or as a recipe of several."""
+"""Runs of the demo model, or of another subject: each in a process of its own, alone or as a recipe
+of several.
+"""
 
+import contextlib
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from tests.benchmarks.own_process import in_own_process
+from tests.benchmarks.subjects import Demo, Subject, subject
 
 Run = dict[str, Any]
 """The arguments of `train` that tell a run of a recipe from others."""
 Figures = dict[str, float]
+Smol = Sequence[str] | None
+"""SmolLM2's folder and those of texts, as `subject` takes them."""
 _OF_ROWS = {"store_batch_size_prompts", "n_batches_for_norm_estimate", "autocast_lm"}
 """Flags that decide which rows there are."""
 
@@ -35,7 +42,7 @@ def sae_config(architecture: str) -> Any:
     return kind(d_in=96, d_sae=768, k=16, normalize_activations=mode, **own)
 
 
-def cook(runs: list[Run], seed: int, cached_tokens: int = 0) -> Figures:
+def cook(runs: list[Run], seed: int, cached_tokens: int = 0, smollm2: Smol = None) -> Figures:
     """Does the runs of a recipe, of which each starts from the suite of the one before.
 
     With `cached_tokens` all read the activations of that many tokens, which the language model
@@ -49,29 +56,33 @@ def cook(runs: list[Run], seed: int, cached_tokens: int = 0) -> Figures:
         if cached_tokens:
             cached["cached_activations_path"] = f"{folder}/cache"
             common = {name: runs[0][name] for name in _OF_ROWS & runs[0].keys()}
-            seconds = in_own_process(cache, tokens=cached_tokens, seed=seed, **cached, **common)
+            seconds = in_own_process(
+                cache, tokens=cached_tokens, seed=seed, smollm2=smollm2, **cached, **common
+            )
             cached["use_cached_activations"] = True
         for n, run in enumerate(runs):
             settings = {**run, **cached, "seed": seed, "output_path": f"{folder}/{n}"}
             if n:
                 settings["init_from"] = f"{folder}/{n - 1}"
-            scores = in_own_process(train, **settings, is_scored=n == len(runs) - 1)
+            is_last = n == len(runs) - 1
+            scores = in_own_process(train, **settings, smollm2=smollm2, is_scored=is_last)
             seconds = {name: sum_ + scores[name] for name, sum_ in seconds.items()}
     return {**scores, **seconds}
 
 
-def cache(tokens: int, seed: int, cached_activations_path: str, **flags: Any) -> Figures:
+def cache(
+    tokens: int, seed: int, cached_activations_path: str, smollm2: Smol = None, **flags: Any
+) -> Figures:
     """Seconds to write the activations of all layers, the language model's pass included."""
     import torch
 
     from sae_lens_groups import cache_activations
-    from sae_lens_groups.demo.model import stdlib_tokens
-    from sae_lens_groups.demo.run import demo_config
 
     torch.set_num_threads(1)
-    dataset = stdlib_tokens("train", seed=seed)
+    of = subject(smollm2)
+    dataset = of.dataset("train", seed)
     watch = Watch()
-    cfg = demo_config("each", None, tokens, seed=seed, **flags)
+    cfg = of.config(of.groups, None, tokens, seed=seed, **flags)
     cfg.cached_activations_path = cached_activations_path
     cache_activations(cfg, cache_dtype="float16", override_dataset=dataset)
     return watch.seconds()
@@ -86,6 +97,7 @@ def train(
     is_scored: bool,
     decay: float = 0.2,
     architecture: str = "topk",
+    smollm2: Smol = None,
     **flags: Any,
 ) -> Figures:
     """Seconds of a run with one thread, and its mean scores where they are asked for.
@@ -96,18 +108,17 @@ def train(
     import torch
 
     from sae_lens_groups import GroupSAETrainingRunner
-    from sae_lens_groups.demo.model import stdlib_tokens
-    from sae_lens_groups.demo.run import demo_config
 
     torch.set_num_threads(1)
-    dataset = stdlib_tokens("train", seed=seed)
+    of = subject(smollm2)
+    dataset = of.dataset("train", seed)
     watch = Watch()
-    flags = {"plan_tokens": 20_000, "sae": sae_config(architecture), **flags}
-    cfg = demo_config(layer_groups, output_path, tokens, seed=seed, **flags)
+    flags = {"plan_tokens": 20_000, "sae": of.sae(architecture), **flags}
+    cfg = of.config(layer_groups, output_path, tokens, seed=seed, **flags)
     cfg.lr_decay_steps = int(tokens // cfg.train_batch_size_tokens * decay)
     runner = GroupSAETrainingRunner(cfg, override_dataset=dataset)
     suite = runner.run()
-    return {**watch.seconds(), **(mean_scores(suite, runner.model) if is_scored else {})}
+    return {**watch.seconds(), **(mean_scores(suite, runner.model, of) if is_scored else {})}
 
 
 class Watch:
@@ -127,11 +138,17 @@ class Watch:
         }
 
 
-def mean_scores(suite: Any, model: Any) -> Figures:
+def mean_scores(suite: Any, model: Any, of: Subject | None = None) -> Figures:
     """Means over the layers of a suite, on held-out text."""
-    from sae_lens_groups import evaluate_suite
-    from sae_lens_groups.demo.model import stdlib_tokens
+    import torch
 
-    scores = evaluate_suite(suite, model, stdlib_tokens("held_out"), n_batches=8)
+    from sae_lens_groups import evaluate_suite
+
+    of = of or subject(None)
+    n_batches, as_trained = 8, contextlib.nullcontext()
+    if not isinstance(of, Demo):  # far slower
+        n_batches, as_trained = 2, torch.autocast("cpu", dtype=torch.bfloat16)
+    with as_trained:
+        scores = evaluate_suite(suite, model, of.dataset("held_out"), n_batches=n_batches)
     metrics = ("explained_variance", "ce_loss_score", "l0")
     return {name: statistics.fmean(score.metrics[name] for score in scores) for name in metrics}

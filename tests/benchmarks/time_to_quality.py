@@ -1,6 +1,7 @@
 """How long until a suite is as good as SAELens's: `python -m tests.benchmarks.time_to_quality`.
 
-SAELens's multi-SAE runner trains an SAE for each layer of the demo model with its full budget of
+SAELens's multi-SAE runner trains an SAE for each layer of the demo model (with `--smollm2 MODEL
+TEXTS...`, as `tests.benchmarks.real_model` makes them, of twelve layers of that) with its full budget of
 tokens. The mean explained variance over the layers that it ends with, on held-out text, is the
 target of every recipe. A recipe is run with one budget after another, from small to large, until it
 gets there: its seconds are those of the run that did, from the config to the suite on disk,
@@ -14,11 +15,13 @@ import argparse
 import random
 import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.demo_runs import Figures, Run, Watch, cook, mean_scores, sae_config
+from tests.benchmarks.demo_runs import Figures, Run, Watch, cook, mean_scores
 from tests.benchmarks.own_process import in_own_process, log
+from tests.benchmarks.subjects import layers_of, subject
 
 BUDGET = 600_000  # tokens per SAE
 MULTI = "SAELens's MultiSAETrainingRunner"
@@ -72,14 +75,6 @@ RECIPES: dict[str, list[list[Run]]] = {
         for share in (1.0, 1.2)
     ],
 }
-# Of every run, SAELens's too. An LM batch of 2,048 tokens is faster here than one of 4,096: it fits
-# the processor's cache. 10,240 tokens are enough for a mean norm.
-SETTINGS: Run = {
-    "lr": 8e-3,
-    "store_batch_size_prompts": 16,
-    "n_batches_for_norm_estimate": 5,
-    "autocast_lm": True,
-}
 
 
 def main() -> None:
@@ -99,19 +94,26 @@ def main() -> None:
         help="which of the baseline's scores a recipe has to reach",
     )
     parser.add_argument("--tokens", type=int, default=BUDGET, help="SAELens's, per SAE")
+    parser.add_argument("--smollm2", nargs="+", metavar="FOLDER", help="SmolLM2, and texts")
     parser.add_argument(
         "--autocast", action="store_true", help="train SAEs under autocast, SAELens's too"
     )
+    parser.add_argument(
+        "--float32",
+        dest="autocast_lm",
+        action="store_false",
+        help="the language model in float32, for processors without instructions for bfloat16",
+    )
     args = parser.parse_args()
-    SETTINGS.update(architecture=args.architecture, autocast=args.autocast)
     rounds = [one_round(args, seed) for seed in range(1, args.rounds + 1)]
     print_table(rounds)
 
 
 def one_round(args: argparse.Namespace, seed: int) -> dict[str, dict[str, Any]]:
     """Of SAELens's runner and of each recipe: seconds, scores and budget."""
+    names = ("architecture", "autocast", "autocast_lm", "tokens", "smollm2")
+    settings = {name: getattr(args, name) for name in names}
     with tempfile.TemporaryDirectory() as folder:
-        settings = {name: getattr(args, name) for name in ("architecture", "autocast", "tokens")}
         baseline = in_own_process(train_with_saelens, seed=seed, output_path=folder, **settings)
     log(args.log, {"recipe": MULTI, "seed": seed, **baseline})
     results: dict[str, dict[str, Any]] = {MULTI: baseline}
@@ -121,7 +123,7 @@ def one_round(args: argparse.Namespace, seed: int) -> dict[str, dict[str, Any]]:
         for runs in RECIPES[name]:
             cached = int(args.tokens * runs[0].get("cached", 0))
             result: dict[str, Any] = cook(
-                [with_settings(run, args.tokens) for run in runs], seed, cached
+                [with_settings(run, args) for run in runs], seed, cached, args.smollm2
             )
             result["shares"] = [run["share"] for run in runs]
             result["is_reached"] = all(result[name] >= baseline[name] for name in args.targets)
@@ -132,39 +134,54 @@ def one_round(args: argparse.Namespace, seed: int) -> dict[str, dict[str, Any]]:
     return results
 
 
-def with_settings(run: Run, tokens: int) -> Run:
+def with_settings(run: Run, args: argparse.Namespace) -> Run:
     """The run with what all have in common, and its share of the budget as tokens."""
+    of = subject(args.smollm2)
     own = {name: value for name, value in run.items() if name not in ("share", "cached")}
-    return {**SETTINGS, **own, "tokens": int(tokens * run["share"])}
+    if args.smollm2:
+        layers = layers_of(of)
+        own["layer_groups"] = {
+            EACH["layer_groups"]: ",".join(map(str, layers)),
+            FOURS["layer_groups"]: of.groups,
+        }[own["layer_groups"]]
+    names = ("architecture", "autocast", "autocast_lm")
+    common = {name: getattr(args, name) for name in names}
+    return {**of.settings, **common, **own, "tokens": int(args.tokens * run["share"])}
 
 
 def train_with_saelens(
-    seed: int, output_path: str, architecture: str, autocast: bool, tokens: int
+    seed: int,
+    output_path: str,
+    architecture: str,
+    autocast: bool,
+    autocast_lm: bool,
+    tokens: int,
+    smollm2: Sequence[str] | None,
 ) -> Figures:
     """Seconds and scores of SAELens's runner, with the same settings, on the same text."""
     import torch
     from sae_lens import MultiSAETrainingRunner, MultiSAETrainingRunnerConfig
 
     from sae_lens_groups import SAESuite
-    from sae_lens_groups.demo.model import stdlib_tokens
-    from sae_lens_groups.demo.run import demo_config
 
     torch.set_num_threads(1)
-    dataset = stdlib_tokens("train", seed=seed)
+    of = subject(smollm2)
+    dataset = of.dataset("train", seed)
     watch = Watch()
-    settings = {**SETTINGS, "sae": sae_config(architecture), "autocast": autocast}
-    demo = demo_config("each", None, tokens, **settings)
+    flags = {"sae": of.sae(architecture), "autocast": autocast, "autocast_lm": autocast_lm}
+    own = of.config(of.groups, None, tokens, **of.settings, **flags)
+    own.lr_decay_steps = int(tokens // own.train_batch_size_tokens * 0.2)
     shared = {
-        name: getattr(demo, name)
+        name: getattr(own, name)
         for name in MultiSAETrainingRunnerConfig.__annotations__
-        if name in vars(demo) and name not in ("saes", "hook_names", "sae")
+        if name in vars(own) and name not in ("saes", "hook_names", "sae")
     }
-    hook_names = {f"layer_{n}": demo.hook_template.hook_name(n) for n in range(12)}
+    hook_names = {f"layer_{n}": own.hook_template.hook_name(n) for n in layers_of(of)}
     torch.manual_seed(seed)
     cfg = MultiSAETrainingRunnerConfig(
         **{
             **shared,
-            "saes": {name: type(demo.sae).from_dict(demo.sae.to_dict()) for name in hook_names},
+            "saes": {name: type(own.sae).from_dict(own.sae.to_dict()) for name in hook_names},
             "hook_names": hook_names,
             "output_path": None,
         }
@@ -173,7 +190,7 @@ def train_with_saelens(
     saes = runner.run()
     for name, sae in saes.items():
         sae.save_inference_model(Path(output_path) / hook_names[name])
-    return {**watch.seconds(), **mean_scores(SAESuite.load(output_path), runner.model)}
+    return {**watch.seconds(), **mean_scores(SAESuite.load(output_path), runner.model, of)}
 
 
 def print_table(rounds: list[dict[str, dict[str, Any]]]) -> None:
