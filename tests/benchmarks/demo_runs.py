@@ -6,7 +6,7 @@ import contextlib
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tests.benchmarks.own_process import in_own_process
@@ -42,12 +42,18 @@ def sae_config(architecture: str) -> Any:
     return kind(d_in=96, d_sae=768, k=16, normalize_activations=mode, **own)
 
 
-def cook(runs: list[Run], seed: int, cached_tokens: int = 0, smollm2: Smol = None) -> Figures:
+def cook(
+    runs: list[Run],
+    seed: int,
+    cached_tokens: int = 0,
+    smollm2: Smol = None,
+    one_run: Callable[..., Figures] | None = None,
+) -> Figures:
     """Does the runs of a recipe, of which each starts from the suite of the one before.
 
-    With `cached_tokens` all read the activations of that many tokens, which the language model
-    gives once, before them; over and over, where a run takes more. Returns their seconds in all,
-    and the last one's scores.
+    `one_run` does each in place of `train`. With `cached_tokens` all read the activations of that
+    many tokens, which the language model gives once, before them; over and over, where a run takes
+    more. Returns their seconds in all, and the last one's scores.
     """
     seconds = {"seconds": 0.0, "cpu_seconds": 0.0}
     scores: Figures = {}
@@ -65,7 +71,9 @@ def cook(runs: list[Run], seed: int, cached_tokens: int = 0, smollm2: Smol = Non
             if n:
                 settings["init_from"] = f"{folder}/{n - 1}"
             is_last = n == len(runs) - 1
-            scores = in_own_process(train, **settings, smollm2=smollm2, is_scored=is_last)
+            scores = in_own_process(
+                one_run or train, **settings, smollm2=smollm2, is_scored=is_last
+            )
             seconds = {name: sum_ + scores[name] for name, sum_ in seconds.items()}
     return {**scores, **seconds}
 
@@ -145,7 +153,7 @@ def mean_scores(suite: Any, model: Any, of: Subject | None = None) -> Figures:
     from sae_lens_groups import evaluate_suite
 
     of = of or subject(None)
-    n_batches, as_trained = 8, contextlib.nullcontext()
+    n_batches, as_trained = 4, contextlib.nullcontext()
     if not isinstance(of, Demo):  # far slower
         n_batches, as_trained = 2, torch.autocast("cpu", dtype=torch.bfloat16)
     with as_trained:

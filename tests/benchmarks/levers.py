@@ -1,0 +1,280 @@
+"""What else might make a suite better in the same time: `python -m tests.benchmarks.levers`.
+
+The recipe of two runs from one cache (`tests.benchmarks.time_to_quality`) on the demo model, as it is
+and with one thing changed at a time, in both runs or in the one that it belongs to. Every run has a
+process of its own and one thread; a round has a seed of its own. Prints medians over the rounds, and
+the median of the differences from the recipe as it is, seed by seed.
+"""
+
+import argparse
+import random
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from tests.benchmarks import demo_runs
+from tests.benchmarks.demo_runs import Figures, Run, cook
+from tests.benchmarks.own_process import log
+from tests.benchmarks.subjects import Demo
+from tests.benchmarks.time_to_quality import CONSTANT, FALLING
+
+TOKENS, CACHED = 600_000, 120_000
+AS_IT_IS = "as it is"
+
+
+class Lever:
+    """Changes how a `GroupSAETrainer` trains, from within."""
+
+    def __init__(self, trainer: Any, **settings: float) -> None:
+        self.trainer, self.settings = trainer, settings
+        self.n_steps = trainer.cfg.total_training_samples // trainer.cfg.train_batch_size_samples
+        self.parameters = list(trainer.sae.parameters())
+
+    def before_step(self, _batch: Any, /) -> None:
+        """Called with the batch of each step."""
+
+    def after_step(self) -> None:
+        """Called behind each step."""
+
+    def at_end(self) -> None:
+        """Called once behind the last."""
+
+
+class Averaged(Lever):
+    """The mean of the weights over the last part of the steps, as SWA takes it."""
+
+    n = 0
+    means: Sequence[torch.Tensor] = ()
+
+    def after_step(self) -> None:
+        if self.trainer.n_training_steps < self.n_steps * (1 - self.settings["part"]):
+            return
+        self.n += 1
+        if self.n == 1:
+            self.means = [w.detach().clone() for w in self.parameters]
+        for mean, w in zip(self.means, self.parameters):
+            mean.lerp_(w.detach(), 1 / self.n)
+
+    @torch.no_grad()
+    def at_end(self) -> None:
+        for mean, w in zip(self.means, self.parameters):
+            w.copy_(mean)
+
+
+class OwnOptimizer(Lever):
+    """Another optimiser's step, at the rate of the schedule times `rate`."""
+
+    def __init__(self, trainer: Any, **settings: float) -> None:
+        super().__init__(trainer, **settings)
+        self.momenta = [torch.zeros_like(w) for w in self.parameters]
+        self.adams_step = trainer.optimizer.step
+        trainer.optimizer.step = self.step
+
+    @torch.no_grad()
+    def step(self) -> None:
+        lr = self.trainer.optimizer.param_groups[0]["lr"] * self.settings["rate"]
+        for w, momentum in zip(self.parameters, self.momenta):
+            if w.grad is not None:
+                momentum.lerp_(w.grad, 1 - self.settings["momentum"])
+                self.update(w, momentum, lr)
+
+    def update(self, w: torch.Tensor, momentum: torch.Tensor, lr: float) -> None:
+        raise NotImplementedError
+
+
+class Signum(OwnOptimizer):
+    """The momentum's sign (arXiv 1802.04434)."""
+
+    def update(self, w: torch.Tensor, momentum: torch.Tensor, lr: float) -> None:
+        w.add_(momentum.sign(), alpha=-lr)
+
+
+class Muon(OwnOptimizer):
+    """The momentum of a matrix made orthogonal, with the scale of Adam's updates (arXiv 2502.16982);
+    the sign of that of a vector."""
+
+    def update(self, w: torch.Tensor, momentum: torch.Tensor, lr: float) -> None:
+        if w.ndim < 2:
+            w.add_(momentum.sign(), alpha=-lr)
+        else:
+            w.add_(_orthogonal(momentum), alpha=-lr * 0.2 * max(w.shape) ** 0.5)
+
+
+def _orthogonal(matrix: torch.Tensor) -> torch.Tensor:
+    """By Newton and Schulz's iteration of the fifth order, five times."""
+    x = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    x = x / (x.norm() + 1e-7)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x if matrix.shape[0] <= matrix.shape[1] else x.T
+
+
+class FallingK(Lever):
+    """k falls to its own from `times` as many over the first `part` of the steps."""
+
+    def __init__(self, trainer: Any, **settings: float) -> None:
+        super().__init__(trainer, **settings)
+        self.k = trainer.sae.cfg.k
+
+    def before_step(self, _batch: Any) -> None:
+        done = self.trainer.n_training_steps / (self.n_steps * self.settings["part"])
+        self.trainer.sae.cfg.k = round(
+            self.k * max(1, self.settings["times"] ** (1 - min(done, 1)))
+        )
+
+    def at_end(self) -> None:
+        self.trainer.sae.cfg.k = self.k
+
+
+class FromRows(Lever):
+    """Decoder and encoder begin as rows of the data, at `share` rows to a random direction."""
+
+    @torch.no_grad()
+    def before_step(self, _batch: Any) -> None:
+        if self.trainer.n_training_steps:
+            return
+        sae = self.trainer.sae
+        rows_BD, position_B = self.trainer.unpack(_batch)
+        rows_BD = self.trainer.scaling.scale(rows_BD, position_B)
+        n = min(len(rows_BD), sae.cfg.d_sae)
+        rows_ND = rows_BD[:n] - rows_BD.mean(0)
+        rows_ND = rows_ND / rows_ND.norm(dim=1, keepdim=True)
+        drawn_ND = sae.W_dec[:n] / sae.W_dec[:n].norm(dim=1, keepdim=True)
+        mixed_ND = rows_ND * self.settings["share"] + drawn_ND * (1 - self.settings["share"])
+        norm_N1 = sae.W_dec[:n].norm(dim=1, keepdim=True)
+        sae.W_dec[:n] = mixed_ND / mixed_ND.norm(dim=1, keepdim=True) * norm_N1
+        sae.W_enc.copy_(sae.W_dec.T)
+        sae.b_dec.copy_(rows_BD.mean(0))
+
+
+KINDS = {kind.__name__: kind for kind in (Averaged, Signum, Muon, FallingK, FromRows)}
+# Of each lever: of the groups' run and of the layers' run what changes.
+LEVERS: dict[str, tuple[Run, Run]] = {
+    AS_IT_IS: ({}, {}),
+    "layers on half as many tokens more": ({}, {"tokens": 270_000}),
+    "layers: the rate stays, weights averaged over half": (
+        {},
+        {"decay": 0.0, "lever": ["Averaged", {"part": 0.5}]},
+    ),
+    "layers: the rate falls, weights averaged over the last fifth": (
+        {},
+        {"lever": ["Averaged", {"part": 0.2}]},
+    ),
+    "groups: weights averaged over the last quarter": (
+        {"lever": ["Averaged", {"part": 0.25}]},
+        {},
+    ),
+    **{
+        f"signum, rate x {rate:g}": (
+            {"lever": ["Signum", {"rate": rate, "momentum": 0.9}]},
+            {"lever": ["Signum", {"rate": rate, "momentum": 0.9}]},
+        )
+        for rate in (0.05, 0.15)
+    },
+    **{
+        f"Muon, rate x {rate:g}": (
+            {"lever": ["Muon", {"rate": rate, "momentum": 0.9}]},
+            {"lever": ["Muon", {"rate": rate, "momentum": 0.9}]},
+        )
+        for rate in (0.3, 1.0)
+    },
+    "groups: k falls from four times over the first third": (
+        {"lever": ["FallingK", {"times": 4, "part": 0.33}]},
+        {},
+    ),
+    "groups: start from rows": ({"lever": ["FromRows", {"share": 1.0}]}, {}),
+    "groups: start half from rows": ({"lever": ["FromRows", {"share": 0.5}]}, {}),
+}
+
+
+def train(lever: list[Any] | None = None, **run: Any) -> Figures:
+    """A run as `demo_runs.train` does it, with a lever by name and its settings."""
+    with _pulled(*lever) if lever else mock.patch.dict({}):
+        return demo_runs.train(**run)
+
+
+@contextmanager
+def _pulled(name: str, settings: dict[str, float]) -> Iterator[None]:
+    from sae_lens_groups.train.group_trainer import GroupTrainer
+    from sae_lens_groups.train.trainer import GroupSAETrainer
+
+    levers: dict[int, Lever] = {}
+    step, fit = GroupSAETrainer.step, GroupTrainer.fit
+
+    def step_with(trainer: Any, batch: Any) -> Any:
+        if id(trainer) not in levers:
+            levers[id(trainer)] = KINDS[name](trainer, **settings)
+        levers[id(trainer)].before_step(batch)
+        output = step(trainer, batch)
+        levers[id(trainer)].after_step()
+        return output
+
+    def fit_with(trainer: Any) -> Any:
+        result = fit(trainer)
+        for lever in levers.values():
+            lever.at_end()
+        return result
+
+    with (
+        mock.patch.object(GroupSAETrainer, "step", step_with),
+        mock.patch.object(GroupTrainer, "fit", fit_with),
+    ):
+        yield
+
+
+def main() -> None:
+    """Runs all rounds and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=list(LEVERS), default=list(LEVERS))
+    parser.add_argument("--log", type=Path, help="append every run to this file as JSON")
+    parser.add_argument("--tokens", type=int, default=TOKENS)
+    parser.add_argument("--architecture", default="topk", choices=("topk", "batchtopk"))
+    args = parser.parse_args()
+    results: dict[str, list[Figures]] = {name: [] for name in args.only}
+    for seed in range(1, args.rounds + 1):
+        order = list(args.only)
+        random.Random(seed).shuffle(order)
+        for name in order:
+            share = args.tokens / TOKENS
+            common = {"architecture": args.architecture, **Demo.settings}
+            runs = [
+                {**common, **of_recipe, "tokens": int(tokens * share), **of_lever}
+                for of_recipe, of_lever, tokens in zip(
+                    (CONSTANT, FALLING), LEVERS[name], (TOKENS, 180_000)
+                )
+            ]
+            for run in runs:
+                run.pop("share", None)
+            found = cook(runs, seed, int(CACHED * share), one_run=train)
+            results[name].append(found)
+            log(args.log, {"lever": name, "seed": seed, **found})
+    print_table(results)
+
+
+def print_table(results: dict[str, list[Figures]]) -> None:
+    """A Markdown table."""
+    print("| | explained variance | change | CE-loss score | change | CPU seconds |")
+    print("|---|---|---|---|---|---|")
+    for name, runs in results.items():
+        cells = []
+        for metric in ("explained_variance", "ce_loss_score"):
+            values = [run[metric] for run in runs]
+            changes = [
+                run[metric] - plain[metric] for run, plain in zip(runs, results.get(AS_IT_IS, []))
+            ]
+            spread = f"{min(changes):+.4f} to {max(changes):+.4f}" if changes else ""
+            change = f"{statistics.median(changes):+.4f} ({spread})" if changes else "-"
+            cells += [f"{statistics.median(values):.4f}", change]
+        seconds = statistics.median(run["cpu_seconds"] for run in runs)
+        print(f"| {name} | {' | '.join(cells)} | {seconds:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
