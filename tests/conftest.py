@@ -11,9 +11,10 @@ os.environ["WANDB_SILENT"] = "true"
 # tests run at once as there are cores. Processes that tests start inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import gc  # the environment above has to come first
+import fcntl  # the environment above has to come first
+import gc
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +33,7 @@ from transformer_lens.hook_points import HookedRootModule, HookPoint
 from sae_lens_groups import GroupSAERunnerConfig
 from sae_lens_groups.train.fast_step import why_not
 
-from . import floor
+from . import floor, products
 
 # The same examples in every run, however slow: what fails in CI fails on every machine.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -183,6 +184,23 @@ def tokens_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def made_once(
+    tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]
+) -> Path:
+    """A folder that all processes of a test run share: the first that asks for it makes it."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    folder, done = base / name, base / f"{name} is made"
+    with (base / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            folder.mkdir(exist_ok=True)
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture
 def text_folder(tmp_path: Path) -> Path:
     """Text on disk, a file of 300 rows."""
@@ -226,10 +244,11 @@ def browser() -> Iterator[webdriver.Chrome]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    products.mark_long_products(items)
     is_floor = floor.is_the_oldest_at_hand()
     for item in floor.depending_on_saelens(items):
         item.add_marker("saelens")
-        if is_floor and getattr(item, "originalname", item.name) in floor.LONG:
+        if is_floor and products.name_of(item) in floor.LONG:
             item.add_marker("slow")
             item.add_marker("long")
     # The long ones first: what is left at the end is short, and all processes end together.

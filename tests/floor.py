@@ -5,12 +5,13 @@ there what it does in the newest: everything else of theirs is ours, and is the 
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
+from .products import name_of, one_for_each_architecture
 
 _TOUCHES_SAELENS = re.compile(
     r"\b(sae_lens|GroupSAETrainingRunner|SAESuite|cache_activations|evaluate_suite|group_config)\b"
@@ -117,29 +118,20 @@ def is_the_oldest_at_hand() -> bool:
 
 
 def depending_on_saelens(items: Iterable[pytest.Item]) -> Iterable[pytest.Item]:
-    """The tests of files that train, load or evaluate SAEs with SAELens.
+    """The tests of files that train, load or evaluate SAEs with SAELens, those that are long aside.
 
-    Of a test's cases one for each architecture. Which one goes on from architecture to
-    architecture, so that together they have every normalisation and whatever else there is.
+    Of a test's cases one for each architecture.
     """
     touching = {
         path
         for path in {item.path for item in items}
         if path.stem not in SAME_WITH_ANY_SAELENS and _TOUCHES_SAELENS.search(path.read_text())
     }
-    cases: dict[str, dict[str, list[pytest.Item]]] = defaultdict(lambda: defaultdict(list))
+    found = list[pytest.Item]()
     for item in items:
-        name = getattr(item, "originalname", item.name)
+        name = name_of(item)
         if item.path not in touching or name in SAME_WITH_ANY_SAELENS:
             continue
-        if name not in ONLY_THESE.get(item.path.stem, {name}):
-            continue
-        spec = getattr(item, "callspec", None)
-        architecture = None if spec is None else spec.params.get("architecture")
-        if architecture is None:
-            yield item
-        else:
-            cases[f"{item.path}::{name}"][architecture].append(item)
-    for by_architecture in cases.values():
-        for n, of_one in enumerate(by_architecture.values()):
-            yield of_one[n % len(of_one)]
+        if name in ONLY_THESE.get(item.path.stem, {name}) and not item.get_closest_marker("long"):
+            found.append(item)
+    return one_for_each_architecture(found)

@@ -55,7 +55,7 @@ from sae_lens_groups.evaluate.circuits.tasks import (
     VERBS,
 )
 
-from .conftest import ARCHITECTURES, sae_config
+from .conftest import ARCHITECTURES, made_once, sae_config
 
 D_MODEL, D_HEAD, D_SAE = 48, 12, 100
 RESID = "blocks.0.hook_resid_post"
@@ -96,8 +96,21 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture(scope="module")
-def model(tokenizer: PreTrainedTokenizerFast) -> HookedTransformer:
+def model(
+    tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
+) -> HookedTransformer:
     """Two layers, trained until they solve every task."""
+
+    def train(folder: Path) -> None:
+        torch.save(trained_model(tokenizer).state_dict(), folder / "model.pt")
+
+    folder = made_once(tmp_path_factory, "model of circuits", train)
+    model = untrained_model(tokenizer)
+    model.load_state_dict(torch.load(folder / "model.pt"))
+    return model
+
+
+def untrained_model(tokenizer: PreTrainedTokenizerFast) -> HookedTransformer:
     torch.manual_seed(0)
     model = HookedTransformer(
         HookedTransformerConfig(
@@ -112,6 +125,11 @@ def model(tokenizer: PreTrainedTokenizerFast) -> HookedTransformer:
         )
     )
     model.tokenizer = tokenizer
+    return model
+
+
+def trained_model(tokenizer: PreTrainedTokenizerFast) -> HookedTransformer:
+    model = untrained_model(tokenizer)
     batches = [training_batch(task, tokenizer) for task in TASKS.values()]
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(220):
@@ -125,7 +143,7 @@ def model(tokenizer: PreTrainedTokenizerFast) -> HookedTransformer:
 
 def training_batch(task: CircuitTask, tokenizer: PreTrainedTokenizerFast) -> PairBatch:
     """Pairs as they are and the other way round: greater_than has the year 01 in one place only."""
-    pairs = build_pairs(task, tokenizer, 500, seed=1)
+    pairs = build_pairs(task, tokenizer, 250, seed=1)
     turned = [
         PromptPair(clean=p.counterfactual, counterfactual=p.clean, answers=p.wrong, wrong=p.answers)
         for p in pairs

@@ -130,7 +130,7 @@ def _things_to_find(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_things_to_find")
-@fuzzed(60)
+@fuzzed(20)
 @given(args=st.sampled_from(sorted(_OWN_FLAGS)).flatmap(arguments_of))
 def test_any_arguments_give_status_0_or_2_and_a_message(args: list[str]) -> None:
     if args[0] in ("train", "plan", "cache"):
@@ -141,7 +141,7 @@ def test_any_arguments_give_status_0_or_2_and_a_message(args: list[str]) -> None
     assert [path.name for path in Path("full").iterdir()] == ["precious.txt"]
 
 
-@fuzzed(60)
+@fuzzed(20)
 @given(args=st.lists(st.one_of(_words, st.sampled_from(sorted(_OWN_FLAGS))), max_size=3))
 def test_any_words_give_status_0_or_2_and_a_message(args: list[str]) -> None:
     if args[:1] in (["train"], ["plan"], ["cache"], ["demo"]):
@@ -194,7 +194,7 @@ def _saved() -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("_things_to_find")
-@fuzzed(60)
+@fuzzed(20)
 @given(
     content=damaged_file(_saved()), flags=st.lists(st.sampled_from(["--lr=1", "--k=8"]), max_size=2)
 )

@@ -24,7 +24,7 @@ from sae_lens_groups.train.ranks.placement import owners, placement_text
 from sae_lens_groups.train.stop import StopRequest
 
 from . import processes
-from .conftest import ARCHITECTURES, CONTEXT_SIZE, D_IN
+from .conftest import ARCHITECTURES, CONTEXT_SIZE, D_IN, made_once
 from .test_exact_resume import files_of
 
 ROOT = Path(__file__).parent.parent
@@ -95,16 +95,15 @@ def told(folder: Path, name: str, size: int = 2) -> str:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder that one process writes for a run."""
-    base = tmp_path_factory.mktemp("ranks")
-    names = [*EXACT, "long text"]
-    trained(1, base / "alone", [*({"run": name} for name in names), LOGGED])
-    trained(1, base / "alone", from_others(base / "alone"))
-    trained(1, base / "alone", [{"run": "bad row", "checkpoint_path": "bad row ckpt"}])
 
-    def folder(name: str) -> Path:
-        return base / "alone" / name
+    def train_all(folder: Path) -> None:
+        names = [*EXACT, "long text"]
+        trained(1, folder, [*({"run": name} for name in names), LOGGED])
+        trained(1, folder, from_others(folder))
+        trained(1, folder, [{"run": "bad row", "checkpoint_path": "bad row ckpt"}])
 
-    return folder
+    folder = made_once(tmp_path_factory, "ranks alone", train_all)
+    return lambda name: folder / name
 
 
 def from_others(folder: Path) -> list[dict[str, Any]]:
@@ -249,14 +248,16 @@ def test_what_cannot_work_is_refused(two: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def all_alone(alone: Callable[[str], Path]) -> tuple[Path, list[dict[str, Any]]]:
+def all_alone(
+    alone: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[dict[str, Any]]]:
     """What one process writes of all runs."""
     folder = alone("topk").parent
     others = from_others(folder)
     more: list[dict[str, Any]] = [{"run": name} for name in MORE_EXACT]
     more.append({**others[0], "run": "init"})
     more.append({"run": "cache drawn", "cached_activations_path": str(folder / "drawn rows")})
-    trained(1, folder, more)
+    made_once(tmp_path_factory, "all ranks alone", lambda _: trained(1, folder, more))
     return folder, [*more, *others, *({"run": name} for name in EXACT)]
 
 
@@ -268,7 +269,7 @@ def written_by(size: int, into: Path, alone: Path, runs: list[dict[str, Any]]) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [3, 4, 5])
+@pytest.mark.parametrize("size", [3, *(pytest.param(n, marks=pytest.mark.long) for n in (4, 5))])
 def test_more_processes_write_what_one_writes(
     all_alone: tuple[Path, list[dict[str, Any]]], tmp_path: Path, size: int
 ) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from . import processes
-from .test_ranks import ROOT, TORCHRUN, differing, environments, flags, trained
+from .test_ranks import ROOT, TORCHRUN, differing, environments, flags, launched, trained
 
 pytestmark = pytest.mark.timeout(300)  # the cases follow one another in the same processes
 SECONDS_TO_END = 60
@@ -151,17 +151,20 @@ def test_a_signal_to_torchrun_stops_all_and_the_run_goes_on(data: Path, tmp_path
     _, said = first.communicate(timeout=SECONDS_TO_END)
     assert first.returncode == 1  # torchrun's own, whatever its processes end with
     assert len(re.findall("^training stopped by SIGTERM; progress is saved in", said, re.M)) == 1
-    again = under_torchrun(command(data, tmp_path / "of", **more, resume_from_checkpoint="auto"))
-    shown, said = again.communicate(timeout=SECONDS_TO_END)
-    assert again.returncode == 0, said
-    assert shown.count("Trained 3 SAEs for 4 layers.") == 1
-    assert "rank 0: 3 6; rank 1: 4-5. 4 groups would take no longer on 2 ranks" in said
+    args = command(data, tmp_path / "of", **more, resume_from_checkpoint="auto")
+    again, other = launched(2, "-m", "sae_lens_groups", *args)
+    assert (again.returncode, other.returncode) == (0, 0), again.stderr
+    assert "Trained 3 SAEs for 4 layers." in again.stdout
+    assert other.stdout == ""
+    placed = "rank 0: 3 6; rank 1: 4-5. 4 groups would take no longer on 2 ranks"
+    assert placed in again.stderr
     whole = processes.run("-m", "sae_lens_groups", *command(data, tmp_path / "whole", **more))
     assert whole.returncode == 0, whole.stderr
     assert differing(tmp_path / "whole" / "suite", tmp_path / "of" / "suite") == []
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_torchrun_leaves_the_first_rank_time_to_say_why(data: Path, tmp_path: Path) -> None:
     """It ends the others once one has ended, which may be a faster one."""
     ended = under_torchrun(command(data, tmp_path / "of", n_batches_in_buffer="1"))
@@ -181,6 +184,7 @@ def under_torchrun(args: list[str]) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_killed_ranks_write_what_they_would_have_written() -> None:
     """`python -m tests.faults --ranks 3` kills 50 times; this is a small part of it."""
     more = ("--kills", "2", "--per_run", "1", "--seed", "1")

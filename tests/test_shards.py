@@ -18,7 +18,7 @@ from sae_lens_groups import LayerGroup, SAESuite
 from sae_lens_groups.train.fast_step import ActiveLatents, Scratch, new_sharded_step
 from sae_lens_groups.train.ranks.placement import owners, placement_text
 
-from .conftest import ARCHITECTURES
+from .conftest import ARCHITECTURES, made_once
 from .test_fast_step import WIDE, make_sae, step_for, steps_since_fired, trainer_config
 from .test_ranks import told, trained
 
@@ -204,7 +204,6 @@ def explained_variance(folder: Path) -> dict[str, float]:
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two ranks write of SAEs of which each has a shard."""
-    folder = tmp_path_factory.mktemp("shards")
     saved, other = {"checkpoint_path": "two ckpt"}, {"fast_step": "never"}
     runs: list[dict[str, Any]] = [
         *({"run": f"shards {name}"} for name in (*SHARDED, "bfloat16")),
@@ -225,11 +224,12 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
         for which in ("all", "decoder")
     ]
-    return trained(2, folder, [{**run, "ranks_per_group": 2} for run in runs])
+    runs = [{**run, "ranks_per_group": 2} for run in runs]
+    return made_once(tmp_path_factory, "shards", lambda folder: trained(2, folder, runs))
 
 
 @pytest.fixture(scope="module")
-def alone(two: Path) -> Path:
+def alone(two: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one process does, beside it."""
     runs: list[dict[str, Any]] = [
         *({"run": f"shards {name}", "as": f"alone {name}"} for name in (*SHARDED, "bfloat16")),
@@ -247,7 +247,8 @@ def alone(two: Path) -> Path:
         }
         for which in ("all", "decoder")
     ]
-    return trained(1, two, runs)
+    made_once(tmp_path_factory, "shards alone", lambda _: trained(1, two, runs))
+    return two
 
 
 @pytest.mark.parametrize("architecture", SHARDED)
