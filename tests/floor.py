@@ -21,6 +21,7 @@ SAME_WITH_ANY_SAELENS = {
     *("test_publish", "test_report", "test_model_card", "test_public_files", "test_hub_storage"),
     # What is refused before SAELens comes to see it. Its own flags are in test_cli.
     *("test_damaged_suite", "test_fuzz", "test_fuzz_cache", "test_fuzz_command_line"),
+    "test_fuzz_config",
     *("test_a_damaged_checkpoint_is_named", "test_mistakes_are_found_before_the_model_is_loaded"),
     # Numbers of ours, from activations that test_store, test_plan and test_evaluation read with it.
     *("test_distances", "test_evaluate_command", "test_plan_command"),
@@ -34,8 +35,8 @@ SAME_WITH_ANY_SAELENS = {
         "test_a_signal_saves_a_whole_step_and_says_where",
     ),
     *("test_memory", "test_rooms", "test_contributing"),
-    # What test_sweep_evaluation found, drawn.
-    "test_sweep_page",
+    # What test_sweep_evaluation and test_features found, drawn, and read by others.
+    *("test_sweep_page", "test_features_page", "test_other_tools"),
     # The arithmetic of maps between layers, on weights alone.
     "test_the_sae_of_an_image_of_its_source_is_the_image_of_the_source",
 }
@@ -86,6 +87,54 @@ ONLY_THESE = {
         "test_a_loss_that_is_not_finite_stops_the_run_and_names_group_layers_and_step",
         "test_the_command_line_knows_the_flags",
     },
+    "test_features": {
+        "test_counts_and_histograms_are_those_of_a_brute_force_pass",
+        "test_the_command_writes_a_page_without_texts",
+    },
+    "test_package": {
+        "test_saelens_file_names_are_written_out_correctly",
+        "test_floor_and_newest_are_those_that_the_package_names",
+    },
+    "test_refit": {
+        "test_aligned_layers_and_whitened_ones_too",
+        "test_saelens_loads_it_and_files_say_what_it_is",
+        "test_training_with_refit_tokens_ends_with_the_same",
+    },
+    "test_settings": {
+        "test_schedules_that_fill_the_run_are_trained",
+        "test_the_settings_of_a_run_on_another_device_are_used_with_device",
+        "test_a_model_that_cannot_be_loaded_is_named_with_the_setting_in_one_line",
+        "test_a_saelens_config_keeps_its_norm_estimate",
+    },
+    "test_sinks": {"test_a_start_at_a_layer_with_a_sink_is_as_good_as_without"},
+    "test_steer": {
+        "test_adding_puts_multiples_of_the_highest_activation_there",
+        "test_hooked_transformer_is_steered_as_by_its_own_hooks",
+    },
+    "test_suite": {
+        "test_a_suite_is_a_mapping_from_hook_name_to_plain_sae",
+        "test_a_layers_cfg_is_saelens_inference_form_with_our_facts_under_one_key",
+        "test_groups_are_saved_in_training_form",
+        "test_a_saved_suite_loads_with_equal_outputs",
+        "test_plain_saelens_loads_a_layer_where_we_cannot_be_imported",
+        "test_several_layers_attach_to_a_model_at_once",
+    },
+    "test_sweep": {
+        "test_each_setting_is_trained_as_alone",
+        "test_it_goes_on_as_it_would_have",
+        "test_wandb_gets_entries_of_each_setting",
+    },
+    "test_transfer": {
+        "test_a_copy_of_an_exported_layer_leaves_outputs_as_they_are",
+        "test_a_copy_of_saelens_own_checkpoint_leaves_outputs_as_they_are",
+        "test_every_architecture_is_exact_for_images_of_its_source",
+        "test_training_goes_on_from_the_start_that_was_given",
+        "test_the_reported_scores_are_run_evals_of_the_exported_layers",
+        "test_a_resumed_run_keeps_what_it_started_from",
+        "test_a_suite_can_be_filled_in",
+        "test_heads_can_be_transferred",
+    },
+    "test_transformer_lens": {"test_a_layers_files_name_the_hook_that_attaches_it"},
     "test_run_failures": {
         "test_a_resumed_run_has_the_learning_rates_of_a_whole_run_of_its_settings",
         "test_a_bad_row_is_named_in_an_evaluation_too",
