@@ -1,18 +1,31 @@
 """Several sites in one run: each as a run of it alone, from the passes of the language model of one."""
 
+import shutil
 from collections import Counter
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import wandb
+from sae_lens import LoggingConfig
 from transformer_lens import HookedTransformer
 
 from sae_lens_groups import GroupSAETrainingRunner, SAESuite, SweepTrainingRunner
 from sae_lens_groups.activations import run_to_last_hook
+from sae_lens_groups.errors import (
+    ConfigError,
+    GroupSAEError,
+    NonFiniteActivationsError,
+    OutputFolderError,
+    TrainingInterrupted,
+)
 from sae_lens_groups.saved import read_sweep_index
+from sae_lens_groups.train.sites import sites_of
 
-from .conftest import N_LAYERS, SMALL_LM_BATCHES, group_config, make_tokens, sae_config
-from .test_exact_resume import files_of
+from .conftest import N_LAYERS, SMALL_LM_BATCHES, group_config, make_model, make_tokens, sae_config
+from .test_exact_resume import files_of, stop_after
 
 NORMALISED = {"normalize_activations": "expected_average_only_in"}
 RESID = {"hook_name": "blocks.1.hook_resid_post", "layer_groups": "0-2,3"}
@@ -92,3 +105,157 @@ def test_a_pass_serves_all_sites(monkeypatch: pytest.MonkeyPatch, model: HookedT
     n_passes.clear()
     alone(model, SETTINGS[0])
     assert n_passes == {N_LAYERS: before_training + of_all}
+
+
+# --- what ends a run before its end ---
+
+
+def newest_first(checkpoint_path: Path, site: str) -> list[Path]:
+    """The checkpoints of a site, of all runs that were given the path."""
+    return sorted(checkpoint_path.glob(f"{site}/*/*"), key=lambda path: -int(path.name))
+
+
+def test_it_goes_on_as_it_would_have(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: HookedTransformer
+) -> None:
+    """Also where a site's newest checkpoint is older than those of others, or gone."""
+
+    def run(out: str, **changes: Any) -> None:
+        suites_of(model, output_path=str(tmp_path / out), **OUTLIERS, **changes)
+
+    run("whole")
+    saved: dict[str, Any] = {"checkpoint_path": str(tmp_path / "ckpt")}
+    for n_steps in (8, 23):
+        with monkeypatch.context() as patch:
+            stop_after(patch, n_steps)
+            with pytest.raises(
+                TrainingInterrupted, match="--resume_from_checkpoint auto"
+            ) as caught:
+                run("resumed", **saved)
+        assert caught.value.checkpoint == tmp_path / "ckpt"
+        saved["resume_from_checkpoint"] = "auto"
+    assert not (tmp_path / "resumed").exists()
+    older, none = "hook_resid_post-0-2,3", "mlp.hook_post-each"
+    assert len(newest_first(tmp_path / "ckpt", older)) == 2
+    shutil.rmtree(newest_first(tmp_path / "ckpt", older)[0])
+    shutil.rmtree(tmp_path / "ckpt" / none)
+    run("resumed", **saved)
+    assert files_of(tmp_path / "whole") == files_of(tmp_path / "resumed")
+
+
+def test_an_error_at_one_site_ends_all_with_their_progress_saved(
+    tmp_path: Path, model: HookedTransformer
+) -> None:
+    sweep = [{**RESID, "layer_groups": "0-2"}, {**HEAD, "layer_groups": "each", "k": 3}]
+    saved: dict[str, Any] = {"checkpoint_path": str(tmp_path / "ckpt")}
+    broken, n_passes = make_model(), count()
+
+    def break_in_the_last_layer(acts: torch.Tensor, hook: Any) -> torch.Tensor:  # noqa: ARG001
+        return acts * torch.nan if next(n_passes) == 60 else acts
+
+    broken.blocks[3].attn.hook_z.add_perma_hook(break_in_the_last_layer)  # pyright: ignore
+    with pytest.raises(NonFiniteActivationsError, match=r"layer 3 .* the state before is saved in"):
+        suites_of(broken, sweep, output_path=str(tmp_path / "out"), **SMALL_LM_BATCHES, **saved)
+    assert next(n_passes) > 60
+    assert not list(tmp_path.glob("*out*"))
+    for site in ("hook_resid_post-0-2", "attn.hook_z-each-hook_head_index1"):
+        assert len(newest_first(tmp_path / "ckpt", site)) == 1
+    saved["resume_from_checkpoint"] = "auto"
+    suites_of(model, sweep, output_path=str(tmp_path / "out"), **SMALL_LM_BATCHES, **saved)
+    suites_of(model, sweep, output_path=str(tmp_path / "whole"), **SMALL_LM_BATCHES)
+    assert files_of(tmp_path / "whole") == files_of(tmp_path / "out")
+
+
+def test_suites_that_cannot_be_written_are_not_lost(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: HookedTransformer
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("the disk is full")
+
+    saved = {"checkpoint_path": str(tmp_path / "ckpt"), "output_path": str(tmp_path / "out")}
+    with monkeypatch.context() as patch:
+        patch.setattr("sae_lens_groups.train.ranks.suite.write_sweep_index", full)
+        with pytest.raises(OutputFolderError, match="the disk is full; the state before is saved"):
+            suites_of(model, **saved)
+    assert not list(tmp_path.glob("*out*"))
+    suites_of(model, resume_from_checkpoint="auto", **saved)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+        [*NAMES, "sweep.json"]
+    )
+
+
+def test_wandb_gets_a_steps_entries_of_all_sites_at_once(
+    monkeypatch: pytest.MonkeyPatch, model: HookedTransformer
+) -> None:
+    logged: dict[int, dict[str, Any]] = {}
+    start = wandb.init
+
+    def log(entries: dict[str, Any], step: int) -> None:
+        assert step > max(logged, default=-1)  # W&B ignores what comes later
+        logged[step] = entries
+
+    def start_and_listen(**kwargs: Any) -> Any:
+        run = start(**kwargs)  # a real run, offline; it sets wandb.log
+        monkeypatch.setattr(wandb, "log", log)
+        return run
+
+    monkeypatch.setattr(wandb, "init", start_and_listen)
+    logger = LoggingConfig(wandb_log_frequency=5, eval_every_n_wandb_logs=2)
+    suites_of(model, logger=logger, **OUTLIERS)
+    groups = [("0-2", "3"), ("0", "1", "2", "3"), ("0-2", "3"), ("0-2", "3")]
+    for name, of_setting in zip(NAMES, groups):
+        for group in of_setting:
+            assert f"{name}/layers_{group}/metrics/l0" in logged[4]
+            assert f"{name}/layers_{group}/metrics/explained_variance/layer_{group[0]}" in logged[9]
+
+
+# --- what is asked for ---
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"prefetch_llm_batches": True},
+            "with several sites in sweep, prefetch_llm_batches is not",
+        ),
+        ({"compile_llm": True}, "with several sites in sweep, compile_llm is not supported"),
+        (
+            {"use_cached_activations": True, "cached_activations_path": "x"},
+            "with several sites in sweep, use_cached_activations is not supported; leave it out",
+        ),
+        ({"resume_from_checkpoint": "ckpt/1"}, "resume_from_checkpoint has to be auto"),
+        ({"sweep": [RESID, {"hook_name": "blocks.0.hook_nope"}]}, "no hook at blocks.0.hook_nope"),
+        ({"sweep": [RESID, {"hook_name": "hook_embed"}]}, "'hook_embed' has no layer number"),
+        (
+            {"sweep": ["hook_name=blocks.0.hook_mlp_out,blocks.3.hook_mlp_out"]},
+            "sweep has the setting hook_mlp_out 2 times",
+        ),
+        ({"sweep": ["layer_groups=0-1,2-3"]}, "is split at its commas, which groups have too"),
+        ({"sweep": [RESID, {**MLP, "d_in": 64}]}, "d_in follows from the hook; leave it out"),
+        (
+            {"sweep": [RESID, {**RESID, "layer_groups": "0-9"}]},
+            "group 0-9 reaches beyond the model",
+        ),
+    ],
+)
+def test_mistakes_are_one_line(
+    model: HookedTransformer, given: dict[str, Any], message: str
+) -> None:
+    cfg = group_config(**{"sweep": SETTINGS, **given})
+    with pytest.raises(GroupSAEError, match=message) as caught:
+        SweepTrainingRunner(cfg, make_tokens(), model)
+    assert "\n" not in str(caught.value)
+
+
+def test_several_processes_are_refused(
+    monkeypatch: pytest.MonkeyPatch, model: HookedTransformer
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="there can be one process only"):
+        sites_of(group_config(sweep=SETTINGS), model)
+
+
+def test_a_hook_of_another_width_alone_is_a_site_too(model: HookedTransformer) -> None:
+    (suite,) = suites_of(model, ["hook_name=blocks.0.mlp.hook_post"]).values()
+    assert next(iter(suite.values())).cfg.d_in == 64

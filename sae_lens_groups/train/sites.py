@@ -6,10 +6,16 @@ from typing import Any
 
 from transformer_lens import HookedRootModule
 
-from sae_lens_groups.activations import width_at, width_before_loading
+from sae_lens_groups.activations import (
+    n_layers_before_loading,
+    require_hooks,
+    width_at,
+    width_before_loading,
+)
 from sae_lens_groups.config import NEWEST, GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.files import without_run_id
+from sae_lens_groups.layers import LayerGroup, layer_in
 from sae_lens_groups.train.ranks.world import n_processes
 from sae_lens_groups.train.sweep import all_changes, site_name, site_of
 
@@ -67,7 +73,10 @@ def _checkpoint_path(cfg: GroupSAERunnerConfig[Any], site: str) -> str | None:
 
 def _width(cfg: GroupSAERunnerConfig[Any], model: HookedRootModule | None) -> int:
     if model is not None:
+        layer = layer_in(cfg.hook_name)
+        require_hooks(model, cfg.hook_template, [LayerGroup(layer, layer)])
         return width_at(model, cfg.hook_name, cfg.hook_head_index)
+    n_layers_before_loading(cfg)  # names similar hooks where there is none of this name
     width = width_before_loading(cfg)
     if width is None:
         raise ConfigError(
