@@ -2,7 +2,8 @@
 
 import shutil
 from collections import Counter
-from itertools import count
+from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 import torch
 import wandb
 from sae_lens import LoggingConfig
+from selenium import webdriver
+from selenium.webdriver.common.by import By
 from transformer_lens import HookedTransformer
 
-from sae_lens_groups import GroupSAETrainingRunner, SAESuite, SweepTrainingRunner
+from sae_lens_groups import GroupSAETrainingRunner, SAESuite, SweepTrainingRunner, evaluate_sweep
 from sae_lens_groups.activations import run_to_last_hook
 from sae_lens_groups.errors import (
     ConfigError,
@@ -21,11 +24,14 @@ from sae_lens_groups.errors import (
     OutputFolderError,
     TrainingInterrupted,
 )
+from sae_lens_groups.evaluate import SweepEvaluation, sweep_text
 from sae_lens_groups.saved import read_sweep_index
 from sae_lens_groups.train.sites import sites_of
 
 from .conftest import N_LAYERS, SMALL_LM_BATCHES, group_config, make_model, make_tokens, sae_config
 from .test_exact_resume import files_of, stop_after
+from .test_report import require_quiet
+from .test_sweep_page import drawn, open_page
 
 NORMALISED = {"normalize_activations": "expected_average_only_in"}
 RESID = {"hook_name": "blocks.1.hook_resid_post", "layer_groups": "0-2,3"}
@@ -151,12 +157,12 @@ def test_an_error_at_one_site_ends_all_with_their_progress_saved(
     broken, n_passes = make_model(), count()
 
     def break_in_the_last_layer(acts: torch.Tensor, hook: Any) -> torch.Tensor:  # noqa: ARG001
-        return acts * torch.nan if next(n_passes) == 60 else acts
+        return acts * torch.nan if next(n_passes) == 30 else acts
 
     broken.blocks[3].attn.hook_z.add_perma_hook(break_in_the_last_layer)  # pyright: ignore
     with pytest.raises(NonFiniteActivationsError, match=r"layer 3 .* the state before is saved in"):
         suites_of(broken, sweep, output_path=str(tmp_path / "out"), **SMALL_LM_BATCHES, **saved)
-    assert next(n_passes) > 60
+    assert next(n_passes) > 30
     assert not list(tmp_path.glob("*out*"))
     for site in ("hook_resid_post-0-2", "attn.hook_z-each-hook_head_index1"):
         assert len(newest_first(tmp_path / "ckpt", site)) == 1
@@ -172,7 +178,8 @@ def test_suites_that_cannot_be_written_are_not_lost(
     def full(*_: Any) -> None:
         raise OSError("the disk is full")
 
-    saved = {"checkpoint_path": str(tmp_path / "ckpt"), "output_path": str(tmp_path / "out")}
+    folders = {"checkpoint_path": "ckpt", "output_path": "out"}
+    saved: dict[str, Any] = {name: str(tmp_path / folder) for name, folder in folders.items()}
     with monkeypatch.context() as patch:
         patch.setattr("sae_lens_groups.train.ranks.suite.write_sweep_index", full)
         with pytest.raises(OutputFolderError, match="the disk is full; the state before is saved"):
@@ -202,7 +209,7 @@ def test_wandb_gets_a_steps_entries_of_all_sites_at_once(
     monkeypatch.setattr(wandb, "init", start_and_listen)
     logger = LoggingConfig(wandb_log_frequency=5, eval_every_n_wandb_logs=2)
     suites_of(model, logger=logger, **OUTLIERS)
-    groups = [("0-2", "3"), ("0", "1", "2", "3"), ("0-2", "3"), ("0-2", "3")]
+    groups = [("0-2", "3"), ("0", "1", "2", "3"), ("0-2", "3"), ("0-1", "2", "3")]
     for name, of_setting in zip(NAMES, groups):
         for group in of_setting:
             assert f"{name}/layers_{group}/metrics/l0" in logged[4]
@@ -259,3 +266,51 @@ def test_several_processes_are_refused(
 def test_a_hook_of_another_width_alone_is_a_site_too(model: HookedTransformer) -> None:
     (suite,) = suites_of(model, ["hook_name=blocks.0.mlp.hook_post"]).values()
     assert next(iter(suite.values())).cfg.d_in == 64
+
+
+# --- what comes of it ---
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> SweepEvaluation:
+    """Of two sites with two settings each."""
+    sweep = ["hook_name=blocks.0.hook_resid_post,blocks.0.mlp.hook_post", "k=2,8"]
+    out, model = tmp_path_factory.mktemp("sites") / "out", make_model()
+    suites_of(model, sweep, output_path=str(out))
+    return evaluate_sweep(out, model, make_tokens(seed=1), n_batches=2, batch_size_prompts=8)
+
+
+def test_scores_are_compared_within_a_site(found: SweepEvaluation) -> None:
+    sites = ["blocks.{layer}.hook_resid_post"] * 2 + ["blocks.{layer}.mlp.hook_post"] * 2
+    assert [of.site for of in found] == sites
+    for metric, rows in found.differences.items():
+        assert [[of is not None for of in row] for row in rows] == [
+            [one == other for other in sites[:n]] for n, one in enumerate(sites)
+        ]
+        halves = [replace(found, settings=found[:2]), replace(found, settings=found[2:])]
+        assert found.front(metric) == halves[0].front(metric) + halves[1].front(metric)
+    assert "no other setting at its site has" in sweep_text(found)
+
+
+def test_the_page_has_a_front_for_each_site(
+    browser: webdriver.Chrome, tmp_path: Path, found: SweepEvaluation
+) -> None:
+    open_page(browser, tmp_path, found, "#hook_resid_post-k8")
+    for metric in ("explained_variance", "ce_loss_score"):
+        fronts = [
+            [found[index].setting.name for index in trace["customdata"]]
+            for trace in drawn(browser, f"scatter_{metric}")[:2]
+        ]
+        assert tuple(chain(*fronts)) == found.front(metric)
+        assert [name.rpartition("-")[0] for name, *_ in fronts] == [
+            "hook_resid_post",
+            "mlp.hook_post",
+        ]
+    assert browser.find_element(By.ID, "colours").get_property("value") == "hook_name"
+    cells = (
+        "return [...document.querySelectorAll('#layers [data-metric=explained_variance] small')]"
+    )
+    beside = browser.execute_script(f"{cells}.map(cell => cell.textContent)")
+    is_difference = ["+" in text or text[0] in "-▲▼" for text in beside]
+    assert is_difference == [True, False, False, False]
+    require_quiet(browser)
