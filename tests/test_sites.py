@@ -1,5 +1,7 @@
 """Several sites in one run: each as a run of it alone, from the passes of the language model of one."""
 
+import csv
+import json
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -17,6 +19,8 @@ from transformer_lens import HookedTransformer
 
 from sae_lens_groups import GroupSAETrainingRunner, SAESuite, SweepTrainingRunner, evaluate_sweep
 from sae_lens_groups.activations import run_to_last_hook
+from sae_lens_groups.cli import main
+from sae_lens_groups.demo.model import HOOK_NAME, MODEL_CLASS_NAME, MODEL_FOLDER
 from sae_lens_groups.errors import (
     ConfigError,
     GroupSAEError,
@@ -314,3 +318,34 @@ def test_the_page_has_a_front_for_each_site(
     is_difference = ["+" in text or text[0] in "-▲▼" for text in beside]
     assert is_difference == [True, False, False, False]
     require_quiet(browser)
+
+
+def test_the_commands_train_and_score_sites(
+    text_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed, out = tmp_path / "sites.json", tmp_path / "out"
+    layers, mlp = HOOK_NAME, f"{HOOK_NAME}.mlp.dense_h_to_4h"
+    sites = [{"hook_name": layers}, {"hook_name": mlp, "layer_groups": "0,2", "d_sae": 96}]
+    listed.write_text(json.dumps(sites))
+    flags = (
+        *("--layer_groups", "0-1,2", "--model_name", str(MODEL_FOLDER), "--dataset_path"),
+        *(str(text_folder), "--model_class_name", MODEL_CLASS_NAME, "--architecture", "topk"),
+        *("--d_sae", "64", "--k", "4", "--context_size", "32", "--train_batch_size_tokens", "64"),
+        *("--n_batches_in_buffer", "4", "--store_batch_size_prompts", "2", "--nolog_to_wandb"),
+        *("--training_tokens", "640", "--device", "cpu", "--sweep", str(listed)),
+    )
+    assert main(["train", *flags, "--dry_run"]) == 0
+    assert "topk, d_in 384, d_sae 96, k 4" in capsys.readouterr().out
+    assert main(["train", *flags, "--output_path", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert f"Trained 2 SAEs for 3 layers of {layers.replace('0', '{layer}')}.\n" in said
+    assert f"Trained 2 SAEs for 2 layers of {mlp.replace('0', '{layer}')}.\n" in said
+    names = ["layers-0-1,2-d_sae64", "mlp.dense_h_to_4h-0,2-d_sae96"]
+    assert f"The suites lie in {out}, a folder each: {', '.join(names)}" in said
+    few = ("--n_eval_batches", "2", "--eval_batch_size_prompts", "4")
+    assert main(["evaluate", str(out), "--model_name", str(MODEL_FOLDER), *few]) == 0
+    assert (out / "sweep.html").is_file()
+    with (out / "sweep.csv").open() as rows:
+        layers_of = {(row["setting"], row["hook_name"]) for row in csv.DictReader(rows)}
+    assert len(layers_of) == 5
+    assert (names[1], f"{HOOK_NAME.replace('0', '2')}.mlp.dense_h_to_4h") in layers_of

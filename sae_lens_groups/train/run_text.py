@@ -15,7 +15,7 @@ _WIDTH, _INDENT = 100, 13
 
 def dry_run(cfg: GroupSAERunnerConfig[Any]) -> str:
     """What a run of these settings would do, found and checked without loading the model."""
-    sites = [cfg] if cfg.sweep is None else sites_of(cfg).values()
+    sites = [cfg] if cfg.sweep is None else sites_of(cfg)
     return "\n\n".join(run_text(prepare(of_site)) for of_site in sites)
 
 

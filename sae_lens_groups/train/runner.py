@@ -89,8 +89,7 @@ class SweepTrainingRunner:
             raise ConfigError('sweep is not given; give settings, such as ["k=16,32,64"]')
         sites = world_of_process().agreed(lambda: sites_of(cfg, override_model))
         if len(sites) == 1:
-            (of_site,) = sites.values()
-            run = TrainingRun(of_site, override_dataset, override_model, None, before_loading)
+            run = TrainingRun(sites[0], override_dataset, override_model, None, before_loading)
             self.runs, self.suites = (run,), run.suites
         else:
             together = RunOfSites(cfg, sites, override_dataset, override_model, before_loading)

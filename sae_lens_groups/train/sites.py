@@ -22,10 +22,8 @@ from sae_lens_groups.train.sweep import all_changes, site_name, site_of
 
 def sites_of(
     cfg: GroupSAERunnerConfig[Any], model: HookedRootModule | None = None
-) -> dict[str, GroupSAERunnerConfig[Any]]:
-    """The config of each site's part of a sweep, by what tells the site from the others.
-
-    One with a single site is the config itself.
+) -> list[GroupSAERunnerConfig[Any]]:
+    """The config of each site's part of a sweep.
 
     Args:
         model: where the widths of hooks are found; without it in the model's configuration.
@@ -36,17 +34,16 @@ def sites_of(
     changes = list(all_changes(cfg).values())
     keys = dict.fromkeys(site_of(cfg, of_one) for of_one in changes)
     if len(keys) == 1:
-        return {"": _at_hook(cfg, changes[0], model)}
+        return [_at_hook(cfg, changes[0], model)]
     if reason := _why_not(cfg):
         raise ConfigError(f"with several sites in sweep, {reason}")
-    found = {}
+    found = []
     for key in keys:
         of_site = [of_one for of_one in changes if site_of(cfg, of_one) == key]
-        name = site_name(of_site[0])
         own = _at_hook(cfg, of_site[0], model)
         own.sweep = [*of_site]
-        own.checkpoint_path = _checkpoint_path(cfg, name)
-        found[name] = own
+        own.checkpoint_path = _checkpoint_path(cfg, site_name(of_site[0]))
+        found.append(own)
     return found
 
 

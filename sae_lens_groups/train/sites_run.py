@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,13 +62,13 @@ class RunOfSites:
     def __init__(
         self,
         cfg: GroupSAERunnerConfig[Any],
-        sites: Mapping[str, GroupSAERunnerConfig[Any]],
+        sites: Sequence[GroupSAERunnerConfig[Any]],
         override_dataset: HfDataset | None = None,
         override_model: HookedRootModule | None = None,
         before_loading: Callable[[PreparedRun], None] = lambda _: None,
     ) -> None:
         self.cfg = cfg
-        prepared = [prepare(of, override_dataset, override_model) for of in sites.values()]
+        prepared = [prepare(of, override_dataset, override_model) for of in sites]
         for one in prepared:
             before_loading(one)
         model = override_model or load_for_sites([(of.cfg, of.loaded_groups) for of in prepared])
