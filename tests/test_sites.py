@@ -212,7 +212,7 @@ def test_wandb_gets_a_steps_entries_of_all_sites_at_once(
 
     monkeypatch.setattr(wandb, "init", start_and_listen)
     logger = LoggingConfig(wandb_log_frequency=5, eval_every_n_wandb_logs=2)
-    suites_of(model, logger=logger, **OUTLIERS)
+    suites_of(model, logger=logger, training_tokens=32 * 12, **OUTLIERS)
     groups = [("0-2", "3"), ("0", "1", "2", "3"), ("0-2", "3"), ("0-1", "2", "3")]
     for name, of_setting in zip(NAMES, groups):
         for group in of_setting:

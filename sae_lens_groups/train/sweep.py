@@ -156,13 +156,14 @@ def _filled_up(
     names = dict.fromkeys(name for entry in entries for name in entry)
     own = {name: getattr(cfg if name in _OF_RUN else cfg.sae, name, None) for name in names}
     own[_ARCHITECTURE] = cfg.sae.architecture()
-    filled = [{name: entry.get(name, own[name]) for name in names} for entry in entries]
-    for entry in filled:
-        if "layer_groups" in entry:
-            entry["layer_groups"] = layer_groups_text(entry["layer_groups"])
+
+    def value_of(entry: Mapping[str, Any], name: str) -> Any:
+        value = entry.get(name, own[name])
+        return layer_groups_text(value) if name == "layer_groups" else value
+
     return [
-        {name: value for name, value in of.items() if value is not None or name in entry}
-        for of, entry in zip(filled, entries)
+        {name: value_of(entry, name) for name in names if name in entry or own[name] is not None}
+        for entry in entries
     ]
 
 
