@@ -89,13 +89,19 @@ class TrainingInterrupted(KeyboardInterrupt):
     """Training stopped between two steps because of a signal; `checkpoint` holds the progress."""
 
     def __init__(
-        self, signal_number: int, checkpoint: Path | None = None, unsaved: str | None = None
+        self,
+        signal_number: int,
+        checkpoint: Path | None = None,
+        unsaved: str | None = None,
+        resume_from: str | None = None,
     ) -> None:
         self.signal_number = signal_number
         self.checkpoint = checkpoint
+        self.resume_from = str(checkpoint) if resume_from is None else resume_from
+        """What to give as `resume_from_checkpoint`."""
         self.unsaved = unsaved
         """Why the progress could not be saved, if it could not."""
-        super().__init__(signal_number, checkpoint, unsaved)
+        super().__init__(signal_number, checkpoint, unsaved, resume_from)
 
     def __str__(self) -> str:
         name = signal.Signals(self.signal_number).name
@@ -108,7 +114,7 @@ class TrainingInterrupted(KeyboardInterrupt):
             )
         return (
             f"training stopped by {name}; progress is saved in {self.checkpoint}, "
-            f"continue with --resume_from_checkpoint {shlex.quote(str(self.checkpoint))}"
+            f"continue with --resume_from_checkpoint {shlex.quote(self.resume_from)}"
         )
 
 

@@ -73,6 +73,7 @@ ONLY_THESE = {
         "test_settings_that_do_less_than_they_seem_to_are_told",
     },
     "test_hub_source": {"test_a_suite_and_its_saes_are_found_on_the_hub"},
+    "test_sites": {"test_each_site_is_trained_as_alone"},
     "test_sweep_evaluation": {"test_each_suite_has_the_files_of_its_own_evaluation"},
     "test_plan": {
         "test_measured_groups_train_as_if_they_had_been_named",

@@ -217,7 +217,7 @@ def test_every_combination_is_a_setting(axes: dict[str, list[int]]) -> None:
         (["k"], "sweep 'k' is not a field with its values, such as k=16,32,64"),
         (["k=2,,3"], "is not a field with its values"),
         (["k=many"], "in the setting many of sweep: sae.k is 'many'; it takes"),
-        (["d_in=8,16"], "d_in is the same for all settings"),
+        (["d_in=8,16"], "d_in follows from the hook; leave it out of sweep"),
         (["normalize_activations=none,layer_norm"], "is the same for all settings"),
         (["architecture=topk,batchedtopk"], "architecture 'batchedtopk' is not known"),
         (["k=2,3", {"k": 4}], "sweep has both fields with values and whole settings"),

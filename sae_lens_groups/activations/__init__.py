@@ -29,6 +29,7 @@ from sae_lens_groups.activations.hooks import Site, run_to_last_hook, taking_fla
 from sae_lens_groups.activations.model import (
     compile_if_asked,
     is_same_model,
+    load_for_sites,
     load_hooked_model,
     load_with_hooks,
     n_layers_before_loading,
@@ -49,5 +50,6 @@ from sae_lens_groups.activations.shuffle_buffer import (
     n_batches_to_serve,
     rows_name,
 )
+from sae_lens_groups.activations.side_by_side import SideBySide
 from sae_lens_groups.activations.store import ROWS_READ, GroupActivationsStore
 from sae_lens_groups.activations.token_store import TokenStore

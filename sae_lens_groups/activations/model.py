@@ -1,7 +1,8 @@
 """The language model: how many layers it has, before and after it is loaded, and how it is loaded."""
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -80,16 +81,32 @@ def load_hooked_model(
     cfg: GroupSAERunnerConfig[Any], groups: tuple[LayerGroup, ...] | None
 ) -> HookedRootModule:
     """The model as SAELens loads it, with hooks at the layers of `groups` (None: at all layers)."""
-    if groups is None and (n_layers := n_layers_before_loading(cfg)) is not None:
-        groups = (LayerGroup(0, n_layers - 1),)
+    return load_for_sites([(cfg, groups)])
+
+
+def load_for_sites(
+    sites: Sequence[tuple[GroupSAERunnerConfig[Any], tuple[LayerGroup, ...] | None]],
+) -> HookedRootModule:
+    """The same model for several configs, with the hooks of all."""
+    names = [_hook_names(*site) for site in sites]
+    known = [each for each in names if each is not None]
+    cfg, _ = sites[0]
     return load_with_hooks(
         cfg.model_class_name,
         cfg.model_name,
         # Without names SAELens hooks every module there is.
-        None if groups is None else cfg.hook_template.hook_names(groups),
+        list(dict.fromkeys(chain(*known))) if len(known) == len(names) else None,
         cfg.llm_device,
         cfg.model_from_pretrained_kwargs,
     )
+
+
+def _hook_names(
+    cfg: GroupSAERunnerConfig[Any], groups: tuple[LayerGroup, ...] | None
+) -> list[str] | None:
+    if groups is None and (n_layers := n_layers_before_loading(cfg)) is not None:
+        groups = (LayerGroup(0, n_layers - 1),)
+    return None if groups is None else cfg.hook_template.hook_names(groups)
 
 
 def load_with_hooks(

@@ -4,7 +4,7 @@ Shapes: B tokens of one LM batch, N = B * layers_per_token rows of it, D = d_in.
 """
 
 import itertools
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import Any, Self
 
 import torch
@@ -18,6 +18,7 @@ from sae_lens_groups.activations.draw import RowSink, draw_generator, draw_posit
 from sae_lens_groups.activations.fit import require_positions, widths_at
 from sae_lens_groups.activations.hooks import run_to_last_hook
 from sae_lens_groups.activations.shuffle_buffer import ShuffleBuffer
+from sae_lens_groups.activations.side_by_side import SideBySide, Take
 from sae_lens_groups.activations.token_store import TokenStore, excluded_tokens
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError, NonFiniteActivationsError
@@ -46,6 +47,8 @@ class GroupActivationsStore(TokenStore):
     _layers_per_token: int
     _norm_limits: dict[str, float]
     _is_compiled: bool
+    shared: SideBySide | None = None
+    """With whom it shares the passes of the language model."""
 
     @classmethod
     def from_group_config(
@@ -225,24 +228,27 @@ class GroupActivationsStore(TokenStore):
         """Drawn rows on the store's device: nothing else leaves the language model's."""
         return rows_ND.to(self.device)
 
-    def capture(
-        self, batch_tokens: torch.Tensor, take: Callable[[str, torch.Tensor], None]
-    ) -> None:
+    def capture(self, batch_tokens: torch.Tensor, take: Take) -> None:
         """Calls `take` with each hook's name and its activations (prompts, context, D), in one pass."""
         if self._is_compiled:  # what SAELens compiles is run_with_cache
             for hook_name, acts in self.get_multi_hook_activations(batch_tokens).items():
                 take(hook_name, acts)
             return
+
+        def take_trained_part(hook_name: str, acts: torch.Tensor) -> None:
+            take(hook_name, self._trained_part(acts))
+
+        if self.shared is not None:
+            self.shared.capture(self, batch_tokens, take_trained_part)
+        else:
+            self.run_model(batch_tokens, self.places, take_trained_part)
+
+    def run_model(self, batch_tokens: torch.Tensor, hook_names: Iterable[str], take: Take) -> None:
+        """Calls `take` with each hook's name and whole activations."""
         with torch.autocast(
             batch_tokens.device.type, dtype=torch.bfloat16, enabled=self.autocast_lm
         ):
-            run_to_last_hook(
-                self.model,
-                batch_tokens,
-                list(self.places),
-                lambda hook_name, acts: take(hook_name, self._trained_part(acts)),
-                **self.model_kwargs,
-            )
+            run_to_last_hook(self.model, batch_tokens, list(hook_names), take, **self.model_kwargs)
 
     def _trained_part(self, acts: torch.Tensor) -> torch.Tensor:
         """Of a hook's activations the positions and heads that are trained on."""

@@ -47,6 +47,12 @@ class TokenStore(ActivationsStore):
         """Where in the dataset it is, by which `standing_at` finds an LM batch again."""
         return self.n_dataset_processed
 
+    @property
+    def place_in_text(self) -> tuple[int, int]:
+        """How far it has read, which rises with every LM batch: rows in all, and prompts since the
+        dataset started over."""
+        return self.n_dataset_processed, self._sequences.n_taken
+
     @contextlib.contextmanager
     def standing_at(self, place: int) -> Iterator[None]:
         """For the block where it, or one of the same dataset, was behind an LM batch."""

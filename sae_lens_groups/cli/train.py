@@ -1,7 +1,7 @@
 """`sae-lens-groups train`: SAELens's training command with groups."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -52,23 +52,26 @@ def _train(line: CommandLine, sweep: list[str | dict[str, Any]], *, is_dry_run: 
             print(dry_run(cfg))
             return 0
         runner = runner_class(cfg, before_loading=lambda run: print(run_text(run), flush=True))
-    if runner.plan is not None:
-        print(plan_text(runner.plan), flush=True)
+    for run in runner.runs:
+        if run.plan is not None:
+            print(plan_text(run.plan), flush=True)
     with as_mistakes():
         suites = runner.suites()
-    print(f"Trained {saes_for_layers(runner.groups)}{_with_each(suites)}.")
+    for run in runner.runs:
+        site = f" of {run.cfg.hook_template}" * (len(runner.runs) > 1)
+        print(f"Trained {saes_for_layers(run.groups)}{site}{_with_each(run.settings)}.")
     if cfg.sweep is None:
         _say_where(suites[""])
     elif cfg.output_path is not None:
         print(f"The suites lie in {cfg.output_path}, a folder each: {', '.join(suites)}")
         print(f"    sae-lens-groups evaluate {shlex.quote(cfg.output_path)}    # compares them")
-    for fault in runner.faults:
+    for fault in chain.from_iterable(run.faults for run in runner.runs):
         print(f"Look into: {fault}")
     return 0
 
 
-def _with_each(suites: Mapping[str, Any]) -> str:
-    return f" with each of {len(suites)} settings" * (len(suites) > 1)
+def _with_each(settings: Sequence[Any]) -> str:
+    return f" with each of {len(settings)} settings" * (len(settings) > 1)
 
 
 def _say_where(suite: "SAESuite") -> None:

@@ -112,6 +112,8 @@ class GroupTrainer(MultiSAETrainer):
         self.trainers = dict(self.group_trainers)
         self.after_step: Callable[[], None] = lambda: None
         """Called after every whole step; what it raises ends training."""
+        self.log: Callable[[dict[str, Any], int], None] = lambda of, step: wandb.log(of, step=step)
+        """Gets the entries of a step, and its number."""
         self._world = world or World()
         self._order = list(all_names or rows)
         self._progress = ProgressBar(cfg.total_training_samples, len(rows), verbose)
@@ -234,7 +236,7 @@ class GroupTrainer(MultiSAETrainer):
         entries = {k: v for of_one in self._world.gathered(found_here) for k, v in of_one.items()}
         if entries and self._world.is_first:
             with tolerated():
-                wandb.log(entries, step=self.n_training_steps)
+                self.log(entries, self.n_training_steps)
 
     def require_finite(self, *, with_weights: bool = True) -> None:
         """Refuses to go on where a group's loss or weights are NaN or infinite."""

@@ -132,8 +132,8 @@ def settle(cfg: GroupSAERunnerConfig[Any], *, is_first: bool = True) -> SettledC
     if not isinstance(cfg, GroupSAERunnerConfig):
         how = 'GroupSAERunnerConfig.from_sae_lens(cfg, layer_groups="0-3,4-7")'
         raise ConfigError(f"the config is {type(cfg).__name__}; add layer groups with {how}")
-    rule = rule_or_plan(cfg.layer_groups, cfg.given_groups)
     cfg, sweep = swept(cfg)
+    rule = rule_or_plan(cfg.layer_groups, cfg.given_groups)
     for setting in sweep or (Setting(cfg),):
         _require_usable_sae(setting.cfg)
     init_alignment = _find_alignment(cfg, "init_alignment")

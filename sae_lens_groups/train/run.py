@@ -50,7 +50,7 @@ from sae_lens_groups.train.ranks.placement import owners, placement_text
 from sae_lens_groups.train.ranks.rounds import source_of_rows
 from sae_lens_groups.train.ranks.settings import on_own_device, prepared_by_all, require_usable_by
 from sae_lens_groups.train.ranks.shards import shards_of
-from sae_lens_groups.train.ranks.suite import sweep_saved_by_all
+from sae_lens_groups.train.ranks.suite import Save, all_saved
 from sae_lens_groups.train.ranks.world import world_of_process
 from sae_lens_groups.train.result import Result
 from sae_lens_groups.train.sharded.group_trainer import change_saes, new_group_trainer
@@ -76,6 +76,7 @@ class TrainingRun:
     """What the run goes on from."""
     faults: list[str]
     """What is likely wrong with the result, and the setting to change; known once it ran."""
+    settings: tuple[Setting, ...]
     _transfer_report: TransferReport | None = None
 
     def __init__(
@@ -92,21 +93,12 @@ class TrainingRun:
 
         def set_up() -> None:
             require_usable_by(self.world, cfg)
+            given, is_first = (override_dataset, override_model, override_saes), self.world.is_first
             prepared = prepared_by_all(
-                self.world,
-                cfg,
-                lambda cfg: prepare(
-                    cfg,
-                    override_dataset,
-                    override_model,
-                    override_saes,
-                    is_first=self.world.is_first,
-                ),
+                self.world, cfg, lambda cfg: prepare(cfg, *given, is_first=is_first)
             )
             before_loading(prepared)
             self._set_up(prepared, override_model, override_saes)
-            if self.checkpoint is not None:
-                self.checkpoint.warn_of_other_settings(self.cfg)
 
         self.world.agreed(set_up)
 
@@ -132,12 +124,14 @@ class TrainingRun:
             self.model, cfg, self.groups, self._rows, self._norms.limits(cfg.hook_template)
         )
         dataset = DatasetId(prepared.dataset_path, completed.dataset_fingerprint)
-        self._settings = prepared.settled.settings
-        self._results = [self._result_of(setting, dataset) for setting in self._settings]
+        self.settings = prepared.settled.settings
+        self._results = [self._result_of(setting, dataset) for setting in self.settings]
         own_part_of = partial(own_part, shards=self._shards)
         self.saes, self._orders = saes_of_settings(
-            self._settings, self.groups, override_saes, self._own, own_part_of
+            self.settings, self.groups, override_saes, self._own, own_part_of
         )
+        if self.checkpoint is not None:
+            self.checkpoint.warn_of_other_settings(cfg)
 
     def _result_of(self, setting: Setting, dataset: DatasetId) -> Result:
         return Result(
@@ -168,23 +162,26 @@ class TrainingRun:
         """Trains every group, writes the suites, and returns them by the names of the settings."""
         return self.world.agreed(self._run_and_log)
 
-    def _run_and_log(self) -> dict[str, SAESuite]:
-        facts = {**self.cfg.to_dict(), "activation_norms": self._norms.to_dict()}
+    def facts(self) -> dict[str, Any]:
+        """What W&B shows as its config."""
         mode = self.cfg.fast_step if self._shards is None else ALWAYS  # a shard is a small SAE
-        facts["training_step"] = steps_text(self.saes.values(), mode)
+        step = {"training_step": steps_text(self.saes.values(), mode)}
+        return {**self.cfg.to_dict(), "activation_norms": self._norms.to_dict(), **step}
+
+    def _run_and_log(self) -> dict[str, SAESuite]:
         is_first = self.world.is_first
         with (
             only_writer(self.cfg.output_path if is_first else None),
             wandb_run(
-                self.cfg.logger, facts, may_exist=self._may_be_resumed, is_here=is_first
+                self.cfg.logger, self.facts(), may_exist=self._may_be_resumed, is_here=is_first
             ) as self._logger,
         ):
             is_logged = self._logger.log_to_wandb
             self._logger.log_to_wandb = self.world.of_first(lambda: is_logged)
-            return self._run()
+            return self._run(StopRequest(self.world.grace_seconds))
 
-    def _run(self) -> dict[str, SAESuite]:
-        self._stop = StopRequest(self.world.grace_seconds)
+    def _run(self, stop: StopRequest) -> dict[str, SAESuite]:
+        self._stop = stop
         with self._stop.listening(), self._trained() as (trainer, checkpoints):
             suites = self._saved_suites(trainer, checkpoints)
         self._stop.deliver_again()  # it came too late to stop training, so the suite is whole
@@ -220,10 +217,10 @@ class TrainingRun:
             self.faults += result.faults(own, own_points)
             return result.suite(own, own_points, self._finished_report(own), output_path)
 
-        path = self.cfg.output_path
-        if self.cfg.sweep is None or path is None:
-            return {setting.name: save(setting, path) for setting in self._settings}
-        return sweep_saved_by_all(self.world, path, self._settings, save)
+        return self._all_saved(save)
+
+    def _all_saved(self, save: Save) -> dict[str, SAESuite]:
+        return all_saved(self.world, self.cfg, self.settings, save)
 
     def _finished_report(self, trainers: list[GroupSAETrainer]) -> TransferReport | None:
         if self._transfer_report is None:
@@ -282,7 +279,7 @@ class TrainingRun:
 
     def _trainer(self, batches: TrainingBatches) -> GroupTrainer:
         cfg, saes = self.cfg, []
-        for setting in self._settings:
+        for setting in self.settings:
             own = replace(setting.cfg.to_sae_trainer_config(), logger=self._logger)
             order = self._orders.of_setting[setting.name]
             for group in self._own:
@@ -299,7 +296,7 @@ class TrainingRun:
             verbose=cfg.verbose and self.world.is_first,
             world=self.world,
             all_names=[
-                sae_name(setting.name, group) for setting in self._settings for group in self.groups
+                sae_name(setting.name, group) for setting in self.settings for group in self.groups
             ],
         )
         trainer.evaluator = GroupEvaluator(

@@ -8,13 +8,15 @@ from sae_lens_groups.errors import counted
 from sae_lens_groups.scaling import ESTIMATED_MODES
 from sae_lens_groups.train.fast_step import step_of_config
 from sae_lens_groups.train.prepare import PreparedRun, prepare
+from sae_lens_groups.train.sites import sites_of
 
 _WIDTH, _INDENT = 100, 13
 
 
 def dry_run(cfg: GroupSAERunnerConfig[Any]) -> str:
     """What a run of these settings would do, found and checked without loading the model."""
-    return run_text(prepare(cfg))
+    sites = [cfg] if cfg.sweep is None else sites_of(cfg)
+    return "\n\n".join(run_text(prepare(of_site)) for of_site in sites)
 
 
 def run_text(run: PreparedRun) -> str:

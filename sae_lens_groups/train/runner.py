@@ -11,7 +11,10 @@ from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.suite import SAESuite
 from sae_lens_groups.train.prepare import PreparedRun
+from sae_lens_groups.train.ranks.world import world_of_process
 from sae_lens_groups.train.run import TrainingRun
+from sae_lens_groups.train.sites import sites_of
+from sae_lens_groups.train.sites_run import RunOfSites
 
 
 class GroupSAETrainingRunner(TrainingRun):
@@ -58,14 +61,22 @@ class GroupSAETrainingRunner(TrainingRun):
         (suite,) = self.suites().values()
         return suite
 
+    @property
+    def runs(self) -> tuple[TrainingRun, ...]:
+        """Itself, as `SweepTrainingRunner` has one for each site."""
+        return (self,)
 
-class SweepTrainingRunner(TrainingRun):
-    """Trains a suite for every setting of `cfg.sweep` on the same rows, from one pass of the language
-    model: `SweepTrainingRunner(cfg).run()` returns them by name, such as `k16-lr0.0003`.
+
+class SweepTrainingRunner:
+    """Trains a suite for every setting of `cfg.sweep` on the same passes of the language model:
+    `SweepTrainingRunner(cfg).run()` returns them by name, such as `k16-lr0.0003`.
 
     They lie in folders of these names in `cfg.output_path`. Args and errors are as for
     `GroupSAETrainingRunner`.
     """
+
+    runs: tuple[TrainingRun, ...]
+    """One for each site: settings with the same hook and groups train on the same rows."""
 
     def __init__(
         self,
@@ -76,7 +87,13 @@ class SweepTrainingRunner(TrainingRun):
     ) -> None:
         if getattr(cfg, "sweep", None) is None:
             raise ConfigError('sweep is not given; give settings, such as ["k=16,32,64"]')
-        super().__init__(cfg, override_dataset, override_model, None, before_loading)
+        sites = world_of_process().agreed(lambda: sites_of(cfg, override_model))
+        if len(sites) == 1:
+            run = TrainingRun(sites[0], override_dataset, override_model, None, before_loading)
+            self.runs, self.suites = (run,), run.suites
+        else:
+            together = RunOfSites(cfg, sites, override_dataset, override_model, before_loading)
+            self.runs, self.suites = together.runs, together.suites
 
     def run(self) -> dict[str, SAESuite]:
         """Trains every group with every setting, writes the suites, and returns them by name.

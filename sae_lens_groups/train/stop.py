@@ -29,7 +29,7 @@ class StopRequest:
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """Takes over both signals for the block. Only the main thread may, so elsewhere it does nothing."""
-        if threading.current_thread() is not threading.main_thread():
+        if not _is_main_thread():
             yield
             return
         previous = {number: signal.getsignal(number) for number in _SIGNALS}
@@ -54,8 +54,8 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def deliver_again(self) -> None:
-        """Gives a remembered signal to whoever handled it before `listening`."""
-        if self.signal_number is not None:
+        """Gives a remembered signal to whoever handled it before `listening`; the main thread does."""
+        if self.signal_number is not None and _is_main_thread():
             signal.raise_signal(self.signal_number)
 
     def raise_if_requested(self) -> None:
@@ -68,3 +68,7 @@ class StopRequest:
         for item in source:
             self.raise_if_requested()
             yield item
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

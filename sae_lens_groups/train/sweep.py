@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -16,7 +17,7 @@ from sae_lens_groups import files
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError, GroupSAEError, UnknownNameError, quoted
 from sae_lens_groups.field_values import require_one_of, whole_number
-from sae_lens_groups.layers import LayerGroup
+from sae_lens_groups.layers import HookTemplate, LayerGroup, layer_groups_text
 from sae_lens_groups.saved import SweepIndex, SweepSetting, TrainingPoint
 
 MOST_SETTINGS = 64
@@ -25,8 +26,11 @@ _OF_OPTIMISER = (
     *("lr", "lr_end", "lr_scheduler_name", "lr_warm_up_steps", "lr_decay_steps"),
     *("n_restart_cycles", "adam_beta1", "adam_beta2", "dead_feature_window"),
 )
+_OF_SITE = ("hook_name", "hook_head_index", "layer_groups")
+_OF_RUN = (*_OF_OPTIMISER, *_OF_SITE)
 # What the rows depend on, which all settings share, or what is not chosen but recorded.
 _SHARED = {"d_in", "normalize_activations", "device", "metadata"}
+_NOT_IN_FOLDER = re.compile(r"[^\w+=,.-]+")
 _WORDS = {"true": True, "false": False}
 
 
@@ -70,7 +74,7 @@ def replace_flags(cfg: GroupSAERunnerConfig[Any], **flags: Any) -> GroupSAERunne
 
 
 def swept(cfg: GroupSAERunnerConfig[Any]) -> tuple[GroupSAERunnerConfig[Any], tuple[Setting, ...]]:
-    """The config with the first of the settings that its `sweep` means, and all of them.
+    """The config with the first of the settings that its `sweep` means at one site, and all of them.
 
     Raises:
         ConfigError: one has no meaning, they are too many, or a flag cannot be swept with.
@@ -79,19 +83,28 @@ def swept(cfg: GroupSAERunnerConfig[Any]) -> tuple[GroupSAERunnerConfig[Any], tu
         return cfg, ()
     if reason := _why_not(cfg):
         raise ConfigError(f"with sweep, {reason}")
-    changes = _all_changes(cfg)
-    names = [_name(one) for one in changes]
-    for name, n in ((name, names.count(name)) for name in names):
-        if n > 1:
-            raise ConfigError(f"sweep has the setting {name} {n} times; give each once")
-    settings = tuple(map(_setting, itertools.repeat(cfg), names, changes))
+    changes = all_changes(cfg)
+    if len({site_of(cfg, of) for of in changes.values()}) > 1:
+        raise ConfigError("sweep names several sites, which only SweepTrainingRunner takes")
+    settings = tuple(_setting(cfg, name, of_one) for name, of_one in changes.items())
     with files.refusing(ConfigError, "sweep has a setting that cannot be named"):
         index_of(settings)
     first = copy.copy(cfg)
     first.sae = settings[0].cfg.sae
-    for name in _OF_OPTIMISER:
+    for name in (*_OF_RUN, *(["given_groups"] if "layer_groups" in settings[0].changes else [])):
         setattr(first, name, getattr(settings[0].cfg, name))
     return first, settings
+
+
+def site_of(cfg: GroupSAERunnerConfig[Any], changes: Mapping[str, Any]) -> tuple[str, Any, str]:
+    """Which rows a setting trains on: the hook of any layer, its head, and the groups."""
+    hook_name, head_index, groups = (changes.get(name, getattr(cfg, name)) for name in _OF_SITE)
+    return str(HookTemplate.from_hook_name(str(hook_name))), head_index, groups
+
+
+def site_name(changes: Mapping[str, Any]) -> str:
+    """What a site is called: what settings at it are called, but for what differs within it."""
+    return _name({field: value for field, value in changes.items() if field in _OF_SITE})
 
 
 def _why_not(cfg: GroupSAERunnerConfig[Any]) -> str | None:
@@ -106,7 +119,17 @@ def _why_not(cfg: GroupSAERunnerConfig[Any]) -> str | None:
     return None
 
 
-def _all_changes(cfg: GroupSAERunnerConfig[Any]) -> list[dict[str, Any]]:
+def all_changes(cfg: GroupSAERunnerConfig[Any]) -> dict[str, dict[str, Any]]:
+    """In which fields each setting of a sweep differs from the config, by the setting's name."""
+    changes = _listed(cfg)
+    names = [_name(one) for one in changes]
+    for name, n in ((name, names.count(name)) for name in names):
+        if n > 1:
+            raise ConfigError(f"sweep has the setting {name} {n} times; give each once")
+    return dict(zip(names, changes))
+
+
+def _listed(cfg: GroupSAERunnerConfig[Any]) -> list[dict[str, Any]]:
     sweep = cfg.sweep or []
     axes = [_axis(entry) for entry in sweep if isinstance(entry, str)]
     listed = _filled_up([entry for entry in sweep if not isinstance(entry, str)], cfg)
@@ -131,14 +154,15 @@ def _filled_up(
 ) -> list[dict[str, Any]]:
     """Each with a value of every field that any of them has: where it has none, the config's own."""
     names = dict.fromkeys(name for entry in entries for name in entry)
-    own = {name: getattr(cfg if name in _OF_OPTIMISER else cfg.sae, name, None) for name in names}
+    own = {name: getattr(cfg if name in _OF_RUN else cfg.sae, name, None) for name in names}
     own[_ARCHITECTURE] = cfg.sae.architecture()
+
+    def value_of(entry: Mapping[str, Any], name: str) -> Any:
+        value = entry.get(name, own[name])
+        return layer_groups_text(value) if name == "layer_groups" else value
+
     return [
-        {
-            name: entry.get(name, own[name])
-            for name in names
-            if name in entry or own[name] is not None
-        }
+        {name: value_of(entry, name) for name in names if name in entry or own[name] is not None}
         for entry in entries
     ]
 
@@ -149,7 +173,15 @@ def _axis(text: str) -> tuple[str, list[Any]]:
         raise ConfigError(
             f"sweep {quoted(text)} is not a field with its values, such as k=16,32,64 or lr=1e-4,3e-4"
         )
-    return name.strip(), [_value(value.strip()) for value in values.split(",")]
+    name, texts = name.strip(), [value.strip() for value in values.split(",")]
+    if name != "layer_groups":
+        return name, [_value(text) for text in texts]
+    if len(texts) > 1 and any(text[0].isdigit() for text in texts):
+        raise ConfigError(
+            f"sweep {quoted(text)} is split at its commas, which groups have too; list whole "
+            'settings instead, such as {"layer_groups": "0-3,4-7"}'
+        )
+    return name, texts
 
 
 def _value(text: str) -> Any:
@@ -162,19 +194,28 @@ def _value(text: str) -> Any:
 
 
 def _name(changes: Mapping[str, Any]) -> str:
-    return "-".join(
-        str(value) if isinstance(value, str) else f"{field}{_in_name(value)}"
-        for field, value in changes.items()
-    )
+    return "-".join(_in_name(field, value) for field, value in changes.items())
 
 
-def _in_name(value: Any) -> str:
-    return "_".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+def _in_name(field: str, value: Any) -> str:
+    if field == "hook_name":
+        return _hook_in_name(value)
+    if field == "layer_groups":
+        return _NOT_IN_FOLDER.sub("_", str(value)).strip("._")
+    if isinstance(value, str):
+        return value
+    return field + ("_".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
+
+
+def _hook_in_name(hook_name: Any) -> str:
+    """The part that tells hooks of a layer apart: `hook_mlp_out`, `attn.hook_z`, `layers`."""
+    template = HookTemplate.from_hook_name(str(hook_name))
+    return template.after.strip(".") or template.before.strip(".").rpartition(".")[2]
 
 
 def _setting(cfg: GroupSAERunnerConfig[Any], name: str, changes: Mapping[str, Any]) -> Setting:
-    of_run = {field: value for field, value in changes.items() if field in _OF_OPTIMISER}
-    of_sae = {field: value for field, value in changes.items() if field not in _OF_OPTIMISER}
+    of_run = {field: value for field, value in changes.items() if field in _OF_RUN}
+    of_sae = {field: value for field, value in changes.items() if field not in _OF_RUN}
     try:
         own = replace_flags(
             cfg,
@@ -198,12 +239,14 @@ def _sae_config(base: TrainingSAEConfig, changes: Mapping[str, Any]) -> Training
     kept = {name: getattr(base, name) for name in names if hasattr(base, name)}
     changed = {name: value for name, value in changes.items() if name != _ARCHITECTURE}
     for name in changed:
+        if name == "d_in":
+            raise ConfigError("d_in follows from the hook; leave it out of sweep")
         if name in _SHARED:
             raise ConfigError(
                 f"{name} is the same for all settings, as they train on the same rows"
             )
         if name not in names:
-            known = sorted({*names, *_OF_OPTIMISER, _ARCHITECTURE} - _SHARED)
+            known = sorted({*names, *_OF_RUN, _ARCHITECTURE} - _SHARED)
             near = get_close_matches(name, known, n=1)
             meant = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}"
             raise UnknownNameError(f"{name} is no field that can be swept over; {meant}")

@@ -1,9 +1,10 @@
 """The run at W&B, if one is asked for. Nothing that W&B raises ends training or costs a checkpoint."""
 
 import contextlib
+import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -42,6 +43,31 @@ class TolerantLogging(LoggingConfig):
         named = SimpleNamespace(sae=SimpleNamespace(get_name=lambda: name), cfg=trainer.cfg)
         with tolerated():
             super().log(named, *args, **kwargs)
+
+
+class StepsOfAll:
+    """Logs what several trainers have to say of a step at once: W&B takes steps as they rise alone."""
+
+    def __init__(self, trainers: Iterable[Any]) -> None:
+        self._at = dict.fromkeys(trainers, -1)
+        self._entries: dict[int, dict[str, Any]] = {}
+
+    def add(self, trainer: Any, entries: Mapping[str, Any], step: int) -> None:
+        """Takes the entries of a step of one trainer, which has none of earlier steps any more."""
+        self._entries.setdefault(step, {}).update(entries)
+        self._at[trainer] = step
+        self._log()
+
+    def end(self, trainer: Any) -> None:
+        """Says that one has no more."""
+        del self._at[trainer]
+        with tolerated():
+            self._log()
+
+    def _log(self) -> None:
+        complete = min(self._at.values(), default=math.inf)
+        for step in sorted(step for step in self._entries if step < complete):
+            wandb.log(self._entries.pop(step), step=step)
 
 
 def artifact_name(name: str) -> str:

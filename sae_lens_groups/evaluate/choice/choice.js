@@ -27,8 +27,11 @@ function score(setting, metric, layer = byId("which").value) {
 const value = (setting, metric) => score(setting, metric)[0];
 const isDrawn = metric => setting => value(setting, metric) !== null && value(setting, "l0") !== null;
 
-function front(metric) {
-  const drawn = settings.filter(isDrawn(metric));
+const sites = [...new Set(settings.map(setting => setting.site))];
+
+// The settings at a site that no other one there beats.
+function front(metric, site) {
+  const drawn = settings.filter(setting => setting.site === site).filter(isDrawn(metric));
   const beats = (a, b) => value(a, "l0") <= value(b, "l0") && value(a, metric) >= value(b, metric)
     && (value(a, "l0") < value(b, "l0") || value(a, metric) > value(b, metric));
   return drawn.filter(one => !drawn.some(other => beats(other, one)))
@@ -65,7 +68,7 @@ function points(drawn, metric, trace) {
 }
 
 function scatter(metric) {
-  const best = front(metric);
+  const fronts = sites.map(site => front(metric, site)), best = fronts.flat();
   const isFew = settings.length <= MOST_LABELS;
   const l0s = settings.filter(isDrawn(metric)).map(s => value(s, "l0")), [least, most] = [Math.min(...l0s), Math.max(...l0s)];
   const isLog = least > 0 && most > 6 * least;
@@ -79,7 +82,7 @@ function scatter(metric) {
       marker: {color: colour, size: 10, line: {width: 1.5, color: colour}, symbol: drawn.map(s => symbol + (best.includes(s) ? "" : "-open"))},
       error_x: bars(drawn, "l0", colour + "88"), error_y: bars(drawn, metric, colour + "88")});
   });
-  const line = points(best, metric, {mode: "lines", line: {color: "#888", width: 1.5, dash: "dash"}, name: "Pareto front", showlegend: false, hoverinfo: "skip", hovertemplate: null});
+  const dashed = fronts.map(of => points(of, metric, {mode: "lines", line: {color: "#888", width: 1.5, dash: "dash"}, name: "Pareto front", showlegend: false, hoverinfo: "skip", hovertemplate: null}));
   const compared = baseline && isDrawn(metric)(baseline) ? [{...points([baseline], metric, {name: `baseline ${escaped(baseline.name)}`}),
     customdata: null, marker: {color: "#111", size: 11, symbol: "x"}, showlegend: true}] : [];
   const own = chosen === null ? [] : [settings[chosen]].filter(isDrawn(metric));
@@ -88,7 +91,7 @@ function scatter(metric) {
   const labels = isFew ? [] : own.map(s => ({x: onAxis(value(s, "l0")), y: value(s, metric), text: escaped(s.name), showarrow: false, yshift: 22,
     xanchor: isRight(s) ? "right" : "left", bgcolor: "#ffffffcc"}));
   const ticks = isLog ? {type: "log", tickvals: TICKS, ticktext: TICKS.map(String)} : {type: "linear"};
-  return [[line, ...compared, ...traces, ring], {height: 380, annotations: labels, xaxis: {title: {text: L0.label}, ...ticks}, yaxis: {}}];
+  return [[...dashed, ...compared, ...traces, ring], {height: 380, annotations: labels, xaxis: {title: {text: L0.label}, ...ticks}, yaxis: {}}];
 }
 
 function band(setting, metric) {
@@ -126,6 +129,7 @@ function draw(id, [traces, own]) {
 function difference(index, metric) {
   if (chosen === null || index === chosen || byId("which").value !== "" || !differences[metric]) return null;
   if (index > chosen) return differences[metric][index][chosen];
+  if (differences[metric][chosen][index] === null) return null; // of another site
   const [value, low, high] = differences[metric][chosen][index];
   return low === null ? [-value, null, null] : [-value, -high, -low];
 }
@@ -134,7 +138,7 @@ function fillTable() {
   const layer = byId("which").value;
   const compared = chosen !== null && layer === "" ? `; small: minus those of ${settings[chosen].name}` : "";
   byId("scores_of").textContent = layer === "" ? `mean of the layers${compared}` : `layer ${layer}`;
-  const fronts = Object.fromEntries(QUALITIES.map(({name}) => [name, front(name)]));
+  const fronts = Object.fromEntries(QUALITIES.map(({name}) => [name, sites.flatMap(site => front(name, site))]));
   for (const row of document.querySelectorAll("#layers tbody tr")) {
     const setting = settings[row.dataset.setting], isChosen = Number(row.dataset.setting) === chosen;
     row.setAttribute("aria-selected", isChosen);
@@ -152,7 +156,7 @@ function fillTable() {
       cell.replaceChildren(written(metric, found[0]), " ", small);
       const isBest = fronts[metric]?.includes(setting) ?? false;
       cell.classList.toggle("on_front", isBest);
-      cell.title = isBest ? "On the Pareto front: no other setting has a better score with as few features per token." : "";
+      cell.title = isBest ? `On the Pareto front: no other setting${sites.length > 1 ? " at its site" : ""} has a better score with as few features per token.` : "";
     }
   }
 }
@@ -222,10 +226,11 @@ function chooseByName(name) {
 byId("chosen").addEventListener("change", () => chooseByName(byId("chosen").value));
 byId("which").addEventListener("change", show);
 if (byId("colours")) {
-  // By the field of the fewest values, the last of those: what is left is a curve each.
+  // By the site, or else by the field of the fewest values, the last of those: what is left is a curve each.
   const nValues = field => new Set(settings.map(setting => setting.changes[field])).size;
   const fields = changed.filter(field => nValues(field) > 1 && nValues(field) <= LOOKS.length);
-  byId("colours").value = fields.reverse().sort((a, b) => nValues(a) - nValues(b))[0] ?? "";
+  const first = fields.reverse().sort((a, b) => nValues(a) - nValues(b))[0] ?? "";
+  byId("colours").value = sites.length > 1 && fields.includes("hook_name") ? "hook_name" : first;
   byId("colours").addEventListener("change", show);
 }
 for (const row of document.querySelectorAll("#layers tbody tr"))

@@ -102,7 +102,7 @@ def _data(found: SweepEvaluation, sweep: str) -> dict[str, Any]:
         "settings": [_setting(of, layers, sweep) for of in found],
         "baseline": _baseline(found, layers),
         "differences": {
-            name: [[_numbers(of) for of in row] for row in rows]
+            name: [[None if of is None else _numbers(of) for of in row] for row in rows]
             for name, rows in found.differences.items()
         },
         "layout": json.loads(str(empty_figure().layout.to_json())),
@@ -113,6 +113,7 @@ def _setting(of: SettingScores, layers: Sequence[int], sweep: str) -> dict[str, 
     at = {scores.layer: n for n, scores in enumerate(of.evaluation)}
     return {
         "name": of.setting.name,
+        "site": of.site,
         "changes": {name: as_given(value) for name, value in of.setting.changes.items()},
         "means": {name: _mean(of, name) for name in _SHOWN},
         "layers": {

@@ -20,6 +20,8 @@ class SettingScores:
     """One setting's suite, and how well its layers do."""
 
     setting: SweepSetting
+    site: str
+    """Of which activations its SAEs are: scores are compared within a site."""
     evaluation: SuiteEvaluation
     """What `evaluate_suite` returns for the suite."""
     layers: Sequence[Mapping[str, Estimate]]
@@ -56,8 +58,9 @@ class SweepEvaluation(Sequence[SettingScores]):
     """All settings of a sweep, scored on the same tokens, in the order of `sweep.json`."""
 
     settings: tuple[SettingScores, ...]
-    differences: Mapping[str, Sequence[Sequence[Difference]]] = field(default_factory=dict)
-    """Of both scores, for each setting and each one before it: its mean minus the other's."""
+    differences: Mapping[str, Sequence[Sequence[Difference | None]]] = field(default_factory=dict)
+    """Of both scores, for each setting and each one before it: its mean minus the other's. None of
+    settings at different sites."""
 
     @overload
     def __getitem__(self, index: int) -> SettingScores: ...
@@ -74,13 +77,22 @@ class SweepEvaluation(Sequence[SettingScores]):
         """The names of the settings that differ, in the order of `sweep.json`."""
         return tuple(dict.fromkeys(name for of in self for name in of.setting.changes))
 
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Those of all settings, in their order."""
+        return tuple(dict.fromkeys(of.site for of in self))
+
     def front(self, metric: str) -> tuple[str, ...]:
-        """The names of the settings that no other one beats in both the metric and the number of features per
-        token, by their means, the sparsest first.
+        """The names of the settings that no other one at their site beats in both the metric and the
+        number of features per token, by their means, site by site the sparsest first.
         """
-        each = ((of.means["l0"].value, -of.means[metric].value, of.setting.name) for of in self)
+        return tuple(name for site in self.sites for name in self._front(metric, site))
+
+    def _front(self, metric: str, site: str) -> list[str]:
+        own = (of for of in self if of.site == site)
+        each = ((of.means["l0"].value, -of.means[metric].value, of.setting.name) for of in own)
         at = sorted(of for of in each if all(map(math.isfinite, of[:2])))
-        return tuple(name for *place, name in at if not any(_beats(of[:2], place) for of in at))
+        return [name for *place, name in at if not any(_beats(of[:2], place) for of in at)]
 
 
 def _beats(one: Sequence[float], other: Sequence[float]) -> bool:

@@ -66,8 +66,12 @@ def evaluate_sweep(
     resamplings = Resamplings(on.tokens.n_prompts)
     each = zip(tqdm(opened.index.settings, "Evaluating suites", unit="suite"), opened.suites())
     scored, means = zip(*(_scored(*of, on, resamplings, commands) for of in each))
+    alike = [[of.site == other.site for other in scored[:n]] for n, of in enumerate(scored)]
     differences = {
-        name: [[ours.minus(other, name) for other in means[:n]] for n, ours in enumerate(means)]
+        name: [
+            [ours.minus(other, name) if is_same else None for other, is_same in zip(means, row)]
+            for ours, row in zip(means, alike)
+        ]
         for name in COMPARED
     }
     found = SweepEvaluation(settings=scored, differences=differences)
@@ -90,8 +94,10 @@ def _scored(
     layers, means = resamplings.estimates(sums)
     sae = suite[evaluation[0].hook_name]
     cost = evaluation.costs[0] if evaluation.costs else None
+    head = sae.cfg.metadata.hook_head_index
     scores = SettingScores(
         setting=setting,
+        site=str(suite.manifest.hook_template) + ("" if head is None else f", head {head}"),
         evaluation=evaluation,
         layers=layers,
         means=means,

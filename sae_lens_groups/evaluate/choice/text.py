@@ -25,11 +25,12 @@ def sweep_text(found: SweepEvaluation) -> str:
         ),
     ]
     tokens = found[0].evaluation.tokens
+    at_site = " at its site" * (len(found.sites) > 1)
     return (
         f"{aligned(columns)}\n\n"
         f"Means over the layers, with 95% intervals over prompts, on {tokens.n_tokens:,} tokens of "
         f"{printable(found[0].evaluation.dataset_name)}:\n"
-        f"{counted(tokens.n_prompts, 'prompt')}, the same for all. *: no other setting has a better "
+        f"{counted(tokens.n_prompts, 'prompt')}, the same for all. *: no other setting{at_site} has a better "
         "score with as few features per token."
     )
 

@@ -3,13 +3,18 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from sae_lens_groups import files
+from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.saved import finish_suite, write_groups, write_sweep_index
 from sae_lens_groups.suite import SAESuite
 from sae_lens_groups.train.ranks.world import World
 from sae_lens_groups.train.sweep import Setting, index_of
+
+Save = Callable[[Setting, str | None], SAESuite]
+"""Gives the suite of a setting, written into a folder where one is named."""
 
 
 def saved_by_all(
@@ -26,14 +31,16 @@ def saved_by_all(
     return world.agreed(lambda: SAESuite.load(path))
 
 
-def sweep_saved_by_all(
+def all_saved(
     world: World,
-    output_path: str,
+    cfg: GroupSAERunnerConfig[Any],
     settings: Sequence[Setting],
-    save: Callable[[Setting, str], SAESuite],
+    save: Save,
 ) -> dict[str, SAESuite]:
-    """The suites of a sweep beside one another in a folder, all or none, by their settings' names."""
-    with _new_folder(world, output_path) as (path, folder):
+    """The suites by their settings' names: of a sweep beside one another in a folder, all or none."""
+    if cfg.sweep is None or cfg.output_path is None:
+        return {one.name: save(one, cfg.output_path) for one in settings}
+    with _new_folder(world, cfg.output_path) as (path, folder):
         for setting in settings:
             save(setting, str(folder / setting.name))
         world.of_first(lambda: write_sweep_index(folder, index_of(settings)))
