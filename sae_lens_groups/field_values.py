@@ -242,3 +242,27 @@ def parse_every(text: str) -> Every:
         f"checkpoint_every is {text!r}; give a time such as 10m (s, m and h are known), or a whole "
         "number of training tokens"
     )
+
+
+def underived(values: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with `flags` over them, and None for what SAELens is to derive from those anew.
+
+    SAELens fills in `llm_device` from `device`, `lr_end` from `lr` and so on. Taken over as they
+    are, a new `device` would leave the language model on the old one.
+    """
+    merged, lr = {**values, **flags}, values.get("lr")
+    derived = {
+        "llm_device": ("device", values.get("device")),
+        "act_store_device": ("device", values.get("device")),
+        "lr_end": ("lr", lr / 10 if isinstance(lr, int | float) else None),
+        "model_from_pretrained_kwargs": (
+            "model_class_name",
+            {"center_writing_weights": False}
+            if values.get("model_class_name") == "HookedTransformer"
+            else {},
+        ),
+    }
+    for name, (source, value) in derived.items():
+        if source in flags and name not in flags and values.get(name) == value:
+            merged[name] = None
+    return merged

@@ -22,7 +22,7 @@ from sae_lens_groups.activations import (
     require_chat_template,
     require_usable_first_row,
 )
-from sae_lens_groups.config import GroupSAERunnerConfig
+from sae_lens_groups.config import ROWS, GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.field_values import require_one_of
 from sae_lens_groups.files import only_writer
@@ -261,8 +261,13 @@ def prepare(
     cache = _usable_cache(cfg, groups)
     for setting in settled.settings:
         pretrained_sae(setting.cfg)  # refuses one that does not fit; each group gets its own later
-    if override_saes is not None and (cfg.init_from is not None or cfg.sweep is not None):
-        given = "init_from" if cfg.sweep is None else "sweep"
+    starts = {
+        "init_from": cfg.init_from is not None,
+        "init_features rows": cfg.init_features == ROWS,
+        "sweep": cfg.sweep is not None,
+    }
+    if override_saes is not None and any(starts.values()):
+        given = next(name for name, is_given in starts.items() if is_given)
         raise ConfigError(f"{given} and override_saes both say what SAEs start from; leave one out")
     source = usable_source(cfg, groups)
     return PreparedRun(

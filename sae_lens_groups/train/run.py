@@ -23,7 +23,7 @@ from sae_lens_groups.activations import (
     moments_of_pairs,
     pairs_with_middle_layers,
 )
-from sae_lens_groups.config import GroupSAERunnerConfig
+from sae_lens_groups.config import ROWS, GroupSAERunnerConfig
 from sae_lens_groups.errors import (
     OutputFolderError,
     in_one_line,
@@ -55,6 +55,7 @@ from sae_lens_groups.train.ranks.world import world_of_process
 from sae_lens_groups.train.result import Result
 from sae_lens_groups.train.sharded.group_trainer import change_saes, new_group_trainer
 from sae_lens_groups.train.sharded.whole import own_part
+from sae_lens_groups.train.start_from_rows import start_from_rows
 from sae_lens_groups.train.stop import StopRequest
 from sae_lens_groups.train.sweep import Setting, sae_name
 from sae_lens_groups.train.trainer import GroupSAETrainer
@@ -315,6 +316,8 @@ class TrainingRun:
         trainer.estimate_scaling(mode, self._stop.passing(batches))
         if self.cfg.layer_alignment != NONE:
             trainer.align(alignments()[self.cfg.layer_alignment], moments)
+        if self.cfg.init_features == ROWS:
+            start_from_rows(trainer, self._stop.passing(batches), self.settings)
         if self._transfer is None:
             return
         scalings = {name: one.scaling for name, one in trainer.group_trainers.items()}

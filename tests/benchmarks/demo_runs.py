@@ -153,7 +153,7 @@ def mean_scores(suite: Any, model: Any, of: Subject | None = None) -> Figures:
     from sae_lens_groups import evaluate_suite
 
     of = of or subject(None)
-    n_batches, as_trained = 4, contextlib.nullcontext()
+    n_batches, as_trained = 3, contextlib.nullcontext()
     if not isinstance(of, Demo):  # far slower
         n_batches, as_trained = 2, torch.autocast("cpu", dtype=torch.bfloat16)
     with as_trained:

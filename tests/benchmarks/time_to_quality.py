@@ -45,7 +45,14 @@ RECIPES: dict[str, list[list[Run]]] = {
     ],
     "the same from one cache": [
         [{**CONSTANT, "cached": cached}, {**FALLING, "share": share}]
-        for cached, share in ((0.2, 0.3), (0.2, 0.35), (0.25, 0.35))
+        for cached, share in ((0.2, 0.3), (0.2, 0.35), (0.25, 0.35), (0.2, 0.45))
+    ],
+    "the same from one cache, groups from rows": [
+        [
+            {**CONSTANT, "cached": 0.2, "init_features": "rows"},
+            {**FALLING, "share": share},
+        ]
+        for share in (0.2, 0.3, 0.4)
     ],
     "the same from one cache, refitted at the end": [
         [
