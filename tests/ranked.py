@@ -100,6 +100,7 @@ on_tokens("topk", sae=sae_config(**NORMALISED), fast_step="always")
 on_tokens(
     "sweep", sae=sae_config(**NORMALISED), sweep=["architecture=topk,batchtopk", "d_sae=48,60"]
 )
+on_tokens("rows", "0-1,2,3", sae=sae_config(**NORMALISED), init_features="rows")
 on_tokens("each", "each", store_batch_size_prompts=4)
 on_tokens("one group", "0-3", layers_per_token=2, fast_step="never")
 on_tokens("whitened", sae=sae_config(**WHITENED))

@@ -196,6 +196,7 @@ _WHITENED: list[dict[str, Any]] = (
         {"activations_mixing_fraction": 0.0},
         {"seqpos_slice": (2, 12)},
         {"lr_scheduler_name": "cosineannealing"},
+        {"init_features": "rows"},
     ],
     ids=str,
 )

@@ -263,6 +263,7 @@ def test_every_flag_of_ours_is_in_the_readme() -> None:
         "layer_alignment",
         "refit_tokens",
         "ranks_per_group",
+        "init_features",
         "init_from",
         "init_direction",
         "init_parameters",

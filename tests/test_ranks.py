@@ -31,7 +31,7 @@ ROOT = Path(__file__).parent.parent
 SECONDS = 120
 """At most, for what takes a few: what hangs is to be seen."""
 
-EXACT = ["topk", "sweep", "one group", "outliers", "text", "whitened and aligned"]
+EXACT = ["topk", "sweep", "rows", "one group", "outliers", "text", "whitened and aligned"]
 FROM_OTHERS = ["kept", "cache all"]
 MORE_EXACT = [
     *("each", "whitened", "aligned", "auto"),

@@ -208,6 +208,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs: list[dict[str, Any]] = [
         *({"run": f"shards {name}"} for name in (*SHARDED, "bfloat16")),
         {"run": "shards topk", "as": "logged", "wandb": True},
+        {"run": "shards topk", "as": "rows", "init_features": "rows"},
         {"run": "shards"},
         {**STOPPED, "as": "two stopped", **saved},
         {"run": "shards", "as": "two again", "resume": "two ckpt"},
@@ -234,6 +235,7 @@ def alone(two: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs: list[dict[str, Any]] = [
         *({"run": f"shards {name}", "as": f"alone {name}"} for name in (*SHARDED, "bfloat16")),
         {"run": "shards topk", "as": "alone logged", "wandb": True},
+        {"run": "shards topk", "as": "alone rows", "init_features": "rows"},
         {"run": "shards", "as": "alone"},
         {"run": "shards", "as": "alone again", "resume": "two ckpt"},
         {**STOPPED, "as": "alone stopped", "checkpoint_path": "alone ckpt"},
@@ -255,6 +257,10 @@ def alone(two: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_ranks_train_the_sae_of_one_process(alone: Path, architecture: str) -> None:
     """Of 63 features, of which one rank has 31."""
     assert_same_suite(alone / f"shards {architecture}", alone / f"alone {architecture}", 1e-5)
+
+
+def test_shards_begin_with_the_rows_of_one_process(alone: Path) -> None:
+    assert_same_suite(alone / "rows", alone / "alone rows", 1e-5)
 
 
 def test_after_200_steps_sae_and_curves_are_those_of_one_process(alone: Path) -> None:
