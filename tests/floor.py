@@ -156,6 +156,9 @@ LONG = {
     "test_wandb_has_the_entries_of_the_whole_sae",
     "test_what_cannot_be_sharded_is_refused",
     "test_an_error_in_one_shard_is_told_by_all",
+    "test_in_bfloat16_after_30_steps_the_sae_is_as_good",
+    "test_shards_start_from_a_trained_sae",
+    "test_shards_begin_with_the_rows_of_one_process",
 }
 """With the oldest SAELens in `bash .ci/run --all` alone: three processes train for them, whose step
 of an SAE in shards is tested with it in any case."""
