@@ -31,8 +31,8 @@ from sae_lens_groups.scaling import NONE, estimate_batches
 NEWEST = "auto"  # of resume_from_checkpoint
 FAST_STEPS = ("auto", "always", "never")
 INIT_DIRECTIONS = ("nearest", "forward", "backward")
+INIT_FEATURES = (_RANDOM, _ROWS) = ("random", "rows")
 INIT_PARAMETERS = ("all", "encoder", "decoder")
-ROWS = "rows"  # of init_features
 _LR_SCHEDULERS = ("constant", "cosineannealing", "cosineannealingwarmrestarts")
 # Whether cached activations depend on a flag: train/cache/identity.py reads it. Every flag says so.
 NOT_IN_CACHE = {"cached": "neither"}
@@ -58,7 +58,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         ranks_per_group (int): Of several processes, how many train each group's SAE together, each a shard of its features: for SAEs that are larger than one device, and for more processes than groups. For `topk`, `batchtopk` and `abstopk`.
         layer_alignment (str): How each layer of a group is mapped to the group's middle layer before the SAE: `none`, `orthogonal` (a rotation), `affine` (least squares) or `scale` (one factor). The maps are fitted before training and folded into each layer's SAE at the end.
         refit_tokens (int): After training, gives each layer a decoder of its own: W_dec and b_dec are refitted to this many tokens of that layer by ridge least squares, 20,000 say; the latents stay the group's. 0 leaves all layers of a group the group's decoder.
-        init_features (str): Where the features of new SAEs begin: `random` directions, as SAELens draws them, or `rows`, each pointing from the mean of some first training rows to one of them.
+        init_features (str): Where the features of SAEs begin that start from nothing else: `random` directions, as SAELens draws them, or `rows`, each pointing from the mean of some first training rows to one of them.
         init_from (str | None): Trained SAEs to start from: a suite's folder, the folder of a SAELens SAE (in training or inference form), a release that SAELens lists with one SAE per layer (`llama_scope_lxr_8x`), `release:sae_id` of a published SAE, or on the Hub `owner/repo` (a suite, or SAEs of several layers) or `owner/repo:sae_id`. With `*` in a folder's name or an id, one for each of several layers, as in `gemma-scope-2b-pt-res-canonical:layer_*/width_16k/canonical`.
         init_direction (str): Which layer of them each layer starts from: `nearest` (the layer itself where it is there), `forward` (the one below) or `backward` (the one above).
         init_parameters (str): What is taken: `all`, `encoder` or `decoder`.
@@ -86,7 +86,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
     ranks_per_group: int = field(default=1, metadata=NOT_IN_CACHE)
     layer_alignment: str = field(default=NONE, metadata=NOT_IN_CACHE)
     refit_tokens: int = field(default=0, metadata=NOT_IN_CACHE)
-    init_features: str = field(default="random", metadata=NOT_IN_CACHE)
+    init_features: str = field(default=_RANDOM, metadata=NOT_IN_CACHE)
     init_from: str | None = field(default=None, metadata=NOT_IN_CACHE)
     init_direction: str = field(default="nearest", metadata=NOT_IN_CACHE)
     init_parameters: str = field(default="all", metadata=NOT_IN_CACHE)
@@ -164,7 +164,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
             )
 
     def _require_usable_init(self) -> None:
-        require_one_of("init_features", self.init_features, ("random", ROWS))
+        require_one_of("init_features", self.init_features, INIT_FEATURES)
         require_one_of("init_direction", self.init_direction, INIT_DIRECTIONS)
         require_one_of("init_parameters", self.init_parameters, INIT_PARAMETERS)
         fraction = self.token_fraction
@@ -177,14 +177,10 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
             raise ConfigError(f"token_fraction is {fraction}; give a positive number such as 0.2")
         if self.init_from is None and self.init_keep_layers:
             raise ConfigError("init_keep_layers needs init_from; name a suite there")
-        starts = {
-            "init_features rows": self.init_features == ROWS,
-            "init_from": self.init_from is not None,
-            "from_pretrained_path": self.from_pretrained_path is not None,
-        }
-        if sum(starts.values()) > 1:
-            given = " and ".join(name for name, is_given in starts.items() if is_given)
-            raise ConfigError(f"{given} both say what SAEs start from; leave one out")
+        if self.init_from is not None and self.from_pretrained_path is not None:
+            raise ConfigError(
+                "init_from and from_pretrained_path both say what SAEs start from; leave one out"
+            )
 
     def _require_usable_checkpoints(self) -> None:
         if self.checkpoint_every is not None:
@@ -245,6 +241,12 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
     def hook_template(self) -> HookTemplate:
         """`hook_name` with its layer number as the variable part."""
         return HookTemplate.from_hook_name(self.hook_name)
+
+    @property
+    def begins_with_rows(self) -> bool:
+        """Whether it trains new SAEs, whose features begin as rows of the data."""
+        is_new = self.init_from is None and self.from_pretrained_path is None
+        return is_new and self.init_features == _ROWS
 
     @property
     def rows_per_prompt(self) -> int:

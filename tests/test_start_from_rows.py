@@ -1,5 +1,7 @@
 """`init_features rows`: the features of new SAEs point to rows of the data."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from datasets import Dataset
@@ -62,11 +64,16 @@ def test_each_layer_is_scaled_as_in_training(model: HookedTransformer) -> None:
     torch.testing.assert_close(cosine_F, torch.ones(D_SAE), atol=1e-4, rtol=0)
 
 
+def test_saes_that_start_elsewhere_are_left_alone(model: HookedTransformer, tmp_path: Path) -> None:
+    source = GroupSAETrainingRunner(group_config(), make_tokens(), model).run()
+    source.save(tmp_path / "source")
+    suite = started(model, sae_config(), init_from=str(tmp_path / "source"))
+    assert torch.equal(suite.group("layers_3").W_dec, source.group("layers_3").W_dec)
+
+
 def test_mistakes_are_one_line(model: HookedTransformer) -> None:
     with pytest.raises(UnknownNameError, match="init_features 'row' is not known"):
         group_config(init_features="row")
-    with pytest.raises(ConfigError, match="init_features rows and init_from both say"):
-        group_config(init_features="rows", init_from="suite")
     saes = GroupSAETrainingRunner(group_config(), make_tokens(), model).saes
     with pytest.raises(ConfigError, match="init_features rows and override_saes both say"):
         GroupSAETrainingRunner(group_config(init_features="rows"), make_tokens(), model, saes)

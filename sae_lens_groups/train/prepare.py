@@ -22,7 +22,7 @@ from sae_lens_groups.activations import (
     require_chat_template,
     require_usable_first_row,
 )
-from sae_lens_groups.config import ROWS, GroupSAERunnerConfig
+from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.field_values import require_one_of
 from sae_lens_groups.files import only_writer
@@ -263,7 +263,7 @@ def prepare(
         pretrained_sae(setting.cfg)  # refuses one that does not fit; each group gets its own later
     starts = {
         "init_from": cfg.init_from is not None,
-        "init_features rows": cfg.init_features == ROWS,
+        "init_features rows": cfg.begins_with_rows,
         "sweep": cfg.sweep is not None,
     }
     if override_saes is not None and any(starts.values()):

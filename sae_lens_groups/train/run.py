@@ -23,7 +23,7 @@ from sae_lens_groups.activations import (
     moments_of_pairs,
     pairs_with_middle_layers,
 )
-from sae_lens_groups.config import ROWS, GroupSAERunnerConfig
+from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import (
     OutputFolderError,
     in_one_line,
@@ -316,7 +316,7 @@ class TrainingRun:
         trainer.estimate_scaling(mode, self._stop.passing(batches))
         if self.cfg.layer_alignment != NONE:
             trainer.align(alignments()[self.cfg.layer_alignment], moments)
-        if self.cfg.init_features == ROWS:
+        if self.cfg.begins_with_rows:
             start_from_rows(trainer, self._stop.passing(batches), self.settings)
         if self._transfer is None:
             return

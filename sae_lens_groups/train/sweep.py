@@ -14,7 +14,7 @@ from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from sae_lens.saes.sae import TrainingSAEConfig
 
 from sae_lens_groups import files
-from sae_lens_groups.config import ROWS, GroupSAERunnerConfig
+from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError, GroupSAEError, UnknownNameError, quoted
 from sae_lens_groups.field_values import require_one_of, whole_number
 from sae_lens_groups.layers import HookTemplate, LayerGroup, layer_groups_text
@@ -87,7 +87,7 @@ def swept(cfg: GroupSAERunnerConfig[Any]) -> tuple[GroupSAERunnerConfig[Any], tu
     if len({site_of(cfg, of) for of in changes.values()}) > 1:
         raise ConfigError("sweep names several sites, which only SweepTrainingRunner takes")
     settings = tuple(_setting(cfg, name, of_one) for name, of_one in changes.items())
-    if cfg.init_features == ROWS and len({one.cfg.sae.d_sae for one in settings}) > 1:
+    if cfg.begins_with_rows and len({one.cfg.sae.d_sae for one in settings}) > 1:
         # Each begins with as many rows as features, which others would not train on.
         raise ConfigError("with sweep, init_features rows needs one d_sae for all settings")
     with files.refusing(ConfigError, "sweep has a setting that cannot be named"):
