@@ -31,7 +31,7 @@ from sae_lens_groups.scaling import NONE, estimate_batches
 NEWEST = "auto"  # of resume_from_checkpoint
 FAST_STEPS = ("auto", "always", "never")
 INIT_DIRECTIONS = ("nearest", "forward", "backward")
-INIT_FEATURES = (_RANDOM, _ROWS) = ("random", "rows")
+INIT_FEATURES = (RANDOM, ROWS) = ("random", "rows")
 INIT_PARAMETERS = ("all", "encoder", "decoder")
 _LR_SCHEDULERS = ("constant", "cosineannealing", "cosineannealingwarmrestarts")
 # Whether cached activations depend on a flag: train/cache/identity.py reads it. Every flag says so.
@@ -86,7 +86,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
     ranks_per_group: int = field(default=1, metadata=NOT_IN_CACHE)
     layer_alignment: str = field(default=NONE, metadata=NOT_IN_CACHE)
     refit_tokens: int = field(default=0, metadata=NOT_IN_CACHE)
-    init_features: str = field(default=_RANDOM, metadata=NOT_IN_CACHE)
+    init_features: str = field(default=RANDOM, metadata=NOT_IN_CACHE)
     init_from: str | None = field(default=None, metadata=NOT_IN_CACHE)
     init_direction: str = field(default="nearest", metadata=NOT_IN_CACHE)
     init_parameters: str = field(default="all", metadata=NOT_IN_CACHE)
@@ -246,7 +246,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
     def begins_with_rows(self) -> bool:
         """Whether it trains new SAEs, whose features begin as rows of the data."""
         is_new = self.init_from is None and self.from_pretrained_path is None
-        return is_new and self.init_features == _ROWS
+        return is_new and self.init_features == ROWS
 
     @property
     def rows_per_prompt(self) -> int:

@@ -78,7 +78,7 @@ def test_a_stopped_recipe_goes_on_with_the_same_command_and_ends_with_the_same_f
     suite = SAESuite.load(place / "whole" / "suite")
     assert [len(group) for group in suite.groups] == [1, 1, 1, 1]
     assert suite.manifest.recipe is not None
-    assert "groups 3-4,5-6 on 8,192 tokens each" in suite.manifest.recipe
+    assert "groups 3-4,5-6, begun with rows as features, on 8,192 tokens" in suite.manifest.recipe
     assert "refitted to 1,024" in suite.manifest.recipe
     assert suite.manifest.transfer is not None
     assert (place / "whole" / "suite" / "evaluation.csv").exists()

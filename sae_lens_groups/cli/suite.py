@@ -25,6 +25,7 @@ _DECIDED = {
     "lr_scheduler_name": "constant",
     "lr_decay_steps": 0,
     "checkpoint_path": None,
+    "init_features": "random",
 }
 
 

@@ -15,7 +15,7 @@ from sae_lens_groups.activations import (
     open_dataset,
     require_usable_rows,
 )
-from sae_lens_groups.config import NEWEST, GroupSAERunnerConfig
+from sae_lens_groups.config import NEWEST, ROWS, GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError, counted
 from sae_lens_groups.layers import LayerGroup, format_layer_groups
 from sae_lens_groups.plan import SuiteCost
@@ -163,6 +163,7 @@ class SuiteRecipe:
             own = {
                 "layer_groups": parts.groups,
                 "layers_per_token": max(self.cfg.layers_per_token, _LAYERS_PER_TOKEN),
+                "init_features": ROWS,
                 "output_path": str(self.folder / "groups"),
             }
         else:
@@ -292,8 +293,9 @@ def made_by(parts: SuiteParts) -> str:
     refit = f", their decoders refitted to {parts.refit_tokens:,}" * bool(parts.refit_tokens)
     cached = f", from one cache of {parts.cached_tokens:,} tokens" * bool(parts.cached_tokens)
     return (
-        f"groups {parts.groups} on {parts.group_tokens:,} tokens each{refit}, then an SAE per layer, "
-        f"started from its group's, on {parts.layer_tokens:,}{cached}"
+        f"groups {parts.groups}, begun with rows as features, on {parts.group_tokens:,} tokens "
+        f"each{refit}, then an SAE per layer, started from its group's, on "
+        f"{parts.layer_tokens:,}{cached}"
     )
 
 
