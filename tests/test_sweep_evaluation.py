@@ -110,6 +110,7 @@ def test_differences_are_those_of_a_comparison(
     for name, rows_of in found.differences.items():
         assert [len(row) for row in rows_of] == [0, 1, 2]
         ours, theirs = rows_of[2][0], compared.comparison.mean_differences[name]
+        assert ours is not None  # all are of one site
         values = [ours.value, ours.low, ours.high]
         assert values == pytest.approx([theirs.value, theirs.low, theirs.high], abs=1e-12)
 

@@ -64,9 +64,13 @@ def _trained(job: Job, model: HookedRootModule) -> dict[str, Any]:
             memory.start()
         with time_by_part(parts, job.clock) if job.is_by_part else nullcontext():
             seconds.append(seconds_of(runner.run, job.device, job.clock))
-        n_rows_read = runner.activations_store.n_dataset_processed
-        n_saes = len(runner.groups) if isinstance(runner, Grouped) else job.n_layers
-        del runner  # before the next one is made
+        if isinstance(runner, Grouped):
+            (run,) = runner.runs
+            n_saes, store = len(run.groups), run.activations_store
+        else:
+            run, n_saes, store = runner, job.n_layers, runner.activations_store
+        n_rows_read = store.n_dataset_processed
+        del runner, run, store  # before the next one is made
         gc.collect()
     return {
         "seconds": _over_all_layers(job, seconds) if job.way == SINGLE else seconds[0],
