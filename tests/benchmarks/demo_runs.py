@@ -3,14 +3,15 @@ of several.
 """
 
 import contextlib
+import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from tests.benchmarks.own_process import in_own_process
-from tests.benchmarks.subjects import Demo, Subject, subject
+from tests.benchmarks.subjects import DEMO, Subject, subject
 
 Run = dict[str, Any]
 """The arguments of `train` that tell a run of a recipe from others."""
@@ -40,6 +41,14 @@ def sae_config(architecture: str) -> Any:
     kind, own = kinds[architecture]
     mode: Any = "expected_average_only_in"
     return kind(d_in=96, d_sae=768, k=16, normalize_activations=mode, **own)
+
+
+def in_rounds(names: Iterable[str], n_rounds: int) -> Iterator[tuple[int, str]]:
+    """The seed of each round with every name, in an order of the round's own."""
+    for seed in range(1, n_rounds + 1):
+        order = list(names)
+        random.Random(seed).shuffle(order)
+        yield from ((seed, name) for name in order)
 
 
 def cook(
@@ -146,15 +155,14 @@ class Watch:
         }
 
 
-def mean_scores(suite: Any, model: Any, of: Subject | None = None) -> Figures:
+def mean_scores(suite: Any, model: Any, of: Subject = DEMO) -> Figures:
     """Means over the layers of a suite, on held-out text."""
     import torch
 
     from sae_lens_groups import evaluate_suite
 
-    of = of or subject(None)
     n_batches, as_trained = 3, contextlib.nullcontext()
-    if not isinstance(of, Demo):  # far slower
+    if of is not DEMO:  # far slower
         n_batches, as_trained = 2, torch.autocast("cpu", dtype=torch.bfloat16)
     with as_trained:
         scores = evaluate_suite(suite, model, of.dataset("held_out"), n_batches=n_batches)

@@ -1,16 +1,15 @@
 """What else might make a suite better in the same time: `python -m tests.benchmarks.levers`.
 
-The recipe of two runs from one cache (`tests.benchmarks.time_to_quality`) on the demo model, as it is
-and with one thing changed at a time, in both runs or in the one that it belongs to. Every run has a
-process of its own and one thread; a round has a seed of its own. Prints medians over the rounds, and
-the median of the differences from the recipe as it is, seed by seed.
+The recipe of two runs from one cache (`tests.benchmarks.time_to_quality`) on the demo model in
+float32, as it is and with one thing changed at a time, in both runs or in the one that it belongs
+to. Every run has a process of its own and one thread; a round has a seed of its own. Prints medians
+over the rounds, and the median of the differences from the recipe as it is, seed by seed.
 """
 
 import argparse
-import random
 import statistics
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,9 +17,9 @@ from unittest import mock
 import torch
 
 from tests.benchmarks import demo_runs
-from tests.benchmarks.demo_runs import Figures, Run, cook
+from tests.benchmarks.demo_runs import Figures, Run, cook, in_rounds
 from tests.benchmarks.own_process import log
-from tests.benchmarks.subjects import Demo
+from tests.benchmarks.subjects import DEMO
 from tests.benchmarks.time_to_quality import CONSTANT, FALLING
 
 TOKENS, CACHED = 600_000, 120_000
@@ -195,7 +194,7 @@ LEVERS: dict[str, tuple[Run, Run]] = {
 
 def train(lever: list[Any] | None = None, **run: Any) -> Figures:
     """A run as `demo_runs.train` does it, with a lever by name and its settings."""
-    with _pulled(*lever) if lever else mock.patch.dict({}):
+    with _pulled(*lever) if lever else nullcontext():
         return demo_runs.train(**run)
 
 
@@ -238,24 +237,26 @@ def main() -> None:
     parser.add_argument("--architecture", default="topk", choices=("topk", "batchtopk"))
     args = parser.parse_args()
     results: dict[str, list[Figures]] = {name: [] for name in args.only}
-    for seed in range(1, args.rounds + 1):
-        order = list(args.only)
-        random.Random(seed).shuffle(order)
-        for name in order:
-            share = args.tokens / TOKENS
-            common = {"architecture": args.architecture, **Demo.settings}
-            runs = [
-                {**common, **of_recipe, "tokens": int(tokens * share), **of_lever}
-                for of_recipe, of_lever, tokens in zip(
-                    (CONSTANT, FALLING), LEVERS[name], (TOKENS, 180_000)
-                )
-            ]
-            for run in runs:
-                run.pop("share", None)
-            found = cook(runs, seed, int(CACHED * share), one_run=train)
-            results[name].append(found)
-            log(args.log, {"lever": name, "seed": seed, **found})
+    share = args.tokens / TOKENS
+    for seed, name in in_rounds(args.only, args.rounds):
+        runs = _runs(name, args.architecture, share)
+        found = cook(runs, seed, int(CACHED * share), one_run=train)
+        results[name].append(found)
+        log(args.log, {"lever": name, "seed": seed, **found})
     print_table(results)
+
+
+def _runs(lever: str, architecture: str, share: float) -> list[Run]:
+    """The two runs of the recipe with a lever, on a share of their tokens."""
+    runs = [
+        {**CONSTANT, "tokens": int(TOKENS * share)},
+        {**FALLING, "tokens": int(180_000 * share)},
+    ]
+    runs = [
+        {"architecture": architecture, **DEMO.settings, **run, **changes}
+        for run, changes in zip(runs, LEVERS[lever])
+    ]
+    return [{name: run[name] for name in run if name != "share"} for run in runs]
 
 
 def print_table(results: dict[str, list[Figures]]) -> None:

@@ -8,11 +8,10 @@ medians over the rounds, ± half their range, from held-out text.
 """
 
 import argparse
-import random
 import statistics
 from pathlib import Path
 
-from tests.benchmarks.demo_runs import Figures, Run, cook
+from tests.benchmarks.demo_runs import Figures, Run, cook, in_rounds
 from tests.benchmarks.own_process import log
 
 BUDGET = 600_000  # tokens per SAE of the suite from scratch
@@ -55,12 +54,9 @@ def main() -> None:
     parser.add_argument("--log", type=Path, help="append every run to this file as JSON")
     args = parser.parse_args()
     results: dict[str, list[Figures]] = {name: [] for name in args.only}
-    for seed in range(1, args.rounds + 1):
-        order = list(args.only)
-        random.Random(seed).shuffle(order)
-        for name in order:
-            results[name].append(cook(RECIPES[name], seed))
-            log(args.log, {"recipe": name, "seed": seed, **results[name][-1]})
+    for seed, name in in_rounds(args.only, args.rounds):
+        results[name].append(cook(RECIPES[name], seed))
+        log(args.log, {"recipe": name, "seed": seed, **results[name][-1]})
     print_table(results)
 
 

@@ -61,6 +61,9 @@ class Demo:
         return sae_config(architecture)
 
 
+DEMO = Demo()
+
+
 class SmolLM2:
     """Twelve of 30 layers, spread over the depth, as `real_model` trains them.
 
@@ -99,4 +102,4 @@ class SmolLM2:
 
 def subject(smollm2: Sequence[str] | None) -> Subject:
     """SmolLM2 in a folder, and folders of texts; without them the demo's model."""
-    return SmolLM2(*smollm2) if smollm2 else Demo()
+    return SmolLM2(*smollm2) if smollm2 else DEMO
