@@ -62,6 +62,11 @@ def test_a_stopped_recipe_goes_on_with_the_same_command_and_ends_with_the_same_f
     place: Path, cook: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cook("whole") == 0
+    over_all = _bar_over_all(capsys)
+    assert list(dict.fromkeys(part for part, _ in over_all)) == ["cache", "groups", "layers"]
+    shares = [share for _, share in over_all]
+    assert shares == sorted(shares)
+    assert shares[0] < 50 < 95 < shares[-1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CacheRun, "run", _killed)
         with pytest.raises(KeyboardInterrupt):
@@ -70,8 +75,9 @@ def test_a_stopped_recipe_goes_on_with_the_same_command_and_ends_with_the_same_f
         with pytest.MonkeyPatch.context() as patch:
             stop_after(patch, n_steps)
             assert cook("stopped") == 128 + 15
-        assert capsys.readouterr().out.rstrip().endswith(f"done] {part}")
+        assert capsys.readouterr().out.rstrip().endswith(f"done, now {part}")
     assert cook("stopped") == 0
+    assert _bar_over_all(capsys)[0][0] == "layers"
     whole, stopped = (hashes(place / name / "suite") for name in ("whole", "stopped"))
     assert stopped == whole
 
@@ -102,6 +108,12 @@ def test_a_stopped_recipe_goes_on_with_the_same_command_and_ends_with_the_same_f
     assert cook("whole") == 0  # the suite is there all the same
     assert "not evaluated: " in capsys.readouterr().out
     (place / "elsewhere").rename(place / "text")
+
+
+def _bar_over_all(capsys: pytest.CaptureFixture[str]) -> list[tuple[str, int]]:
+    """The parts and per cents that it has shown."""
+    shown = re.findall(r"Whole suite, (\w+): +(\d+)%", capsys.readouterr().err)
+    return [(part, int(share)) for part, share in shown]
 
 
 def _killed(_: object) -> None:

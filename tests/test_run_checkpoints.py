@@ -30,7 +30,7 @@ from sae_lens_groups.errors import (
 )
 from sae_lens_groups.field_values import Every, parse_every
 from sae_lens_groups.files.checksums import write_checksums
-from sae_lens_groups.files.writing import only_writer
+from sae_lens_groups.files.writing import new_folder, only_writer
 from sae_lens_groups.train.checkpoints.folder import checkpoints_in, damage_of
 from sae_lens_groups.train.checkpoints.schedule import CheckpointSchedule
 from sae_lens_groups.train.trainer import GroupSAETrainer
@@ -97,6 +97,7 @@ def test_every_multiple_of_the_tokens_is_followed_by_one_checkpoint(
     assert due == [n for n in counts if n // tokens > (n - step) // tokens]
 
 
+@pytest.mark.seam
 def test_a_run_that_goes_on_makes_the_same_checkpoints(
     model: HookedTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -448,12 +449,13 @@ def test_a_mounted_disk_itself_is_refused(model: HookedTransformer, small_disk: 
 
 
 def _hold(folder: str, is_held: Any) -> None:
-    with only_writer(folder):
+    with only_writer(folder), new_folder(folder) as partial:
+        (partial / "half").touch()
         is_held.set()
         signal.pause()
 
 
-def test_a_second_run_on_a_folder_is_refused_until_the_first_is_gone(
+def test_a_second_run_on_a_folder_is_refused_until_the_first_is_killed_and_removes_what_it_left(
     model: HookedTransformer, tmp_path: Path
 ) -> None:
     folder = tmp_path / "suite"

@@ -1,11 +1,14 @@
 """`sae-lens-groups suite`: the whole way from text to an evaluated SAE per layer, in one command."""
 
 import argparse
+import contextlib
 import shlex
+import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO, cast
 
 from sae_lens_groups import files
 from sae_lens_groups.cli import evaluate
@@ -80,10 +83,10 @@ def _recipe(line: CommandLine, own: argparse.Namespace) -> "SuiteRecipe":
 
 def _make(recipe: "SuiteRecipe", parts: "SuiteParts") -> None:
     """Does what is not done yet, part by part."""
-    from sae_lens_groups.train import GroupSAETrainingRunner, cache_activations
+    from sae_lens_groups.train import GroupSAETrainingRunner, cache_activations, followed_by
 
     output = Path(str(recipe.cfg.output_path))
-    left: dict[str, tuple[Path, Callable[[], object]]] = {
+    steps: dict[str, tuple[Path, Callable[[], object]]] = {
         "cache": (
             recipe.folder / "cache" / files.CACHE,
             lambda: cache_activations(recipe.config("cache", parts), cache_dtype=parts.cache_dtype),
@@ -96,17 +99,44 @@ def _make(recipe: "SuiteRecipe", parts: "SuiteParts") -> None:
             output / files.SUITE,
             lambda: GroupSAETrainingRunner(recipe.config("layers", parts)).run(),
         ),
-        "evaluation": (output / files.EVALUATION, lambda: _evaluate(recipe)),
     }
-    is_trained, done = files.exists(output / files.SUITE), 0.0
-    for part, (result, do) in left.items():
-        is_needed = part == "evaluation" or (parts.shares.get(part, 0) and not is_trained)
-        if is_needed and not files.exists(result):
-            print(f"\n[{done:4.0%} done] {part}", flush=True)
-            do()
-        done += parts.shares.get(part, 0)
+    if not files.exists(output / files.SUITE):
+        done = 0.0
+        with _bar_over_all() as show:
+            for part, (result, do) in steps.items():
+                share = parts.shares.get(part, 0.0)
+                if share and not files.exists(result):
+                    print(f"{done:4.0%} done, now {part}", flush=True)
+                    with followed_by(partial(show, part, done, share)):
+                        do()
+                done += share
+    if not files.exists(output / files.EVALUATION):
+        print("100% done, now evaluation", flush=True)
+        _evaluate(recipe)
     recipe.clean()
-    print(f"\n[100% done] The suite lies in {output}, an evaluated SAE for each layer.")
+    print(f"The suite lies in {output}, an SAE for each layer.")
+
+
+@contextlib.contextmanager
+def _bar_over_all() -> Iterator[Callable[[str, float, float, float], None]]:
+    """A bar below those of the parts; what is printed meanwhile comes above it."""
+    from tqdm.auto import tqdm
+    from tqdm.contrib import DummyTqdmFile
+
+    form = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
+    with (
+        tqdm(total=1.0, desc="Whole suite", bar_format=form, leave=False) as bar,
+        contextlib.redirect_stdout(cast("TextIO", DummyTqdmFile(sys.stdout))),
+    ):
+
+        def show(part: str, before: float, share: float, of_part: float) -> None:
+            done = before + share * of_part
+            if not bar.n:  # what an earlier command did says nothing about the time left
+                bar.initial = bar.n = done
+            bar.set_description_str(f"Whole suite, {part}", refresh=False)
+            bar.update(done - bar.n)
+
+        yield show
 
 
 def _evaluate(recipe: "SuiteRecipe") -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import glob
 import io
 import os
 import shutil
@@ -168,7 +169,7 @@ def _umask() -> int:
 def only_writer(folder: Path | str | None, setting: str = "output_path") -> Iterator[None]:
     """Holds a folder for the block; the operating system lets go of it if the process dies.
 
-    Does nothing for None.
+    What a process that died left half written of it is removed. Does nothing for None.
 
     Raises:
         OutputFolderError: another run holds it, or nothing can be written beside it.
@@ -190,6 +191,8 @@ def only_writer(folder: Path | str | None, setting: str = "output_path") -> Iter
     except OSError as error:
         raise _unwritable(folder, setting, error) from error
     try:
+        for killed in folder.parent.glob(f".{glob.escape(folder.name)}.????????.partial"):
+            shutil.rmtree(killed, ignore_errors=True)  # nobody writes it any more
         yield
     finally:
         with contextlib.suppress(OSError):  # while it is held: who opens it later makes a new one

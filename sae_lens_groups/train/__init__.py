@@ -5,6 +5,7 @@ from sae_lens_groups.train.cache.run import CacheRun, cache_activations
 from sae_lens_groups.train.cost import count_flops, time_steps
 from sae_lens_groups.train.fast_step import ActiveLatents, SparseStep, TopKLikeStep, starts
 from sae_lens_groups.train.prepare import settle
+from sae_lens_groups.train.progress import followed_by
 from sae_lens_groups.train.ranks.world import world_of_process
 from sae_lens_groups.train.recipe import Budget, SuiteParts, SuiteRecipe
 from sae_lens_groups.train.refit.suite import refit_suite, refit_text, require_refittable_suite
@@ -29,6 +30,7 @@ __all__ = [
     "cache_activations",
     "count_flops",
     "dry_run",
+    "followed_by",
     "refit_suite",
     "refit_text",
     "replace_flags",

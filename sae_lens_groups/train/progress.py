@@ -1,12 +1,32 @@
 """What is seen of a run while it trains."""
 
+import contextlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from statistics import fmean
 from typing import Any
 
 from sae_lens.saes.sae import TrainStepOutput
+
+_follower: ContextVar[Callable[[float], None] | None] = ContextVar("_follower", default=None)
+
+
+@contextlib.contextmanager
+def followed_by(follower: Callable[[float], None]) -> Iterator[None]:
+    """Tells `follower` which share of a run or of a cache is done, as often as its bar moves."""
+    token = _follower.set(follower)
+    try:
+        yield
+    finally:
+        _follower.reset(token)
+
+
+def tell_share(share: float) -> None:
+    """Says how much is done to who follows."""
+    if follower := _follower.get():
+        follower(share)
 
 
 class ProgressBar:
@@ -28,6 +48,7 @@ class ProgressBar:
         if not self._is_set_up:
             self._set_up(pbar, n_tokens, next(iter(step_outputs.values())))
         pbar.n = min(n_tokens, self.total_tokens)
+        tell_share(pbar.n / self.total_tokens)
         now = time.monotonic()
         if now < self._next_refresh and n_tokens < self.total_tokens:
             return
@@ -50,4 +71,5 @@ class ProgressBar:
         pbar.unit, pbar.unit_scale = "tok", True
         pbar.initial = n_tokens - len(output.sae_in)  # a resumed run's rate counts its own tokens
         pbar.set_description_str(self.title, refresh=False)
+        pbar.leave = _follower.get() is None  # who follows has a bar of its own below
         self._is_set_up = True

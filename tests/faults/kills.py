@@ -10,9 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets import Dataset, IterableDataset
-
-from tests.faults.runs import RunKind, train
+Train = Callable[[str], None]
+"""Writes a suite of this name to the end, from where it was left when there is something of it."""
 
 # Python reports these before they happen.
 _FILE_EVENTS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree"}
@@ -24,58 +23,47 @@ _EVENTS_PER_CHECKPOINT = 110
 class Outcome:
     """How a run that was killed compares with the one that was not."""
 
-    kind: RunKind
     kills: list[str]
     """Where each kill came."""
     differing: list[str]
     """The files that differ; none is what is wanted."""
 
 
-def killed_and_compared(
-    kind: RunKind,
-    dataset: Dataset | IterableDataset,
-    folder: Path,
-    n_kills: int,
-    chance: random.Random,
-) -> Outcome:
-    """Kills a run `n_kills` times; it has to write the files of a run that was left alone."""
-    seconds, status = in_child(lambda: train(kind, dataset, folder, "whole"))
+def killed_and_compared(train: Train, folder: Path, n_kills: int, chance: random.Random) -> Outcome:
+    """Kills a run `n_kills` times; it has to write the files of a run that was left alone.
+
+    Args:
+        folder: where `train` writes, nothing but what begins with the name that it is given.
+    """
+    seconds, status = in_child(lambda: train("whole"))
     assert status == 0
     kills: list[str] = []
     while len(kills) < n_kills:
-        where = _killed_once(kind, dataset, folder, seconds, chance)
-        if where is not None:
-            kills.append(where)
-        elif (folder / "killed").exists():
+        where = _killed_once(train, folder, seconds, chance)
+        if where is None:
             break  # it was done before the kill came
-    if not (folder / "killed").exists():
-        _, status = in_child(lambda: train(kind, dataset, folder, "killed"))
+        kills.append(where)
+    else:
+        _, status = in_child(lambda: train("killed"))
         assert status == 0
-    return Outcome(kind, kills, differing_files(folder / "whole", folder / "killed"))
+    return Outcome(kills, differing_files(folder / "whole", folder / "killed"))
 
 
-def _killed_once(
-    kind: RunKind,
-    dataset: Dataset | IterableDataset,
-    folder: Path,
-    seconds: float,
-    chance: random.Random,
-) -> str | None:
+def _killed_once(train: Train, folder: Path, seconds: float, chance: random.Random) -> str | None:
     """Starts or goes on with the run and kills it; None where it ended before."""
     if chance.random() < 0.5:
         delay = seconds * chance.uniform(0.1, 0.5)
-        _, status = in_child(lambda: train(kind, dataset, folder, "killed"), kill_after=delay)
+        _, status = in_child(lambda: train("killed"), kill_after=delay)
         where = f"after {delay:.2f} s"
     else:
         n_events = chance.randrange(1, 2 * _EVENTS_PER_CHECKPOINT)
-        checkpoints = str(folder / "killed checkpoints")
 
         def train_until_event() -> None:
-            kill_at_event(n_events, checkpoints)
-            train(kind, dataset, folder, "killed")
+            kill_at_event(n_events, str(folder / "killed"))
+            train("killed")
 
         _, status = in_child(train_until_event)
-        where = f"at file event {n_events} in the checkpoints"
+        where = f"at event {n_events} of its files"
     if status == 0:
         return None
     assert status == -signal.SIGKILL, f"the run ended by itself with {status}"
@@ -130,12 +118,12 @@ def _work_and_exit(work: Callable[[], None]) -> None:
 
 
 def differing_files(one: Path, other: Path) -> list[str]:
-    """Files of two suites that are not the same, but for the settings, which name folders."""
+    """Files of two suites that are not the same, but for those that name folders or tell times."""
     names = {
         str(path.relative_to(folder))
         for folder in (one, other)
         for path in folder.rglob("*")
-        if path.is_file() and path.name not in ("runner_cfg.json", "checksums.json")
+        if path.is_file() and path.name not in ("runner_cfg.json", "checksums.json", "recipe.json")
     }
     return sorted(name for name in names if _content(one / name) != _content(other / name))
 

@@ -128,7 +128,7 @@ def ranks_killed_and_compared(
             run.by_hand(None)
     came = run.folder / "kills"
     lines = came.read_text().splitlines() if came.exists() else []
-    return Outcome(run.kind, lines, differing_files(run.folder / "whole", run.folder / "killed"))
+    return Outcome(lines, differing_files(run.folder / "whole", run.folder / "killed"))
 
 
 def random_kill(n_ranks: int, seconds: float, chance: random.Random) -> Kill:

@@ -1,6 +1,9 @@
-"""The runs that are killed: the demo's model, SAEs of four architectures, two kinds of dataset."""
+"""The runs that are killed: the demo's model, SAEs of four architectures, two kinds of dataset; and
+the recipe of a whole suite.
+"""
 
 import itertools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from tqdm import tqdm
 
 from sae_lens_groups import GroupSAERunnerConfig, GroupSAETrainingRunner
+from sae_lens_groups.cli import main
 from sae_lens_groups.demo.corpus import stdlib_texts
 from sae_lens_groups.demo.model import D_IN, HOOK_NAME, MODEL_CLASS_NAME, MODEL_FOLDER
 
@@ -81,6 +85,26 @@ def train(kind: RunKind, dataset: Dataset | IterableDataset, folder: Path, name:
         verbose=False,
     )
     GroupSAETrainingRunner(cfg, override_dataset=dataset).run()
+
+
+def cook(folder: Path, name: str) -> None:
+    """`sae-lens-groups suite` on the tokens in `folder/text`; writes `folder/name/suite`."""
+    torch.set_num_threads(1)
+    torch.seed()
+    (folder / name).mkdir(exist_ok=True)
+    os.chdir(folder / name)  # its tables name the suite by its folder
+    words = [
+        *("--architecture", "batchtopk", "--output_path", "suite"),
+        *("--model_name", str(MODEL_FOLDER), "--model_class_name", MODEL_CLASS_NAME),
+        *("--hook_name", HOOK_NAME, "--dataset_path", str(folder / "text"), "--context_size", "32"),
+        *("--layer_groups", "1-2,3-4", "--budget", "0.5", "--d_sae", "256", "--k", "8"),
+        *("--normalize_activations", "expected_average_only_in", "--lr", "4e-3"),
+        *("--training_tokens", "10240", "--train_batch_size_tokens", str(_BATCH_SIZE)),
+        *("--store_batch_size_prompts", "8", "--n_batches_in_buffer", "64"),
+        *("--checkpoint_every", str(10 * _BATCH_SIZE), "--refit_tokens", "2048"),
+        *("--nolog_to_wandb", "--noverbose"),
+    ]
+    assert main(["suite", *words]) == 0
 
 
 def make_dataset(is_streamed: bool) -> Dataset | IterableDataset:

@@ -43,6 +43,7 @@ from sae_lens_groups.train.cache.manifest import CacheManifest
 from sae_lens_groups.train.cache.rows import pieces
 from sae_lens_groups.train.cache.shards import write_dataset
 from sae_lens_groups.train.prepare import settle
+from sae_lens_groups.train.progress import tell_share
 
 _SETTING = "cached_activations_path"
 _PACKAGES = ("sae-lens-groups", "sae-lens", "datasets", "torch")
@@ -141,7 +142,10 @@ class CacheRun:
         store = GroupActivationsStore.from_group_config(
             self.model, cfg, self.groups, rows, norms.limits(cfg.hook_template)
         )
-        with files.new_folder(self.folder, _SETTING) as partial:
+        with (
+            files.only_writer(self.folder, _SETTING),
+            files.new_folder(self.folder, _SETTING) as partial,
+        ):
             n_prompts, dtype = self._write(store, partial)
             manifest = CacheManifest(
                 format_version=CacheManifest.newest_format,
@@ -162,14 +166,16 @@ class CacheRun:
 
     def _write(self, store: GroupActivationsStore, folder: Path) -> tuple[int, str]:
         """Writes the table; returns its prompts, and the dtype of the model's activations."""
-        dtype = ""
+        dtype, n_tokens = "", 0
 
         def encoded() -> Iterator[pa.RecordBatch]:
-            nonlocal dtype
+            nonlocal dtype, n_tokens
             for piece in pieces(store, self.cfg, self.layout):
                 dtype = piece.activations_dtype
                 yield self.layout.encode(piece.columns)
+                n_tokens += piece.n_tokens
                 bar.update(piece.n_tokens)
+                tell_share(n_tokens / self.n_tokens)
 
         with self._bar() as bar:
             return write_dataset(folder, self.layout.features, encoded()), dtype
