@@ -135,7 +135,10 @@ def train(
     cfg.lr_decay_steps = int(tokens // cfg.train_batch_size_tokens * decay)
     runner = GroupSAETrainingRunner(cfg, override_dataset=dataset)
     suite = runner.run()
-    return {**watch.seconds(), **(mean_scores(suite, runner.model, of) if is_scored else {})}
+    return {
+        **watch.seconds(),
+        **(mean_scores(suite, runner.model, of, cfg.autocast_lm) if is_scored else {}),
+    }
 
 
 class Watch:
@@ -155,7 +158,7 @@ class Watch:
         }
 
 
-def mean_scores(suite: Any, model: Any, of: Subject = DEMO) -> Figures:
+def mean_scores(suite: Any, model: Any, of: Subject = DEMO, autocast_lm: bool = True) -> Figures:
     """Means over the layers of a suite, on held-out text."""
     import torch
 
@@ -163,7 +166,7 @@ def mean_scores(suite: Any, model: Any, of: Subject = DEMO) -> Figures:
 
     n_batches, as_trained = 3, contextlib.nullcontext()
     if of is not DEMO:  # far slower
-        n_batches, as_trained = 2, torch.autocast("cpu", dtype=torch.bfloat16)
+        n_batches, as_trained = 1, torch.autocast("cpu", torch.bfloat16, enabled=autocast_lm)
     with as_trained:
         scores = evaluate_suite(suite, model, of.dataset("held_out"), n_batches=n_batches)
     metrics = ("explained_variance", "ce_loss_score", "l0")

@@ -18,6 +18,7 @@ import torch
 
 from tests.benchmarks import demo_runs
 from tests.benchmarks.demo_runs import Figures, Run, cook, in_rounds
+from tests.benchmarks.kl_part import last_part
 from tests.benchmarks.own_process import log
 from tests.benchmarks.subjects import DEMO
 from tests.benchmarks.time_to_quality import CONSTANT, FALLING
@@ -131,71 +132,134 @@ class FallingK(Lever):
         self.trainer.sae.cfg.k = self.k
 
 
-class FromRows(Lever):
-    """Decoder and encoder begin as rows of the data, at `share` rows to a random direction."""
+class LowRank(Lever):
+    """Each matrix moves by a product of two of `rank` columns and rows; the vectors move freely."""
+
+    def __init__(self, trainer: Any, **settings: float) -> None:
+        super().__init__(trainer, **settings)
+        rank = int(settings["rank"])
+        self.matrices = [w for w in self.parameters if w.ndim == 2]
+        self.starts = [w.detach().clone() for w in self.matrices]
+        self.factors = [
+            (torch.zeros(len(w), rank), torch.randn(rank, w.shape[1]) / rank**0.5)
+            for w in self.matrices
+        ]
+        moved = [factor for pair in self.factors for factor in pair]
+        self.adam = torch.optim.Adam([*moved, *(w for w in self.parameters if w.ndim < 2)])
+        trainer.optimizer.step = self.step
 
     @torch.no_grad()
-    def before_step(self, _batch: Any) -> None:
-        if self.trainer.n_training_steps:
-            return
-        sae = self.trainer.sae
-        rows_BD, position_B = self.trainer.unpack(_batch)
-        rows_BD = self.trainer.scaling.scale(rows_BD, position_B)
-        n = min(len(rows_BD), sae.cfg.d_sae)
-        rows_ND = rows_BD[:n] - rows_BD.mean(0)
-        rows_ND = rows_ND / rows_ND.norm(dim=1, keepdim=True)
-        drawn_ND = sae.W_dec[:n] / sae.W_dec[:n].norm(dim=1, keepdim=True)
-        mixed_ND = rows_ND * self.settings["share"] + drawn_ND * (1 - self.settings["share"])
-        norm_N1 = sae.W_dec[:n].norm(dim=1, keepdim=True)
-        sae.W_dec[:n] = mixed_ND / mixed_ND.norm(dim=1, keepdim=True) * norm_N1
-        sae.W_enc.copy_(sae.W_dec.T)
-        sae.b_dec.copy_(rows_BD.mean(0))
+    def step(self) -> None:
+        self.adam.param_groups[0]["lr"] = (
+            self.trainer.optimizer.param_groups[0]["lr"] * self.settings["rate"]
+        )
+        for w, (left, right) in zip(self.matrices, self.factors):
+            assert w.grad is not None
+            left.grad, right.grad = w.grad @ right.T, left.T @ w.grad
+        self.adam.step()
+        for w, start, (left, right) in zip(self.matrices, self.starts, self.factors):
+            w.copy_(start + left @ right)
 
 
-KINDS = {kind.__name__: kind for kind in (Averaged, Signum, Muon, FallingK, FromRows)}
+class ScheduleFree(Lever):
+    """Adam's steps from where no gradient is taken, and the mean of those points as the result
+    (arXiv 2405.15682). The rate does not fall.
+    """
+
+    def __init__(self, trainer: Any, **settings: float) -> None:
+        super().__init__(trainer, **settings)
+        self.n = 0
+        self.points = [w.detach().clone() for w in self.parameters]
+        self.means = [w.detach().clone() for w in self.parameters]
+        self.squares = [torch.zeros_like(w) for w in self.parameters]
+        trainer.optimizer.step = self.step
+
+    @torch.no_grad()
+    def step(self) -> None:
+        self.n += 1
+        lr = self.trainer.optimizer.param_groups[0]["lr"] * self.settings["rate"]
+        for w, z, mean, square in zip(self.parameters, self.points, self.means, self.squares):
+            if w.grad is not None:
+                square.lerp_(w.grad**2, 0.001)
+                scale = (square / (1 - 0.999**self.n)).sqrt_().add_(1e-8)
+                z.addcdiv_(w.grad, scale, value=-lr)
+                mean.lerp_(z, 1 / self.n)
+                w.copy_(z.lerp(mean, 0.9))
+
+    @torch.no_grad()
+    def at_end(self) -> None:
+        for w, mean in zip(self.parameters, self.means):
+            w.copy_(mean)
+
+
+KINDS = {kind.__name__: kind for kind in (Averaged, Signum, Muon, FallingK, LowRank, ScheduleFree)}
+
+
+def _both(kind: str, **settings: float) -> tuple[Run, Run]:
+    return {"lever": [kind, settings]}, {"lever": [kind, settings]}
+
+
 # Of each lever: of the groups' run and of the layers' run what changes.
 LEVERS: dict[str, tuple[Run, Run]] = {
     AS_IT_IS: ({}, {}),
+    **{f"Adam, rate x {rate:g}": ({"lr": 8e-3 * rate}, {"lr": 8e-3 * rate}) for rate in (0.5, 1.5)},
+    "groups: start at random": ({"init_features": "random"}, {}),
     "layers on half as many tokens more": ({}, {"tokens": 270_000}),
-    "layers: the rate stays, weights averaged over half": (
+    "groups: k falls from four times over the first third": (
+        {"lever": ["FallingK", {"times": 4, "part": 0.33}]},
         {},
-        {"decay": 0.0, "lever": ["Averaged", {"part": 0.5}]},
-    ),
-    "layers: the rate falls, weights averaged over the last fifth": (
-        {},
-        {"lever": ["Averaged", {"part": 0.2}]},
     ),
     "groups: weights averaged over the last quarter": (
         {"lever": ["Averaged", {"part": 0.25}]},
         {},
     ),
+    "layers: the rate stays, weights averaged over half": (
+        {},
+        {"decay": 0.0, "lever": ["Averaged", {"part": 0.5}]},
+    ),
+    "layers: the rate falls in the last half alone": ({}, {"decay": 0.5}),
     **{
-        f"signum, rate x {rate:g}": (
-            {"lever": ["Signum", {"rate": rate, "momentum": 0.9}]},
-            {"lever": ["Signum", {"rate": rate, "momentum": 0.9}]},
+        f"ScheduleFree, rate x {rate:g}": (
+            _both("ScheduleFree", rate=rate)[0],
+            {**_both("ScheduleFree", rate=rate)[1], "decay": 0.0},
         )
-        for rate in (0.05, 0.15)
+        for rate in (0.5, 1.0, 2.0)
     },
     **{
-        f"Muon, rate x {rate:g}": (
-            {"lever": ["Muon", {"rate": rate, "momentum": 0.9}]},
-            {"lever": ["Muon", {"rate": rate, "momentum": 0.9}]},
+        f"signum, rate x {rate:g}": _both("Signum", rate=rate, momentum=0.9)
+        for rate in (0.05, 0.15, 0.3, 0.5)
+    },
+    **{
+        f"Muon, rate x {rate:g}": _both("Muon", rate=rate, momentum=0.9)
+        for rate in (0.3, 1.0, 2.0, 4.0)
+    },
+    **{
+        f"layers: weights move by products of rank 16, rate x {rate:g}": (
+            {},
+            {"lever": ["LowRank", {"rank": 16, "rate": rate}]},
         )
         for rate in (0.3, 1.0)
     },
-    "groups: k falls from four times over the first third": (
-        {"lever": ["FallingK", {"times": 4, "part": 0.33}]},
-        {},
-    ),
-    "groups: start from rows": ({"lever": ["FromRows", {"share": 1.0}]}, {}),
-    "groups: start half from rows": ({"lever": ["FromRows", {"share": 0.5}]}, {}),
+    **{
+        f"layers on half as many tokens, then {tokens:,} with a KL loss, rate x {rate:g}": (
+            {},
+            {"tokens": 90_000, "kl": {"tokens": tokens, "rate": rate}},
+        )
+        for tokens, rate in ((4096, 0.03), (4096, 0.1), (8192, 0.1))
+    },
 }
 
 
-def train(lever: list[Any] | None = None, **run: Any) -> Figures:
-    """A run as `demo_runs.train` does it, with a lever by name and its settings."""
+def train(lever: list[Any] | None = None, kl: Run | None = None, **run: Any) -> Figures:
+    """A run as `demo_runs.train` does it, with a lever by name and its settings; `kl`: those of
+    `last_part`, which comes behind it.
+    """
     with _pulled(*lever) if lever else nullcontext():
-        return demo_runs.train(**run)
+        found = demo_runs.train(**{**run, "is_scored": run["is_scored"] and not kl})
+    if not kl:
+        return found
+    then = last_part(Path(run["output_path"]), run["seed"], run["lr"], **kl)
+    return {**then, **{name: then[name] + seconds for name, seconds in found.items()}}
 
 
 @contextmanager
@@ -249,11 +313,11 @@ def main() -> None:
 def _runs(lever: str, architecture: str, share: float) -> list[Run]:
     """The two runs of the recipe with a lever, on a share of their tokens."""
     runs = [
-        {**CONSTANT, "tokens": int(TOKENS * share)},
+        {**CONSTANT, "init_features": "rows", "tokens": int(TOKENS * share)},
         {**FALLING, "tokens": int(180_000 * share)},
     ]
     runs = [
-        {"architecture": architecture, **DEMO.settings, **run, **changes}
+        {"architecture": architecture, "autocast_lm": False, **DEMO.settings, **run, **changes}
         for run, changes in zip(runs, LEVERS[lever])
     ]
     return [{name: run[name] for name in run if name != "share"} for run in runs]

@@ -8,7 +8,8 @@ from typing import Any, Literal, Protocol
 from sae_lens_groups.layers import parse_ranges
 
 # Of every run, SAELens's too. An LM batch of 2,048 tokens is faster here than one of 4,096: it fits
-# the processor's cache. 10,240 tokens are enough for a mean norm.
+# the processor's cache. 10,240 tokens are enough for a mean norm, and 4,096 of SmolLM2's: SAELens
+# gives its runner that many for each layer in turn.
 _PROMPTS = {"store_batch_size_prompts": 16}
 Split = Literal["train", "held_out"]
 
@@ -72,7 +73,7 @@ class SmolLM2:
     """
 
     groups = "4-7,13-16,22-25"
-    settings: Mapping[str, Any] = {**_PROMPTS, "lr": 1e-3, "n_batches_for_norm_estimate": 20}
+    settings: Mapping[str, Any] = {**_PROMPTS, "lr": 1e-3, "n_batches_for_norm_estimate": 2}
 
     def __init__(self, model: str, *texts: str) -> None:
         self._model, self._texts = Path(model), [Path(text) for text in texts]

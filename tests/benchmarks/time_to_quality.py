@@ -197,7 +197,8 @@ def train_with_saelens(
     saes = runner.run()
     for name, sae in saes.items():
         sae.save_inference_model(Path(output_path) / hook_names[name])
-    return {**watch.seconds(), **mean_scores(SAESuite.load(output_path), runner.model, of)}
+    suite = SAESuite.load(output_path)
+    return {**watch.seconds(), **mean_scores(suite, runner.model, of, autocast_lm)}
 
 
 def print_table(rounds: list[dict[str, dict[str, Any]]]) -> None:
