@@ -245,12 +245,7 @@ def browser() -> Iterator[webdriver.Chrome]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     products.mark_long_products(items)
-    is_floor = floor.is_the_oldest_at_hand()
-    for item in floor.depending_on_saelens(items):
-        item.add_marker("saelens")
-        if is_floor and products.name_of(item) in floor.LONG:
-            item.add_marker("slow")
-            item.add_marker("long")
+    floor.mark(items)
     # The long ones first: what is left at the end is short, and all processes end together.
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 

@@ -22,10 +22,14 @@ def name_of(item: pytest.Item) -> str:
 
 
 def mark_long_products(items: Iterable[pytest.Item]) -> None:
+    """Marks of these tests all but one case for each architecture."""
+    mark_long_cases([item for item in items if name_of(item) in LONG_PRODUCTS])
+
+
+def mark_long_cases(items: Iterable[pytest.Item]) -> None:
     """Marks all but one case for each architecture."""
-    cases = [item for item in items if name_of(item) in LONG_PRODUCTS]
-    kept = set(one_for_each_architecture(cases))
-    for item in cases:
+    kept = set(one_for_each_architecture(items))
+    for item in items:
         if item not in kept:
             item.add_marker("slow")
             item.add_marker("long")

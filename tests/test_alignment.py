@@ -158,6 +158,7 @@ def train(
     return suite, {name: one.scaling for name, one in trainers[0].group_trainers.items()}
 
 
+@pytest.mark.seam
 @pytest.mark.parametrize("mode", ["none", MEAN_NORM, *([WHITENING] if HAS_WHITENING else [])])
 @pytest.mark.parametrize("alignment", ["scale", "orthogonal", "affine"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

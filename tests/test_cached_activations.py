@@ -204,6 +204,7 @@ def test_drawn_rows_of_a_short_dataset_are_drawn_anew_each_time() -> None:
     assert_same_suites(trained(**short, **CACHED), plain)
 
 
+@pytest.mark.seam
 @pytest.mark.parametrize("layer", [0, 3])
 def test_saelens_trains_from_a_layer_of_the_cache(layer: int) -> None:
     """With the weights that it trains without a cache."""
@@ -238,6 +239,7 @@ def test_float16_is_half_as_large_and_nearly_the_same() -> None:
     assert len(trained("0-2,3", **CACHED)) == 4
 
 
+@pytest.mark.seam
 def test_in_training_evals_take_nothing_from_the_cache() -> None:
     write_cache(exclude_special_tokens=[2])
     changes: dict[str, Any] = {**CACHED, "exclude_special_tokens": [2], "n_eval_batches": 1}
@@ -640,6 +642,7 @@ def test_every_setting_says_whether_a_cache_depends_on_it() -> None:
         )
 
 
+@pytest.mark.seam
 def test_a_setting_that_nobody_has_decided_on_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     """As one of a later SAELens would be: a cache that says nothing of it was made by default."""
     write_cache()

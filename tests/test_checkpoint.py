@@ -59,6 +59,7 @@ def send_at_step(runner: GroupSAETrainingRunner, step: int, signal_number: int) 
     store.get_batch_tokens = read  # type: ignore[method-assign]
 
 
+@pytest.mark.seam
 def test_checkpoints_hold_what_a_run_needs_to_go_on(
     model: HookedTransformer, tmp_path: Path
 ) -> None:
@@ -91,6 +92,7 @@ def test_checkpoints_hold_what_a_run_needs_to_go_on(
     }
 
 
+@pytest.mark.seam
 @pytest.mark.parametrize("save_final_checkpoint", [True, False])
 def test_a_final_checkpoint_only_where_it_is_asked_for(
     model: HookedTransformer, tmp_path: Path, save_final_checkpoint: bool
@@ -174,6 +176,7 @@ def test_training_works_in_a_thread_that_cannot_listen_to_signals(
     assert len(suites[0]) == 4
 
 
+@pytest.mark.seam
 def test_a_resumed_run_goes_on_with_weights_optimiser_scaling_and_data(tmp_path: Path) -> None:
     model = make_model(norms=(1, 4, 16, 16))
     first = make_runner(model, checkpoint_path=str(tmp_path / "ckpt"), **SMALL_LM_BATCHES)

@@ -368,6 +368,7 @@ def test_identities_hold_on_every_task(model: HookedTransformer, tmp_path: Path,
     assert curve.share == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.seam
 def test_identities_hold_for_a_transformers_model(
     demo_model: HookedProxyLM, tmp_path: Path
 ) -> None:

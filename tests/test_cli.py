@@ -54,6 +54,7 @@ def help_flags(text: str) -> set[str]:
 # --- flags ---
 
 
+@pytest.mark.seam
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_flag_of_saelens_is_a_flag_of_ours(
     architecture: str, capsys: pytest.CaptureFixture[str]
@@ -94,6 +95,7 @@ def test_every_flag_of_saelens_is_a_flag_of_ours(
     assert ours - theirs <= own | {"--config_file", "--architecture", "--sae", "--dry_run"}
 
 
+@pytest.mark.seam
 def test_flags_mean_what_they_mean_to_saelens() -> None:
     theirs = _parse_cfg_args(FLAGS)
     ours = parse_config(arguments("--layer_groups", "0-3,11"))
@@ -215,6 +217,7 @@ def test_flags_beside_a_config_file_win(saved_cfg: tuple[Path, dict[str, Any]]) 
     assert cfg.seqpos_slice == (2, -2)
 
 
+@pytest.mark.seam
 def test_a_config_file_of_ours_brings_its_groups(
     saved_cfg: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -226,6 +229,7 @@ def test_a_config_file_of_ours_brings_its_groups(
     assert other.layer_groups == "each"
 
 
+@pytest.mark.seam
 def test_settings_of_another_saelens_version_are_left_out(
     saved_cfg: tuple[Path, dict[str, Any]],
 ) -> None:
@@ -235,6 +239,7 @@ def test_settings_of_another_saelens_version_are_left_out(
     assert cfg.lr == saved["lr"]
 
 
+@pytest.mark.seam
 def test_what_saelens_derives_follows_the_flags_beside_a_config_file(
     saved_cfg: tuple[Path, dict[str, Any]],
 ) -> None:
@@ -248,6 +253,7 @@ def test_what_saelens_derives_follows_the_flags_beside_a_config_file(
     assert (kept.device, kept.llm_device, kept.lr_end) == ("meta", "cpu", 0.5)
 
 
+@pytest.mark.seam
 def test_what_saelens_derives_follows_the_flags_of_from_sae_lens() -> None:
     theirs = _parse_cfg_args([*FLAGS, "--model_class_name", "HookedTransformer"])
     assert theirs.model_from_pretrained_kwargs == {"center_writing_weights": False}
@@ -408,6 +414,7 @@ def test_the_version_is_the_packages_own(capsys: pytest.CaptureFixture[str]) -> 
 # --- whole runs ---
 
 
+@pytest.mark.seam
 def test_a_saelens_command_line_trains_groups_with_one_flag_added(
     text_folder: Path, tmp_path: Path
 ) -> None:

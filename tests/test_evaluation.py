@@ -148,6 +148,7 @@ def demo_model(
         os.chdir(before)
 
 
+@pytest.mark.seam
 @pytest.mark.parametrize("architecture", ["topk", "jumprelu", "gated"])
 def test_every_number_is_that_of_run_evals(
     demo_model: tuple[HookedRootModule, str], architecture: str
@@ -173,6 +174,7 @@ def test_every_number_is_that_of_run_evals(
         assert_equal_metrics(dict(score.metrics), expected)
 
 
+@pytest.mark.seam
 @pytest.mark.parametrize(
     ("hook_name", "head_index"),
     [
@@ -692,6 +694,7 @@ def test_the_table_has_the_columns_of_the_contract(
             assert float(cells[f"{name}_diff_low"]) <= float(cells[f"{name}_diff_high"])
 
 
+@pytest.mark.seam
 def test_the_json_has_the_form_of_saelens(
     suite: SAESuite, model: HookedTransformer, held_out: Dataset, tmp_path: Path
 ) -> None:

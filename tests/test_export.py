@@ -80,6 +80,7 @@ def rows_of(model: HookedTransformer, layer: int) -> torch.Tensor:
     return model.run_with_cache(tokens, names_filter=name)[1][name].reshape(-1, D_IN)
 
 
+@pytest.mark.seam
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_layer_equals_the_unscaled_group_sae_of_scaled_rows(
@@ -94,6 +95,7 @@ def test_a_layer_equals_the_unscaled_group_sae_of_scaled_rows(
         torch.testing.assert_close(suite.layer(layer)(rows), expected, rtol=1e-5, atol=tolerance)
 
 
+@pytest.mark.seam
 @pytest.mark.parametrize("mode", [mode for mode in MODES if mode != WHITENING])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_layers_of_a_group_share_their_matrices_bit_for_bit(
@@ -108,6 +110,7 @@ def test_the_layers_of_a_group_share_their_matrices_bit_for_bit(
     assert differ == (mode == MEAN_NORM and bool(has_vectors))
 
 
+@pytest.mark.seam
 @pytest.mark.parametrize("architecture", ["batchtopk", "matryoshka_batchtopk"])
 def test_batchtopk_is_exported_as_jumprelu_with_its_threshold_scaled(
     model: HookedTransformer, tokens: Dataset, architecture: str
@@ -161,6 +164,7 @@ def test_an_exported_layer_shares_no_memory_with_the_group(
     assert torch.equal(suite.layer(1).W_dec, before)
 
 
+@pytest.mark.seam
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_architecture_of_saelens_can_be_folded(architecture: str) -> None:
     require_foldable(TrainingSAE.from_dict(sae_config(architecture).to_dict()), MEAN_NORM)
@@ -202,6 +206,7 @@ print(json.dumps(results))
 """
 
 
+@pytest.mark.seam
 def test_plain_saelens_scores_an_exported_layer_like_the_scaled_group_sae(
     model: HookedTransformer, tokens: Dataset, tmp_path: Path
 ) -> None:

@@ -42,6 +42,8 @@ from sae_lens_groups.train.trainer import GroupSAETrainer
 
 from .conftest import ARCHITECTURES, group_config, sae_config
 
+pytestmark = pytest.mark.seam
+
 MATRYOSHKA = "matryoshka_batchtopk"
 SPARSE = [n for n in ("topk", "batchtopk", "abstopk", MATRYOSHKA) if n in ARCHITECTURES]
 WINDOW = 40

@@ -79,6 +79,7 @@ def test_help_shows_without_importing_saelens(tmp_path: Path) -> None:
             assert f"some of {', '.join(TASKS)}, with" in " ".join(shown.split())
 
 
+@pytest.mark.seam
 def test_the_help_of_train_begins_with_what_is_needed_and_has_a_line_for_each_flag(
     tmp_path: Path,
 ) -> None:

@@ -80,6 +80,7 @@ def assert_same_weights(ours: dict[str, torch.Tensor], theirs: dict[str, torch.T
         assert torch.equal(weight, theirs[name]), name
 
 
+@pytest.mark.seam
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_one_layer_equals_saelens_single_runner(
     model: HookedTransformer, tokens: Dataset, architecture: str
@@ -89,6 +90,7 @@ def test_one_layer_equals_saelens_single_runner(
     assert_same_weights(suite.group(LayerGroup(1, 1)).state_dict(), theirs.state_dict())
 
 
+@pytest.mark.seam
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_each_equals_saelens_multi_runner(
     model: HookedTransformer, tokens: Dataset, architecture: str
@@ -110,6 +112,7 @@ def test_each_equals_saelens_multi_runner(
         assert_same_weights(ours.state_dict(), theirs[f"layers_{layer}"].state_dict())
 
 
+@pytest.mark.seam
 @pytest.mark.parametrize(
     "architecture",
     [n for n in ARCHITECTURES if n in ("topk", "batchtopk", "abstopk", "matryoshka_batchtopk")],
@@ -126,6 +129,7 @@ def test_with_the_fast_step_weights_differ_from_saelens_own_by_rounding(
         assert not torch.equal(ours[name], weight)
 
 
+@pytest.mark.seam
 @pytest.mark.parametrize("mode", ESTIMATED)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_normalised_weights_are_the_same_before_folding_and_the_saes_after(

@@ -44,6 +44,7 @@ def rows_BD() -> torch.Tensor:
     return 3 * torch.randn(7, D_IN, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.seam
 def test_a_folder_of_saes_becomes_a_suite(theirs: Path) -> None:
     suite = SAESuite.load(theirs)
     assert list(suite) == HOOK_NAMES
@@ -80,6 +81,7 @@ def test_a_saved_import_is_a_suite_like_any_other(theirs: Path, tmp_path: Path) 
         assert again.log_sparsity(layer).shape == (own.cfg.d_sae,)
 
 
+@pytest.mark.seam
 @pytest.mark.parametrize("form", ["folder", "saved"])
 def test_training_starts_from_them(
     theirs: Path, model: HookedTransformer, tokens: Dataset, tmp_path: Path, form: str

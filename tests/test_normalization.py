@@ -17,6 +17,8 @@ from sae_lens_groups.train.group_trainer import GroupSAE, GroupTrainer
 
 from .conftest import D_IN, D_SAE, group_config, sae_config
 
+pytestmark = pytest.mark.seam
+
 GROUP = LayerGroup(0, 2)
 NORMS = (1.0, 10.0, 100.0)
 

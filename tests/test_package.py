@@ -20,7 +20,7 @@ from sae_lens_groups import demo, errors, files
 from sae_lens_groups.demo import corpus
 from sae_lens_groups.demo.model import MODEL_FOLDER
 
-from . import floor, processes
+from . import processes
 from .hub import Token, hub
 
 ROOT = Path(__file__).parent.parent
@@ -79,6 +79,7 @@ def test_every_error_is_of_the_one_kind_that_callers_catch() -> None:
     assert other == {errors.TrainingInterrupted}
 
 
+@pytest.mark.seam
 def test_saelens_file_names_are_written_out_correctly() -> None:
     assert files.RUNNER_CFG == constants.RUNNER_CFG_FILENAME
     assert files.SCALER == constants.ACTIVATION_SCALER_CFG_FILENAME
@@ -134,21 +135,13 @@ def test_the_demo_models_held_out_loss_is_far_below_a_unigram_models() -> None:
     assert held_out_loss(model, held_out) < 2.9
 
 
+@pytest.mark.seam
 def test_floor_and_newest_are_those_that_the_package_names() -> None:
     dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     oldest = re.search(r"sae-lens==(\S+)", (ROOT / "tests/floor.txt").read_text())
     assert oldest is not None
     assert f"sae-lens>={oldest[1]},<7" in dependencies
     assert "torch>=2.6" in dependencies  # whose torch.load runs no code of a checkpoint
-
-
-def test_the_tests_that_are_chosen_for_the_floor_are_there() -> None:
-    there = {path.stem: path.read_text() for path in (ROOT / "tests").glob("test_*.py")}
-    names = {name for text in there.values() for name in re.findall(r"^def (test_\w+)", text, re.M)}
-    assert names | there.keys() >= floor.SAME_WITH_ANY_SAELENS
-    assert names >= floor.LONG
-    for file, chosen in floor.ONLY_THESE.items():
-        assert chosen <= {*re.findall(r"^def (test_\w+)", there[file], re.M)}, file
 
 
 def imported_distributions() -> set[str]:

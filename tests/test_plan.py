@@ -329,6 +329,7 @@ def test_max_cost_takes_the_most_groups_that_it_allows() -> None:
         plan_groups(measured, max_cost=0.5, flops=cost)
 
 
+@pytest.mark.seam
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_flops_are_counted_for_every_architecture(architecture: str, tokens: Dataset) -> None:
     cfg = group_config(sae=sae_config(architecture), fast_step="never")

@@ -67,6 +67,7 @@ def test_a_model_of_transformers_is_named_as_on_the_hub() -> None:
     assert entry["model"] == "EleutherAI/pythia-160m"
 
 
+@pytest.mark.seam
 def test_saelens_own_loader_finds_every_layer_of_the_entry(saelens_with: Any) -> None:
     n_releases = len(get_pretrained_saes_directory())
     suite = facts("0-1")

@@ -196,6 +196,7 @@ def test_saelens_loads_it_and_files_say_what_it_is(refitted: SAESuite, tmp_path:
     assert SAESuite.load(tmp_path / "suite").manifest.refit_tokens == 3000
 
 
+@pytest.mark.seam
 @pytest.mark.parametrize("changes", [{}, {"fast_step": "never"}])
 def test_training_with_refit_tokens_ends_with_the_same(
     plain: SAESuite, refitted: SAESuite, changes: dict[str, Any]

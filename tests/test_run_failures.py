@@ -352,6 +352,7 @@ def rates(
     return seen
 
 
+@pytest.mark.seam
 @pytest.mark.parametrize(
     "schedule",
     [
@@ -389,6 +390,7 @@ def test_a_resumed_run_has_the_learning_rates_of_a_whole_run_of_its_settings(
     assert resumed == pytest.approx({step: whole[step] for step in resumed}, rel=1e-6, abs=1e-12)
 
 
+@pytest.mark.seam
 def test_other_betas_are_used(model: HookedTransformer, tmp_path: Path) -> None:
     run(model, checkpoint_path=str(tmp_path / "a"), n_checkpoints=1)
     (checkpoint,) = checkpoints_in(run_folder({"checkpoint_path": tmp_path / "a"}))
@@ -492,6 +494,7 @@ def patch_started_wandb(
     monkeypatch.setattr(wandb, "init", start_and_patch)
 
 
+@pytest.mark.seam
 @pytest.mark.parametrize(
     "model_name", ["a name (of mine)[1]", "/home/me/models/" + "long_name_" * 20, "tiny"]
 )

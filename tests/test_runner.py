@@ -86,6 +86,7 @@ def test_training_reduces_the_loss_of_every_layer(model: HookedTransformer) -> N
         assert after > before + 0.2
 
 
+@pytest.mark.seam
 @pytest.mark.parametrize("name", ["autocast", "autocast_lm"])
 def test_autocast_reaches_the_training(
     model: HookedTransformer, tokens: Dataset, name: str
@@ -111,6 +112,7 @@ def test_compiled_training_gives_nearly_the_same_weights(tokens: Dataset, name: 
     assert torch.isfinite(compiled.layer(1)(torch.randn(4, D_IN))).all()
 
 
+@pytest.mark.seam
 def test_override_saes_are_where_training_starts(model: HookedTransformer, tokens: Dataset) -> None:
     start = TrainingSAE.from_dict(sae_config().to_dict())
     start.W_dec.data.mul_(3)
@@ -195,6 +197,7 @@ def test_an_sae_in_inference_form_cannot_be_trained_further(
         train(model, tokens, from_pretrained_path=str(tmp_path / "start"))
 
 
+@pytest.mark.seam
 def test_from_pretrained_path_is_where_every_group_starts(
     model: HookedTransformer, tokens: Dataset, tmp_path: Path
 ) -> None:
@@ -235,6 +238,7 @@ def test_other_hooks_of_the_same_width_work(
 # --- models ---
 
 
+@pytest.mark.seam
 @pytest.mark.parametrize(
     ("model_class_name", "hook_name", "last"),
     [
@@ -337,6 +341,7 @@ def suite_from(dataset_path: str, **changes: Any) -> SAESuite:
     return GroupSAETrainingRunner(cfg).run()
 
 
+@pytest.mark.seam
 @pytest.mark.parametrize("streaming", [True, False])
 def test_local_text_is_tokenised_as_saelens_does_it(tmp_path: Path, streaming: bool) -> None:
     path = write_jsonl(tmp_path / "text", [{"text": text} for text in TEXTS])
@@ -392,6 +397,7 @@ def test_chat_formatting_reaches_the_tokens(tmp_path: Path) -> None:
     assert len(runner.run()) == 1
 
 
+@pytest.mark.seam
 def test_special_tokens_are_the_tokenizers_own(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "text", [{"text": text} for text in TEXTS])
     cfg = GroupSAERunnerConfig(
@@ -471,6 +477,7 @@ def test_tokens_of_another_vocabulary_are_refused(model: HookedTransformer) -> N
 # --- logging and evaluation ---
 
 
+@pytest.mark.seam
 def test_wandb_gets_saelens_keys_per_group_and_metrics_per_layer(
     model: HookedTransformer, tokens: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -527,6 +534,7 @@ def test_wandb_gets_saelens_keys_per_group_and_metrics_per_layer(
         assert torch.equal(suite.group(group).W_dec, plain.group(group).W_dec)
 
 
+@pytest.mark.seam
 def test_in_training_evals_see_each_layer_at_its_own_scale(tokens: Dataset) -> None:
     """The evals of a group in training equal those of its exported layers on the same tokens."""
     model = make_model(norms=(1, 4, 16, 16))

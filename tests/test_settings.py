@@ -73,6 +73,7 @@ def test_a_schedule_longer_than_the_run_is_refused_before_the_model_loads(
     assert str(caught.value).endswith("lower that, or raise training_tokens")
 
 
+@pytest.mark.seam
 def test_schedules_that_fill_the_run_are_trained(model: HookedTransformer, tokens: Dataset) -> None:
     fitting: list[dict[str, Any]] = [
         {"lr_warm_up_steps": 15, "lr_decay_steps": 15},
@@ -485,6 +486,7 @@ def test_a_whitening_is_estimated_on_many_rows_for_each_dimension() -> None:
     assert cfg.norm_estimate_batches == 200  # 50 rows of 1,024
 
 
+@pytest.mark.seam
 def test_a_saelens_config_keeps_its_norm_estimate() -> None:
     theirs = LanguageModelSAERunnerConfig(**settings(n_batches_for_norm_estimate=1000))
     ours = GroupSAERunnerConfig.from_sae_lens(theirs, layer_groups="3")

@@ -129,6 +129,7 @@ def assert_same(sae: Any, size: int, rows_BD: torch.Tensor, silent_F: torch.Tens
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 # None; fewer than k_aux of 12; more; as many as all.
+@pytest.mark.seam
 @pytest.mark.parametrize("n_dead", [0, 5, 60, WIDE["d_sae"]])
 @pytest.mark.parametrize("architecture", SHARDED)
 def test_shards_step_as_the_whole_sae_does(architecture: str, n_dead: int, size: int) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,6 +51,7 @@ def served_by_ours(
     return served
 
 
+@pytest.mark.seam
 @given(
     st.lists(st.integers(1, 30), min_size=1, max_size=12),
     st.integers(4, 40),

@@ -29,6 +29,8 @@ from .conftest import (
     sae_config,
 )
 
+pytestmark = pytest.mark.seam
+
 
 def make_store(
     model: HookedRootModule, dataset: Dataset, layer_groups: str = "0-2,3", **changes: Any

@@ -43,6 +43,7 @@ def folder(suite: SAESuite, tmp_path: Path) -> Path:
     return suite.save(tmp_path / "suite")
 
 
+@pytest.mark.seam
 def test_a_suite_is_a_mapping_from_hook_name_to_plain_sae(suite: SAESuite) -> None:
     assert isinstance(suite, Mapping)
     assert list(suite) == HOOK_NAMES
@@ -197,6 +198,7 @@ def test_a_suite_folder_holds_what_the_contract_says(suite: SAESuite, folder: Pa
     assert json.loads((folder / "runner_cfg.json").read_text())["layer_groups"] == "0-2,3"
 
 
+@pytest.mark.seam
 def test_a_layers_cfg_is_saelens_inference_form_with_our_facts_under_one_key(folder: Path) -> None:
     cfg = json.loads((folder / HOOK_NAMES[1] / "cfg.json").read_text())
     assert cfg["architecture"] == "topk"
@@ -220,6 +222,7 @@ def test_sparsity_is_each_layers_own_log10_frequency(suite: SAESuite, folder: Pa
         )
 
 
+@pytest.mark.seam
 def test_groups_are_saved_in_training_form(suite: SAESuite, folder: Path) -> None:
     loaded = TrainingSAE.load_from_disk(folder / "groups" / "layers_0-2")
     group_sae = suite.group(LayerGroup(0, 2))
@@ -227,6 +230,7 @@ def test_groups_are_saved_in_training_form(suite: SAESuite, folder: Path) -> Non
         assert torch.equal(loaded.state_dict()[name], weight)
 
 
+@pytest.mark.seam
 def test_a_saved_suite_loads_with_equal_outputs(suite: SAESuite, folder: Path) -> None:
     loaded = SAESuite.load(folder)
     assert loaded.manifest == suite.manifest
@@ -252,6 +256,7 @@ except ImportError:
 """
 
 
+@pytest.mark.seam
 def test_plain_saelens_loads_a_layer_where_we_cannot_be_imported(
     suite: SAESuite, folder: Path, tmp_path: Path
 ) -> None:
@@ -423,6 +428,7 @@ def test_an_sae_can_be_moved_and_stays_moved(folder: Path) -> None:
     assert loaded[HOOK_NAMES[0]].W_dec.dtype == torch.float64
 
 
+@pytest.mark.seam
 def test_several_layers_attach_to_a_model_at_once(
     suite: SAESuite, model: HookedTransformer, tokens: Dataset
 ) -> None:

@@ -15,6 +15,8 @@ from sae_lens_groups.train.statistics import LayerStatistics
 
 from .conftest import D_IN, D_SAE, group_config, sae_config
 
+pytestmark = pytest.mark.seam
+
 GROUP = LayerGroup(2, 4)
 
 

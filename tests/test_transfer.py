@@ -129,6 +129,7 @@ def test_a_copy_to_the_same_layer_leaves_outputs_as_they_are(
         require_equal(copy.layer(layer)(rows), expected, times=10 if whitens else 1)
 
 
+@pytest.mark.seam
 @pytest.mark.parametrize("mode", ["none", MEAN_NORM])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_copy_of_an_exported_layer_leaves_outputs_as_they_are(
@@ -148,6 +149,7 @@ def test_a_copy_of_an_exported_layer_leaves_outputs_as_they_are(
     assert plain(rows).std() > 0.1
 
 
+@pytest.mark.seam
 @pytest.mark.parametrize("mode", ["none", MEAN_NORM])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_copy_of_saelens_own_checkpoint_leaves_outputs_as_they_are(
@@ -433,6 +435,7 @@ def test_the_suite_tells_where_it_started_and_how_far_it_came(
     assert "transfer" not in json.loads((tmp_path / "s/suite.json").read_text())
 
 
+@pytest.mark.seam
 def test_the_reported_scores_are_run_evals_of_the_exported_layers(
     growing: HookedTransformer, tokens: Dataset, tmp_path: Path
 ) -> None:

@@ -120,6 +120,7 @@ def test_other_hooks_have_their_own_name_or_none(hook: str) -> None:
     assert (template.in_transformer_lens is None) == ("blocks" not in hook)
 
 
+@pytest.mark.seam
 def test_a_layers_files_name_the_hook_that_attaches_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
