@@ -126,8 +126,10 @@ def stored_activations(
 @pytest.mark.parametrize(
     ("prompts", "n_tokens", "excluded", "seqpos_slice"),
     [
-        (4, 4100, [], (None,)),  # a block for each LM batch
-        (40, 41_000, [3, 7, 11], (None,)),  # two blocks, of rows from all over the LM batch
+        # A block for each LM batch.
+        pytest.param(4, 4100, [], (None,), marks=pytest.mark.long),
+        # Two blocks, of rows from all over the LM batch.
+        pytest.param(40, 41_000, [3, 7, 11], (None,), marks=pytest.mark.long),
         (5, 5000, [0], (2, -2)),
     ],
 )

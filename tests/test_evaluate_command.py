@@ -343,6 +343,7 @@ def test_an_evaluation_of_an_earlier_version_is_kept(suite_folder: Path, tmp_pat
     assert figures(folder / "earlier_evaluation") == old
 
 
+@pytest.mark.long
 def test_the_model_computes_as_in_training_or_as_asked(
     tokens_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -139,8 +139,15 @@ def text_model() -> HookedRootModule:
     return load_model(MODEL_CLASS_NAME, str(MODEL_FOLDER), device="cpu")
 
 
-@pytest.mark.parametrize("streaming", [True, False])
-@pytest.mark.parametrize("prefetch", [0, 3])
+@pytest.mark.parametrize(
+    ("prefetch", "streaming"),
+    [
+        (0, False),
+        (3, True),
+        pytest.param(0, True, marks=pytest.mark.long),
+        pytest.param(3, False, marks=pytest.mark.long),
+    ],
+)
 def test_half_used_texts_are_gone_on_with(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,

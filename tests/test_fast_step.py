@@ -455,10 +455,16 @@ def test_training_goes_the_same_way(architecture: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize(
-    "architecture", [MATRYOSHKA, pytest.param("jumprelu", marks=needs_jumprelu)]
+    ("architecture", "autocast"),
+    [
+        ("jumprelu", False),
+        (MATRYOSHKA, True),
+        pytest.param("jumprelu", True, marks=pytest.mark.long),
+        pytest.param(MATRYOSHKA, False, marks=pytest.mark.long),
+    ],
 )
+@needs_jumprelu
 def test_trained_saes_explain_as_much_as_saelens_own(architecture: str, autocast: bool) -> None:
     """The mean over seeds is no lower than seeds make it, also where rounding parts the ways."""
     ours, theirs = (

@@ -333,7 +333,7 @@ def test_a_rank_that_is_killed_ends_the_others_and_the_run_goes_on(
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(SECONDS)
 def test_torchrun_starts_all_again_when_one_is_killed(
     alone: Callable[[str], Path], tmp_path: Path
