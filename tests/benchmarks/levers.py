@@ -223,29 +223,28 @@ LEVERS: dict[str, tuple[Run, Run]] = {
             _both("ScheduleFree", rate=rate)[0],
             {**_both("ScheduleFree", rate=rate)[1], "decay": 0.0},
         )
-        for rate in (0.5, 1.0, 2.0)
+        for rate in (0.5, 1.0, 2.0, 4.0)
     },
     **{
         f"signum, rate x {rate:g}": _both("Signum", rate=rate, momentum=0.9)
-        for rate in (0.05, 0.15, 0.3, 0.5)
+        for rate in (0.05, 0.15, 0.3)
     },
     **{
-        f"Muon, rate x {rate:g}": _both("Muon", rate=rate, momentum=0.9)
-        for rate in (0.3, 1.0, 2.0, 4.0)
+        f"Muon, rate x {rate:g}": _both("Muon", rate=rate, momentum=0.9) for rate in (0.3, 1.0, 2.0)
     },
     **{
         f"layers: weights move by products of rank 16, rate x {rate:g}": (
             {},
             {"lever": ["LowRank", {"rank": 16, "rate": rate}]},
         )
-        for rate in (0.3, 1.0)
+        for rate in (0.3, 1.0, 3.0)
     },
     **{
         f"layers on half as many tokens, then {tokens:,} with a KL loss, rate x {rate:g}": (
             {},
             {"tokens": 90_000, "kl": {"tokens": tokens, "rate": rate}},
         )
-        for tokens, rate in ((4096, 0.03), (4096, 0.1), (8192, 0.1))
+        for tokens, rate in ((4096, 0.03), (4096, 0.1), (4096, 0.3))
     },
 }
 

@@ -49,10 +49,13 @@ RECIPES: dict[str, list[list[Run]]] = {
     ],
     "the same from one cache, groups from rows": [
         [
-            {**CONSTANT, "cached": 0.2, "init_features": "rows"},
+            {**CONSTANT, "share": groups, "cached": cached, "init_features": "rows"},
             {**FALLING, "share": share},
         ]
-        for share in (0.2, 0.3, 0.4)
+        for cached, groups, share in (
+            *((0.05, 0.25, 0.1), (0.1, 0.5, 0.1)),  # enough where SAELens's are far from trained
+            *((0.2, 1.0, 0.2), (0.2, 1.0, 0.3), (0.2, 1.0, 0.4)),
+        )
     ],
     "the same from one cache, refitted at the end": [
         [
