@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tests.benchmarks.demo_runs import Figures, Watch, mean_scores
-from tests.benchmarks.subjects import DEMO, layers_of
+from tests.benchmarks.subjects import DEMO
 
 _PROMPTS = 8
 
@@ -32,13 +32,10 @@ def last_part(folder: Path, seed: int, lr: float, *, tokens: int, rate: float) -
     model = load_hooked_model(cfg, None)
     for weight in model.parameters():
         weight.requires_grad_(False)
-    suite: Any = SAESuite.load(folder)
-    hook_names = {layer: cfg.hook_template.hook_name(layer) for layer in layers_of(DEMO)}
-    saes = {name: suite[layer] for layer, name in hook_names.items()}
+    saes: dict[str, Any] = dict(SAESuite.load(folder))
     weights = {name: [sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec] for name, sae in saes.items()}
     optimizers = {name: torch.optim.Adam(of, lr=lr * rate) for name, of in weights.items()}
-    per_step = _PROMPTS * cfg.context_size
-    n_steps = tokens // per_step
+    n_steps = tokens // (_PROMPTS * cfg.context_size)
     for step in range(n_steps):
         first = len(rows) - (step + 1) * _PROMPTS
         tokens_SP = torch.tensor(rows[first : first + _PROMPTS]["tokens"])

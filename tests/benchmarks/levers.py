@@ -21,9 +21,9 @@ from tests.benchmarks.demo_runs import Figures, Run, cook, in_rounds
 from tests.benchmarks.kl_part import last_part
 from tests.benchmarks.own_process import log
 from tests.benchmarks.subjects import DEMO
-from tests.benchmarks.time_to_quality import CONSTANT, FALLING
+from tests.benchmarks.time_to_quality import BUDGET, CONSTANT, FALLING
 
-TOKENS, CACHED = 600_000, 120_000
+_CACHED = 0.2
 AS_IT_IS = "as it is"
 
 
@@ -66,35 +66,48 @@ class Averaged(Lever):
             w.copy_(mean)
 
 
-class OwnOptimizer(Lever):
-    """Another optimiser's step, at the rate of the schedule times `rate`."""
+class OwnStep(Lever):
+    """Another step in place of Adam's."""
+
+    def __init__(self, trainer: Any, **settings: float) -> None:
+        super().__init__(trainer, **settings)
+        trainer.optimizer.step = self.step
+
+    @property
+    def lr(self) -> float:
+        """The rate of the schedule times `rate`."""
+        return self.trainer.optimizer.param_groups[0]["lr"] * self.settings["rate"]
+
+    def step(self) -> None:
+        raise NotImplementedError
+
+
+class Momentum(OwnStep):
+    """A step that the gradients' moving average alone decides on."""
 
     def __init__(self, trainer: Any, **settings: float) -> None:
         super().__init__(trainer, **settings)
         self.momenta = [torch.zeros_like(w) for w in self.parameters]
-        self.adams_step = trainer.optimizer.step
-        trainer.optimizer.step = self.step
 
     @torch.no_grad()
     def step(self) -> None:
-        lr = self.trainer.optimizer.param_groups[0]["lr"] * self.settings["rate"]
         for w, momentum in zip(self.parameters, self.momenta):
             if w.grad is not None:
                 momentum.lerp_(w.grad, 1 - self.settings["momentum"])
-                self.update(w, momentum, lr)
+                self.update(w, momentum, self.lr)
 
     def update(self, w: torch.Tensor, momentum: torch.Tensor, lr: float) -> None:
         raise NotImplementedError
 
 
-class Signum(OwnOptimizer):
+class Signum(Momentum):
     """The momentum's sign (arXiv 1802.04434)."""
 
     def update(self, w: torch.Tensor, momentum: torch.Tensor, lr: float) -> None:
         w.add_(momentum.sign(), alpha=-lr)
 
 
-class Muon(OwnOptimizer):
+class Muon(Momentum):
     """The momentum of a matrix made orthogonal, with the scale of Adam's updates (arXiv 2502.16982);
     the sign of that of a vector."""
 
@@ -132,7 +145,7 @@ class FallingK(Lever):
         self.trainer.sae.cfg.k = self.k
 
 
-class LowRank(Lever):
+class LowRank(OwnStep):
     """Each matrix moves by a product of two of `rank` columns and rows; the vectors move freely."""
 
     def __init__(self, trainer: Any, **settings: float) -> None:
@@ -146,13 +159,10 @@ class LowRank(Lever):
         ]
         moved = [factor for pair in self.factors for factor in pair]
         self.adam = torch.optim.Adam([*moved, *(w for w in self.parameters if w.ndim < 2)])
-        trainer.optimizer.step = self.step
 
     @torch.no_grad()
     def step(self) -> None:
-        self.adam.param_groups[0]["lr"] = (
-            self.trainer.optimizer.param_groups[0]["lr"] * self.settings["rate"]
-        )
+        self.adam.param_groups[0]["lr"] = self.lr
         for w, (left, right) in zip(self.matrices, self.factors):
             assert w.grad is not None
             left.grad, right.grad = w.grad @ right.T, left.T @ w.grad
@@ -161,7 +171,7 @@ class LowRank(Lever):
             w.copy_(start + left @ right)
 
 
-class ScheduleFree(Lever):
+class ScheduleFree(OwnStep):
     """Adam's steps from where no gradient is taken, and the mean of those points as the result
     (arXiv 2405.15682). The rate does not fall.
     """
@@ -172,17 +182,15 @@ class ScheduleFree(Lever):
         self.points = [w.detach().clone() for w in self.parameters]
         self.means = [w.detach().clone() for w in self.parameters]
         self.squares = [torch.zeros_like(w) for w in self.parameters]
-        trainer.optimizer.step = self.step
 
     @torch.no_grad()
     def step(self) -> None:
         self.n += 1
-        lr = self.trainer.optimizer.param_groups[0]["lr"] * self.settings["rate"]
         for w, z, mean, square in zip(self.parameters, self.points, self.means, self.squares):
             if w.grad is not None:
                 square.lerp_(w.grad**2, 0.001)
                 scale = (square / (1 - 0.999**self.n)).sqrt_().add_(1e-8)
-                z.addcdiv_(w.grad, scale, value=-lr)
+                z.addcdiv_(w.grad, scale, value=-self.lr)
                 mean.lerp_(z, 1 / self.n)
                 w.copy_(z.lerp(mean, 0.9))
 
@@ -195,56 +203,57 @@ class ScheduleFree(Lever):
 KINDS = {kind.__name__: kind for kind in (Averaged, Signum, Muon, FallingK, LowRank, ScheduleFree)}
 
 
-def _both(kind: str, **settings: float) -> tuple[Run, Run]:
-    return {"lever": [kind, settings]}, {"lever": [kind, settings]}
+def _with(kind: str, **settings: float) -> Run:
+    return {"lever": [kind, settings]}
 
 
-# Of each lever: of the groups' run and of the layers' run what changes.
-LEVERS: dict[str, tuple[Run, Run]] = {
+# Of each lever: of the groups' run and of the layers' run what changes; `share` as in the recipes.
+LEVERS: dict[str, Sequence[Run]] = {
     AS_IT_IS: ({}, {}),
     **{f"Adam, rate x {rate:g}": ({"lr": 8e-3 * rate}, {"lr": 8e-3 * rate}) for rate in (0.5, 1.5)},
     "groups: start at random": ({"init_features": "random"}, {}),
-    "layers on half as many tokens more": ({}, {"tokens": 270_000}),
+    "layers on half as many tokens more": ({}, {"share": 0.45}),
     "groups: k falls from four times over the first third": (
-        {"lever": ["FallingK", {"times": 4, "part": 0.33}]},
+        _with("FallingK", times=4, part=0.33),
         {},
     ),
     "groups: weights averaged over the last quarter": (
-        {"lever": ["Averaged", {"part": 0.25}]},
+        _with("Averaged", part=0.25),
         {},
     ),
     "layers: the rate stays, weights averaged over half": (
         {},
-        {"decay": 0.0, "lever": ["Averaged", {"part": 0.5}]},
+        {**_with("Averaged", part=0.5), "decay": 0.0},
     ),
     "layers: the rate falls in the last half alone": ({}, {"decay": 0.5}),
     **{
         f"ScheduleFree, rate x {rate:g}": (
-            _both("ScheduleFree", rate=rate)[0],
-            {**_both("ScheduleFree", rate=rate)[1], "decay": 0.0},
+            _with("ScheduleFree", rate=rate),
+            {**_with("ScheduleFree", rate=rate), "decay": 0.0},
         )
         for rate in (0.5, 1.0, 2.0, 4.0)
     },
     **{
-        f"signum, rate x {rate:g}": _both("Signum", rate=rate, momentum=0.9)
+        f"signum, rate x {rate:g}": 2 * (_with("Signum", rate=rate, momentum=0.9),)
         for rate in (0.05, 0.15, 0.3)
     },
     **{
-        f"Muon, rate x {rate:g}": _both("Muon", rate=rate, momentum=0.9) for rate in (0.3, 1.0, 2.0)
+        f"Muon, rate x {rate:g}": 2 * (_with("Muon", rate=rate, momentum=0.9),)
+        for rate in (0.3, 1.0, 2.0)
     },
     **{
         f"layers: weights move by products of rank 16, rate x {rate:g}": (
             {},
-            {"lever": ["LowRank", {"rank": 16, "rate": rate}]},
+            _with("LowRank", rank=16, rate=rate),
         )
         for rate in (0.3, 1.0, 3.0)
     },
     **{
-        f"layers on half as many tokens, then {tokens:,} with a KL loss, rate x {rate:g}": (
+        f"layers on half as many tokens, then 4,096 with a KL loss, rate x {rate:g}": (
             {},
-            {"tokens": 90_000, "kl": {"tokens": tokens, "rate": rate}},
+            {"share": 0.15, "kl": {"tokens": 4096, "rate": rate}},
         )
-        for tokens, rate in ((4096, 0.03), (4096, 0.1), (4096, 0.3))
+        for rate in (0.03, 0.1, 0.3)
     },
 }
 
@@ -296,30 +305,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=list(LEVERS), default=list(LEVERS))
     parser.add_argument("--log", type=Path, help="append every run to this file as JSON")
-    parser.add_argument("--tokens", type=int, default=TOKENS)
+    parser.add_argument("--tokens", type=int, default=BUDGET)
     parser.add_argument("--architecture", default="topk", choices=("topk", "batchtopk"))
     args = parser.parse_args()
     results: dict[str, list[Figures]] = {name: [] for name in args.only}
-    share = args.tokens / TOKENS
     for seed, name in in_rounds(args.only, args.rounds):
-        runs = _runs(name, args.architecture, share)
-        found = cook(runs, seed, int(CACHED * share), one_run=train)
+        runs = _runs(name, args.architecture, args.tokens)
+        found = cook(runs, seed, int(args.tokens * _CACHED), one_run=train)
         results[name].append(found)
         log(args.log, {"lever": name, "seed": seed, **found})
     print_table(results)
 
 
-def _runs(lever: str, architecture: str, share: float) -> list[Run]:
-    """The two runs of the recipe with a lever, on a share of their tokens."""
-    runs = [
-        {**CONSTANT, "init_features": "rows", "tokens": int(TOKENS * share)},
-        {**FALLING, "tokens": int(180_000 * share)},
-    ]
-    runs = [
-        {"architecture": architecture, "autocast_lm": False, **DEMO.settings, **run, **changes}
-        for run, changes in zip(runs, LEVERS[lever])
-    ]
-    return [{name: run[name] for name in run if name != "share"} for run in runs]
+def _runs(lever: str, architecture: str, tokens: int) -> list[Run]:
+    """The two runs of the recipe with a lever, where an SAE from scratch would have so many tokens."""
+    common = {"architecture": architecture, "autocast_lm": False, **DEMO.settings}
+    plain = {**CONSTANT, "init_features": "rows"}, {**FALLING, "share": 0.3}
+    runs = [{**common, **run, **changes} for run, changes in zip(plain, LEVERS[lever])]
+    return [{"tokens": round(tokens * run.pop("share")), **run} for run in runs]
 
 
 def print_table(results: dict[str, list[Figures]]) -> None:
