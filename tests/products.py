@@ -31,7 +31,6 @@ def mark_long_cases(items: Iterable[pytest.Item]) -> None:
     kept = set(one_for_each_architecture(items))
     for item in items:
         if item not in kept:
-            item.add_marker("slow")
             item.add_marker("long")
 
 

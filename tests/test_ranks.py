@@ -278,7 +278,6 @@ def test_more_processes_write_what_one_writes(
     assert written_by(size, tmp_path, folder, runs[size - 3 :: 3]) == {}
 
 
-@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize("size", [2, 3, 4, 5])
 def test_any_number_of_processes_writes_what_one_writes(

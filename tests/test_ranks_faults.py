@@ -163,7 +163,6 @@ def test_a_signal_to_torchrun_stops_all_and_the_run_goes_on(data: Path, tmp_path
     assert differing(tmp_path / "whole" / "suite", tmp_path / "of" / "suite") == []
 
 
-@pytest.mark.slow
 @pytest.mark.long
 def test_torchrun_leaves_the_first_rank_time_to_say_why(data: Path, tmp_path: Path) -> None:
     """It ends the others once one has ended, which may be a faster one."""
@@ -183,7 +182,6 @@ def under_torchrun(args: list[str]) -> "subprocess.Popen[str]":
     )
 
 
-@pytest.mark.slow
 @pytest.mark.long
 def test_killed_ranks_write_what_they_would_have_written() -> None:
     """`python -m tests.faults --ranks 3` kills 50 times; this is a small part of it."""

@@ -14,8 +14,9 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
-os.environ["TQDM_DISABLE"] = "1"
+os.environ.update(
+    HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1", TQDM_DISABLE="1"
+)
 
 from tests.faults.kills import (  # the environment above has to come first
     Outcome,
