@@ -514,7 +514,7 @@ def _other_files() -> None:
     Path("cache/notes.txt").touch()
 
 
-def _saelens_cache() -> None:
+def _another_dataset() -> None:
     make_tokens().save_to_disk("cache")
 
 
@@ -538,9 +538,12 @@ def _newer_format() -> None:
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
-        (_no_folder, "'cache' does not exist; name a folder that `sae-lens-groups cache` wrote"),
+        (
+            _no_folder,
+            "'cache' does not exist; name a folder that `sae-lens-groups cache` or SAELens",
+        ),
         (_other_files, "has no cached_activations.json, so it holds no cached activations"),
-        (_saelens_cache, "SAELens's own cache holds one layer and not what it was made of"),
+        (_another_dataset, "SAELens's cache 'cache' cannot be read: it lacks token_ids or"),
         (_cut_short, "'cache' is damaged: "),
         (
             _broken_manifest,

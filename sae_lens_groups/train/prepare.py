@@ -40,6 +40,7 @@ from sae_lens_groups.plugins import alignments, partitions
 from sae_lens_groups.saved import SAESource, training_tokens_of
 from sae_lens_groups.scaling import ESTIMATED_MODES, NONE, Alignment
 from sae_lens_groups.train.cache.manifest import CacheManifest
+from sae_lens_groups.train.cache.read import CachedActivations
 from sae_lens_groups.train.checkpoints.checkpoint import Checkpoint, require_unfinished, resumed
 from sae_lens_groups.train.cost import count_flops
 from sae_lens_groups.train.fast_step import require_usable_step
@@ -299,7 +300,7 @@ def _usable_cache(
     if not cfg.use_cached_activations:
         return None
     assert cfg.cached_activations_path is not None  # the config asks for it
-    cache = CacheManifest.load(cfg.cached_activations_path)
+    cache = CachedActivations(cfg.cached_activations_path, cfg).manifest
     cache.require_fit(cfg, groups)
     return cache
 

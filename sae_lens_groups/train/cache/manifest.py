@@ -130,10 +130,10 @@ class CacheManifest(files.FileEntries):
 
 
 def _not_a_cache(folder: Path) -> str:
-    how = "name a folder that `sae-lens-groups cache` wrote"
+    how = "name a folder that `sae-lens-groups cache` or SAELens's CacheActivationsRunner wrote"
     if not folder.exists():
         return f"cached_activations_path {str(folder)!r} does not exist; {how}"
-    what = f"cached_activations_path {str(folder)!r} has no {files.CACHE}"
-    if (folder / "state.json").is_file():
-        return f"{what}; SAELens's own cache holds one layer and not what it was made of: {how}"
-    return f"{what}, so it holds no cached activations; {how}"
+    return (
+        f"cached_activations_path {str(folder)!r} has no {files.CACHE}, so it holds no cached "
+        f"activations; {how}"
+    )

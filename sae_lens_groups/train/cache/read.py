@@ -24,6 +24,10 @@ from sae_lens_groups.train.cache.layout import (
     position_column,
 )
 from sae_lens_groups.train.cache.manifest import WRITE_AGAIN, CacheManifest
+from sae_lens_groups.train.cache.saelens import as_one_cache, caches_of_saelens
+
+_MOST_OFF = 0.05
+"""Of a prompt's norm: bfloat16 and float16 differ from float32 by less, other models by far more."""
 
 
 class CachedActivations:
@@ -32,12 +36,19 @@ class CachedActivations:
     The tensors it returns share the mapped file's memory, which the system reads from disk where it
     is touched and which nobody may write to: pick rows out of them.
 
+    Args:
+        folder: what `sae-lens-groups cache` wrote.
+        cfg: a run's, for which caches of SAELens are taken too.
+
     Raises:
         CacheError: the folder is missing, holds no cached activations, or damaged ones.
     """
 
-    def __init__(self, folder: Path | str) -> None:
+    def __init__(self, folder: Path | str, cfg: GroupSAERunnerConfig[Any] | None = None) -> None:
         folder = files.expanded(folder)
+        if cfg is not None and (written := caches_of_saelens(folder)):
+            self.manifest, self._table = as_one_cache(written, cfg)
+            return
         self.manifest = CacheManifest.load(folder)
         damaged = f"cached_activations_path {str(folder)!r} is damaged"
         with files.refusing(CacheError, damaged, WRITE_AGAIN):
@@ -51,12 +62,22 @@ class CachedActivations:
         # Not by row or format: `datasets` would decode and copy every number of a column.
         self._table = dataset.data
 
+    @property
+    def says_what_of(self) -> bool:
+        """Whether it says of which model and tokens it was made, as SAELens's do not."""
+        return bool(self.manifest.versions)
+
     def token_ids_PT(self, prompts: range) -> torch.Tensor:
         """The tokens that the rows belong to."""
         return self._flat(TOKEN_IDS, prompts).view(len(prompts), -1).long()
 
     def dataset_rows_read(self, prompts: range) -> int:
-        """Rows of the dataset that had been read, from its first on, for these prompts."""
+        """Rows of the dataset that had been read, from its first on, for these prompts.
+
+        None where the cache does not say it.
+        """
+        if not self.says_what_of:
+            return 0
         is_old = not self.manifest.norms  # of before 0.9, which did not count the row in progress
         return int(self._flat(DATASET_ROWS_READ, prompts)[-1]) + is_old
 
@@ -107,8 +128,29 @@ class CachedActivationsStore(GroupActivationsStore):
     ) -> Self:
         store = super().from_group_config(model, cfg, groups, dataset, norm_limits)
         assert cfg.cached_activations_path is not None
-        store.cache = CachedActivations(cfg.cached_activations_path)
+        store.cache = CachedActivations(cfg.cached_activations_path, cfg)
+        if not store.cache.says_what_of:
+            store._require_this_model(cfg.cached_activations_path)
         return store
+
+    def _require_this_model(self, path: str) -> None:
+        """Refuses activations that the model does not give for the same tokens."""
+        if slice(*self.seqpos_slice).start:
+            return  # the first tokens of a prompt are not there
+        tokens_PT = self.cache.token_ids_PT(range(1)).to(self.device)
+
+        def compare(hook_name: str, acts: torch.Tensor) -> None:
+            given_ND = self._trained_part(acts).reshape(-1, self.d_in).float().cpu()
+            cached_ND = self.cache.rows_ND(hook_name, range(1)).float()
+            off = float((given_ND - cached_ND).norm() / given_ND.norm())
+            if not off <= _MOST_OFF:
+                raise CacheError(
+                    f"cached_activations_path {path!r} holds other activations of {hook_name} than "
+                    f"this model gives for the same tokens: the first prompt's differ by {off:.0%}; "
+                    "name the model that they were made with"
+                )
+
+        self.run_model(tokens_PT, self.places, compare)
 
     @property
     def holds_all_rows(self) -> bool:

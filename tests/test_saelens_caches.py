@@ -1,0 +1,123 @@
+"""Activations that SAELens's own runner cached, a folder for each hook, feed a run."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sae_lens import CacheActivationsRunner, CacheActivationsRunnerConfig, cache_activations_runner
+from transformer_lens import HookedTransformer
+
+from sae_lens_groups import GroupSAETrainingRunner, SAESuite
+from sae_lens_groups.errors import CacheError
+
+from .conftest import (
+    CONTEXT_SIZE,
+    D_IN,
+    group_config,
+    make_model,
+    make_tokens,
+    sae_config,
+)
+
+pytestmark = pytest.mark.seam
+N_PROMPTS = 400
+NORMALISED = {"sae": sae_config(normalize_activations="expected_average_only_in")}
+
+
+@pytest.fixture(autouse=True)
+def _hand_over_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SAELens's runner loads a model by its name, which the tests' has not."""
+    monkeypatch.setattr(cache_activations_runner, "load_model", lambda **_: make_model())
+
+
+def cache(layer: int, seed: int = 0, site: str = "hook_resid_post", folder: str = "") -> None:
+    """What SAELens writes of a hook."""
+    cfg = CacheActivationsRunnerConfig(
+        dataset_path="tokens",
+        model_name="tests",
+        model_batch_size=4,
+        hook_name=f"blocks.{layer}.{site}",
+        d_in=D_IN,
+        training_tokens=N_PROMPTS * CONTEXT_SIZE,
+        context_size=CONTEXT_SIZE,
+        new_cached_activations_path=folder or f"caches/{layer}",
+        shuffle=False,
+        buffer_size_gb=1e-4,
+        device="cpu",
+        prepend_bos=False,
+    )
+    CacheActivationsRunner(cfg, override_dataset=make_tokens(N_PROMPTS, seed)).run()
+
+
+def trained(
+    layer_groups: str, path: str | None, model: HookedTransformer | None = None
+) -> SAESuite:
+    cached: dict[str, Any] = {"use_cached_activations": True, "cached_activations_path": path}
+    return GroupSAETrainingRunner(
+        group_config(layer_groups, **NORMALISED, **(cached if path else {})),
+        override_dataset=make_tokens(N_PROMPTS),
+        override_model=model or make_model(),
+    ).run()
+
+
+@pytest.mark.parametrize(("layer_groups", "path"), [("0-1,3", "caches"), ("3", "caches/3")])
+def test_they_train_the_saes_that_the_model_trains(layer_groups: str, path: str) -> None:
+    for layer in (0, 1, 3):
+        cache(layer)
+    from_model, from_caches = trained(layer_groups, None), trained(layer_groups, path)
+    assert from_model.manifest.scaling_factors == from_caches.manifest.scaling_factors
+    for name, sae in from_model.items():
+        for parameter, weight in sae.state_dict().items():
+            assert torch.equal(weight, from_caches[name].state_dict()[parameter]), name
+
+
+def other_tokens() -> None:
+    cache(1, seed=1)
+
+
+def other_site() -> None:
+    cache(1, site="hook_mlp_out")
+
+
+def no_layer_1() -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (
+            other_tokens,
+            r"'caches/1' cannot be read: it is of other tokens, width or dtype than 'caches/0'; name",
+        ),
+        (other_site, r"it holds activations of blocks.1.hook_mlp_out, and this run trains at"),
+        (no_layer_1, "'caches' holds layers 0, and this run needs layer 1 too"),
+    ],
+)
+def test_caches_that_do_not_fit_are_refused(prepare: Any, message: str) -> None:
+    cache(0)
+    prepare()
+    with pytest.raises(CacheError, match=message):
+        trained("0-1", "caches")
+
+
+def test_another_model_is_told_by_the_first_prompt() -> None:
+    cache(1)
+    with pytest.raises(CacheError, match=r"of blocks.1.hook_resid_post than this model gives for"):
+        trained("1", "caches/1", make_model(norms=(1, 2, 1, 1)))
+
+
+def test_a_prompt_of_another_length_is_refused() -> None:
+    cache(1)
+    cfg = group_config(
+        "1",
+        seqpos_slice=(1, None),
+        use_cached_activations=True,
+        cached_activations_path=str(Path("caches/1")),
+    )
+    n = CONTEXT_SIZE
+    with pytest.raises(
+        CacheError, match=f"{n} positions of every prompt, and this run trains on {n - 1}"
+    ):
+        GroupSAETrainingRunner(cfg, override_dataset=make_tokens(), override_model=make_model())
