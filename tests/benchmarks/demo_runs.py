@@ -3,6 +3,7 @@ of several.
 """
 
 import contextlib
+import dataclasses
 import random
 import statistics
 import tempfile
@@ -18,6 +19,7 @@ Run = dict[str, Any]
 Figures = dict[str, float]
 Smol = Sequence[str] | None
 """SmolLM2's folder and those of texts, as `subject` takes them."""
+CLOCKS = ("seconds", "cpu_seconds")
 _OF_ROWS = {"store_batch_size_prompts", "n_batches_for_norm_estimate", "autocast_lm"}
 """Flags that decide which rows there are."""
 
@@ -64,8 +66,7 @@ def cook(
     many tokens, which the language model gives once, before them; over and over, where a run takes
     more. Returns their seconds in all, and the last one's scores.
     """
-    seconds = {"seconds": 0.0, "cpu_seconds": 0.0}
-    scores: Figures = {}
+    seconds: Figures = {}
     with tempfile.TemporaryDirectory() as folder:
         cached: Run = {}
         if cached_tokens:
@@ -75,34 +76,55 @@ def cook(
                 cache, tokens=cached_tokens, seed=seed, smollm2=smollm2, **cached, **common
             )
             cached["use_cached_activations"] = True
-        for n, run in enumerate(runs):
-            settings = {**run, **cached, "seed": seed, "output_path": f"{folder}/{n}"}
-            if n:
-                settings["init_from"] = f"{folder}/{n - 1}"
-            is_last = n == len(runs) - 1
-            scores = in_own_process(
-                one_run or train, **settings, smollm2=smollm2, is_scored=is_last
-            )
-            seconds = {name: sum_ + scores[name] for name, sum_ in seconds.items()}
+
+        def do(**run: Any) -> Figures:
+            return in_own_process(one_run or train, **run, seed=seed, smollm2=smollm2, **cached)
+
+        found = in_turn(runs, folder, do)
+    return {**found, **{name: found[name] + seconds.get(name, 0) for name in CLOCKS}}
+
+
+def in_turn(runs: list[Run], folder: str, do: Callable[..., Figures]) -> Figures:
+    """Does each run from the suite of the one before, in folders 0, 1, ... of a folder.
+
+    Returns their seconds in all, and the last one's scores.
+    """
+    seconds = dict.fromkeys(CLOCKS, 0.0)
+    scores: Figures = {}
+    for n, run in enumerate(runs):
+        settings = {**run, "output_path": f"{folder}/{n}", "is_scored": run is runs[-1]}
+        if n:
+            settings["init_from"] = f"{folder}/{n - 1}"
+        scores = do(**settings)
+        seconds = {name: sum_ + scores[name] for name, sum_ in seconds.items()}
     return {**scores, **seconds}
 
 
 def cache(
-    tokens: int, seed: int, cached_activations_path: str, smollm2: Smol = None, **flags: Any
+    tokens: int,
+    seed: int,
+    cached_activations_path: str,
+    smollm2: Smol = None,
+    layer_groups: str | None = None,
+    **flags: Any,
 ) -> Figures:
-    """Seconds to write the activations of all layers, the language model's pass included."""
+    """Seconds to write activations of the subject's layers or those named, and their tokens.
+
+    The language model's pass is included.
+    """
     import torch
 
     from sae_lens_groups import cache_activations
+    from sae_lens_groups.train.cache.manifest import CacheManifest
 
     torch.set_num_threads(1)
     of = subject(smollm2)
     dataset = of.dataset("train", seed)
     watch = Watch()
-    cfg = of.config(of.groups, None, tokens, seed=seed, **flags)
+    cfg = of.config(layer_groups or of.groups, None, tokens, seed=seed, **flags)
     cfg.cached_activations_path = cached_activations_path
-    cache_activations(cfg, cache_dtype="float16", override_dataset=dataset)
-    return watch.seconds()
+    folder = cache_activations(cfg, cache_dtype="float16", override_dataset=dataset)
+    return {**watch.seconds(), "cached_tokens": CacheManifest.load(folder).n_tokens}
 
 
 def train(
@@ -114,10 +136,13 @@ def train(
     is_scored: bool,
     decay: float = 0.2,
     architecture: str = "topk",
+    sae: Run | None = None,
     smollm2: Smol = None,
     **flags: Any,
 ) -> Figures:
     """Seconds of a run with one thread, and its mean scores where they are asked for.
+
+    `sae` is what differs from the subject's SAE of that architecture.
 
     The seconds are those from the config to the suite on disk, without imports and reading text.
     In the last part `decay` of the run its learning rate falls to nothing.
@@ -130,8 +155,9 @@ def train(
     of = subject(smollm2)
     dataset = of.dataset("train", seed)
     watch = Watch()
-    flags = {"plan_tokens": 20_000, "sae": of.sae(architecture), **flags}
-    cfg = of.config(layer_groups, output_path, tokens, seed=seed, **flags)
+    flags = {"plan_tokens": 20_000, "seed": seed, **flags}
+    flags["sae"] = dataclasses.replace(of.sae(architecture), **(sae or {}))
+    cfg = of.config(layer_groups, output_path, tokens, **flags)
     cfg.lr_decay_steps = int(tokens // cfg.train_batch_size_tokens * decay)
     runner = GroupSAETrainingRunner(cfg, override_dataset=dataset)
     suite = runner.run()

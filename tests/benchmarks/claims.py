@@ -1,0 +1,218 @@
+"""The papers' claims, at equal tokens and at equal processor time: `python -m tests.benchmarks.claims`.
+
+A suite of the demo's model, or with `--smollm2 MODEL TEXTS...` of twelve layers of SmolLM2, in four ways:
+an SAE for each layer; groups of four layers (Group-SAE); every other layer, and then the layers
+between from their neighbours (BlackboxNLP 2024); groups, and then each layer from its group.
+Each way's learning rate is the best of several under the first seed at a quarter of the tokens.
+`--last_layer` gives as many SAEs to all layers, with the last one alone and in the last group.
+
+Prints Markdown tables of means over the layers on held-out text, medians over the seeds (lowest to
+highest), and draws the ways' scores against the language model's tokens and the processor's seconds.
+One thread computes, all in float32.
+"""
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from tests.benchmarks.demo_runs import Run
+from tests.benchmarks.from_cache import METRICS, Curve, Result, Rounds, draw, mean
+from tests.benchmarks.subjects import Subject, layers_of, subject
+from tests.benchmarks.time_to_quality import CONSTANT, EACH, FALLING, FOURS, cell
+
+Found = dict[str, list[Sequence[Result]]]
+"""Of each way, at each share of the tokens, the results of all seeds."""
+NEIGHBOURS = "every other layer, then the rest from neighbours"
+SHARES = (1 / 8, 1 / 4, 1 / 2, 1)
+TUNED_AT = 1 / 4
+
+
+class Way(NamedTuple):
+    """How to come to a suite."""
+
+    runs: list[Run]
+    rates: tuple[float, ...] = (0.5, 1, 2, 4)
+    """To choose from for the last run, times the subject's own."""
+    first: str = ""
+    """The way whose rate the first of two runs takes."""
+
+
+WAYS = {
+    "each layer": Way([EACH]),
+    "groups of four": Way([FOURS]),
+    NEIGHBOURS: Way(
+        [
+            {**EACH, "layer_groups": "every other"},
+            {
+                **FALLING,
+                "layer_groups": "the rest",
+                "init_alignment": "affine",
+                "init_keep_layers": True,
+                "share": 1 / 4,
+            },
+        ],
+        (0.25, 0.5, 1, 2),
+        first="each layer",
+    ),
+    "groups, then each layer from them": Way(
+        [{**CONSTANT, "init_features": "rows"}, {**FALLING, "share": 0.3}],
+        (0.25, 0.5, 1, 2),
+        first="groups of four",
+    ),
+}
+# The last layers of a model, and as many SAEs for them in two ways.
+LAST = {
+    "demo": {"alone": "0-2,3-6,7-10,11", "in a group": "0-2,3-5,6-8,9-11"},
+    "SmolLM2": {"alone": "21-24,25-28,29", "in a group": "21-23,24-26,27-29"},
+}
+
+
+def main() -> None:
+    """Runs what is not in the log yet, prints the tables, draws the plot."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokens", type=int, default=600_000, help="the most of any way")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--last_layer", action="store_true")
+    parser.add_argument("--smollm2", nargs="+", metavar="FOLDER", help="SmolLM2, and texts")
+    parser.add_argument("--log", type=Path, help="take finished runs from this file, append others")
+    parser.add_argument("--plot", type=Path, help="PNG to draw")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.last_layer:
+        print_last_layer(args)
+        return
+    of = subject(args.smollm2)
+    with Rounds(args, args.tokens, of.groups) as rounds:
+        found = results(rounds, of, args.tokens, range(1, args.seeds + 1))
+    print_ways(found)
+    print_neighbours(found, [f"{layer}" for layer in layers_of(of)[1::2]])
+    if args.plot:
+        draw_ways(found, args.plot, "SmolLM2-135M" if args.smollm2 else "the demo's model")
+
+
+def results(rounds: Rounds, of: Subject, tokens: int, seeds: range) -> Found:
+    """Of each way, at each share of the tokens, what each seed gave."""
+    rates: dict[str, float] = {}
+    for name in WAYS:
+        tried = {
+            rate: rounds.result(runs_of(name, of, tokens * TUNED_AT, {**rates, name: rate}), 1)
+            for rate in WAYS[name].rates
+        }
+        rates[name] = max(tried, key=lambda rate: mean(tried[rate], "explained_variance"))
+        for rate, result in tried.items():
+            scores = " / ".join(f"{mean(result, metric):.4f}" for metric in METRICS)
+            taken = " (taken)" if rate == rates[name] else ""
+            print(f"{name}, {rate:g} times the rate: {scores}{taken}", flush=True)
+    planned = {
+        name: [runs_of(name, of, tokens * share, rates) for share in SHARES] for name in WAYS
+    }
+    for seed in seeds:  # seed by seed: its cache is written once
+        for runs in planned.values():
+            rounds.results(runs, seed)
+    return {
+        name: list(zip(*(rounds.results(runs, seed) for seed in seeds)))
+        for name, runs in planned.items()
+    }
+
+
+def runs_of(name: str, of: Subject, tokens: float, rates: dict[str, float]) -> list[Run]:
+    """A way's runs where an SAE from scratch has so many tokens."""
+    way, layers = WAYS[name], layers_of(of)
+    named = {"each": layers, "every other": layers[::2], "the rest": layers[1::2]}
+    groups = {key: ",".join(map(str, value)) for key, value in named.items()}
+    factors = [rates[way.first], rates[name]] if way.first else [rates[name]]
+    return [
+        {
+            **{key: value for key, value in run.items() if key != "share"},
+            "layer_groups": groups.get(run["layer_groups"], of.groups),
+            "tokens": round(tokens * run["share"]),
+            "lr": of.settings["lr"] * factor,
+        }
+        for run, factor in zip(way.runs, factors)
+    ]
+
+
+def lm_tokens(result: Result) -> float:
+    """Tokens that the language model reads, once for all runs."""
+    return max(run["tokens"] / run.get("layers_per_token", 1) for run in result["runs"])
+
+
+def cpu_seconds(result: Result) -> float:
+    """The language model's for its tokens, and the runs'."""
+    return result["lm_cpu_seconds"] * lm_tokens(result) + result["cpu_seconds"]
+
+
+def print_ways(found: Found) -> None:
+    """A row for each way and number of tokens."""
+    print("| way | tokens | explained variance | CE-loss score | CPU seconds |")
+    print("|---|---|---|---|---|")
+    for name, at in found.items():
+        for of in at:
+            rows = [{**means(result), "seconds": cpu_seconds(result)} for result in of]
+            cells = [cell(rows, metric, ".4f") for metric in METRICS]
+            tokens = f"{lm_tokens(of[0]):,.0f}"
+            print(f"| {name} | {tokens} | {' | '.join(cells)} | {cell(rows, 'seconds', '.1f')} |")
+
+
+def print_neighbours(found: Found, rest: list[str]) -> None:
+    """The layers between alone: from their neighbours, and from scratch at all tokens."""
+    print("\n| the layers between | tokens | explained variance | CE-loss score |")
+    print("|---|---|---|---|")
+    for name in ("each layer", NEIGHBOURS):
+        for of in found[name]:
+            rows = [means(result, rest) for result in of]
+            cells = [cell(rows, metric, ".4f") for metric in METRICS]
+            print(f"| {name} | {of[0]['runs'][-1]['tokens']:,} | {' | '.join(cells)} |")
+
+
+def print_last_layer(args: argparse.Namespace) -> None:
+    """Scores of all layers, and of the last one's."""
+    ways = LAST["SmolLM2" if args.smollm2 else "demo"]
+    layers = ways["alone"].split("-")[0] + "-" + ways["alone"].split(",")[-1]
+    print("| last layer | groups |" + 2 * " explained variance | CE-loss score |")
+    print("|---|---|---|---|---|---|")
+    with Rounds(args, args.tokens, layers) as rounds:
+        for seed in range(1, args.seeds + 1):
+            rounds.results(last_runs(ways, args.tokens), seed)
+        for (name, groups), runs in zip(ways.items(), last_runs(ways, args.tokens)):
+            found = [rounds.result(runs, seed) for seed in range(1, args.seeds + 1)]
+            cells = [
+                cell([means(result, part) for result in found], metric, ".4f")
+                for part in (None, [layers.split("-")[1]])
+                for metric in METRICS
+            ]
+            print(f"| {name} | {groups} | {' | '.join(cells)} |", flush=True)
+
+
+def last_runs(ways: dict[str, str], tokens: int) -> list[list[Run]]:
+    """A run of each way to group the last layers."""
+    return [[{"layer_groups": groups, "tokens": tokens}] for groups in ways.values()]
+
+
+def means(result: Result, layers: list[str] | None = None) -> dict[str, float]:
+    """Both scores, over all layers or those given."""
+    return {metric: mean(result, metric, layers) for metric in METRICS}
+
+
+def draw_ways(found: Found, path: Path, model: str) -> None:
+    """Against tokens, and against seconds."""
+    panels = {
+        "tokens of the language model": lm_tokens,
+        "processor seconds, the language model's included": cpu_seconds,
+    }
+    curves = {
+        label: [
+            Curve(name, [statistics.median(map(x, of)) for of in at], at)
+            for name, at in found.items()
+        ]
+        for label, x in panels.items()
+    }
+    draw(path, f"BatchTopK suites of {model}: medians of seeds, with lowest and highest", curves)
+
+
+if __name__ == "__main__":
+    main()
