@@ -1,12 +1,15 @@
 """The language model that a run loads: SAELens's, without what training has no use for."""
 
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from sae_lens.load_model import HookedProxyLM, load_model
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups import GroupSAETrainingRunner, evaluate_suite
+from sae_lens_groups.activations import load_hooked_model
 from sae_lens_groups.demo.model import D_IN, MODEL_CLASS_NAME, MODEL_FOLDER
 from sae_lens_groups.demo.run import demo_config
 
@@ -35,6 +38,24 @@ def test_a_run_keeps_no_keys_and_values_and_has_the_same_activations() -> None:
     assert ours[HOOK_NAMES[-1]].shape == (2, 16, D_IN)
     for name in HOOK_NAMES:
         assert torch.equal(ours[name], theirs[name])
+
+
+@pytest.mark.parametrize(
+    ("setting", "advice"),
+    [
+        ({"autocast_lm": True}, "leave autocast_lm out"),
+        ({"model_from_pretrained_kwargs": {"dtype": "bfloat16"}}, '{"dtype": "float32"}'),
+    ],
+)
+def test_bfloat16_on_a_processor_without_it_is_told(
+    setting: dict[str, Any], advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    with pytest.warns(UserWarning, match="bfloat16, which this processor") as caught:
+        load_hooked_model(demo_config("0-2", None, **setting), None)
+    assert advice in str(caught[0].message)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    load_hooked_model(demo_config("0-2", None, **setting), None)
 
 
 def test_a_model_that_transformers_spreads_gives_the_same_suite_and_scores(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The language model: how many layers it has, before and after it is loaded, and how it is loaded."""
 
 import inspect
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -91,6 +92,8 @@ def load_for_sites(
     names = [_hook_names(*site) for site in sites]
     known = [each for each in names if each is not None]
     cfg, _ = sites[0]
+    if cfg.autocast_lm:
+        _warn_if_emulated("autocast_lm asks for", cfg.llm_device, "leave autocast_lm out")
     return load_with_hooks(
         cfg.model_class_name,
         cfg.model_name,
@@ -136,7 +139,21 @@ def load_with_hooks(
         kwargs = model_from_pretrained_kwargs or {}
         raise ConfigError(_why_not_loaded(error, model_class_name, model_name, kwargs)) from error
     _keep_no_keys_and_values(model)
+    weights = next(model.parameters(), None)
+    if weights is not None and weights.dtype == torch.bfloat16:
+        float32 = 'give --model_from_pretrained_kwargs \'{"dtype": "float32"}\''
+        _warn_if_emulated(f"the weights of {model_name!r} are", weights.device.type, float32)
     return model
+
+
+def _warn_if_emulated(what: str, device: str | None, to_do: str) -> None:
+    # torch says no more than this; with AVX512 its kernels for bfloat16 are fast.
+    if device == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2":
+        warnings.warn(
+            f"{what} bfloat16, which this processor (AVX2) has no instructions for: its products "
+            f"take up to 100 times as long as float32's; {to_do}",
+            stacklevel=3,
+        )
 
 
 def _why_not_loaded(

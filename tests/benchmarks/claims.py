@@ -3,7 +3,7 @@
 A suite of the demo's model, or with `--smollm2 MODEL TEXTS...` of twelve layers of SmolLM2, in four ways:
 an SAE for each layer; groups of four layers (Group-SAE); every other layer, and then the layers
 between from their neighbours (BlackboxNLP 2024); groups, and then each layer from its group.
-Each way's learning rate is the best of several under the first seed at a quarter of the tokens.
+Each way's learning rate is the best of several under the first seed at half of the tokens.
 `--last_layer` gives as many SAEs to all layers, with the last one alone and in the last group.
 
 Prints Markdown tables of means over the layers on held-out text, medians over the seeds (lowest to
@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import torch
 
+from sae_lens_groups.layers import parse_ranges
 from tests.benchmarks.demo_runs import Run
 from tests.benchmarks.from_cache import METRICS, Curve, Result, Rounds, draw, mean
 from tests.benchmarks.subjects import Subject, layers_of, subject
@@ -27,8 +28,8 @@ from tests.benchmarks.time_to_quality import CONSTANT, EACH, FALLING, FOURS, cel
 Found = dict[str, list[Sequence[Result]]]
 """Of each way, at each share of the tokens, the results of all seeds."""
 NEIGHBOURS = "every other layer, then the rest from neighbours"
-SHARES = (1 / 8, 1 / 4, 1 / 2, 1)
-TUNED_AT = 1 / 4
+SHARES = (1 / 4, 1 / 2, 1)
+TUNED_AT = 1 / 2
 
 
 class Way(NamedTuple):
@@ -86,10 +87,10 @@ def main() -> None:
         print_last_layer(args)
         return
     of = subject(args.smollm2)
-    with Rounds(args, args.tokens, of.groups) as rounds:
+    with Rounds(args, args.tokens, of.groups, of.scored) as rounds:
         found = results(rounds, of, args.tokens, range(1, args.seeds + 1))
     print_ways(found)
-    print_neighbours(found, [f"{layer}" for layer in layers_of(of)[1::2]])
+    print_neighbours(found, [str(n) for n in layers_of(of)[1::2] if n in of.scored])
     if args.plot:
         draw_ways(found, args.plot, "SmolLM2-135M" if args.smollm2 else "the demo's model")
 
@@ -175,7 +176,8 @@ def print_last_layer(args: argparse.Namespace) -> None:
     layers = ways["alone"].split("-")[0] + "-" + ways["alone"].split(",")[-1]
     print("| last layer | groups |" + 2 * " explained variance | CE-loss score |")
     print("|---|---|---|---|---|---|")
-    with Rounds(args, args.tokens, layers) as rounds:
+    scored = {layer for group in parse_ranges(ways["alone"]) for layer in (group.first, group.last)}
+    with Rounds(args, args.tokens, layers, sorted(scored)) as rounds:
         for seed in range(1, args.seeds + 1):
             rounds.results(last_runs(ways, args.tokens), seed)
         for (name, groups), runs in zip(ways.items(), last_runs(ways, args.tokens)):

@@ -51,7 +51,7 @@ def main() -> None:
     torch.set_num_threads(1)
     seeds = range(1, args.seeds + 1)
     wanted = {name: [[{**PLAIN, **run}] for run in CHOICES[name].values()] for name in args.only}
-    with Rounds(args, TOKENS, LAYERS) as rounds:
+    with Rounds(args, TOKENS, LAYERS, range(12)) as rounds:
         for seed in seeds:  # seed by seed: its cache is written once
             for runs in wanted.values():
                 rounds.results(runs, seed)

@@ -89,7 +89,7 @@ def in_turn(runs: list[Run], folder: str, do: Callable[..., Figures]) -> Figures
 
     Returns their seconds in all, and the last one's scores.
     """
-    seconds = dict.fromkeys(CLOCKS, 0.0)
+    seconds: Figures = dict.fromkeys(CLOCKS, 0.0)
     scores: Figures = {}
     for n, run in enumerate(runs):
         settings = {**run, "output_path": f"{folder}/{n}", "is_scored": run is runs[-1]}

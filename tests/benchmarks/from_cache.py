@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from tests.benchmarks.demo_runs import Figures, Run, cache, in_turn, train
 from tests.benchmarks.own_process import log
+from tests.benchmarks.real_model import only
 from tests.benchmarks.subjects import subject
 
 METRICS = {"explained_variance": "explained variance", "ce_loss_score": "CE-loss score"}
@@ -26,9 +27,11 @@ Result = Mapping[str, Any]
 class Rounds:
     """Trains and scores BatchTopK SAEs in this process; what the log has is not done again."""
 
-    def __init__(self, args: argparse.Namespace, cached_tokens: int, layers: str) -> None:
+    def __init__(
+        self, args: argparse.Namespace, cached_tokens: int, layers: str, scored: Iterable[int]
+    ) -> None:
         self._log, self._smollm2 = args.log, args.smollm2
-        self._cached_tokens, self._layers = cached_tokens, layers
+        self._cached_tokens, self._layers, self._scored = cached_tokens, layers, list(scored)
         self._of = subject(args.smollm2)
         self._caches: dict[int, tuple[str, float]] = {}
         self._folders = ExitStack()
@@ -62,7 +65,7 @@ class Rounds:
                     return train(**{**common, **cached, **own})
 
                 seconds = in_turn(runs, folder, do)
-                layers = self._scores(f"{folder}/{len(runs) - 1}")
+                layers = self._scores(Path(folder, str(len(runs) - 1)))
             own = {"lm_cpu_seconds": lm_cpu_seconds, "layers": layers}
             self._found[key] = {"runs": runs, "seed": seed, **seconds, **own}
             log(self._log, self._found[key])
@@ -76,17 +79,19 @@ class Rounds:
             self._caches[seed] = path, found["cpu_seconds"] / found["cached_tokens"]
         return self._caches[seed]
 
-    def _scores(self, folder: str) -> dict[str, Figures]:
+    def _scores(self, suite: Path) -> dict[str, Figures]:
         from sae_lens_groups import evaluate_suite
         from sae_lens_groups.activations import load_hooked_model
 
+        cfg = self._of.config(self._layers, None, 4096)
         if self._model is None:
-            self._model = load_hooked_model(self._of.config(self._layers, None, 4096), None)
-        text = self._of.dataset("held_out")
-        size: Any = {"n_batches": 1, "batch_size_prompts": 8} if self._smollm2 else {"n_batches": 3}
-        found = evaluate_suite(folder, self._model, text, **size)
-        names = (*METRICS, "l0")
-        return {str(of.layer): {name: of.metrics[name] for name in names} for of in found}
+            self._model = load_hooked_model(cfg, None)
+        text, size = self._of.dataset("held_out"), self._of.held_out
+        names = map(cfg.hook_template.hook_name, self._scored)
+        with only(suite, names) as folder:
+            found = evaluate_suite(folder, self._model, text, **size)
+        metrics = (*METRICS, "l0")
+        return {str(of.layer): {name: of.metrics[name] for name in metrics} for of in found}
 
 
 def _key(runs: list[Run], seed: int) -> str:

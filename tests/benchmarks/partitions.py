@@ -7,7 +7,6 @@ with several seeds, and scores every layer on held-out text. One thread computes
 `--objectives` instead trains on random partitions into 2, 3 and 4 groups, and prints how well each
 candidate objective for `optimal` ranks them (Spearman's correlation with the scores).
 The last layer, which stays alone, is left out of all these runs: its SAE is the same in each.
-`--last_layer` gives four SAEs to all layers, with the last one alone and in the last group.
 """
 
 import argparse
@@ -37,7 +36,6 @@ METRICS = ("explained_variance", "ce_loss_score")
 N_GROUPS = range(2, 7)
 N_RANDOM = {2: 10, 3: 16, 4: 14}
 BAD = "smallest AMAD"
-LAST = {"alone": "0-2,3-6,7-10,11", "in the last group": "0-2,3-5,6-8,9-11"}
 
 # Candidates for what `optimal` minimises: the distances inside each group to one number.
 OBJECTIVES: dict[str, Callable[[list[np.ndarray]], float]] = {
@@ -61,13 +59,9 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=8e-3)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--objectives", action="store_true")
-    parser.add_argument("--last_layer", action="store_true")
     parser.add_argument("--log", type=Path, help="take finished runs from this file, append others")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    if args.last_layer:
-        print_last_layer(args)
-        return
     distances = measured()
     if args.objectives:
         print_objectives(args, distances)
@@ -92,16 +86,6 @@ def print_partitions(args: argparse.Namespace, distances: LayerDistances) -> Non
         for name, groups in partitions_into(n_groups, distances).items():
             runs = [scored(args, groups, seed) for seed in range(1, args.seeds + 1)]
             print(f"| {n_groups} | {name} | {groups} | {cells(runs)} |", flush=True)
-
-
-def print_last_layer(args: argparse.Namespace) -> None:
-    """A Markdown table of mean scores over all layers, and of the last layer's own."""
-    print("| last layer | groups | " + 2 * "explained variance | CE-loss score | ")
-    print("|---|---|---|---|---|---|")
-    for name, groups in LAST.items():
-        runs = [scored(args, groups, seed) for seed in range(1, args.seeds + 1)]
-        own = [{metric: run[f"last_{metric}"] for metric in METRICS} for run in runs]
-        print(f"| {name} | {groups} | {cells(runs)} | {cells(own)} |", flush=True)
 
 
 def cells(runs: list[dict[str, Any]]) -> str:
@@ -191,8 +175,7 @@ def train_and_score(
     runner = GroupSAETrainingRunner(cfg, override_dataset=_tokens("train", seed))
     suite = runner.run()
     scores = evaluate_suite(suite, runner.model, _tokens("held_out", 0), n_batches=3)
-    means = {name: statistics.fmean(s.metrics[name] for s in scores) for name in METRICS}
-    return {**means, **{f"last_{name}": scores[-1].metrics[name] for name in METRICS}}
+    return {name: statistics.fmean(s.metrics[name] for s in scores) for name in METRICS}
 
 
 _tokens = cache(lambda split, seed: stdlib_tokens(split, seed=seed))

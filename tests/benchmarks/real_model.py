@@ -18,7 +18,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -179,14 +180,20 @@ def trained(cfg: Any, text: Dataset, model: Any) -> Path:
 
 def scores(folder: Path, text: Dataset, model: Any) -> dict[str, float]:
     """Means over six layers of the whole depth, on 4,096 held-out tokens."""
-    with tempfile.TemporaryDirectory() as scored_alone:
-        for layer in SCORED:
-            name = f"model.layers.{layer}"
-            shutil.copytree(folder / name, Path(scored_alone) / name)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            found = evaluate_suite(scored_alone, model, text, n_batches=2)
+    names = [f"model.layers.{layer}" for layer in SCORED]
+    with only(folder, names) as scored_alone, torch.autocast("cpu", dtype=torch.bfloat16):
+        found = evaluate_suite(scored_alone, model, text, n_batches=2)
     scored = [layer.metrics for layer in found]
     return {name: statistics.mean(of[name] for of in scored) for name in METRICS}
+
+
+@contextmanager
+def only(suite: Path, hook_names: Iterable[str]) -> Iterator[Path]:
+    """A folder with some of a suite's SAEs, to score these alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in hook_names:
+            shutil.copytree(suite / name, Path(folder) / name)
+        yield Path(folder)
 
 
 def run(model_folder: Path, folders: Sequence[Path], work: Path, ways: Sequence[str]) -> None:

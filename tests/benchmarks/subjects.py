@@ -19,6 +19,10 @@ class Subject(Protocol):
 
     groups: str
     """The layers that are trained, in runs of four."""
+    scored: Sequence[int]
+    """Layers to score where all would take too long."""
+    held_out: Mapping[str, Any]
+    """How much text to score on."""
     settings: Mapping[str, Any]
     """Of all runs."""
 
@@ -44,6 +48,8 @@ class Demo:
     """All 12 layers of the demo's model."""
 
     groups = "0-3,4-7,8-11"
+    scored: Sequence[int] = range(12)
+    held_out: Mapping[str, Any] = {"n_batches": 3}
     settings: Mapping[str, Any] = {**_PROMPTS, "lr": 8e-3, "n_batches_for_norm_estimate": 5}
 
     def config(self, layer_groups: str, output_path: str | None, tokens: int, **flags: Any) -> Any:
@@ -73,6 +79,8 @@ class SmolLM2:
     """
 
     groups = "4-7,13-16,22-25"
+    scored: Sequence[int] = (5, 6, 14, 15, 23, 24)
+    held_out: Mapping[str, Any] = {"n_batches": 1, "batch_size_prompts": 8}
     settings: Mapping[str, Any] = {**_PROMPTS, "lr": 1e-3, "n_batches_for_norm_estimate": 2}
 
     def __init__(self, model: str, *texts: str) -> None:
