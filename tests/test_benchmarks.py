@@ -1,9 +1,11 @@
 """The benchmarks still run, and measure something. What they measure is no matter of tests."""
 
+import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from subprocess import CompletedProcess
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +13,11 @@ from typing import Any
 import pytest
 
 from tests import processes
-from tests.benchmarks import cost_scale, demo_runs, own_process, ranks_plot
+from tests.benchmarks import claims, cost_scale, demo_runs, from_cache, own_process, ranks_plot
 from tests.benchmarks.own_process import in_own_process
 from tests.benchmarks.speed.__main__ import main as speed
 from tests.benchmarks.speed.jobs import EACH, GROUPS, MULTI
+from tests.benchmarks.subjects import Demo
 
 pytestmark = pytest.mark.slow
 
@@ -81,3 +84,39 @@ def test_simulated_ranks_share_whole_lm_batches_and_groups() -> None:
     assert ranks_plot.simulated(found, 2) == pytest.approx(200 + 400, rel=1e-3)
     assert ranks_plot.simulated(found, 3) == pytest.approx(150 + 200, rel=1e-3)
     assert ranks_plot.simulated(found, 8) == pytest.approx(50 + 200, rel=1e-3)
+
+
+class FourLayers(Demo):
+    """Of the demo's model, two of them scored."""
+
+    groups = "0-3"
+    scored = (0, 1)
+    held_out: Mapping[str, Any] = {"n_batches": 1, "batch_size_prompts": 4}
+
+
+def test_ways_to_a_suite_are_scored_with_their_tokens_and_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (claims, demo_runs, from_cache):
+        monkeypatch.setattr(module, "subject", lambda _: FourLayers())
+    monkeypatch.setattr(claims, "SHARES", (1,))
+    two = ("each layer", claims.NEIGHBOURS)
+    ways = {name: claims.WAYS[name]._replace(rates=(1,)) for name in two}
+    monkeypatch.setattr(claims, "WAYS", ways)
+    log = tmp_path / "log"
+    monkeypatch.setattr(
+        sys, "argv", ["claims", "--tokens", "8192", "--seeds", "1", "--log", str(log)]
+    )
+    claims.main()
+    lines = log.read_text().splitlines()
+    tuned_each, tuned_rest, each, rest = map(json.loads, lines)
+    assert [run["tokens"] for run in rest["runs"]] == [8192, 2048]
+    assert claims.lm_tokens(rest) == claims.lm_tokens(each) == 2 * claims.lm_tokens(tuned_each)
+    for of in (tuned_each, tuned_rest, each, rest):
+        assert set(of["layers"]) == {"0", "1"}
+        assert claims.cpu_seconds(of) > of["cpu_seconds"] > 0
+
+    # What the log has is not done again: there is no cache to do it from.
+    monkeypatch.setattr(from_cache, "cache", None)
+    claims.main()
+    assert log.read_text().splitlines() == lines
