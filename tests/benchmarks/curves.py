@@ -18,23 +18,30 @@ from tests.benchmarks.time_to_quality import cell
 
 TOKENS = 300_000
 LAYERS = "0-11"
-# What changes, and with it the run: an SAE for each of the 12 layers where nothing else is said.
-CHOICES: dict[str, dict[float, Run]] = {
-    "k": {k: {"sae": {"k": k}} for k in (4, 8, 16, 32, 64)},
-    "d_sae": {d_sae: {"sae": {"d_sae": d_sae}} for d_sae in (192, 384, 768, 1536, 3072)},
-    "lr": {lr: {"lr": lr} for lr in (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)},
-    "tokens per SAE": {tokens: {"tokens": tokens} for tokens in (37_500, 75_000, 150_000, TOKENS)},
-    "SAEs for 12 layers": {
-        n: {"layer_groups": groups}
-        for n, groups in {
-            1: "0-11",
-            2: "0-5,6-11",
-            3: "0-3,4-7,8-11",
-            4: "0-2,3-5,6-8,9-11",
-            6: "0-1,2-3,4-5,6-7,8-9,10-11",
-            12: "each",
-        }.items()
+LRS = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
+GROUPINGS = {
+    1: "0-11",
+    2: "0-5,6-11",
+    3: "0-3,4-7,8-11",
+    4: "0-2,3-5,6-8,9-11",
+    6: "0-1,2-3,4-5,6-7,8-9,10-11",
+    12: "each",
+}
+# Of each panel the curves, and of each curve what changes: an SAE for each of the 12 layers where
+# nothing else is said.
+CHOICES: dict[str, dict[str, dict[float, Run]]] = {
+    "k": {"": {k: {"sae": {"k": k}} for k in (4, 8, 16, 32)}},
+    "d_sae": {"": {d_sae: {"sae": {"d_sae": d_sae}} for d_sae in (192, 384, 768, 1536, 3072)}},
+    "lr": {
+        "": {lr: {"lr": lr} for lr in LRS},
+        "d_sae 3,072": {lr: {"lr": lr, "sae": {"d_sae": 3072}} for lr in LRS[1:5]},
+        "75,000 tokens": {lr: {"lr": lr, "tokens": 75_000} for lr in LRS[2:]},
+        "k 4": {lr: {"lr": lr, "sae": {"k": 4}} for lr in LRS[2:5]},
     },
+    "tokens per SAE": {
+        "": {tokens: {"tokens": tokens} for tokens in (37_500, 75_000, 150_000, TOKENS)}
+    },
+    "SAEs for 12 layers": {"": {n: {"layer_groups": of} for n, of in GROUPINGS.items()}},
 }
 PLAIN: Run = {"layer_groups": "each", "tokens": TOKENS, "lr": 8e-3}
 
@@ -50,20 +57,21 @@ def main() -> None:
     args.smollm2 = None
     torch.set_num_threads(1)
     seeds = range(1, args.seeds + 1)
-    wanted = {name: [[{**PLAIN, **run}] for run in CHOICES[name].values()] for name in args.only}
     with Rounds(args, TOKENS, LAYERS, range(12)) as rounds:
         for seed in seeds:  # seed by seed: its cache is written once
-            for runs in wanted.values():
-                rounds.results(runs, seed)
+            for curves in panels_of(args.only).values():
+                for at in curves.values():
+                    rounds.results(at.values(), seed)
         panels = {
             name: [
                 Curve(
-                    name,
-                    list(CHOICES[name]),
-                    list(zip(*(rounds.results(runs, seed) for seed in seeds))),
+                    label or "as it is",
+                    list(at),
+                    list(zip(*(rounds.results(at.values(), seed) for seed in seeds))),
                 )
+                for label, at in curves.items()
             ]
-            for name, runs in wanted.items()
+            for name, curves in panels_of(args.only).items()
         }
     print_table(panels)
     if args.plot:
@@ -71,13 +79,25 @@ def main() -> None:
         draw(args.plot, title, panels)
 
 
+def panels_of(names: Sequence[str]) -> dict[str, dict[str, dict[float, list[Run]]]]:
+    """Of each panel and curve the runs at each point."""
+    return {
+        name: {
+            label: {x: [{**PLAIN, **run}] for x, run in at.items()}
+            for label, at in CHOICES[name].items()
+        }
+        for name in names
+    }
+
+
 def print_table(panels: dict[str, list[Curve]]) -> None:
     """A row for each value of each setting."""
-    print("| | | explained variance | CE-loss score | L0 | CPU seconds, without the LM |")
-    print("|---|---|---|---|---|---|")
-    for name, (curve,) in panels.items():
-        for x, results in zip(curve.xs, curve.results):
-            print(f"| {name} | {x:g} | {' | '.join(cells(results))} |", flush=True)
+    print("| | | | explained variance | CE-loss score | L0 | CPU seconds, without the LM |")
+    print("|---|---|---|---|---|---|---|")
+    for name, curves in panels.items():
+        for curve in curves:
+            for x, results in zip(curve.xs, curve.results):
+                print(f"| {name} | {curve.label} | {x:g} | {' | '.join(cells(results))} |")
 
 
 def cells(results: Sequence[Result]) -> list[str]:

@@ -115,17 +115,21 @@ def draw(path: Path, title: str, panels: Mapping[str, Sequence[Curve]]) -> None:
     """A column for each panel, a row for each metric: medians, with the lowest and the highest."""
     figure = Figure(figsize=(3.3 * len(panels), 5.4), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(len(METRICS), len(panels), squeeze=False, sharey="row")
+    grid = figure.subplots(len(METRICS), len(panels), squeeze=False)
     for row, (metric, name) in zip(grid, METRICS.items()):
         row[0].set_ylabel(name)
         for axes, (x_label, curves) in zip(row, panels.items()):
             for curve in curves:
                 _line(axes, curve, [[mean(of, metric) for of in at] for at in curve.results])
-            axes.set_xscale("log", base=2 if len(panels) > 2 else 10)
+            axes.set_xscale("log")
             axes.set_xlabel(x_label)
             axes.grid(alpha=0.25)
-    if len(next(iter(panels.values()))) > 1:
-        grid[0][0].legend(fontsize=8)
+    told: list[str] = []
+    for axes, curves in zip(grid[0], panels.values()):
+        labels = [curve.label for curve in curves]
+        if len(labels) > 1 and labels != told:
+            axes.legend(fontsize=7)
+            told = labels
     figure.suptitle(title, fontsize=9)
     figure.savefig(path, dpi=110)
 
