@@ -123,6 +123,9 @@ def draw(path: Path, title: str, panels: Mapping[str, Sequence[Curve]]) -> None:
                 _line(axes, curve, [[mean(of, metric) for of in at] for at in curve.results])
             axes.set_xscale("log")
             axes.set_xlabel(x_label)
+            if {x for curve in curves for x in curve.xs} <= {*curves[0].xs}:
+                axes.set_xticks(curves[0].xs, [_short(x) for x in curves[0].xs], minor=False)
+                axes.set_xticks([], minor=True)
             axes.grid(alpha=0.25)
     told: list[str] = []
     for axes, curves in zip(grid[0], panels.values()):
@@ -132,6 +135,10 @@ def draw(path: Path, title: str, panels: Mapping[str, Sequence[Curve]]) -> None:
             told = labels
     figure.suptitle(title, fontsize=9)
     figure.savefig(path, dpi=110)
+
+
+def _short(x: float) -> str:
+    return f"{x / 1000:g}k" if x >= 10_000 else f"{x:g}"
 
 
 def _line(axes: Axes, curve: Curve, values: list[list[float]]) -> None:
