@@ -20,8 +20,9 @@ from typing import NamedTuple
 import torch
 
 from sae_lens_groups.layers import parse_ranges
+from tests.benchmarks.curve_plot import Curve, draw
 from tests.benchmarks.demo_runs import Run
-from tests.benchmarks.from_cache import METRICS, Curve, Result, Rounds, draw, mean
+from tests.benchmarks.from_cache import METRICS, Result, Rounds, mean
 from tests.benchmarks.subjects import Subject, layers_of, subject
 from tests.benchmarks.time_to_quality import CONSTANT, EACH, FALLING, FOURS, cell
 
@@ -204,7 +205,7 @@ def draw_ways(found: Found, path: Path, model: str) -> None:
     """Against tokens, and against seconds."""
     panels = {
         "tokens of the language model": lm_tokens,
-        "processor seconds, the language model's included": cpu_seconds,
+        "processor seconds": cpu_seconds,
     }
     curves = {
         label: [

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from tests.benchmarks.curve_plot import Curve, draw
 from tests.benchmarks.demo_runs import Run
-from tests.benchmarks.from_cache import METRICS, Curve, Result, Rounds, draw, mean
+from tests.benchmarks.from_cache import METRICS, Result, Rounds, mean
 from tests.benchmarks.time_to_quality import cell
 
 TOKENS = 300_000
