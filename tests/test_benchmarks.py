@@ -101,8 +101,8 @@ def test_ways_to_a_suite_are_scored_with_their_tokens_and_seconds(
         monkeypatch.setattr(module, "subject", lambda _: FourLayers())
     monkeypatch.setattr(claims, "SHARES", (1,))
     two = ("each layer", claims.NEIGHBOURS)
-    ways = {name: claims.WAYS[name]._replace(rates=(1,)) for name in two}
-    monkeypatch.setattr(claims, "WAYS", ways)
+    monkeypatch.setattr(claims, "WAYS", {name: claims.WAYS[name] for name in two})
+    monkeypatch.setattr(claims, "best_rate", lambda score: score(1) * 0 + 1)
     log = tmp_path / "log"
     monkeypatch.setattr(
         sys, "argv", ["claims", "--tokens", "8192", "--seeds", "1", "--log", str(log)]
@@ -120,3 +120,16 @@ def test_ways_to_a_suite_are_scored_with_their_tokens_and_seconds(
     monkeypatch.setattr(from_cache, "cache", None)
     claims.main()
     assert log.read_text().splitlines() == lines
+
+
+@pytest.mark.parametrize("best", [0.125, 0.5, 1, 2, 16])
+def test_a_rate_is_doubled_or_halved_until_that_is_worse(best: float) -> None:
+    tried: list[float] = []
+
+    def score(rate: float) -> float:
+        tried.append(rate)
+        return -abs(math.log2(rate / best))
+
+    assert claims.best_rate(score) == best
+    assert min(tried) < best < max(tried)
+    assert len(tried) == len(set(tried))

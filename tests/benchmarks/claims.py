@@ -3,7 +3,8 @@
 A suite of the demo's model, or with `--smollm2 MODEL TEXTS...` of twelve layers of SmolLM2, in four ways:
 an SAE for each layer; groups of four layers (Group-SAE); every other layer, and then the layers
 between from their neighbours (BlackboxNLP 2024); groups, and then each layer from its group.
-Each way's learning rate is the best of several under the first seed at half of the tokens.
+Each way's learning rate is the best under the first seed at half of the tokens, of those that are the
+subject's own doubled or halved.
 `--last_layer` gives as many SAEs to all layers, with the last one alone and in the last group.
 
 Prints Markdown tables of means over the layers on held-out text, medians over the seeds (lowest to
@@ -13,7 +14,7 @@ One thread computes, all in float32.
 
 import argparse
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,8 +38,6 @@ class Way(NamedTuple):
     """How to come to a suite."""
 
     runs: list[Run]
-    rates: tuple[float, ...] = (0.5, 1, 2, 4)
-    """To choose from for the last run, times the subject's own."""
     first: str = ""
     """The way whose rate the first of two runs takes."""
 
@@ -49,20 +48,12 @@ WAYS = {
     NEIGHBOURS: Way(
         [
             {**EACH, "layer_groups": "every other"},
-            {
-                **FALLING,
-                "layer_groups": "the rest",
-                "init_alignment": "affine",
-                "init_keep_layers": True,
-                "share": 1 / 4,
-            },
+            {**FALLING, "layer_groups": "the rest", "init_keep_layers": True, "share": 1 / 4},
         ],
-        (0.25, 0.5, 1, 2),
         first="each layer",
     ),
     "groups, then each layer from them": Way(
         [{**CONSTANT, "init_features": "rows"}, {**FALLING, "share": 0.3}],
-        (0.25, 0.5, 1, 2),
         first="groups of four",
     ),
 }
@@ -100,15 +91,15 @@ def results(rounds: Rounds, of: Subject, tokens: int, seeds: range) -> Found:
     """Of each way, at each share of the tokens, what each seed gave."""
     rates: dict[str, float] = {}
     for name in WAYS:
-        tried = {
-            rate: rounds.result(runs_of(name, of, tokens * TUNED_AT, {**rates, name: rate}), 1)
-            for rate in WAYS[name].rates
-        }
-        rates[name] = max(tried, key=lambda rate: mean(tried[rate], "explained_variance"))
-        for rate, result in tried.items():
+
+        def score(rate: float, name: str = name) -> float:
+            runs = runs_of(name, of, tokens * TUNED_AT, {**rates, name: rate})
+            result = rounds.result(runs, seed=1)
             scores = " / ".join(f"{mean(result, metric):.4f}" for metric in METRICS)
-            taken = " (taken)" if rate == rates[name] else ""
-            print(f"{name}, {rate:g} times the rate: {scores}{taken}", flush=True)
+            print(f"{name}, {rate:g} times the rate: {scores}", flush=True)
+            return mean(result, "explained_variance")
+
+        rates[name] = best_rate(score)
     planned = {
         name: [runs_of(name, of, tokens * share, rates) for share in SHARES] for name in WAYS
     }
@@ -119,6 +110,19 @@ def results(rounds: Rounds, of: Subject, tokens: int, seeds: range) -> Found:
         name: list(zip(*(rounds.results(runs, seed) for seed in seeds)))
         for name, runs in planned.items()
     }
+
+
+def best_rate(score: Callable[[float], float]) -> float:
+    """The best of rates that double, or halve, from 1 on for as long as that is better."""
+    found = {1.0: score(1)}
+    for factor in (2, 0.5):
+        rate = 1.0
+        while len(found) == 1 or found[rate] == max(found.values()):
+            rate *= factor
+            found[rate] = score(rate)
+        if max(found, key=lambda rate: found[rate]) != 1:
+            break
+    return max(found, key=lambda rate: found[rate])
 
 
 def runs_of(name: str, of: Subject, tokens: float, rates: dict[str, float]) -> list[Run]:
