@@ -79,7 +79,7 @@ class SmolLM2:
     """
 
     groups = "4-7,13-16,22-25"
-    scored: Sequence[int] = (5, 6, 14, 15, 23, 24)
+    scored: Sequence[int] = (5, 15, 16, 24)
     held_out: Mapping[str, Any] = {"n_batches": 1, "batch_size_prompts": 8}
     settings: Mapping[str, Any] = {**_PROMPTS, "lr": 1e-3, "n_batches_for_norm_estimate": 2}
 
