@@ -24,7 +24,7 @@ from sae_lens_groups.field_values import (
     require_threshold,
     underived,
 )
-from sae_lens_groups.files import refusing, require_kinds, without_run_id
+from sae_lens_groups.files import expanded, refusing, require_kinds, without_run_id
 from sae_lens_groups.layers import HookTemplate, layer_groups_text
 from sae_lens_groups.scaling import NONE, estimate_batches
 
@@ -109,6 +109,9 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
     def __post_init__(self) -> None:
         if isinstance(self.checkpoint_every, int):
             self.checkpoint_every = str(self.checkpoint_every)  # a number of tokens
+        for name in ("output_path", "checkpoint_path", "resume_from_checkpoint"):
+            if (path := getattr(self, name)) is not None:
+                setattr(self, name, str(expanded(path)))
         self.given_groups = self.layer_groups
         self.layer_groups = cast("str", layer_groups_text(self.layer_groups))
         if isinstance(self.sweep, list | tuple):

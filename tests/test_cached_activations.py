@@ -505,6 +505,18 @@ def test_rows_drawn_otherwise_are_refused(changes: dict[str, Any], message: str)
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("cache_rows", ["all", "drawn"])
+def test_several_rows_of_a_token_fill_the_buffer_sooner(cache_rows: str) -> None:
+    """256 tokens with four rows of each, where the buffer takes 512 rows."""
+    short: dict[str, Any] = {
+        "layers_per_token": 4,
+        "training_tokens": 256,
+        "n_batches_in_buffer": 32,
+    }
+    assert write_cache("0-3", cache_rows, **short).n_tokens < 512
+    assert_same_suites(trained("0-3", **short), trained("0-3", **short, **CACHED))
+
+
 def _no_folder() -> None:
     pass
 

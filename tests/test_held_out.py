@@ -16,7 +16,18 @@ from sae_lens_groups import (
     SAESuite,
     cache_activations,
 )
-from tests.conftest import D_IN, TableModel, group_config, sae_config
+from sae_lens_groups.errors import TrainingInterrupted
+from sae_lens_groups.train import refit_suite
+from tests.conftest import (
+    CONTEXT_SIZE,
+    D_IN,
+    TableModel,
+    group_config,
+    make_model,
+    make_tokens,
+    sae_config,
+)
+from tests.test_exact_resume import stop_after
 
 N_DOCUMENTS = 40
 BOS = N_DOCUMENTS
@@ -206,3 +217,57 @@ def test_rows_that_were_trained_on_are_not_scored_without_a_word(tmp_path: Path)
     with pytest.warns(UserWarning, match=rf"first {n_read} rows .* give dataset.skip\({n_read}\)"):
         suite.evaluate(model, rows, **few)
     suite.evaluate(model, rows.skip(n_read), **few)  # a warning is an error in these tests
+
+
+# --- of what a run starts from, and what comes after training ---
+
+
+def tokens_run(folder: Path, output_path: str, **changes: Any) -> SAESuite:
+    """Trains on the first of 400 prompts of 16 tokens that lie in the folder."""
+    if not (folder / "tokens").exists():
+        make_tokens(400).save_to_disk(folder / "tokens")
+    where = {"dataset_path": str(folder / "tokens"), "output_path": str(folder / output_path)}
+    cfg = group_config(**{"training_tokens": 32 * 20, **where, **changes})
+    return GroupSAETrainingRunner(cfg, override_model=make_model()).run()
+
+
+def test_a_resumed_run_knows_what_it_started_from_had_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_of_source = tokens_run(tmp_path, "source", training_tokens=32 * 100).manifest
+    start = {"layer_groups": "each", "init_from": str(tmp_path / "source")}
+    whole = tokens_run(tmp_path, "whole", **start)
+    assert whole.manifest.dataset_rows_read == n_of_source.dataset_rows_read
+    saving = {"checkpoint_path": str(tmp_path / "ckpt"), "resume_from_checkpoint": "auto"}
+    with monkeypatch.context() as patch:
+        stop_after(patch, 6)
+        with pytest.raises(TrainingInterrupted):
+            tokens_run(tmp_path, "resumed", **start, **saving)
+    resumed = tokens_run(tmp_path, "resumed", **start, **saving)
+    assert resumed.manifest == whole.manifest
+
+
+def test_a_run_that_starts_from_rows_nobody_counted_says_nothing_of_rows(tmp_path: Path) -> None:
+    tokens_run(tmp_path, "source")
+    path = tmp_path / "source/suite.json"
+    entries = json.loads(path.read_text()) | {"dataset_rows_read": None}
+    path.write_text(json.dumps(entries))
+    (tmp_path / "source/checksums.json").unlink()
+    started = tokens_run(tmp_path, "started", init_from=str(tmp_path / "source"))
+    assert started.manifest.dataset_rows_read is None
+
+
+def test_rows_that_decoders_were_refitted_to_count_as_read(tmp_path: Path) -> None:
+    n_tokens, plain = 5000, tokens_run(tmp_path, "plain")
+    n_prompts = -(-n_tokens // CONTEXT_SIZE)
+    n_trained = plain.manifest.dataset_rows_read
+    assert n_trained is not None
+    assert n_trained < n_prompts
+    during = tokens_run(tmp_path, "during", refit_tokens=n_tokens)
+    after = refit_suite(plain, make_model(), make_tokens(400), n_tokens)
+    for suite in (during, after):
+        n_read = suite.manifest.dataset_rows_read
+        assert n_read is not None
+        assert n_prompts <= n_read <= n_prompts + 16  # whole LM batches of 16 prompts
+    elsewhere = refit_suite(plain, make_model(), make_tokens(400, seed=1), n_tokens)
+    assert elsewhere.manifest.dataset_rows_read == n_trained

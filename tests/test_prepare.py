@@ -14,9 +14,9 @@ from datasets import Dataset
 from sae_lens import LanguageModelSAERunnerConfig
 from transformer_lens import HookedTransformer
 
-from sae_lens_groups import GroupSAETrainingRunner, SAESuite
+from sae_lens_groups import GroupSAETrainingRunner, SAESuite, files
 from sae_lens_groups.config import INIT_DIRECTIONS, INIT_PARAMETERS
-from sae_lens_groups.errors import ConfigError, GroupSAEError
+from sae_lens_groups.errors import ConfigError, GroupSAEError, OutputFolderError
 from sae_lens_groups.plan import choose
 from sae_lens_groups.train import prepare
 from sae_lens_groups.train.cache.manifest import CacheManifest
@@ -26,7 +26,7 @@ from sae_lens_groups.train.prepare import settle
 from sae_lens_groups.transfer.start import DIRECTIONS, Transfer
 from sae_lens_groups.transfer.take import PARAMETERS
 
-from .conftest import group_config, make_tokens, sae_config, settings
+from .conftest import group_config, make_model, make_tokens, sae_config, settings
 
 
 def test_the_names_that_a_config_knows_are_those_of_the_tables() -> None:
@@ -180,3 +180,17 @@ def test_a_suite_says_what_a_step_of_its_saes_costs(
     again = GroupSAETrainingRunner(group_config(), tokens, model).run()
     assert again.manifest.sae_step_flops is None
     assert torch.equal(again.layer(0).W_dec, suite.layer(0).W_dec)
+
+
+def test_a_home_folder_is_meant_by_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell leaves it as it is in `--output_path=~/suite`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    saving = {"checkpoint_path": "~/ckpt", "save_final_checkpoint": True}
+    cfg = group_config("0", output_path="~/suite", **saving)
+    suite = GroupSAETrainingRunner(cfg, make_tokens(), make_model()).run()
+    assert suite.path == tmp_path / "suite"
+    assert {path.name for path in tmp_path.iterdir()} >= {"suite", "ckpt"}
+    assert not Path("~").exists()
+    with pytest.raises(OutputFolderError, match="already holds"):
+        files.require_free("~/suite")

@@ -31,7 +31,9 @@ def _hand_over_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache_activations_runner, "load_model", lambda **_: make_model())
 
 
-def cache(layer: int, seed: int = 0, site: str = "hook_resid_post", folder: str = "") -> None:
+def cache(
+    layer: int, seed: int = 0, site: str = "hook_resid_post", seqpos_slice: Any = (None,)
+) -> None:
     """What SAELens writes of a hook."""
     cfg = CacheActivationsRunnerConfig(
         dataset_path="tokens",
@@ -41,7 +43,8 @@ def cache(layer: int, seed: int = 0, site: str = "hook_resid_post", folder: str 
         d_in=D_IN,
         training_tokens=N_PROMPTS * CONTEXT_SIZE,
         context_size=CONTEXT_SIZE,
-        new_cached_activations_path=folder or f"caches/{layer}",
+        new_cached_activations_path=f"caches/{layer}",
+        seqpos_slice=seqpos_slice,
         shuffle=False,
         buffer_size_gb=1e-4,
         device="cpu",
@@ -51,11 +54,11 @@ def cache(layer: int, seed: int = 0, site: str = "hook_resid_post", folder: str 
 
 
 def trained(
-    layer_groups: str, path: str | None, model: HookedTransformer | None = None
+    layer_groups: str, path: str | None, model: HookedTransformer | None = None, **changes: Any
 ) -> SAESuite:
     cached: dict[str, Any] = {"use_cached_activations": True, "cached_activations_path": path}
     return GroupSAETrainingRunner(
-        group_config(layer_groups, **NORMALISED, **(cached if path else {})),
+        group_config(layer_groups, **NORMALISED, **changes, **(cached if path else {})),
         override_dataset=make_tokens(N_PROMPTS),
         override_model=model or make_model(),
     ).run()
@@ -65,7 +68,17 @@ def trained(
 def test_they_train_the_saes_that_the_model_trains(layer_groups: str, path: str) -> None:
     for layer in (0, 1, 3):
         cache(layer)
-    from_model, from_caches = trained(layer_groups, None), trained(layer_groups, path)
+    assert_same(trained(layer_groups, None), trained(layer_groups, path))
+
+
+@pytest.mark.parametrize("positions", [(0, -2), (3, None), (None, None, 2)])
+def test_parts_of_prompts_are_taken_as_they_were_cached(positions: tuple[int | None, ...]) -> None:
+    cache(1, seqpos_slice=positions)
+    of_part: dict[str, Any] = {"seqpos_slice": positions}
+    assert_same(trained("1", None, **of_part), trained("1", "caches", **of_part))
+
+
+def assert_same(from_model: SAESuite, from_caches: SAESuite) -> None:
     assert from_model.manifest.scaling_factors == from_caches.manifest.scaling_factors
     for name, sae in from_model.items():
         for parameter, weight in sae.state_dict().items():

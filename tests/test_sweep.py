@@ -238,6 +238,49 @@ def test_mistakes_are_one_line(sweep: list[Any], message: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("sweep", "architectures"),
+    [
+        (
+            [{"architecture": "topk", "k": 4}, {"architecture": "jumprelu", "l0_coefficient": 1.0}],
+            ["topk", "jumprelu"],
+        ),
+        (
+            [sae_config("topk", k=8), sae_config("standard", l1_coefficient=2.0)],
+            ["topk", "standard"],
+        ),
+        (
+            [
+                {"hook_head_index": None, "matryoshka_widths": (12, 48)},
+                {"matryoshka_widths": [24, 48]},
+            ],
+            2 * ["matryoshka_batchtopk"],
+        ),
+    ],
+)
+def test_settings_have_only_fields_of_their_architecture(
+    sweep: list[Any], architectures: list[str]
+) -> None:
+    base = sae_config("topk" if "topk" in architectures else architectures[0], k=4)
+    _, settings = swept(group_config(sae=base, sweep=sweep))
+    assert [one.cfg.sae.architecture() for one in settings] == architectures
+
+
+def test_a_pretrained_sae_keeps_its_own_settings_and_is_not_swept(
+    tmp_path: Path, model: HookedTransformer
+) -> None:
+    GroupSAETrainingRunner(
+        group_config("0", output_path=str(tmp_path / "one")), make_tokens(), model
+    ).run()
+    path = str(tmp_path / "one/groups/layers_0")
+    with pytest.raises(ConfigError, match="sweep changes k, and the SAE at from_pretrained_path"):
+        SweepTrainingRunner(
+            group_config(from_pretrained_path=path, sweep=["k=2,8"]), make_tokens(), model
+        )
+    rates = group_config("0", from_pretrained_path=path, sweep=["lr=1e-3,2e-3"])
+    assert len(SweepTrainingRunner(rates, make_tokens(), model).run()) == 2
+
+
+@pytest.mark.parametrize(
     "flag", [{"init_from": "x"}, {"refit_tokens": 100}, {"ranks_per_group": 2}]
 )
 def test_what_a_sweep_cannot_do_is_refused(flag: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from sae_lens_groups.activations.batches import BatchStream, RowSource, TrainingBatches
 from sae_lens_groups.activations.dataset import (
+    EVERY_ROW,
     CountedRows,
     DatasetId,
     as_stream,

@@ -138,6 +138,10 @@ def held_out_rows(dataset: IterableDataset, n_rows_read: int) -> IterableDataset
     return rest
 
 
+EVERY_ROW = 2**62
+"""Read of a dataset, where nobody says how many were."""
+
+
 class CountedRows:
     """A dataset's rows in order, as often as they are asked for, and how many were given out.
 

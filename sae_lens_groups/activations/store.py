@@ -44,7 +44,6 @@ class GroupActivationsStore(TokenStore):
     _draws: dict[str, torch.Generator]
     places: dict[str, tuple[LayerGroup, int]]
     """Of each hook: the group, and the position in it, of the layer."""
-    _layers_per_token: int
     _norm_limits: dict[str, float]
     _is_compiled: bool
     shared: SideBySide | None = None
@@ -115,7 +114,7 @@ class GroupActivationsStore(TokenStore):
             for group in groups
             for position, layer in enumerate(group.layers)
         }
-        self._layers_per_token = cfg.layers_per_token
+        self.rows_per_token = cfg.layers_per_token
         self._norm_limits = dict(norm_limits)
         self._is_compiled = cfg.compile_llm
 
@@ -132,7 +131,7 @@ class GroupActivationsStore(TokenStore):
         """An empty buffer for the drawn rows, which this generator permutes."""
         return ShuffleBuffer(
             self.buffer_size,
-            self.store_batch_size_prompts * self.training_context_size * self._layers_per_token,
+            self.store_batch_size_prompts * self.training_context_size * self.rows_per_token,
             self.train_batch_size_tokens,
             self.activations_mixing_fraction,
             self.d_in,
@@ -153,7 +152,7 @@ class GroupActivationsStore(TokenStore):
         """The positions (N,) of the layers drawn from each group."""
         return {
             group.name: draw_positions(
-                len(group), n_tokens, self._layers_per_token, self._draws[group.name]
+                len(group), n_tokens, self.rows_per_token, self._draws[group.name]
             ).flatten()
             for group in self.groups
         }
@@ -203,14 +202,14 @@ class GroupActivationsStore(TokenStore):
         """Draws rows from every layer of an LM batch and writes them into a buffer."""
         kept_B = self.kept_positions(batch_tokens).cpu()
         is_outlier: list[torch.Tensor] = []
-        slot_N = sink.reserve(len(kept_B) * self._layers_per_token)
+        slot_N = sink.reserve(len(kept_B) * self.rows_per_token)
         drawn = self._draw(len(kept_B))
         is_finite: dict[str, torch.Tensor] = {}
 
         def take(hook_name: str, acts: torch.Tensor) -> None:
             group, position = self.places[hook_name]
             row_N = (drawn[group.name] == position).nonzero().squeeze(1)
-            token_N = kept_B[row_N // self._layers_per_token]
+            token_N = kept_B[row_N // self.rows_per_token]
             acts_BD = acts.reshape(-1, self.d_in)
             if self._norm_limits:
                 is_outlier.append(self._is_outlier(hook_name, acts_BD))
@@ -221,7 +220,7 @@ class GroupActivationsStore(TokenStore):
         self.capture(batch_tokens, take)
         self.require_finite(is_finite)
         if is_outlier:  # known only once the last layer is
-            left_out_N = _any(is_outlier)[kept_B].repeat_interleave(self._layers_per_token)
+            left_out_N = _any(is_outlier)[kept_B].repeat_interleave(self.rows_per_token)
             sink.release(slot_N[left_out_N])
 
     def as_served(self, rows_ND: torch.Tensor) -> torch.Tensor:
@@ -252,7 +251,10 @@ class GroupActivationsStore(TokenStore):
 
     def _trained_part(self, acts: torch.Tensor) -> torch.Tensor:
         """Of a hook's activations the positions and heads that are trained on."""
-        acts = acts[:, slice(*self.seqpos_slice)]
+        return self.of_heads(acts[:, slice(*self.seqpos_slice)])
+
+    def of_heads(self, acts: torch.Tensor) -> torch.Tensor:
+        """Of a hook's activations the head that is trained on, or all heads side by side."""
         if self.hook_head_index is not None:
             return acts[:, :, self.hook_head_index]
         return acts.flatten(2) if acts.ndim > 3 else acts

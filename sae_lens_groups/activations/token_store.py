@@ -25,6 +25,8 @@ class TokenStore(ActivationsStore):
 
     source_name = "dataset"
     """What is read, for messages."""
+    rows_per_token = 1
+    """That each group's shuffle buffer gets."""
     _is_resumed = False
 
     @property
@@ -93,7 +95,7 @@ class TokenStore(ActivationsStore):
 
     def require_filled_buffer(self, n_tokens: int) -> None:
         """Refuses a dataset that ended after so many tokens, if that is too early."""
-        if n_tokens < self.buffer_size:
+        if n_tokens * self.rows_per_token < self.buffer_size:
             raise DatasetError(
                 f"the {self.source_name} gives {n_tokens:,} tokens in whole batches of "
                 f"{self.store_batch_size_prompts} prompts, less than the shuffle buffer of "

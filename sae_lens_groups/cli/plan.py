@@ -24,7 +24,7 @@ _DEFAULTS = {"layer_groups": "auto", "n_batches_in_buffer": 1_000_000}
 def plan(args: Sequence[str]) -> int:
     """Measures, plans, prints, and writes `plan.json`, `plan.html` and `plan.png`."""
     own, line = read_command_line(_parser(), args)
-    folder = Path(line.given.get("output_path") or "plan")
+    folder = files.expanded(line.given.get("output_path") or "plan")
     files.require_free(folder)
     files.require_writable(folder)
     announce(line)
@@ -120,7 +120,7 @@ def _parser() -> ConfigFlags:
     parser.add_argument(
         "--max_cost",
         type=float,
-        help="the most groups whose suite costs at most this fraction of an SAE per layer, such as 0.4",
+        help="the most groups whose suite costs at most this fraction of an SAE per layer, such as 0.8",
     )
     parser.add_argument(
         "--last_layer",

@@ -11,6 +11,7 @@ from sae_lens_groups.cli.evaluate import add_model_flags, positive_number
 def refit(args: Sequence[str]) -> int:
     """Writes the refitted suite to a new folder, and prints what it was worth."""
     flags = _parser().parse_args(list(args))
+    flags.output_path = files.expanded(flags.output_path)
     files.require_free(flags.output_path)
     announce()
     return _refit(flags)

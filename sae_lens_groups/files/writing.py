@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from sae_lens_groups.errors import OutputFolderError, quoted
 from sae_lens_groups.files.names import CACHE, SUITE, SWEEP
+from sae_lens_groups.files.reading import expanded
 
 
 def partial_name(name: str) -> str:
@@ -25,7 +26,7 @@ def partial_name(name: str) -> str:
 
 def require_free(folder: Path | str, setting: str = "output_path") -> None:
     """Refuses an output folder that already holds something; `setting` is what names it."""
-    folder = Path(folder)
+    folder = expanded(folder)
     try:
         folder.stat()
     except FileNotFoundError:
@@ -50,7 +51,7 @@ def require_free(folder: Path | str, setting: str = "output_path") -> None:
 
 def require_writable(folder: Path | str, setting: str = "output_path") -> None:
     """Refuses a folder that cannot be made or filled, and leaves nothing behind."""
-    folder = Path(folder).absolute()
+    folder = expanded(folder).absolute()
     try:
         nearest = next(path for path in (folder, *folder.parents) if path.exists())
         tempfile.TemporaryFile(dir=nearest).close()

@@ -8,6 +8,7 @@ from transformer_lens import HookedRootModule
 
 from sae_lens_groups.activations import (
     ActivationNorms,
+    DatasetId,
     fingerprint,
     measure_norms,
     require_hooks,
@@ -16,7 +17,7 @@ from sae_lens_groups.activations import (
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.plan import GroupPlan
 from sae_lens_groups.train.prepare import PreparedRun, transfer_of
-from sae_lens_groups.transfer import Transfer
+from sae_lens_groups.transfer import Transfer, rows_read_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class CompletedRun:
     transfer: Transfer | None
     """Where each group starts from."""
     norms: ActivationNorms
-    dataset_fingerprint: str
+    dataset: DatasetId
 
 
 def complete(
@@ -57,12 +58,15 @@ def complete(
     norms = measured(lambda: _norms(run, model, hooked))
     if not (run.settled.measures_distances and run.settled.checkpoint is None):
         norms.warn_if_massive()  # where distances were measured, that has said it of every layer
+    dataset = DatasetId(run.dataset_path, fingerprint(run.dataset))
+    if transfer is not None:  # counted from here on, as a resumed run may not find the source
+        run.rows.n_read = max(run.rows.n_read, rows_read_for(transfer.source, dataset))
     return CompletedRun(
         groups=groups,
         plan=plan,
         transfer=transfer,
         norms=norms,
-        dataset_fingerprint=fingerprint(run.dataset),
+        dataset=dataset,
     )
 
 

@@ -114,7 +114,7 @@ class SuiteRecipe:
         if all(len(group) == 1 for group in groups):
             raise ConfigError(
                 f"layer_groups is {self.cfg.layer_groups}, and each group has one layer; the recipe "
-                "takes groups of several layers, or leave --layer_groups out"
+                "takes groups of several layers: name some with --layer_groups"
             )
         return groups
 

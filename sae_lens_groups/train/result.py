@@ -11,6 +11,7 @@ from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
 
 from sae_lens_groups import files
 from sae_lens_groups.activations import (
+    EVERY_ROW,
     ActivationNorms,
     DatasetId,
     GroupActivationsStore,
@@ -25,10 +26,10 @@ from sae_lens_groups.train.export import export_suite, figures_of_groups, scalin
 from sae_lens_groups.train.group_trainer import GroupTrainer
 from sae_lens_groups.train.ranks.suite import saved_by_all
 from sae_lens_groups.train.ranks.world import World
-from sae_lens_groups.train.refit.suite import refit_trained
+from sae_lens_groups.train.refit.suite import refit_trained, set_rows_read
 from sae_lens_groups.train.sweep import Setting
 from sae_lens_groups.train.trainer import GroupSAETrainer
-from sae_lens_groups.transfer import Transfer, rows_read_with_source, with_kept_layers
+from sae_lens_groups.transfer import Transfer, with_kept_layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,26 +98,23 @@ class Result:
     def _refitted(self, suite: SAESuite) -> SAESuite:
         """As it was, with a warning, where refitting fails: training took longer."""
         try:
-            return self.world.agreed(
+            suite = self.world.agreed(
                 lambda: refit_trained(suite, self.own, self.cfg, self.store, self.norms)
             )
         except Exception as error:  # of the dataset, the language model, or too little memory
             warnings.warn(f"decoders are not refitted: {in_one_line(error)}", stacklevel=3)
-            return suite
+        else:  # which may read on where training ended
+            set_rows_read(suite, self._dataset_rows_read())
+        return suite
 
     def _filled_in(self, trained: SAESuite) -> SAESuite:
         assert self.transfer is not None
         return with_kept_layers(trained, self.transfer.source)
 
     def _dataset_rows_read(self) -> int | None:
-        if self.dataset.path is None:  # it may not be the one that the config names
-            return None
-        source = None if self.transfer is None else self.transfer.source
-        try:
-            return rows_read_with_source(self.store.rows.n_read, self.dataset, source)
-        except (GroupSAEError, OSError) as error:
-            warnings.warn(f"the rows that init_from read are not known: {error}", stacklevel=2)
-            return None
+        n_read = max(self.world.gathered(lambda: self.store.rows.n_read))
+        # Without a path it may not be the dataset that the config names.
+        return None if self.dataset.path is None or n_read == EVERY_ROW else n_read
 
     def _written(self, suite: SAESuite, output_path: str | None) -> SAESuite:
         if output_path is None:

@@ -124,9 +124,8 @@ class TrainingRun:
         self.activations_store = store.from_group_config(
             self.model, cfg, self.groups, self._rows, self._norms.limits(cfg.hook_template)
         )
-        dataset = DatasetId(prepared.dataset_path, completed.dataset_fingerprint)
         self.settings = prepared.settled.settings
-        self._results = [self._result_of(setting, dataset) for setting in self.settings]
+        self._results = [self._result_of(setting, completed.dataset) for setting in self.settings]
         own_part_of = partial(own_part, shards=self._shards)
         self.saes, self._orders = saes_of_settings(
             self.settings, self.groups, override_saes, self._own, own_part_of

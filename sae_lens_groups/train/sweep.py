@@ -155,19 +155,35 @@ def _listed(cfg: GroupSAERunnerConfig[Any]) -> list[dict[str, Any]]:
 def _filled_up(
     entries: Sequence[Mapping[str, Any]], cfg: GroupSAERunnerConfig[Any]
 ) -> list[dict[str, Any]]:
-    """Each with a value of every field that any of them has: where it has none, the config's own."""
+    """Each with a value of every field that any of them has: where it has none, the config's own.
+
+    Fields that its architecture lacks stay out, and those that are None as in the config.
+    """
     names = dict.fromkeys(name for entry in entries for name in entry)
     own = {name: getattr(cfg if name in _OF_RUN else cfg.sae, name, None) for name in names}
     own[_ARCHITECTURE] = cfg.sae.architecture()
 
     def value_of(entry: Mapping[str, Any], name: str) -> Any:
         value = entry.get(name, own[name])
-        return layer_groups_text(value) if name == "layer_groups" else value
+        if name == "layer_groups":
+            return layer_groups_text(value)
+        return list(value) if isinstance(value, tuple) else value
+
+    def has(entry: Mapping[str, Any], name: str) -> bool:
+        if name in entry:
+            return entry[name] is not None or own[name] is not None
+        known = _fields_of(entry.get(_ARCHITECTURE, own[_ARCHITECTURE]))
+        return own[name] is not None and name in (*known, *_OF_RUN, _ARCHITECTURE)
 
     return [
-        {name: value_of(entry, name) for name in names if name in entry or own[name] is not None}
-        for entry in entries
+        {name: value_of(entry, name) for name in names if has(entry, name)} for entry in entries
     ]
+
+
+def _fields_of(architecture: str) -> list[str]:
+    require_one_of(_ARCHITECTURE, architecture, SAE_TRAINING_CLASS_REGISTRY)
+    config_class = SAE_TRAINING_CLASS_REGISTRY[architecture][1]
+    return [field.name for field in fields(config_class) if field.init]
 
 
 def _axis(text: str) -> tuple[str, list[Any]]:
@@ -219,6 +235,11 @@ def _hook_in_name(hook_name: Any) -> str:
 def _setting(cfg: GroupSAERunnerConfig[Any], name: str, changes: Mapping[str, Any]) -> Setting:
     of_run = {field: value for field, value in changes.items() if field in _OF_RUN}
     of_sae = {field: value for field, value in changes.items() if field not in _OF_RUN}
+    if of_sae and cfg.from_pretrained_path is not None:
+        raise ConfigError(
+            f"sweep changes {', '.join(of_sae)}, and the SAE at from_pretrained_path keeps its own; "
+            "sweep over lr and its like, or leave from_pretrained_path out"
+        )
     try:
         own = replace_flags(
             cfg,
@@ -236,9 +257,8 @@ def _setting(cfg: GroupSAERunnerConfig[Any], name: str, changes: Mapping[str, An
 
 def _sae_config(base: TrainingSAEConfig, changes: Mapping[str, Any]) -> TrainingSAEConfig:
     architecture = changes.get(_ARCHITECTURE, base.architecture())
-    require_one_of(_ARCHITECTURE, architecture, SAE_TRAINING_CLASS_REGISTRY)
+    names = _fields_of(architecture)
     config_class = SAE_TRAINING_CLASS_REGISTRY[architecture][1]
-    names = [field.name for field in fields(config_class) if field.init]
     kept = {name: getattr(base, name) for name in names if hasattr(base, name)}
     changed = {name: value for name, value in changes.items() if name != _ARCHITECTURE}
     for name in changed:

@@ -7,7 +7,7 @@ from typing import Any
 from typing_extensions import override
 
 from sae_lens_groups import files
-from sae_lens_groups.activations import DatasetId
+from sae_lens_groups.activations import EVERY_ROW, DatasetId
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.layers import LayerGroup, disjoint
@@ -92,17 +92,12 @@ def with_kept_layers(trained: SAESuite, source: SAESource) -> SAESuite:
     return SAESuite(_FilledIn(trained.source, source))
 
 
-def rows_read_with_source(
-    rows_read: int, dataset: DatasetId, source: SAESource | None
-) -> int | None:
-    """Rows of its dataset that a run or the suite that it started from read.
-
-    None where the suite read of the same dataset and does not say how much.
-    """
-    if source is None or source.folder is None:
-        return rows_read
+def rows_read_for(source: SAESource, dataset: DatasetId) -> int:
+    """Rows of a dataset that the training of a source read, from the first one on."""
+    if source.folder is None:
+        return 0
     path = (source.runner_cfg or {}).get("dataset_path")
     if not dataset.is_same(DatasetId(path, source.manifest.dataset_fingerprint)):
-        return rows_read
-    of_source = source.manifest.rows_trained_on
-    return None if of_source is None else max(rows_read, of_source)
+        return 0
+    n_read = source.manifest.rows_trained_on
+    return EVERY_ROW if n_read is None else n_read

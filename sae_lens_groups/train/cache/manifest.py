@@ -102,7 +102,7 @@ class CacheManifest(files.FileEntries):
         n_batches = self.n_prompts // cfg.store_batch_size_prompts
         n_tokens = n_batches * cfg.store_batch_size_prompts * cfg.rows_per_prompt
         buffer_size = cfg.n_batches_in_buffer * cfg.rows_per_prompt
-        if n_tokens < buffer_size:
+        if n_tokens * cfg.layers_per_token < buffer_size:
             raise CacheError(
                 f"cached_activations_path {cfg.cached_activations_path!r} holds {n_tokens:,} tokens "
                 f"in whole batches of {cfg.store_batch_size_prompts} prompts, less than the shuffle "

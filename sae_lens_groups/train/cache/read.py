@@ -135,12 +135,13 @@ class CachedActivationsStore(GroupActivationsStore):
 
     def _require_this_model(self, path: str) -> None:
         """Refuses activations that the model does not give for the same tokens."""
-        if slice(*self.seqpos_slice).start:
-            return  # the first tokens of a prompt are not there
+        start, _, step = slice(*self.seqpos_slice).indices(self.context_size)
+        if start or step != 1:
+            return  # not all tokens before a position are there
         tokens_PT = self.cache.token_ids_PT(range(1)).to(self.device)
 
         def compare(hook_name: str, acts: torch.Tensor) -> None:
-            given_ND = self._trained_part(acts).reshape(-1, self.d_in).float().cpu()
+            given_ND = self.of_heads(acts).reshape(-1, self.d_in).float().cpu()
             cached_ND = self.cache.rows_ND(hook_name, range(1)).float()
             off = float((given_ND - cached_ND).norm() / given_ND.norm())
             if not off <= _MOST_OFF:

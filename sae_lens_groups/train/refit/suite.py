@@ -12,7 +12,12 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedRootModule
 from typing_extensions import override
 
-from sae_lens_groups.activations import ActivationNorms, GroupActivationsStore
+from sae_lens_groups.activations import (
+    ActivationNorms,
+    CountedRows,
+    GroupActivationsStore,
+    fingerprint,
+)
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError, DatasetError
 from sae_lens_groups.layers import LayerGroup
@@ -61,9 +66,20 @@ def refit_suite(
     metadata = [suite.source.layer(layer).cfg.metadata for layer in suite.layers]
     limits = {of.hook_name: of.max_activation_norm for of in metadata}
     known = {name: limit for name, limit in limits.items() if limit is not None}
-    alone = _alone(suite.layers)
-    store = GroupActivationsStore.from_group_config(model, cfg, alone, dataset, known)
-    return _refitted(suite, store, refit_tokens, device)
+    rows = CountedRows.of(dataset)
+    store = GroupActivationsStore.from_group_config(model, cfg, _alone(suite.layers), rows, known)
+    refitted = _refitted(suite, store, refit_tokens, device)
+    n_before = suite.manifest.rows_trained_on
+    is_of_training = fingerprint(rows.dataset) == suite.manifest.dataset_fingerprint
+    if n_before is not None and is_of_training:
+        set_rows_read(refitted, max(n_before, rows.n_read))
+    return refitted
+
+
+def set_rows_read(suite: SAESuite, n_read: int | None) -> None:
+    """Says how many of its dataset's rows a suite's training and refitting have read."""
+    suite.manifest = replace(suite.manifest, dataset_rows_read=n_read)
+    suite.source.manifest = suite.manifest
 
 
 def require_refittable_suite(suite: SAESuite) -> None:
