@@ -8,6 +8,7 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from tests.benchmarks.from_cache import METRICS, Result, mean
 
@@ -22,7 +23,7 @@ class Curve(NamedTuple):
 
 def draw(path: Path, title: str, panels: Mapping[str, Sequence[Curve]]) -> None:
     """A column for each panel, a row for each metric: medians, with the lowest and the highest."""
-    figure = Figure(figsize=(3.3 * len(panels), 5.4), layout="constrained")
+    figure = Figure(figsize=(3.3 * max(len(panels), 3), 5.6), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(METRICS), len(panels), squeeze=False)
     for row, (metric, name) in zip(grid, METRICS.items()):
@@ -30,20 +31,30 @@ def draw(path: Path, title: str, panels: Mapping[str, Sequence[Curve]]) -> None:
         for axes, (x_label, curves) in zip(row, panels.items()):
             for curve in curves:
                 _line(axes, curve, [[mean(of, metric) for of in at] for at in curve.results])
-            axes.set_xscale("log")
+            _name_points(axes, curves)
             axes.set_xlabel(x_label)
-            if {x for curve in curves for x in curve.xs} <= {*curves[0].xs}:
-                axes.set_xticks(curves[0].xs, [_short(x) for x in curves[0].xs], minor=False)
-                axes.set_xticks([], minor=True)
             axes.grid(alpha=0.25)
-    told: list[str] = []
-    for axes, curves in zip(grid[0], panels.values()):
-        labels = [curve.label for curve in curves]
-        if len(labels) > 1 and labels != told:
-            axes.legend(fontsize=7)
-            told = labels
+    labels = [[curve.label for curve in curves] for curves in panels.values()]
+    if len(labels[0]) > 1 and all(one == labels[0] for one in labels):
+        lines, _ = grid[0][0].get_legend_handles_labels()
+        figure.legend(lines, labels[0], loc="outside lower center", ncols=2, fontsize=9)
+    else:
+        for axes, of_panel in zip(grid[0], labels):
+            if len(of_panel) > 1:
+                axes.legend(fontsize=7)
     figure.suptitle(title, fontsize=9)
     figure.savefig(path, dpi=110)
+
+
+def _name_points(axes: Axes, curves: Sequence[Curve]) -> None:
+    """The points' own values along the axis, where all curves have them."""
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
+    if {x for curve in curves for x in curve.xs} <= {*curves[0].xs}:
+        axes.set_xticks(curves[0].xs)
+    else:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
 
 
 def _short(x: float) -> str:
