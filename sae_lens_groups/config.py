@@ -110,7 +110,7 @@ class GroupSAERunnerConfig(LanguageModelSAERunnerConfig[T_TRAINING_SAE_CONFIG]):
         if isinstance(self.checkpoint_every, int):
             self.checkpoint_every = str(self.checkpoint_every)  # a number of tokens
         for name in ("output_path", "checkpoint_path", "resume_from_checkpoint"):
-            if (path := getattr(self, name)) is not None:
+            if isinstance(path := getattr(self, name), str | Path):
                 setattr(self, name, str(expanded(path)))
         self.given_groups = self.layer_groups
         self.layer_groups = cast("str", layer_groups_text(self.layer_groups))

@@ -50,7 +50,7 @@ PLAIN: Run = {"layer_groups": "each", "tokens": TOKENS, "lr": 8e-3}
 def main() -> None:
     """Runs what is not in the log yet, prints the table, draws the plot."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--log", type=Path, help="take finished runs from this file, append others")
     parser.add_argument("--plot", type=Path, help="PNG to draw")
     parser.add_argument("--only", nargs="+", choices=list(CHOICES), default=list(CHOICES))
