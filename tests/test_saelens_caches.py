@@ -1,28 +1,18 @@
 """Activations that SAELens's own runner cached, a folder for each hook, feed a run."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from sae_lens import CacheActivationsRunner, CacheActivationsRunnerConfig, cache_activations_runner
 from transformer_lens import HookedTransformer
 
 from sae_lens_groups import GroupSAETrainingRunner, SAESuite
 from sae_lens_groups.errors import CacheError
 
-from .conftest import (
-    CONTEXT_SIZE,
-    D_IN,
-    group_config,
-    make_model,
-    make_tokens,
-    sae_config,
-)
+from .conftest import CONTEXT_SIZE, D_IN, group_config, make_model, make_tokens
+from .test_cached_activations import CACHED, N_PROMPTS, NORMALISED, assert_same_suites
 
 pytestmark = pytest.mark.seam
-N_PROMPTS = 400
-NORMALISED = {"sae": sae_config(normalize_activations="expected_average_only_in")}
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +46,7 @@ def cache(
 def trained(
     layer_groups: str, path: str | None, model: HookedTransformer | None = None, **changes: Any
 ) -> SAESuite:
-    cached: dict[str, Any] = {"use_cached_activations": True, "cached_activations_path": path}
+    cached = {**CACHED, "cached_activations_path": path}
     return GroupSAETrainingRunner(
         group_config(layer_groups, **NORMALISED, **changes, **(cached if path else {})),
         override_dataset=make_tokens(N_PROMPTS),
@@ -68,21 +58,14 @@ def trained(
 def test_they_train_the_saes_that_the_model_trains(layer_groups: str, path: str) -> None:
     for layer in (0, 1, 3):
         cache(layer)
-    assert_same(trained(layer_groups, None), trained(layer_groups, path))
+    assert_same_suites(trained(layer_groups, None), trained(layer_groups, path))
 
 
 @pytest.mark.parametrize("positions", [(0, -2), (3, None), (None, None, 2)])
 def test_parts_of_prompts_are_taken_as_they_were_cached(positions: tuple[int | None, ...]) -> None:
     cache(1, seqpos_slice=positions)
     of_part: dict[str, Any] = {"seqpos_slice": positions}
-    assert_same(trained("1", None, **of_part), trained("1", "caches", **of_part))
-
-
-def assert_same(from_model: SAESuite, from_caches: SAESuite) -> None:
-    assert from_model.manifest.scaling_factors == from_caches.manifest.scaling_factors
-    for name, sae in from_model.items():
-        for parameter, weight in sae.state_dict().items():
-            assert torch.equal(weight, from_caches[name].state_dict()[parameter]), name
+    assert_same_suites(trained("1", None, **of_part), trained("1", "caches", **of_part))
 
 
 def other_tokens() -> None:
@@ -123,14 +106,8 @@ def test_another_model_is_told_by_the_first_prompt() -> None:
 
 def test_a_prompt_of_another_length_is_refused() -> None:
     cache(1)
-    cfg = group_config(
-        "1",
-        seqpos_slice=(1, None),
-        use_cached_activations=True,
-        cached_activations_path=str(Path("caches/1")),
-    )
     n = CONTEXT_SIZE
     with pytest.raises(
         CacheError, match=f"{n} positions of every prompt, and this run trains on {n - 1}"
     ):
-        GroupSAETrainingRunner(cfg, override_dataset=make_tokens(), override_model=make_model())
+        trained("1", "caches/1", seqpos_slice=(1, None))

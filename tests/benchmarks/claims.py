@@ -14,7 +14,7 @@ One thread computes, all in float32.
 
 import argparse
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,12 +23,10 @@ import torch
 from sae_lens_groups.layers import parse_ranges
 from tests.benchmarks.curve_plot import Curve, draw
 from tests.benchmarks.demo_runs import Run
-from tests.benchmarks.from_cache import METRICS, Result, Rounds, mean
+from tests.benchmarks.from_cache import METRICS, Found, Result, Rounds, mean
 from tests.benchmarks.subjects import Subject, layers_of, subject
 from tests.benchmarks.time_to_quality import CONSTANT, EACH, FALLING, FOURS, cell
 
-Found = dict[str, list[Sequence[Result]]]
-"""Of each way, at each share of the tokens, the results of all seeds."""
 NEIGHBOURS = "every other layer, then the rest from neighbours"
 SHARES = (1 / 4, 1 / 2, 1)
 TUNED_AT = 1 / 2
@@ -103,13 +101,7 @@ def results(rounds: Rounds, of: Subject, tokens: int, seeds: range) -> Found:
     planned = {
         name: [runs_of(name, of, tokens * share, rates) for share in SHARES] for name in WAYS
     }
-    for seed in seeds:  # seed by seed: its cache is written once
-        for runs in planned.values():
-            rounds.results(runs, seed)
-    return {
-        name: list(zip(*(rounds.results(runs, seed) for seed in seeds)))
-        for name, runs in planned.items()
-    }
+    return rounds.results(planned, seeds)
 
 
 def best_rate(score: Callable[[float], float]) -> float:
@@ -178,26 +170,21 @@ def print_neighbours(found: Found, rest: list[str]) -> None:
 def print_last_layer(args: argparse.Namespace) -> None:
     """Scores of all layers, and of the last one's."""
     ways = LAST["SmolLM2" if args.smollm2 else "demo"]
-    layers = ways["alone"].split("-")[0] + "-" + ways["alone"].split(",")[-1]
+    groups = parse_ranges(ways["alone"])
+    first, last = groups[0].first, groups[-1].last
+    scored = sorted({layer for group in groups for layer in (group.first, group.last)})
+    planned = {name: [[{"layer_groups": of, "tokens": args.tokens}]] for name, of in ways.items()}
     print("| last layer | groups |" + 2 * " explained variance | CE-loss score |")
     print("|---|---|---|---|---|---|")
-    scored = {layer for group in parse_ranges(ways["alone"]) for layer in (group.first, group.last)}
-    with Rounds(args, args.tokens, layers, sorted(scored)) as rounds:
-        for seed in range(1, args.seeds + 1):
-            rounds.results(last_runs(ways, args.tokens), seed)
-        for (name, groups), runs in zip(ways.items(), last_runs(ways, args.tokens)):
-            found = [rounds.result(runs, seed) for seed in range(1, args.seeds + 1)]
-            cells = [
-                cell([means(result, part) for result in found], metric, ".4f")
-                for part in (None, [layers.split("-")[1]])
-                for metric in METRICS
-            ]
-            print(f"| {name} | {groups} | {' | '.join(cells)} |", flush=True)
-
-
-def last_runs(ways: dict[str, str], tokens: int) -> list[list[Run]]:
-    """A run of each way to group the last layers."""
-    return [[{"layer_groups": groups, "tokens": tokens}] for groups in ways.values()]
+    with Rounds(args, args.tokens, f"{first}-{last}", scored) as rounds:
+        found = rounds.results(planned, range(1, args.seeds + 1))
+    for name, (of_seeds,) in found.items():
+        cells = [
+            cell([means(result, part) for result in of_seeds], metric, ".4f")
+            for part in (None, [str(last)])
+            for metric in METRICS
+        ]
+        print(f"| {name} | {ways[name]} | {' | '.join(cells)} |", flush=True)
 
 
 def means(result: Result, layers: list[str] | None = None) -> dict[str, float]:

@@ -57,38 +57,24 @@ def main() -> None:
     args = parser.parse_args()
     args.smollm2 = None
     torch.set_num_threads(1)
-    seeds = range(1, args.seeds + 1)
+    planned = {
+        f"{name}: {label}": [[{**PLAIN, **run}] for run in at.values()]
+        for name in args.only
+        for label, at in CHOICES[name].items()
+    }
     with Rounds(args, TOKENS, LAYERS, range(12)) as rounds:
-        for seed in seeds:  # seed by seed: its cache is written once
-            for curves in panels_of(args.only).values():
-                for at in curves.values():
-                    rounds.results(at.values(), seed)
-        panels = {
-            name: [
-                Curve(
-                    label or "as it is",
-                    list(at),
-                    list(zip(*(rounds.results(at.values(), seed) for seed in seeds))),
-                )
-                for label, at in curves.items()
-            ]
-            for name, curves in panels_of(args.only).items()
-        }
+        found = rounds.results(planned, range(1, args.seeds + 1))
+    panels = {
+        name: [
+            Curve(label or "as it is", list(at), found[f"{name}: {label}"])
+            for label, at in CHOICES[name].items()
+        ]
+        for name in args.only
+    }
     print_table(panels)
     if args.plot:
         title = "BatchTopK SAEs of the demo's model: medians of seeds, with lowest and highest"
         draw(args.plot, title, panels)
-
-
-def panels_of(names: Sequence[str]) -> dict[str, dict[str, dict[float, list[Run]]]]:
-    """Of each panel and curve the runs at each point."""
-    return {
-        name: {
-            label: {x: [{**PLAIN, **run}] for x, run in at.items()}
-            for label, at in CHOICES[name].items()
-        }
-        for name in names
-    }
 
 
 def print_table(panels: dict[str, list[Curve]]) -> None:

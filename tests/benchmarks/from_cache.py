@@ -4,7 +4,7 @@ import argparse
 import json
 import statistics
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,10 @@ METRICS = {"explained_variance": "explained variance", "ce_loss_score": "CE-loss
 _FLOAT32: Run = {"autocast_lm": False}
 _COMMON: Run = {**_FLOAT32, "architecture": "batchtopk"}
 Result = Mapping[str, Any]
+Planned = Mapping[str, Sequence[list[Run]]]
+"""By a curve's name the runs at each of its points."""
+Found = dict[str, list[tuple[Result, ...]]]
+"""By a curve's name, at each of its points, the results of all seeds."""
 
 
 class Rounds:
@@ -41,9 +45,13 @@ class Rounds:
     def __exit__(self, *_: object) -> None:
         self._folders.close()
 
-    def results(self, each: Iterable[list[Run]], seed: int) -> list[Result]:
-        """Of several lists of runs what `result` gives."""
-        return [self.result(runs, seed) for runs in each]
+    def results(self, planned: Planned, seeds: Iterable[int]) -> Found:
+        """What `result` gives with every seed, one after the other, as each seed tells something."""
+        by_seed = [
+            {name: [self.result(runs, seed) for runs in points] for name, points in planned.items()}
+            for seed in seeds
+        ]
+        return {name: list(zip(*(found[name] for found in by_seed))) for name in planned}
 
     def result(self, runs: list[Run], seed: int) -> Result:
         """Seconds of runs that start from one another, and scores of the last one's layers.
