@@ -244,12 +244,9 @@ def browser() -> Iterator[webdriver.Chrome]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    products.mark_long_products(items)
+    products.mark_slow_products(items)
     floor.mark(items)
-    for item in items:
-        if item.get_closest_marker("long"):
-            item.add_marker("slow")
-    # The long ones first: what is left at the end is short, and all processes end together.
+    # The slow ones first: what is left at the end is short, and all processes end together.
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 

@@ -33,4 +33,4 @@ def mark(items: Iterable[pytest.Item]) -> None:
         if item.path in touching:
             item.add_marker("saelens")
     if is_the_oldest_at_hand():
-        products.mark_long_cases([item for item in items if item.get_closest_marker("seam")])
+        products.mark_slow_cases([item for item in items if item.get_closest_marker("seam")])

@@ -19,8 +19,6 @@ from tests.benchmarks.speed.__main__ import main as speed
 from tests.benchmarks.speed.jobs import EACH, GROUPS, MULTI
 from tests.benchmarks.subjects import Demo
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def _forked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,6 +34,7 @@ def test_a_run_has_a_process_of_its_own() -> None:
     assert in_own_process(os.getpid) != os.getpid()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_forked")
 def test_speed_prints_a_row_for_every_way_and_the_time_by_part(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -52,6 +51,7 @@ def test_speed_prints_a_row_for_every_way_and_the_time_by_part(
     assert "| groups (0-1) | language model |" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_forked")
 @pytest.mark.parametrize("way", [MULTI, EACH, GROUPS])
 def test_cost_scale_measures_a_point(way: str) -> None:
@@ -65,6 +65,7 @@ def seconds_per_million(way: str) -> float:
     return cost_scale.measure(cost_scale.Run(way, point), settings)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_forked")
 def test_a_recipe_goes_on_from_the_run_before() -> None:
     """A single step from scratch explains nothing yet."""
@@ -94,6 +95,7 @@ class FourLayers(Demo):
     held_out: Mapping[str, Any] = {"n_batches": 1, "batch_size_prompts": 4}
 
 
+@pytest.mark.slow
 def test_ways_to_a_suite_are_scored_with_their_tokens_and_seconds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -214,6 +214,7 @@ def test_a_resumed_run_goes_on_with_weights_optimiser_scaling_and_data(tmp_path:
     assert len(set(restored)) == 3
 
 
+@pytest.mark.slow
 def test_a_run_resumes_also_near_the_end_of_the_dataset(
     model: HookedTransformer, tmp_path: Path
 ) -> None:

@@ -503,7 +503,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-@pytest.mark.slow
 def test_the_wheel_holds_the_package_and_its_command(wheel: Path) -> None:
     package = Path(sae_lens_groups.__file__).parent
 

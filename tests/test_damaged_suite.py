@@ -207,6 +207,7 @@ def test_generated_damages_are_found_and_named_or_do_no_harm(whole: Path, tmp_pa
     assert harmless <= {name for name in files_of(whole) if not is_covered(name)}
 
 
+@pytest.mark.slow
 def test_without_checksums_damages_are_found_or_loaded_as_sound_suites(
     whole: Path, tmp_path: Path
 ) -> None:
@@ -620,7 +621,6 @@ for folder in sys.argv[1:]:
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory of Linux")
 def test_absurd_sizes_are_refused_before_memory_is_taken(whole: Path, tmp_path: Path) -> None:
     """In 300 MB, with files that are as long as they say, though nothing is in them."""

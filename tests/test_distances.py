@@ -127,9 +127,9 @@ def stored_activations(
     ("prompts", "n_tokens", "excluded", "seqpos_slice"),
     [
         # A block for each LM batch.
-        pytest.param(4, 4100, [], (None,), marks=pytest.mark.long),
+        pytest.param(4, 4100, [], (None,), marks=pytest.mark.slow),
         # Two blocks, of rows from all over the LM batch.
-        pytest.param(40, 41_000, [3, 7, 11], (None,), marks=pytest.mark.long),
+        pytest.param(40, 41_000, [3, 7, 11], (None,), marks=pytest.mark.slow),
         (5, 5000, [0], (2, -2)),
     ],
 )
@@ -341,6 +341,7 @@ def test_the_standard_error_grows_where_the_tokens_of_an_lm_batch_are_alike() ->
     assert found.standard_errors[0, 1] > 3 * cosines.std().item() / math.sqrt(3200)
 
 
+@pytest.mark.slow
 def test_the_standard_error_is_how_far_repeated_measurements_lie_apart() -> None:
     """Prompts are of one of two topics, so the means, of a tenth of the tokens, are far off."""
     tables = random_tables(0, n_layers=4)

@@ -205,6 +205,7 @@ def test_the_suites_own_dataset_is_known_by_its_content(
     assert first_row_evaluated(suite_folder, tokens_folder) == rows_read(suite_folder)
 
 
+@pytest.mark.slow
 def test_a_suite_of_before_goes_by_the_path_of_its_dataset(
     suite_folder: Path, tokens_folder: Path, tmp_path: Path
 ) -> None:
@@ -218,6 +219,7 @@ def test_a_suite_of_before_goes_by_the_path_of_its_dataset(
     assert first_row_evaluated(folder, tokens_folder) == rows_read(folder) + 1
 
 
+@pytest.mark.slow
 def test_rows_of_a_moved_dataset_that_the_baseline_read_are_not_held_out(
     suite_folder: Path, tokens_folder: Path, tmp_path: Path
 ) -> None:
@@ -285,6 +287,7 @@ def test_other_text_is_read_from_its_start(suite_folder: Path, text_folder: Path
     assert result["metrics"]["token_stats"]["total_tokens_eval_reconstruction"] == 2 * 4 * 16
 
 
+@pytest.mark.slow
 def test_tasks_that_the_model_does_not_solve_are_named(
     suite_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -343,7 +346,7 @@ def test_an_evaluation_of_an_earlier_version_is_kept(suite_folder: Path, tmp_pat
     assert figures(folder / "earlier_evaluation") == old
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_model_computes_as_in_training_or_as_asked(
     tokens_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -455,6 +455,7 @@ def require_percentiles(found: Estimate, of_draws: list[float]) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_sequences", [4, 8, 32])
 def test_intervals_over_few_prompts_hold_the_true_difference(n_sequences: int) -> None:
     def sums(level: float, seed: int) -> SequenceSums:

@@ -144,8 +144,8 @@ def text_model() -> HookedRootModule:
     [
         (0, False),
         (3, True),
-        pytest.param(0, True, marks=pytest.mark.long),
-        pytest.param(3, False, marks=pytest.mark.long),
+        pytest.param(0, True, marks=pytest.mark.slow),
+        pytest.param(3, False, marks=pytest.mark.slow),
     ],
 )
 def test_half_used_texts_are_gone_on_with(

@@ -1,6 +1,7 @@
 """The sparse step is SAELens's own step: same active latents, losses, gradients and statistics."""
 
 import copy
+import itertools
 from collections.abc import Iterator
 from statistics import mean, stdev
 from typing import Any
@@ -332,6 +333,7 @@ def any_sae(architecture: str, jumprelu_threshold: float) -> TrainingSAE[Any]:
     return make_standard(-1.3) if architecture == "standard" else make_sae(architecture)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_dead", [0, 30])
 @pytest.mark.parametrize("architecture", TRAINED)
 def test_gradients_of_an_sae_in_bfloat16_are_nearer_to_float64_than_saelens_own(
@@ -457,12 +459,7 @@ def test_training_goes_the_same_way(architecture: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "autocast"),
-    [
-        ("jumprelu", False),
-        (MATRYOSHKA, True),
-        pytest.param("jumprelu", True, marks=pytest.mark.long),
-        pytest.param(MATRYOSHKA, False, marks=pytest.mark.long),
-    ],
+    list(itertools.product(("jumprelu", MATRYOSHKA), (False, True))),
 )
 @needs_jumprelu
 def test_trained_saes_explain_as_much_as_saelens_own(architecture: str, autocast: bool) -> None:

@@ -15,7 +15,7 @@ def test_killed_runs_end_bit_identical() -> None:
     assert json.loads(done.stdout.splitlines()[-1]) == {"kills": 8, "bit_identical": 8}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_killed_recipe_ends_bit_identical_and_leaves_nothing_half_written() -> None:
     done = processes.run("-m", "tests.faults", "--recipe", "--kills", "4", "--per_run", "2")
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]

@@ -170,6 +170,7 @@ def test_all_rows_were_read_once_the_dataset_starts_over(tmp_path: Path) -> None
     assert suite.manifest.dataset_rows_read == 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache_rows", ["all", "drawn"])
 def test_a_run_from_cached_activations_counts_as_one_from_text(
     cache_rows: str, tmp_path: Path

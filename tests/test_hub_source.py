@@ -203,6 +203,7 @@ def test_formats_of_other_libraries_come_in_through_saelens_converters(tmp_path:
     assert "SAELens finds no SAE 'layers.7' in 'owner/formats'" in gone
 
 
+@pytest.mark.slow
 def test_a_star_names_the_layers_of_a_format_too(tmp_path: Path) -> None:
     other_formats(tmp_path)
     first = tmp_path / "owner/formats/layer_1"

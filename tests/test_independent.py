@@ -162,9 +162,8 @@ def test_a_comparison_scores_what_neither_was_trained_on_and_both_were_trained_f
     assert n_compared == 2
 
 
-@pytest.mark.parametrize(
-    "architecture", ["batchtopk", pytest.param("matryoshka_batchtopk", marks=pytest.mark.long)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["batchtopk", "matryoshka_batchtopk"])
 def test_the_exported_threshold_lets_k_features_fire_on_what_was_trained_on(
     text: Path, model: Model, tmp_path: Path, architecture: str
 ) -> None:

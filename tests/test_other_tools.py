@@ -24,6 +24,7 @@ from .test_features import (  # noqa: F401  # its fixtures
 )
 
 
+@pytest.mark.slow
 def test_delphi_caches_and_reads_a_suites_features(
     suite: SAESuite,  # noqa: F811
     found: SuiteFeatures,  # noqa: F811

@@ -275,3 +275,17 @@ def test_positions_that_training_left_out_do_not_count(sink_model: HookedTransfo
     found = scores(suite, sink_model)
     assert found.tokens.n_outliers == 0
     assert found.tokens.n_tokens == 2 * 16 * (CONTEXT_SIZE - 1)
+
+
+def test_layers_of_unlike_norms_are_told_before_training() -> None:
+    """Of a group that takes them as they are: the SAE would learn the largest."""
+    tables = torch.randn(N_LAYERS, D_VOCAB, 16, generator=torch.Generator().manual_seed(0))
+    tables *= torch.tensor([1.0, 1.5, 4.0, 30.0])[:, None, None]
+    data: dict[str, Any] = {"override_dataset": make_tokens(), "override_model": TableModel(tables)}
+    with pytest.warns(
+        UserWarning,
+        match=r"^the layers of layers_1-3 \(5\.\d+ to 11\d\) .* set normalize_activations to",
+    ):
+        GroupSAETrainingRunner(group_config("0,1-3"), **data)
+    for settings in ({"layer_groups": "0-1,2,3"}, {"layer_groups": "0,1-3", **NORMALISED}):
+        GroupSAETrainingRunner(group_config(**settings), **data)

@@ -109,6 +109,7 @@ def test_flags_decide_on_the_plan(text_folder: Path, capsys: pytest.CaptureFixtu
     assert "cka distances of 12 layers" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_config_file_gives_what_is_not_said_again(text_folder: Path) -> None:
     cfg = demo_config(
         "even:3",
@@ -181,6 +182,7 @@ def test_tokens_of_another_model_and_an_empty_dataset_give_status_2(
     assert "error: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_plan_may_be_made_for_a_k_beyond_saelens_default_d_sae(text_folder: Path) -> None:
     flags = ["--architecture", "topk", "--k", "1200", "--dataset_path", str(text_folder)]
     assert main(["plan", *FLAGS, *flags]) == 0
@@ -204,6 +206,7 @@ def test_a_plan_of_many_layers_is_still_a_small_table() -> None:
 # --- the pictures ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_layers", [2, 12, 80])
 def test_the_png_is_drawn_for_any_number_of_layers(n_layers: int, tmp_path: Path) -> None:
     save_picture(synthetic_plan(n_layers), tmp_path / "plan.png")

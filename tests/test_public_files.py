@@ -625,7 +625,6 @@ def hostile_suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home / "suite"
 
 
-@pytest.mark.slow
 def test_nothing_of_a_difficult_folder_is_left(hostile_suite: Path) -> None:
     raw = {
         str(path.relative_to(hostile_suite)): path
@@ -651,7 +650,6 @@ def test_nothing_of_a_difficult_folder_is_left(hostile_suite: Path) -> None:
     assert found["dataset_path"] == "tokens"
 
 
-@pytest.mark.slow
 def test_a_published_suite_loads_with_equal_outputs(hostile_suite: Path, tmp_path: Path) -> None:
     files = published(hostile_suite, base_model="EleutherAI/pythia-160m")
     suite = SAESuite.load(written(files, tmp_path / "downloaded"))

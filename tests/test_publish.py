@@ -58,7 +58,7 @@ def suite_folder(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "suite"))
 
 
-@pytest.fixture(scope="module", params=["regular", "lfs"])
+@pytest.fixture(scope="module", params=[pytest.param("regular", marks=pytest.mark.slow), "lfs"])
 def mode(request: pytest.FixtureRequest) -> Mode:
     return request.param
 
@@ -733,6 +733,7 @@ def test_without_a_network_the_message_says_so(suite_folder: Path, tmp_path: Pat
         assert "check the network, and that HF_HUB_OFFLINE is not set" in message
 
 
+@pytest.mark.slow
 def test_every_architecture_survives_the_way(
     model: HookedTransformer, tokens: Dataset, tmp_path: Path
 ) -> None:

@@ -269,7 +269,7 @@ def written_by(size: int, into: Path, alone: Path, runs: list[dict[str, Any]]) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [3, *(pytest.param(n, marks=pytest.mark.long) for n in (4, 5))])
+@pytest.mark.parametrize("size", [3, 4, 5])
 def test_more_processes_write_what_one_writes(
     all_alone: tuple[Path, list[dict[str, Any]]], tmp_path: Path, size: int
 ) -> None:
@@ -278,7 +278,7 @@ def test_more_processes_write_what_one_writes(
     assert written_by(size, tmp_path, folder, runs[size - 3 :: 3]) == {}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3, 4, 5])
 def test_any_number_of_processes_writes_what_one_writes(
     all_alone: tuple[Path, list[dict[str, Any]]], tmp_path: Path, size: int
@@ -287,16 +287,11 @@ def test_any_number_of_processes_writes_what_one_writes(
     assert written_by(size, tmp_path, folder, runs) == {}
 
 
-ALSO = pytest.mark.long
-"""Of numbers of ranks that are here with others too."""
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "numbers_after"),
     [
-        *((1, (4,)), (2, (1,)), (3, (2,))),
-        *(pytest.param(before, (1, 2, 4), marks=ALSO) for before in (1, 2, 3)),
+        (2, (1,)),
+        *(pytest.param(before, (1, 2, 4), marks=pytest.mark.slow) for before in (1, 2, 3)),
     ],
 )
 def test_a_run_goes_on_with_any_number_of_processes(
@@ -310,7 +305,6 @@ def test_a_run_goes_on_with_any_number_of_processes(
         assert differing(alone("long text"), tmp_path / f"with {after}") == []
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(SECONDS)
 def test_a_rank_that_is_killed_ends_the_others_and_the_run_goes_on(
     alone: Callable[[str], Path], tmp_path: Path
@@ -332,7 +326,7 @@ def test_a_rank_that_is_killed_ends_the_others_and_the_run_goes_on(
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.timeout(SECONDS)
 def test_torchrun_starts_all_again_when_one_is_killed(
     alone: Callable[[str], Path], tmp_path: Path

@@ -117,7 +117,6 @@ def test_a_full_disk_of_one_rank_is_said_once_and_the_run_goes_on(
     assert "checkpoint" not in second["err"]
 
 
-@pytest.mark.slow
 def test_only_a_rank_that_stops_answering_ends_the_other(data: Path, tmp_path: Path) -> None:
     """Not one whose step takes longer than that, nor both, stopped and let go on together."""
     args = command(data, tmp_path / "of", checkpoint_every="640")
@@ -163,7 +162,7 @@ def test_a_signal_to_torchrun_stops_all_and_the_run_goes_on(data: Path, tmp_path
     assert differing(tmp_path / "whole" / "suite", tmp_path / "of" / "suite") == []
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_torchrun_leaves_the_first_rank_time_to_say_why(data: Path, tmp_path: Path) -> None:
     """It ends the others once one has ended, which may be a faster one."""
     ended = under_torchrun(command(data, tmp_path / "of", n_batches_in_buffer="1"))
@@ -182,7 +181,7 @@ def under_torchrun(args: list[str]) -> "subprocess.Popen[str]":
     )
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_killed_ranks_write_what_they_would_have_written() -> None:
     """`python -m tests.faults --ranks 3` kills 50 times; this is a small part of it."""
     more = ("--kills", "2", "--per_run", "1", "--seed", "1")

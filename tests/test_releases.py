@@ -130,6 +130,7 @@ def test_only_the_layers_that_a_run_starts_from_are_downloaded(
     assert sorted(path.parent.name for path in weights) == ["layer_2", "layer_5"]
 
 
+@pytest.mark.slow
 def test_what_a_release_cannot_give_is_one_line_before_the_model_loads(
     hub_folder: Path, text_folder: Path, tmp_path: Path
 ) -> None:

@@ -444,6 +444,7 @@ def test_a_page_that_asks_for_something_would_be_noticed(
         require_quiet(browser)
 
 
+@pytest.mark.slow
 def test_no_line_goes_over_layers_that_were_not_trained(
     browser: webdriver.Chrome, tmp_path: Path
 ) -> None:
@@ -491,6 +492,7 @@ def test_the_page_shows_everything_at_any_width(
     require_quiet(browser)
 
 
+@pytest.mark.slow
 def test_headings_sort_and_what_is_missing_comes_last(
     browser: webdriver.Chrome, tmp_path: Path
 ) -> None:
@@ -523,6 +525,7 @@ def test_clear_differences_are_marked(browser: webdriver.Chrome, tmp_path: Path)
     assert column(browser, 9)[1:] == ["nan [nan, nan]", "\N{EN DASH}"]
 
 
+@pytest.mark.slow
 def test_the_slider_and_a_click_choose_the_layer_whose_curves_are_shown(
     browser: webdriver.Chrome, tmp_path: Path
 ) -> None:
@@ -552,6 +555,7 @@ def test_the_slider_and_a_click_choose_the_layer_whose_curves_are_shown(
     require_quiet(browser)
 
 
+@pytest.mark.slow
 def test_what_was_not_measured_has_no_section(browser: webdriver.Chrome, tmp_path: Path) -> None:
     evaluation = small_evaluation()
     alone = replace(evaluation, scores=evaluation.scores[:2])
@@ -574,6 +578,7 @@ def test_what_is_likely_wrong_stands_on_top(browser: webdriver.Chrome, tmp_path:
     require_quiet(browser)
 
 
+@pytest.mark.slow
 def test_tasks_that_were_left_out_say_why(browser: webdriver.Chrome, tmp_path: Path) -> None:
     evaluation = small_evaluation(faithfulness=FaithfulnessReport({"ioi": LEFT_OUT}))
     open_page(browser, report_page(suite_of("0-1,2"), evaluation), tmp_path, n_plots=3)
@@ -581,6 +586,7 @@ def test_tasks_that_were_left_out_say_why(browser: webdriver.Chrome, tmp_path: P
     require_quiet(browser)
 
 
+@pytest.mark.slow
 def test_a_page_without_a_number_anywhere_still_opens(
     browser: webdriver.Chrome, tmp_path: Path
 ) -> None:
@@ -628,6 +634,7 @@ def test_names_from_files_cannot_run_as_scripts(browser: webdriver.Chrome, tmp_p
     require_quiet(browser)
 
 
+@pytest.mark.slow
 def test_a_trained_suite_is_reported(browser: webdriver.Chrome, tmp_path: Path) -> None:
     short = {"n_batches_in_buffer": 16, "n_batches_for_norm_estimate": 2, "lr_decay_steps": 0}
     dataset = stdlib_tokens("held_out").select(range(400))

@@ -520,6 +520,7 @@ def test_every_model_name_is_one_that_wandb_takes(
     assert len(checkpoints_in(run_folder({"checkpoint_path": tmp_path / "ckpt"}))) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["log", "log_artifact", "finish", "Histogram"])
 def test_nothing_that_wandb_raises_ends_a_run(
     model: HookedTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

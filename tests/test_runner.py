@@ -104,9 +104,7 @@ def test_devices_may_be_named_one_by_one(model: HookedTransformer, tokens: Datas
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
-@pytest.mark.parametrize(
-    "name", ["compile_sae", pytest.param("compile_llm", marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize("name", ["compile_sae", "compile_llm"])
 def test_compiled_training_gives_nearly_the_same_weights(tokens: Dataset, name: str) -> None:
     compiled = train(make_model(), tokens, "0-2,3", **{name: True})
     plain = train(make_model(), tokens)

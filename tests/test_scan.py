@@ -304,12 +304,14 @@ def test_the_library_of_another_version_is_no_text_about_people() -> None:
     require_nothing_private({"a.html": "<style>.alice {}</style>"}, repo_id=REPO_ID)
 
 
+@pytest.mark.slow
 def test_the_library_that_draws_is_no_private_text_in_any_version() -> None:
     of_another_version = get_plotlyjs().replace("plotly.js v", "plotly.js v0", 1)
     assert of_another_version != get_plotlyjs()
     require_nothing_private({"a.html": f"<script>{of_another_version}</script>"}, repo_id=REPO_ID)
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(st.floats(0, 1), st.sampled_from([" /home/alfred/x ", f" {TOKEN} ", " alice "]))
 @example(0.999, " alice ")
@@ -366,6 +368,7 @@ def test_json_without_anything_private_passes(data: Any) -> None:
     require_nothing_private({"a.json": json.dumps(data)}, repo_id=REPO_ID)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     "text",

@@ -332,7 +332,7 @@ def test_an_error_in_one_shard_is_told_by_all(two: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("size", "each"), [(4, 2), pytest.param(3, 3, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("size", "each"), [(4, 2), (3, 3)])
 def test_more_ranks_train_it_too(alone: Path, tmp_path: Path, size: int, each: int) -> None:
     """With a set of ranks for each of several groups as well, from a checkpoint of one process."""
     runs: list[dict[str, Any]] = [

@@ -72,6 +72,7 @@ def test_distances_are_those_of_ordinary_tokens(metric: str, limit: float) -> No
     np.testing.assert_allclose(found.matrix, DEFINITIONS[metric](batches, n_tokens), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", METRICS)
 def test_standard_errors_are_how_far_repeated_measurements_lie_apart(metric: str) -> None:
     model = SinkModel(drifting_tables())

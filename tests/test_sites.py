@@ -196,6 +196,7 @@ def test_suites_that_cannot_be_written_are_not_lost(
     )
 
 
+@pytest.mark.slow
 def test_wandb_gets_a_steps_entries_of_all_sites_at_once(
     monkeypatch: pytest.MonkeyPatch, model: HookedTransformer
 ) -> None:
@@ -297,6 +298,7 @@ def test_scores_are_compared_within_a_site(found: SweepEvaluation) -> None:
     assert "no other setting at its site has" in sweep_text(found)
 
 
+@pytest.mark.slow
 def test_the_page_has_a_front_for_each_site(
     browser: webdriver.Chrome, tmp_path: Path, found: SweepEvaluation
 ) -> None:

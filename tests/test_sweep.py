@@ -161,6 +161,7 @@ def test_without_a_folder_the_suites_are_in_memory(model: HookedTransformer) -> 
     }
 
 
+@pytest.mark.slow
 def test_wandb_gets_entries_of_each_setting(
     monkeypatch: pytest.MonkeyPatch, model: HookedTransformer, tmp_path: Path
 ) -> None:

@@ -129,6 +129,7 @@ def test_points_stand_at_the_means_with_their_intervals(
     require_quiet(browser)
 
 
+@pytest.mark.slow
 def test_a_baseline_is_a_point_that_cannot_be_chosen(
     browser: webdriver.Chrome, tmp_path: Path, four: SweepEvaluation
 ) -> None:
@@ -182,6 +183,7 @@ def test_a_row_a_point_and_the_list_choose_a_setting_everywhere(
     require_quiet(browser)
 
 
+@pytest.mark.slow
 def test_the_chosen_setting_comes_with_its_commands(
     browser: webdriver.Chrome, tmp_path: Path, four: SweepEvaluation
 ) -> None:
@@ -205,6 +207,7 @@ def test_the_chosen_setting_comes_with_its_commands(
     require_quiet(browser)
 
 
+@pytest.mark.slow
 def test_the_table_has_the_differences_to_the_chosen_setting(
     browser: webdriver.Chrome, tmp_path: Path, four: SweepEvaluation
 ) -> None:
@@ -228,6 +231,7 @@ def test_the_table_has_the_differences_to_the_chosen_setting(
     require_quiet(browser)
 
 
+@pytest.mark.slow
 def test_a_layer_alone_is_drawn_and_tabled(
     browser: webdriver.Chrome, tmp_path: Path, four: SweepEvaluation
 ) -> None:
@@ -243,6 +247,7 @@ def test_a_layer_alone_is_drawn_and_tabled(
     require_quiet(browser)
 
 
+@pytest.mark.slow
 def test_headings_sort_the_table(
     browser: webdriver.Chrome, tmp_path: Path, four: SweepEvaluation
 ) -> None:
@@ -284,6 +289,7 @@ def test_nothing_is_wider_than_the_screen(
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+@pytest.mark.slow
 def test_what_is_not_known_leaves_a_gap(
     browser: webdriver.Chrome, tmp_path: Path, four: SweepEvaluation
 ) -> None:

@@ -28,6 +28,7 @@ USUAL_MULTIPLE = 10.0
 _MASSIVE_SHARE = 0.15  # of the squared norm in 1% of the tokens; ordinary layers have .01 to .07
 _FEWEST_TOKENS, _MOST_TOKENS, _PART_OF_RUN = 1024, 4096, 100
 _N_NAMED = 3
+_UNLIKE = 2  # one scale for two layers then takes one of them at half the other's
 
 
 class LayerNorms(files.Entries):
@@ -88,6 +89,21 @@ class ActivationNorms:
     def to_dict(self) -> dict[str, Any]:
         """By layer, as JSON has it."""
         return {str(layer): norms.model_dump() for layer, norms in self.layers.items()}
+
+    def warn_if_unlike(self, groups: Iterable[LayerGroup]) -> None:
+        """Says of which groups an SAE would take layers of quite different sizes as they are."""
+        unlike = []
+        for group in groups:
+            medians = [self.layers[layer].median for layer in group.layers if layer in self.layers]
+            if medians and max(medians) > _UNLIKE * min(medians):
+                unlike.append(f"{group.name} ({min(medians):.3g} to {max(medians):.3g})")
+        if unlike:
+            warnings.warn(
+                f"the layers of {', '.join(unlike[:_N_NAMED])}{' and others' * (len(unlike) > _N_NAMED)} "
+                "have activations of quite different norms, and the largest will decide what the SAE "
+                "learns: set normalize_activations to expected_average_only_in",
+                stacklevel=3,
+            )
 
     def warn_if_massive(self) -> None:
         """Says that few tokens carry most of the norm, which, and what is or can be done."""

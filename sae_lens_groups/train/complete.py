@@ -58,6 +58,8 @@ def complete(
     norms = measured(lambda: _norms(run, model, hooked))
     if not (run.settled.measures_distances and run.settled.checkpoint is None):
         norms.warn_if_massive()  # where distances were measured, that has said it of every layer
+    if cfg.sae.normalize_activations == "none":
+        norms.warn_if_unlike(groups)
     dataset = DatasetId(run.dataset_path, fingerprint(run.dataset))
     if transfer is not None:  # counted from here on, as a resumed run may not find the source
         run.rows.n_read = max(run.rows.n_read, rows_read_for(transfer.source, dataset))
