@@ -59,6 +59,10 @@ class BFloat16Step(SparseStep[TrainingSAE[Any]]):
             return tensor
         return self._scratch.empty(f"{name} copied", tuple(tensor.shape), like).copy_(tensor)
 
+    @override
+    def clip_gradients(self) -> None:
+        self._step._clip_gradients_of(self.sae)
+
     @property
     @override
     def is_due(self) -> bool:

@@ -1,6 +1,6 @@
 """Whether an SAE is trained with a fast step or with SAELens's own."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,8 +79,16 @@ def make_step(
 ) -> SparseStep[Any] | None:
     """The fast step of this SAE; None where it is SAELens's own."""
     step = step_of_sae(sae, mode).step
-    if step is None:
-        return None
+    return None if step is None else step_for_dtype(step, sae, cfg, scratch)
+
+
+def step_for_dtype(
+    step: Callable[..., SparseStep[Any]],
+    sae: TrainingSAE[Any],
+    cfg: SAETrainerConfig,
+    scratch: Scratch,
+) -> SparseStep[Any]:
+    """The step that this makes, as a class does, for weights in float32 or bfloat16."""
     if sae.W_enc.dtype == torch.bfloat16:
         return BFloat16Step(step, sae, cfg.dead_feature_window, scratch)
     return step(sae, cfg.dead_feature_window, scratch, cfg.autocast)

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 import torch
 
-from sae_lens_groups.train.fast_step.largest import largest_per_row
-
 # How far ahead features are called candidates, in steps: so rarely is the device asked.
 _MOST_STEPS_AHEAD = 64
 
@@ -53,10 +51,6 @@ class DeadCandidates:
         return list(index_C.tensor_split(torch.searchsorted(index_C, ends).tolist()))
 
 
-Largest = Callable[[torch.Tensor, torch.Tensor, int, bool], torch.Tensor]
-"""From pre-activations (B, C), which are dead (C,), k and by_magnitude: the k largest, else zeros."""
-
-
 @dataclass(frozen=True)
 class DeadGradients:
     """A loss of the dead features, and its gradients with respect to what they take part in."""
@@ -75,9 +69,8 @@ def auxiliary_loss(
     index_C: torch.Tensor,
     is_dead_C: torch.Tensor,
     coefficient: float,
-    by_magnitude: bool,
-    largest: Largest | None = None,
-    summed: Callable[[torch.Tensor], torch.Tensor] = lambda of_features: of_features,
+    largest: Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor],
+    summed: Callable[[torch.Tensor], torch.Tensor],
 ) -> DeadGradients:
     """How well the dead features reconstruct what the living ones left (arXiv 2406.04093, A.2).
 
@@ -88,13 +81,12 @@ def auxiliary_loss(
         index_C: features that may be dead.
         is_dead_C: which of them are.
         coefficient: SAELens's `aux_loss_coefficient`.
-        by_magnitude: whether the largest magnitudes are taken, and not the largest values.
-        largest: what chooses, where there are dead features elsewhere too.
-        summed: gives a sum over features as one over those elsewhere too.
+        largest: from pre-activations (B, C), which are dead (C,) and k: the k largest, else zeros.
+        summed: gives a sum over features as one over those of other shards too.
     """
     n_rows, d_in = residual_BD.shape
     k_aux = d_in // 2
-    acts_BC = (largest or _largest)(hidden_BF[:, index_C], is_dead_C, k_aux, by_magnitude)
+    acts_BC = largest(hidden_BF[:, index_C], is_dead_C, k_aux)
     is_taken_BC = acts_BC != 0
     if norm_F is not None:
         acts_BC = acts_BC / norm_F[index_C]
@@ -108,17 +100,3 @@ def auxiliary_loss(
         grad_pre_BC=(grad_BD @ W_dec_CD.T) * is_taken_BC,
         grad_W_dec_CD=acts_BC.T @ grad_BD,
     )
-
-
-def _largest(
-    hidden_BC: torch.Tensor, is_dead_C: torch.Tensor, k: int, by_magnitude: bool
-) -> torch.Tensor:
-    """The k largest of the dead features in each row, (B, C), zero elsewhere."""
-    if hidden_BC.shape[1] <= k:
-        return torch.where(is_dead_C, hidden_BC, 0.0)
-    lowest = 0.0 if by_magnitude else -torch.inf
-    value_BK, index_BK = largest_per_row(
-        torch.where(is_dead_C, hidden_BC, lowest), k, by_magnitude=by_magnitude
-    )
-    value_BK = torch.where(is_dead_C[index_BK], value_BK, 0.0)
-    return torch.zeros_like(hidden_BC).scatter_(1, index_BK, value_BK)

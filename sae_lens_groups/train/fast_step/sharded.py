@@ -4,7 +4,7 @@ What a rank has is an SAE itself, of its features: sums over features and the ch
 are made together, and every gradient is local. K candidates of each shard or fewer.
 """
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -20,11 +20,10 @@ from sae_lens_groups.train.fast_step.batchtopk import (
     latents_at,
     smallest_of,
 )
-from sae_lens_groups.train.fast_step.bfloat16 import BFloat16Step
-from sae_lens_groups.train.fast_step.choice import step_of_config
-from sae_lens_groups.train.fast_step.dead_features import DeadGradients, auxiliary_loss
+from sae_lens_groups.train.fast_step.choice import step_for_dtype, step_of_config
 from sae_lens_groups.train.fast_step.largest import largest_of_all, largest_per_row
 from sae_lens_groups.train.fast_step.scratch import Scratch
+from sae_lens_groups.train.fast_step.sparse_step import SparseStep
 from sae_lens_groups.train.fast_step.topk import TopKStep
 from sae_lens_groups.train.fast_step.topk_like import TopKLikeStep
 
@@ -69,13 +68,13 @@ class ShardedStep(TopKLikeStep[Any]):
         shards: the others.
     """
 
-    def __init__(self, sae: Any, d_sae: int, shards: Shards, *args: Any, **settings: Any) -> None:
+    def __init__(self, sae: Any, *args: Any, d_sae: int, shards: Shards, **settings: Any) -> None:
         super().__init__(sae, *args, **settings)
         self.by_magnitude = sae.cfg.architecture() == "abstopk"
         self._shards = shards
         self._most_features = -(-d_sae // shards.size)
         self._n_candidates = torch.zeros(shards.size, dtype=torch.long)
-        self._counted: Sequence[torch.Tensor] | None = None
+        self._counted: torch.Tensor | None = None
 
     @override
     def active(self, hidden_BF: torch.Tensor) -> ActiveLatents:
@@ -119,47 +118,24 @@ class ShardedStep(TopKLikeStep[Any]):
         return self._shards.summed(of_features)
 
     @override
-    def _auxiliary(
-        self,
-        hidden_BF: torch.Tensor,
-        norm_F: torch.Tensor | None,
-        errors: Sequence[torch.Tensor],
-        n_steps_since_fired_F: torch.Tensor,
-    ) -> list[DeadGradients]:
-        parts = self.dead_candidates.next(n_steps_since_fired_F)
-        (index_C,) = parts
-        if parts is not self._counted:  # all look for new ones in the same step
-            n_own = torch.tensor([len(index_C)], device=hidden_BF.device)
-            self._n_candidates, self._counted = self._shards.gathered(n_own).cpu(), parts
-        if not self._n_candidates.any():
-            return []
-        is_dead_C = n_steps_since_fired_F[index_C] > self.dead_candidates.window
-        return [
-            auxiliary_loss(
-                hidden_BF,
-                norm_F,
-                self.sae.W_dec,
-                -errors[-1],
-                index_C,
-                is_dead_C,
-                self.sae.cfg.aux_loss_coefficient,
-                self.by_magnitude,
-                self._largest_dead,
-                self._summed,
-            )
-        ]
+    def _has_candidates(self, index_C: torch.Tensor) -> bool:
+        if index_C is not self._counted:  # all look for new ones in the same step
+            n_own = torch.tensor([len(index_C)], device=self.sae.W_dec.device)
+            self._n_candidates, self._counted = self._shards.gathered(n_own).cpu(), index_C
+        return bool(self._n_candidates.any())
 
+    @override
     def _largest_dead(
-        self, hidden_BC: torch.Tensor, is_dead_C: torch.Tensor, k: int, by_magnitude: bool
+        self, hidden_BC: torch.Tensor, is_dead_C: torch.Tensor, k: int
     ) -> torch.Tensor:
         if self._n_candidates.sum() <= k:
             return torch.where(is_dead_C, hidden_BC, 0.0)
-        lowest = 0.0 if by_magnitude else -torch.inf
+        lowest = 0.0 if self.by_magnitude else -torch.inf
         value_BK = hidden_BC.new_empty(len(hidden_BC), 0)
         index_BK = is_dead_C.new_empty(len(hidden_BC), 0, dtype=torch.long)
         if n_own := min(k, len(is_dead_C)):
             masked_BC = torch.where(is_dead_C, hidden_BC, lowest)
-            value_BK, index_BK = largest_per_row(masked_BC, n_own, by_magnitude)
+            value_BK, index_BK = largest_per_row(masked_BC, n_own, self.by_magnitude)
         width = min(k, int(self._n_candidates.max()))
         is_taken_BK = self._chosen(value_BK, k, width) & is_dead_C[index_BK]
         value_BK = torch.where(is_taken_BK, value_BK, 0.0)
@@ -172,38 +148,17 @@ class ShardedStep(TopKLikeStep[Any]):
         return average_threshold(self.sae, self._shards.least(smallest_of(active)))
 
     @override
-    def clip_gradients(self) -> None:
-        clip_gradients(self.sae, self._shards)
-
-
-class ShardedBFloat16Step(BFloat16Step):
-    """The step of one shard whose weights are in bfloat16."""
-
-    def __init__(self, sae: Any, d_sae: int, shards: Shards, *args: Any, **settings: Any) -> None:
-        def step(sae: Any, *args: Any, **settings: Any) -> ShardedStep:
-            return ShardedStep(sae, d_sae, shards, *args, **settings)
-
-        super().__init__(step, sae, *args, **settings)
-        self._shards = shards
-
-    @override
-    def clip_gradients(self) -> None:
-        clip_gradients(self.sae, self._shards)
+    def _clip_gradients_of(self, sae: Any) -> None:
+        """By the norm of all shards', in float32."""
+        own = [one.grad.float().pow(2).sum() for one in (sae.W_enc, sae.W_dec, sae.b_enc)]
+        of_b_dec = sae.b_dec.grad.float().pow(2).sum()
+        norm = (self._shards.summed(torch.stack(own).sum()) + of_b_dec).sqrt()
+        for parameter in sae.parameters():
+            parameter.grad.mul_((1 / (norm + 1e-6)).clamp(max=1))
 
 
 def new_sharded_step(
     sae: Any, d_sae: int, shards: Shards, cfg: SAETrainerConfig, scratch: Scratch
-) -> ShardedStep | ShardedBFloat16Step:
+) -> SparseStep[Any]:
     """The step of the shard that this SAE is of `d_sae` features."""
-    if sae.W_enc.dtype == torch.bfloat16:
-        return ShardedBFloat16Step(sae, d_sae, shards, cfg.dead_feature_window, scratch)
-    return ShardedStep(sae, d_sae, shards, cfg.dead_feature_window, scratch, cfg.autocast)
-
-
-def clip_gradients(sae: Any, shards: Shards) -> None:
-    """Clips those of one shard by the norm of all, in float32."""
-    own = [one.grad.float().pow(2).sum() for one in (sae.W_enc, sae.W_dec, sae.b_enc)]
-    of_b_dec = sae.b_dec.grad.float().pow(2).sum()
-    norm = (shards.summed(torch.stack(own).sum()) + of_b_dec).sqrt()
-    for parameter in sae.parameters():
-        parameter.grad.mul_((1 / (norm + 1e-6)).clamp(max=1))
+    return step_for_dtype(partial(ShardedStep, d_sae=d_sae, shards=shards), sae, cfg, scratch)

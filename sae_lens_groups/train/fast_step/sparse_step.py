@@ -89,7 +89,10 @@ class SparseStep(abc.ABC, Generic[T_SAE]):
 
     def clip_gradients(self) -> None:
         """Clips them by the norm of all, as SAELens does."""
-        torch.nn.utils.clip_grad_norm_(self.sae.parameters(), 1.0)
+        self._clip_gradients_of(self.sae)
+
+    def _clip_gradients_of(self, sae: TrainingSAE[Any]) -> None:
+        torch.nn.utils.clip_grad_norm_(sae.parameters(), 1.0)
 
     def _summed(self, of_features: torch.Tensor) -> torch.Tensor:
         """A sum over features as one over all of the SAE's, of which the step may have a part."""

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from sae_lens_groups.train.fast_step.active_latents import ActiveLatents
 from sae_lens_groups.train.fast_step.dead_features import DeadGradients, auxiliary_loss
+from sae_lens_groups.train.fast_step.largest import largest_per_row
 from sae_lens_groups.train.fast_step.sparse_step import FEATURES_PER_ACTIVE, SparseStep
 
 T_TOPK = TypeVar("T_TOPK", bound=TopKTrainingSAE)
@@ -117,11 +118,29 @@ class TopKLikeStep(SparseStep[T_TOPK]):
                 index_C,
                 n_steps_since_fired_F[index_C] > self.dead_candidates.window,
                 self.sae.cfg.aux_loss_coefficient,
-                self.by_magnitude,
+                self._largest_dead,
+                self._summed,
             )
             for index_C, error_BD in zip(parts, errors[-len(parts) :])
-            if len(index_C) > 0
+            if self._has_candidates(index_C)
         ]
+
+    def _has_candidates(self, index_C: torch.Tensor) -> bool:
+        """Whether any feature of a part may be dead, wherever it is."""
+        return len(index_C) > 0
+
+    def _largest_dead(
+        self, hidden_BC: torch.Tensor, is_dead_C: torch.Tensor, k: int
+    ) -> torch.Tensor:
+        """The k largest of the dead features in each row, (B, C), zero elsewhere."""
+        if hidden_BC.shape[1] <= k:
+            return torch.where(is_dead_C, hidden_BC, 0.0)
+        lowest = 0.0 if self.by_magnitude else -torch.inf
+        value_BK, index_BK = largest_per_row(
+            torch.where(is_dead_C, hidden_BC, lowest), k, by_magnitude=self.by_magnitude
+        )
+        value_BK = torch.where(is_dead_C[index_BK], value_BK, 0.0)
+        return torch.zeros_like(hidden_BC).scatter_(1, index_BK, value_BK)
 
 
 def _reconstructions(
