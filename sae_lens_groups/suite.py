@@ -153,11 +153,7 @@ class SAESuite(Mapping[str, SAE[Any]]):
         return log_sparsity_F
 
     def _number(self, asked: object) -> int:
-        """The layer that is asked for.
-
-        Raises:
-            UnknownLayerError: it is not in the suite.
-        """
+        """The layer that is asked for."""
         layer = self.manifest.layer_of(asked)
         if layer is not None and layer in self.layers:
             return layer
@@ -193,11 +189,7 @@ class SAESuite(Mapping[str, SAE[Any]]):
         return collect_features(self, model, dataset, **settings)
 
     def require_whole(self, doing: str) -> None:
-        """Refuses a suite of which only some layers were loaded.
-
-        Raises:
-            SuiteError: it is one.
-        """
+        """Refuses a suite of which only some layers were loaded."""
         if len(self.layers) < len(self.manifest.layers):
             raise SuiteError(
                 f"this suite holds {len(self.layers)} of the {len(self.manifest.layers)} layers "
@@ -335,11 +327,7 @@ class SAESuite(Mapping[str, SAE[Any]]):
 
     @contextlib.contextmanager
     def whole_folder(self, doing: str) -> Iterator[Path]:
-        """The suite as a folder: its own, or for the block a copy of one that has none.
-
-        Raises:
-            SuiteError: only some of its layers were loaded.
-        """
+        """The suite as a folder: its own, or for the block a copy of one that has none."""
         self.require_whole(doing)
         if self.source_folder is not None:
             yield self.source_folder

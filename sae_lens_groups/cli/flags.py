@@ -30,9 +30,6 @@ def parse_flags(
         line: the flags.
         defaults: values of fields that are not given, in place of the config's own.
         d_sae: its value where it is not given; SAELens's command has 1024.
-
-    Raises:
-        GroupSAEError: a flag has an impossible value.
     """
     saved = line.saved
     try:

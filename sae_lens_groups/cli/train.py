@@ -102,11 +102,7 @@ def _came_from(transfer: "TransferReport") -> str:
 
 
 def parse_config(args: Sequence[str]) -> "GroupSAERunnerConfig[Any]":
-    """The config that these flags mean.
-
-    Raises:
-        GroupSAEError: a flag is unknown, lacks its value, or has an impossible one.
-    """
+    """The config that these flags mean."""
     from sae_lens_groups.cli.flags import parse_flags
 
     own, _ = _parser().parse_known_args(list(args))

@@ -24,9 +24,10 @@ def lies_inside(path: Path, folder: Path) -> bool:
 
 
 class CheckedFolder:
-    """A suite's folder, or another one with SAEs in it. Every file is checked when it is first read.
+    """A suite's folder, or another one with SAEs in it.
 
-    Where there is a `checksums.json`, files have to be the ones that it was written over.
+    Every file is checked when it is first read; what cannot be used raises a SuiteError. Where there
+    is a `checksums.json`, files have to be the ones that it was written over.
     """
 
     def __init__(self, path: Path) -> None:
@@ -90,11 +91,7 @@ class CheckedFolder:
         return self.path / name
 
     def text(self, name: str) -> str:
-        """What a text file says.
-
-        Raises:
-            SuiteError: it cannot be used, see `file`, or is not text.
-        """
+        """What a text file says."""
         path = self.file(name)
         try:
             self._require_small(name)
@@ -103,11 +100,7 @@ class CheckedFolder:
             raise self._as_unusable(name, error) from error
 
     def json(self, name: str) -> dict[str, Any]:
-        """What a JSON file says.
-
-        Raises:
-            SuiteError: it cannot be used, see `file`, or holds no JSON object.
-        """
+        """What a JSON file says."""
         try:
             content = parse_json(self.text(name))
         except ValueError as error:
@@ -135,11 +128,7 @@ class CheckedFolder:
 
     @cached_property
     def checksums(self) -> Checksums | None:
-        """What the files were when they were written; None for SAEs that came without checksums.
-
-        Raises:
-            SuiteError: `checksums.json` is damaged, or of a newer format.
-        """
+        """What the files were when they were written; None for SAEs that came without checksums."""
         # Beside SAEs that lie side by side, a file of that name is somebody else's.
         is_theirs = not (self.path / SUITE).is_file()
         if is_theirs or not os.path.lexists(self.path / CHECKSUMS):

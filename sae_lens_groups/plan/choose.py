@@ -147,8 +147,6 @@ def require_plannable(
     """The rule that `layer_groups` means, checked as far as it can be before anything is measured.
 
     Args: as for `plan_groups`; `n_layers` is None where the model is not known yet.
-
-    Raises: as `plan_groups` does.
     """
     require_threshold(amad_threshold)
     if last_layer not in ("alone", "grouped"):

@@ -39,11 +39,7 @@ class HubRepo:
     token: str | bool | None = None
 
     def fetch(self, patterns: Sequence[str]) -> Path:
-        """A local folder with the files that match one of the patterns, and perhaps more.
-
-        Raises:
-            HubError: they cannot be fetched.
-        """
+        """A local folder with the files that match one of the patterns, and perhaps more."""
         require_repo_id(self.repo_id)
         with as_hub_errors(self.repo_id):
             return Path(
@@ -66,11 +62,7 @@ def is_repo_id(text: str) -> bool:
 
 
 def require_repo_id(repo_id: str) -> None:
-    """Refuses what cannot be a repository's name.
-
-    Raises:
-        HubError: it is not of the form `owner/name`.
-    """
+    """Refuses what cannot be a repository's name."""
     if not is_repo_id(repo_id):
         raise HubError(
             f"{repo_id!r} is not a repository's name; give owner/name, such as your-name/my-suite"
@@ -79,11 +71,7 @@ def require_repo_id(repo_id: str) -> None:
 
 @contextlib.contextmanager
 def as_hub_errors(repo_id: str) -> Iterator[None]:
-    """Turns what the client raises into a message that says what to do.
-
-    Raises:
-        HubError: the client raised something.
-    """
+    """Turns what the client raises into a message that says what to do."""
     try:
         yield
     # What a program does wrong, and not the Hub.

@@ -13,11 +13,7 @@ from sae_lens_groups.saved.manifest import SuiteManifest
 def layer_table(
     manifest: SuiteManifest, layers: Sequence[int], folder: Path | None
 ) -> pd.DataFrame:
-    """The rows of these layers.
-
-    Raises:
-        SuiteError: `evaluation.csv` is damaged.
-    """
+    """The rows of these layers."""
     hook_names = [manifest.hook_template.hook_name(layer) for layer in layers]
     if folder is not None and (folder / files.EVALUATION).is_file():
         with files.refusing(SuiteError, f"{files.EVALUATION} cannot be read", "evaluate again"):

@@ -156,11 +156,7 @@ class SuiteManifest:
         return None
 
     def require_group(self, asked: LayerGroup | str | int) -> LayerGroup:
-        """The same.
-
-        Raises:
-            UnknownLayerError: there is none.
-        """
+        """The same, refused where there is none."""
         found = self.group_named(asked)
         if found is None:
             names = ", ".join(group.name for group in self.groups)

@@ -81,7 +81,10 @@ class _Settings(files.Entries):
 
 @dataclass(frozen=True)
 class SavedSAE:
-    """A folder that SAELens wrote an SAE to. Its weights are read when they are asked for."""
+    """A folder that SAELens wrote an SAE to. Its weights are read when they are asked for.
+
+    What is missing, damaged or of another SAE raises a SuiteError.
+    """
 
     suite: CheckedFolder
     """What it lies in; its files are checked by that."""
@@ -104,11 +107,7 @@ class SavedSAE:
 
     @cached_property
     def cfg(self) -> Mapping[str, Any]:
-        """What `cfg.json` says, in the form of SAELens 6.
-
-        Raises:
-            SuiteError: it is damaged, or no SAE's.
-        """
+        """What `cfg.json` says, in the form of SAELens 6."""
         with self._readable():
             cfg = handle_config_defaulting(self.suite.json(self.file_name(SAE_CFG_FILENAME)))
         with files.refusing(SuiteError, self._unusable, _TO_DO):
@@ -134,9 +133,6 @@ class SavedSAE:
         """From the raw activations of a layer to those that it takes.
 
         None where only their mean norm is known, which is sqrt(d_in).
-
-        Raises:
-            SuiteError: it is missing or damaged.
         """
         if self.is_groups_own:
             folder = self.file_name(files.layer_scaler_folder(layer))
@@ -154,11 +150,7 @@ class SavedSAE:
         return self.cfg["d_in"]
 
     def load(self, device: str = "cpu") -> SAE[Any]:
-        """The SAE in the form that it is in.
-
-        Raises:
-            SuiteError: a file of it is missing, damaged, or does not fit the others.
-        """
+        """The SAE in the form that it is in."""
         weights = self.suite.file(self.file_name(SAE_WEIGHTS_FILENAME))
         with self._readable(), without_model_kwargs_advice():
             wanted = _tensors_of(self.cfg, is_training_form=self.is_training_form)
@@ -169,11 +161,7 @@ class SavedSAE:
             return sae
 
     def log_sparsity(self) -> torch.Tensor | None:
-        """log10 of how often each feature fires; None where that is not beside it. Shape (d_sae,).
-
-        Raises:
-            SuiteError: the file is damaged, or another SAE's.
-        """
+        """log10 of how often each feature fires; None where that is not beside it. Shape (d_sae,)."""
         name = self.file_name(SPARSITY_FILENAME)
         if not self.suite.has(name):
             return None
@@ -181,11 +169,7 @@ class SavedSAE:
         return load_numbers(self.suite.file(name), wanted, SAE_CFG_FILENAME)["sparsity"]
 
     def plain(self, device: str) -> SAE[Any]:
-        """The SAE in inference form, with its scaling folded in.
-
-        Raises:
-            SuiteError: its weights are damaged, or its scaling is not beside it.
-        """
+        """The SAE in inference form, with its scaling folded in."""
         self.require_plain()
         trained = self.load(device)
         if not isinstance(trained, TrainingSAE):
@@ -199,11 +183,7 @@ class SavedSAE:
         return sae
 
     def require_plain(self) -> None:
-        """Refuses an SAE for scaled activations whose scaling is not beside it.
-
-        Raises:
-            SuiteError: it is one.
-        """
+        """Refuses an SAE for scaled activations whose scaling is not beside it."""
         is_scaled = self.cfg.get("normalize_activations") in ESTIMATED_MODES
         has_scaling = self.is_training_form and self.suite.has(self.file_name(files.SCALER))
         if self.is_groups_own or (is_scaled and not has_scaling):

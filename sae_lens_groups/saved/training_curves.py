@@ -55,11 +55,7 @@ def points_to_csv(points: Iterable[TrainingPoint]) -> str:
 
 
 def points_from_csv(text: str) -> tuple[TrainingPoint, ...]:
-    """Reads what `points_to_csv` wrote.
-
-    Raises:
-        SuiteError: it is something else.
-    """
+    """Reads what `points_to_csv` wrote."""
     to_do = "copy or download the folder again"
     with files.refusing(SuiteError, f"{files.CURVES} cannot be read", to_do):
         rows = csv.DictReader(io.StringIO(text))

@@ -77,11 +77,7 @@ class TransferReport(files.Entries):
         return sum(of_layer[metric] for of_layer in scores.values()) / len(scores)
 
     def require_of(self, template: HookTemplate) -> None:
-        """Refuses a report of other hooks.
-
-        Raises:
-            ValueError: it names one that the template has not.
-        """
+        """Refuses a report of other hooks."""
         for name in (*self.layers, *(of.source_hook_name for of in self.layers.values())):
             if template.layer_of(name) is None:
                 raise ValueError(f"{quoted(name)} is not a hook of {template}")

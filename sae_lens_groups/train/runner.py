@@ -96,9 +96,5 @@ class SweepTrainingRunner:
             self.runs, self.suites = together.runs, together.suites
 
     def run(self) -> dict[str, SAESuite]:
-        """Trains every group with every setting, writes the suites, and returns them by name.
-
-        Raises:
-            As `GroupSAETrainingRunner.run`.
-        """
+        """Trains every group with every setting, writes the suites, and returns them by name."""
         return self.suites()

@@ -18,11 +18,7 @@ RESIZABLE = ("standard", "gated", "topk", "abstopk", "jumprelu", "batchtopk")
 
 
 def require_resizable(architecture: str, found: int, asked: int, which: str) -> None:
-    """Refuses an architecture whose features cannot be chosen from.
-
-    Raises:
-        InitSourceError: says what it is, and what can be.
-    """
+    """Refuses an architecture whose features cannot be chosen from."""
     if architecture not in RESIZABLE:
         raise InitSourceError(
             f"{which} has d_sae={found}, and the config asks for {asked}; make them equal, or start "

@@ -270,11 +270,7 @@ class Transfer:
 def require_own_layers(
     cfg: GroupSAERunnerConfig[Any], source: SAESource, groups: Iterable[LayerGroup]
 ) -> None:
-    """Refuses a release named as a whole that lacks layers, unless neighbours were asked for.
-
-    Raises:
-        InitSourceError: says which layers it lacks, and which it has.
-    """
+    """Refuses a release named as a whole that lacks layers, unless neighbours were asked for."""
     held = source.manifest.layers
     missing = [group.middle for group in groups if group.middle not in held]
     if source.is_whole_release and missing and cfg.init_direction == NEAREST:

@@ -30,9 +30,6 @@ def require_convertible(
         wanted: the SAE to train.
         which: names the SAE in messages.
         resizes: whether it may have another number of features, where the architecture allows it.
-
-    Raises:
-        InitSourceError: says what differs.
     """
     found, asked = _signature(sae.cfg), _signature(wanted)
     becomes = (found["architecture"], asked["architecture"])

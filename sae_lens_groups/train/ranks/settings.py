@@ -25,11 +25,7 @@ _SECONDS_TO_SHOW = 5  # that a shared folder may take to show a new file
 
 
 def require_usable_by(world: World, cfg: GroupSAERunnerConfig[Any]) -> None:
-    """Refuses what several processes cannot do, or differ in.
-
-    Raises:
-        ConfigError: says what, or which rank has which setting.
-    """
+    """Refuses what several processes cannot do, or differ in."""
     if not isinstance(world, Ranks) or not isinstance(cfg, GroupSAERunnerConfig):
         return
     if reason := _why_not_with_ranks(cfg) or _why_not_sharded(cfg, world.size):
