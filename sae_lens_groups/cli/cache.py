@@ -1,10 +1,9 @@
 """`sae-lens-groups cache`: stores what training reads of the language model, for many runs."""
 
-import argparse
 import shlex
 from collections.abc import Sequence
 
-from sae_lens_groups.cli.command_line import CommandLine, ConfigFlags, announce, read_command_line
+from sae_lens_groups.cli.command_line import ConfigFlags, announce, read_command_line
 from sae_lens_groups.errors import ConfigError, counted
 
 _DEFAULTS = {"layer_groups": "each"}
@@ -19,10 +18,7 @@ def cache(args: Sequence[str]) -> int:
             "will be trained, such as --layer_groups 0-3,4-7"
         )
     announce(line)
-    return _cache(line, own)
-
-
-def _cache(line: CommandLine, own: argparse.Namespace) -> int:
+    # These import SAELens.
     from sae_lens_groups.cli.flags import as_mistakes, parse_flags, with_width
     from sae_lens_groups.train import ALL_ROWS, CacheRun
 

@@ -77,6 +77,9 @@ def announce(line: CommandLine | None = None) -> None:
 class OwnFlags(argparse.ArgumentParser):
     """Reads the flags that a command has beside those of the config, or instead of them."""
 
+    def __init__(self, command: str, **settings: Any) -> None:
+        super().__init__(prog=f"sae-lens-groups {command}", allow_abbrev=False, **settings)
+
     @override
     def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]  # it has overloads
         self, args: Any = None, namespace: Any = None
@@ -100,12 +103,7 @@ class ConfigFlags(OwnFlags):
     """The same for a command that takes the flags of the config too, each its own parser's."""
 
     def __init__(self, command: str, needs_layer_groups: bool = False, **settings: Any) -> None:
-        super().__init__(
-            prog=f"sae-lens-groups {command}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-            **settings,
-        )
+        super().__init__(command, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
         self.needs_layer_groups = needs_layer_groups
         self.add_argument("--config_file", type=Path, help="the runner_cfg.json of an earlier run")
         self.add_argument("--architecture", "--sae", help="of the SAE (default: standard)")

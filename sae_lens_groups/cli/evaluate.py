@@ -12,8 +12,7 @@ def evaluate(args: Sequence[str]) -> int:
     flags = _parser().parse_args(list(args))
     announce()
     # These import SAELens.
-    from sae_lens_groups.cli.scoring import score_suite
-    from sae_lens_groups.cli.scoring_sweep import score_sweep
+    from sae_lens_groups.cli.scoring import score_suite, score_sweep
     from sae_lens_groups.saved import is_sweep_folder
 
     is_sweep = is_sweep_folder(files.expanded(flags.suite))
@@ -22,8 +21,7 @@ def evaluate(args: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = OwnFlags(
-        prog="sae-lens-groups evaluate",
-        allow_abbrev=False,
+        "evaluate",
         description="Scores every layer of a suite with SAELens's metrics, on text that training "
         "has not read; prints the table and writes evaluation.csv, the folder evaluation and "
         "report.html into the suite. Of a sweep, does so for every suite on the same tokens, and writes "

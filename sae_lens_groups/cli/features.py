@@ -17,11 +17,7 @@ def features(args: Sequence[str]) -> int:
     """Looks at the features of every layer, and writes the page and a table."""
     flags = _parser().parse_args(list(args))
     announce()
-    _carry_out(flags)
-    return 0
-
-
-def _carry_out(flags: argparse.Namespace) -> None:
+    # These import SAELens.
     from sae_lens_groups.activations import require_usable_rows
     from sae_lens_groups.cli.flags import as_mistakes
     from sae_lens_groups.cli.scoring import model_of_suite, suite_text
@@ -54,6 +50,7 @@ def _carry_out(flags: argparse.Namespace) -> None:
             autocast_lm=flags.autocast_lm,
         )
     print(_summary(found, folder, text.name))
+    return 0
 
 
 def _summary(found: "SuiteFeatures", folder: Path, dataset_name: str) -> str:
@@ -71,8 +68,7 @@ def _summary(found: "SuiteFeatures", folder: Path, dataset_name: str) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = OwnFlags(
-        prog="sae-lens-groups features",
-        allow_abbrev=False,
+        "features",
         description="Shows what the features of a suite fire on, on text that training has not "
         "read: for each feature and layer the strongest examples, how often and how strongly it "
         "fires, the tokens it raises and its nearest features in the other groups. Writes "

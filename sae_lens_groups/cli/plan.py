@@ -3,7 +3,6 @@
 import argparse
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sae_lens_groups import files
@@ -28,10 +27,7 @@ def plan(args: Sequence[str]) -> int:
     files.require_free(folder)
     files.require_writable(folder)
     announce(line)
-    return _plan(line, own, folder)
-
-
-def _plan(line: CommandLine, own: argparse.Namespace, folder: Path) -> int:
+    # These import SAELens.
     from sae_lens_groups.cli.flags import as_mistakes, parse_flags
     from sae_lens_groups.plan import find_metric, plan_text, save_plan_folder
     from sae_lens_groups.train import settle

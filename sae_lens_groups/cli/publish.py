@@ -25,13 +25,13 @@ def publish(args: Sequence[str]) -> int:
             f"publish {shlex.join([flags.repo_id, flags.suite])}"
         )
     if files.exists(flags.suite):
-        _require_whole(flags.suite)
+        whole = Path(flags.suite).resolve().parent
+        if (whole / files.SUITE).is_file():
+            raise ConfigError(
+                f"{flags.suite!r} is a part of the suite {whole.name!r}; publish that"
+            )
     announce()
-    _carry_out(flags)
-    return 0
-
-
-def _carry_out(flags: argparse.Namespace) -> None:
+    # These import SAELens.
     from sae_lens_groups.publish import PublishOptions, prepared
     from sae_lens_groups.saved import require_repo_id
     from sae_lens_groups.suite import SAESuite
@@ -55,12 +55,7 @@ def _carry_out(flags: argparse.Namespace) -> None:
             print(_entry(publication) if flags.yaml else _listing(publication), end="")
     else:
         _publish(suite, flags.repo_id, options)
-
-
-def _require_whole(suite: str) -> None:
-    whole = Path(suite).resolve().parent
-    if (whole / files.SUITE).is_file():
-        raise ConfigError(f"{suite!r} is a part of the suite {whole.name!r}; publish that")
+    return 0
 
 
 def _entry(publication: "Publication") -> str:
@@ -117,8 +112,7 @@ def _publish(suite: "SAESuite", repo_id: str, options: "PublishOptions") -> None
 
 def _parser() -> argparse.ArgumentParser:
     parser = OwnFlags(
-        prog="sae-lens-groups publish",
-        allow_abbrev=False,
+        "publish",
         description="Puts a suite on the Hugging Face Hub in one commit, with a model card; every "
         "layer then loads in plain SAELens. Publishing again sends what has changed. Local paths "
         "become names, and nothing is sent while a path, a user name or a secret is left.",

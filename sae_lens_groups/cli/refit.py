@@ -14,10 +14,7 @@ def refit(args: Sequence[str]) -> int:
     flags.output_path = files.expanded(flags.output_path)
     files.require_free(flags.output_path)
     announce()
-    return _refit(flags)
-
-
-def _refit(flags: argparse.Namespace) -> int:
+    # These import SAELens.
     from sae_lens_groups.activations import require_usable_rows
     from sae_lens_groups.cli.flags import as_mistakes
     from sae_lens_groups.cli.scoring import model_of_suite, opened_text
@@ -43,8 +40,7 @@ def _refit(flags: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = OwnFlags(
-        prog="sae-lens-groups refit",
-        allow_abbrev=False,
+        "refit",
         description="Gives every layer of a suite a decoder of its own: W_dec and b_dec are refitted "
         "to some tokens of that layer by ridge least squares, the latents stay as they are. Writes "
         "a new suite.",

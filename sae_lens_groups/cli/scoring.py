@@ -1,4 +1,7 @@
-"""What `evaluate` does once its flags are read: finds text and model, scores, prints."""
+"""What `evaluate` does once its flags are read: finds text and model, scores, prints.
+
+Of a sweep all suites are scored on the same tokens.
+"""
 
 import argparse
 import shlex
@@ -28,10 +31,13 @@ from sae_lens_groups.errors import ConfigError, DatasetError
 from sae_lens_groups.evaluate import (
     TASKS,
     Baseline,
+    OpenedSweep,
     evaluate_suite,
+    evaluate_sweep,
     evaluation_text,
     open_baseline,
     public,
+    sweep_text,
     task_named,
     with_baseline,
 )
@@ -44,14 +50,15 @@ _PLACING = ("device_map", "max_memory", "n_devices")
 def score_suite(flags: argparse.Namespace, args: Sequence[str]) -> int:
     """Scores every layer, prints the table, and writes CSV, JSON and `report.html`."""
     require_device("--device", flags.device)
-    task_names = task_names_of(flags.tasks)
+    task_names = _task_names_of(flags.tasks)
     suite = SAESuite.load(flags.suite, flags.device)
     folder = suite.require_folder()
     files.require_writable(folder, "the suite")
     with as_mistakes():
-        baseline = _comparable(flags, suite)
+        given = None if flags.baseline is None else open_baseline(flags.baseline, flags.device)
+        baseline, _ = with_baseline(suite, given)  # refused before the model loads
         text = suite_text(flags, suite, [] if baseline is None else [baseline])
-        model = model_of_suite(flags, suite, hooks_of_baseline(suite, baseline))
+        model = model_of_suite(flags, suite, _hooks_of_baseline(suite, baseline))
         require_usable_rows(text.path, text.rows, model)
         evaluation = evaluate_suite(
             suite,
@@ -60,7 +67,7 @@ def score_suite(flags: argparse.Namespace, args: Sequence[str]) -> int:
             baseline=baseline,
             tasks=task_names,
             commands=_commands(suite, args),
-            **measured_as(flags, text),
+            **_measured_as(flags, text),
         )
     print(evaluation_text(evaluation))
     print(
@@ -72,7 +79,38 @@ def score_suite(flags: argparse.Namespace, args: Sequence[str]) -> int:
     return 0
 
 
-def task_names_of(given: str) -> list[str]:
+def score_sweep(flags: argparse.Namespace, args: Sequence[str]) -> int:
+    """Scores every suite of a sweep, prints a line for each, and writes its files and the page."""
+    require_device("--device", flags.device)
+    task_names = _task_names_of(flags.tasks)
+    sweep = OpenedSweep(flags.suite, flags.device)
+    files.require_writable(sweep.folder, "the sweep")
+    first, *others = sweep.suites()
+    with as_mistakes():
+        baseline = None if flags.baseline is None else open_baseline(flags.baseline, flags.device)
+        read = [*map(Baseline.of, others), *([] if baseline is None else [baseline])]
+        text = suite_text(flags, first, read)
+        hooks = [name for of in others for name in of] + _hooks_of_baseline(first, baseline)
+        model = model_of_suite(flags, first, hooks)
+        require_usable_rows(text.path, text.rows, model)
+        found = evaluate_sweep(
+            sweep,
+            model,
+            text.rows,
+            baseline=baseline,
+            tasks=task_names,
+            commands=[_command_again(args)],
+            **_measured_as(flags, text),
+        )
+    print(sweep_text(found))
+    print(
+        f"\nChoose one: {sweep.folder / files.SWEEP_PAGE}\n"
+        f"Figures:    {sweep.folder / files.SWEEP_SCORES}, and {files.REPORT} in each suite's folder"
+    )
+    return 0
+
+
+def _task_names_of(given: str) -> list[str]:
     """The circuit tasks that `--tasks` names."""
     if given == "none":
         return []
@@ -106,7 +144,7 @@ def opened_text(
     return Text(Path(path).name, path, rows)
 
 
-def measured_as(flags: argparse.Namespace, text: Text) -> dict[str, Any]:
+def _measured_as(flags: argparse.Namespace, text: Text) -> dict[str, Any]:
     """How much of the text is read, and how, as `evaluate_suite` and `evaluate_sweep` take it."""
     return {
         "n_batches": flags.n_eval_batches,
@@ -115,12 +153,6 @@ def measured_as(flags: argparse.Namespace, text: Text) -> dict[str, Any]:
         "dataset_name": text.name,
         "autocast_lm": flags.autocast_lm,
     }
-
-
-def _comparable(flags: argparse.Namespace, suite: SAESuite) -> Baseline | None:
-    """The baseline, refused before the model loads where it cannot be compared with the suite."""
-    given = None if flags.baseline is None else open_baseline(flags.baseline, flags.device)
-    return with_baseline(suite, given)[0]
 
 
 def suite_text(flags: argparse.Namespace, suite: SAESuite, others: Sequence[Baseline] = ()) -> Text:
@@ -176,7 +208,7 @@ def _read_by_baseline(given: DatasetId, baseline: Baseline) -> int:
     return baseline.dataset_rows_read or 0
 
 
-def hooks_of_baseline(suite: SAESuite, baseline: Baseline | None) -> list[str]:
+def _hooks_of_baseline(suite: SAESuite, baseline: Baseline | None) -> list[str]:
     """Also those of layers that the suite lacks, because the baseline's cost is counted."""
     layer_of = suite.manifest.hook_template.layer_of
     return [] if baseline is None else [n for n in baseline.saes if layer_of(n) is not None]
@@ -218,7 +250,7 @@ def _model_kwargs(flags: argparse.Namespace, of_suite: Mapping[str, Any]) -> dic
 
 def _commands(suite: SAESuite, args: Sequence[str]) -> list[str]:
     """What makes the suite and its evaluation again, from beside its folder."""
-    again = command_again(args)
+    again = _command_again(args)
     # Without it the dataset was passed in from Python, and no command knows it.
     if suite.path is None or suite.manifest.dataset_rows_read is None:
         return [again]
@@ -227,7 +259,7 @@ def _commands(suite: SAESuite, args: Sequence[str]) -> list[str]:
     return [f"sae-lens-groups train {shlex.join(train)}", again]
 
 
-def command_again(args: Sequence[str]) -> str:
+def _command_again(args: Sequence[str]) -> str:
     """The command line itself, without paths of this machine."""
     return f"sae-lens-groups evaluate {shlex.join(map(_public_word, args))}"
 

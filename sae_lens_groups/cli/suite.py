@@ -46,10 +46,7 @@ def suite(args: Sequence[str]) -> int:
     if not line.given.get("output_path"):
         raise ConfigError("--output_path is not given; name the folder of the new suite")
     announce(line)
-    return _suite(line, own)
-
-
-def _suite(line: CommandLine, own: argparse.Namespace) -> int:
+    # These import SAELens.
     from sae_lens_groups.cli.flags import as_mistakes
     from sae_lens_groups.train import dry_run, replace_flags
 

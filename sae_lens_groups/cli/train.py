@@ -58,8 +58,9 @@ def _train(line: CommandLine, sweep: list[str | dict[str, Any]], *, is_dry_run: 
     with as_mistakes():
         suites = runner.suites()
     for run in runner.runs:
+        each = f" with each of {len(run.settings)} settings" * (len(run.settings) > 1)
         site = f" of {run.cfg.hook_template}" * (len(runner.runs) > 1)
-        print(f"Trained {saes_for_layers(run.groups)}{site}{_with_each(run.settings)}.")
+        print(f"Trained {saes_for_layers(run.groups)}{site}{each}.")
     if cfg.sweep is None:
         _say_where(suites[""])
     elif cfg.output_path is not None:
@@ -68,10 +69,6 @@ def _train(line: CommandLine, sweep: list[str | dict[str, Any]], *, is_dry_run: 
     for fault in chain.from_iterable(run.faults for run in runner.runs):
         print(f"Look into: {fault}")
     return 0
-
-
-def _with_each(settings: Sequence[Any]) -> str:
-    return f" with each of {len(settings)} settings" * (len(settings) > 1)
 
 
 def _say_where(suite: "SAESuite") -> None:
