@@ -3,12 +3,3 @@
 from sae_lens_groups.publish.entry import pretrained_entry
 from sae_lens_groups.publish.publication import Publication, PublishOptions, prepared
 from sae_lens_groups.publish.push import Published, publish_suite_folder
-
-__all__ = [
-    "Publication",
-    "PublishOptions",
-    "Published",
-    "prepared",
-    "pretrained_entry",
-    "publish_suite_folder",
-]
