@@ -259,7 +259,7 @@ def test_the_draws_go_on_where_the_checkpoint_left_them(
     fills = store.fill(buffer)
     for _ in range(3):
         next(fills)
-    list(buffer.batches())
+    list(iter(buffer.next_batch, None))
     (tmp_path / "ckpt").mkdir()
     store.save_to_checkpoint(tmp_path / "ckpt")
     after = make_runner(model, **SMALL_LM_BATCHES).activations_store
@@ -268,7 +268,7 @@ def test_the_draws_go_on_where_the_checkpoint_left_them(
     next(fills)
     next(after.fill(again))
     expected, found = (
-        [int(batch["layers_0-2"].position_B) for batch in buffers.batches()]
+        [int(batch["layers_0-2"].position_B) for batch in iter(buffers.next_batch, None)]
         for buffers in (buffer, again)
     )
     assert len(found) == 4 * CONTEXT_SIZE

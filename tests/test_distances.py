@@ -442,7 +442,7 @@ def test_another_packages_metric_is_measured() -> None:
 
 
 def test_an_unknown_metric_lists_the_known_ones() -> None:
-    with pytest.raises(UnknownNameError, match="known metrics: angular, cka, cosine"):
+    with pytest.raises(UnknownNameError, match="known names: angular, cka, cosine"):
         distances_of(random_tables(0), "euclidean")
 
 

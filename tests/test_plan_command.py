@@ -141,7 +141,7 @@ def test_a_folder_of_another_plan_is_left_alone(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--metric", "euclidean"], "metric 'euclidean' is not known; known metrics: angular"),
+        (["--metric", "euclidean"], "metric 'euclidean' is not known; known names: angular"),
         (["--max_cost", "2"], "max_cost is 2.0; it is the fraction of what an SAE per layer costs"),
         (["--max_cost", "x"], "argument --max_cost: invalid float value: 'x'"),
         (["--last_layer", "no"], "argument --last_layer: invalid choice: 'no'"),

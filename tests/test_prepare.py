@@ -15,7 +15,7 @@ from sae_lens import LanguageModelSAERunnerConfig
 from transformer_lens import HookedTransformer
 
 from sae_lens_groups import GroupSAETrainingRunner, SAESuite, files
-from sae_lens_groups.config import INIT_DIRECTIONS, INIT_PARAMETERS
+from sae_lens_groups.config import INIT_DIRECTIONS
 from sae_lens_groups.errors import ConfigError, GroupSAEError, OutputFolderError
 from sae_lens_groups.plan import choose
 from sae_lens_groups.train import prepare
@@ -24,14 +24,12 @@ from sae_lens_groups.train.cache.run import cache_activations
 from sae_lens_groups.train.cost import flops_of_sae_step
 from sae_lens_groups.train.prepare import settle
 from sae_lens_groups.transfer.start import DIRECTIONS, Transfer
-from sae_lens_groups.transfer.take import PARAMETERS
 
 from .conftest import group_config, make_model, make_tokens, sae_config, settings
 
 
-def test_the_names_that_a_config_knows_are_those_of_the_tables() -> None:
+def test_the_directions_that_a_config_knows_are_those_of_the_table() -> None:
     assert tuple(DIRECTIONS) == INIT_DIRECTIONS
-    assert INIT_PARAMETERS == PARAMETERS
 
 
 # Each names something that is not there, or that its other settings rule out.

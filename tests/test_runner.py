@@ -410,7 +410,7 @@ def test_special_tokens_are_the_tokenizers_own(tmp_path: Path) -> None:
     # prepend_bos starts each of the 4 prompts of 16 tokens with the special token.
     buffer = ShuffleBuffer(1, 999, batch_size=1, mix_fraction=0, d_in=store.d_in)
     next(store.fill(buffer))
-    assert 0 < len(list(buffer.batches())) <= 4 * 15
+    assert 0 < len(list(iter(buffer.next_batch, None))) <= 4 * 15
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def served_by_ours(
         buffer.write("a", slot_N, rows_ND, 0)
         buffer.write("b", slot_N[:half], rows_ND[:half] + 0.5, 0)
         buffer.write("b", slot_N[half:], rows_ND[half:] + 0.5, 3)
-        for batch in buffer.batches():
+        for batch in iter(buffer.next_batch, None):
             assert all(group.rows_BD.is_contiguous() for group in batch.values())
             for name, group in batch.items():
                 served[name].append(group.rows_BD[:, 0].tolist())
@@ -86,7 +86,7 @@ def test_a_row_keeps_the_position_of_its_layer() -> None:
         for position in (0, 2):
             rows_ND = torch.full((2, D_IN), float(position))
             buffer.write("a", slot_N[position : position + 2], rows_ND, position)
-        for batch in buffer.batches():
+        for batch in iter(buffer.next_batch, None):
             assert torch.equal(batch["a"].rows_BD[:, 0], batch["a"].position_B.float())
             n_served += 1
     assert n_served == 38  # 80 rows, of which 4 stay for mixing
@@ -96,8 +96,8 @@ def test_served_batches_stay_as_they_are() -> None:
     """A prefetching thread keeps batches while later rows take over their slots."""
     buffer = ShuffleBuffer(4, 4, batch_size=4, mix_fraction=0, d_in=D_IN)
     buffer.write("a", buffer.reserve(4), torch.zeros(4, D_IN), 0)
-    (first,) = buffer.batches()
+    (first,) = iter(buffer.next_batch, None)
     buffer.write("a", buffer.reserve(4), torch.ones(4, D_IN), 1)
-    list(buffer.batches())
+    list(iter(buffer.next_batch, None))
     assert first["a"].rows_BD.eq(0).all()
     assert first["a"].position_B.eq(0).all()

@@ -48,7 +48,7 @@ def drawn(store: GroupActivationsStore, n_lm_batches: int = 1) -> dict[str, Grou
     fills = store.fill(buffer)
     for _ in range(n_lm_batches):
         next(fills)
-    rows = list(buffer.batches())
+    rows = list(iter(buffer.next_batch, None))
     return {
         name: GroupBatch(*(torch.cat(parts) for parts in zip(*(row[name] for row in rows))))
         for name in rows[0]

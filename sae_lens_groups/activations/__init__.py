@@ -35,6 +35,7 @@ from sae_lens_groups.activations.model import (
     load_with_hooks,
     n_layers_before_loading,
     n_layers_of,
+    official_name,
 )
 from sae_lens_groups.activations.norms import (
     USUAL_MULTIPLE,

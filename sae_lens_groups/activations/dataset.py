@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from sae_lens_groups import files
 from sae_lens_groups.activations.model import d_vocab
-from sae_lens_groups.errors import DatasetError, first_line
+from sae_lens_groups.errors import DatasetError, first_line, in_one_line
 
 TOKEN_COLUMNS = ("tokens", "input_ids")
 _MASK = "attention_mask"
@@ -235,12 +235,7 @@ def require_usable_rows(
     tokenizer. (SAELens takes the path of a local folder for a Hub name and fails.) `dataset_path` is
     None for a dataset that was passed in.
     """
-    try:
-        row = cast("dict[str, Any] | None", next(iter(dataset), None))
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise DatasetError(f"{named(dataset_path)} cannot be read: {error}") from error
-    if row is None:
-        raise DatasetError(f"{named(dataset_path)} holds no rows")
+    row = first_row(dataset, dataset_path)
     column = next((name for name in TOKEN_COLUMNS if name in row), None)
     if column is None:
         return
@@ -253,6 +248,17 @@ def require_usable_rows(
     tokenizer = getattr(model, "tokenizer", None)
     if dataset_path is not None and tokenizer is not None:
         require_same_tokenizer(dataset_path, tokenizer)
+
+
+def first_row(dataset: IterableDataset, dataset_path: str | None) -> dict[str, Any]:
+    """A dataset's first row; refuses one that has none, or cannot be read."""
+    try:
+        row = cast("dict[str, Any] | None", next(iter(dataset), None))
+    except Exception as error:  # of files, servers and formats
+        raise DatasetError(f"{named(dataset_path)} cannot be read: {in_one_line(error)}") from error
+    if row is None:
+        raise DatasetError(f"{named(dataset_path)} holds no rows")
+    return row
 
 
 def pretokenized_as(dataset_path: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What a dataset's first row and the tokenizer tell before the language model is loaded."""
 
 import warnings
-from typing import Any, cast
+from typing import Any
 
 import torch
 from datasets import IterableDataset
@@ -9,12 +9,13 @@ from transformer_lens import HookedRootModule
 
 from sae_lens_groups.activations.dataset import (
     TOKEN_COLUMNS,
+    first_row,
     named,
     pretokenized_as,
     require_same_tokenizer,
 )
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.errors import ConfigError, DatasetError, in_one_line, quoted
+from sae_lens_groups.errors import ConfigError, DatasetError, quoted
 
 _CHAT_COLUMNS = ("conversation", "conversations", "messages", "text")
 _TEXT_COLUMNS = ("text", "problem")
@@ -24,12 +25,7 @@ def require_usable_first_row(
     cfg: GroupSAERunnerConfig[Any], dataset: IterableDataset, dataset_path: str | None
 ) -> None:
     """Refuses a dataset whose first row SAELens could not make prompts of."""
-    try:
-        row = cast("dict[str, Any] | None", next(iter(dataset), None))
-    except Exception as error:  # of files, servers and formats
-        raise DatasetError(f"{named(dataset_path)} cannot be read: {in_one_line(error)}") from error
-    if row is None:
-        raise DatasetError(f"{named(dataset_path)} holds no rows")
+    row = first_row(dataset, dataset_path)
     known = _CHAT_COLUMNS if cfg.use_chat_formatting else (*TOKEN_COLUMNS, *_TEXT_COLUMNS)
     column = next((name for name in known if name in row), None)
     if column is None:

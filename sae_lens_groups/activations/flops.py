@@ -27,16 +27,10 @@ def _bag_flops(weight_shape: torch.Size, index_shape: torch.Size, *_: Any, **__:
     return 2 * index_shape[0] * weight_shape[1]
 
 
-def _bag_gradient_flops(
-    _grad_shape: torch.Size, weight_shape: torch.Size, index_shape: torch.Size, *_: Any, **__: Any
-) -> int:
-    return 2 * index_shape[0] * weight_shape[1]
-
-
 # torch counts attention on GPUs alone, and sums over active latents nowhere.
 _UNKNOWN_TO_TORCH = {
     _aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
     _aten._embedding_bag: _bag_flops,
     _aten._embedding_bag_forward_only: _bag_flops,
-    _aten._embedding_bag_per_sample_weights_backward: _bag_gradient_flops,
+    _aten._embedding_bag_per_sample_weights_backward: lambda _, *shapes, **__: _bag_flops(*shapes),
 }

@@ -44,16 +44,17 @@ def n_layers_before_loading(cfg: GroupSAERunnerConfig[Any]) -> int | None:
 
 def is_same_model(one: str, other: str) -> bool:
     """Whether two names, of the Hub's or of TransformerLens's, or of a folder, end in the same model."""
+    return len({Path(official_name(name) or name).name for name in (one, other)}) == 1
+
+
+def official_name(name: str) -> str | None:
+    """What a model is called on the Hub, by TransformerLens's names; None where it knows none."""
     from transformer_lens.loading_from_pretrained import get_official_model_name
 
-    names = set()
-    for name in (one, other):
-        try:
-            official = get_official_model_name(name)
-        except ValueError:  # TransformerLens does not know it
-            official = name
-        names.add(Path(official).name)
-    return len(names) == 1
+    try:
+        return get_official_model_name(name)
+    except ValueError:
+        return None
 
 
 def without_weights(cfg: GroupSAERunnerConfig[Any]) -> HookedRootModule:

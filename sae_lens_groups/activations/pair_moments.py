@@ -41,8 +41,9 @@ def moments_of_pairs(
     pairs = sorted(pairs)
     if not pairs:
         return {}
-    d_in, device = int(cfg.sae.d_in), _float64_device(cfg.llm_device)
-    moments = {pair: PairMoments(d_in).to(device) for pair in pairs}
+    d_in = int(cfg.sae.d_in)
+    device = "cpu" if cfg.llm_device == "mps" else cfg.llm_device  # Apple's GPUs have no float64
+    moments = {pair: PairMoments(d_in).to(device or "cpu") for pair in pairs}
     layers = sorted({layer for pair in pairs for layer in pair})
     alone = tuple(LayerGroup(layer, layer) for layer in layers)
     store = GroupActivationsStore.from_group_config(model, cfg, alone, dataset, norm_limits)
@@ -66,7 +67,3 @@ def _require_usable(d_in: int, moments: Mapping[LayerPair, PairMoments]) -> None
                 f"the activations of layer {layer} or {other} hold NaN or infinite values, "
                 "so they cannot be aligned; check the model's dtype and autocast_lm"
             )
-
-
-def _float64_device(device: str | None) -> str:
-    return "cpu" if device is None or device == "mps" else device  # Apple's GPUs have no float64

@@ -3,7 +3,7 @@
 Shapes: N rows of one LM batch, B rows of a training batch, D = d_in.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -90,11 +90,6 @@ class ShuffleBuffer:
     def cancel_reservation(self) -> None:
         """Gives back the slots that were reserved last, which could not be filled."""
         self.release(self._reserved)
-
-    def batches(self) -> Iterator[dict[str, GroupBatch]]:
-        """The training batches that can be served now."""
-        while (batch := self.next_batch()) is not None:
-            yield batch
 
     def next_batch(self) -> dict[str, GroupBatch] | None:
         """The next training batch of each group, in the same order of rows for all.

@@ -81,7 +81,12 @@ class SideBySide:
         if not self._asked or len(self._asked) < len(self._sharing):
             return
         first = min(self._asked, key=lambda one: one.store.place_in_text)
-        alike = [one for one in self._asked if _is_same_batch(one, first)]
+        alike = [
+            one
+            for one in self._asked
+            if one.store.place_in_text == first.store.place_in_text
+            and torch.equal(one.tokens, first.tokens)
+        ]
         takes: dict[str, list[Take]] = {}
         for one in alike:
             for hook_name in one.store.places:
@@ -100,8 +105,3 @@ class SideBySide:
             one.is_served, one.error = True, error
             self._asked.remove(one)
         self._turn.notify_all()
-
-
-def _is_same_batch(one: _Asked, other: _Asked) -> bool:
-    is_same_place = one.store.place_in_text == other.store.place_in_text
-    return is_same_place and torch.equal(one.tokens, other.tokens)

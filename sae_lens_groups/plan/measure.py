@@ -19,7 +19,7 @@ from sae_lens_groups.activations import (
     require_usable_rows,
 )
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.errors import UnknownNameError
+from sae_lens_groups.field_values import require_one_of
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.plan.distances import LayerDistances
 from sae_lens_groups.plan.metrics import DistanceMetric
@@ -93,10 +93,7 @@ def measure_layer_distances(
 def find_metric(name: str) -> DistanceMetric:
     """The metric of this name among those that plugins registered."""
     known = distance_metrics()
-    if name not in known:
-        raise UnknownNameError(
-            f"metric {name!r} is not known; known metrics: {', '.join(sorted(known))}"
-        )
+    require_one_of("metric", name, known)
     return known[name]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from sae_lens_groups import files
+from sae_lens_groups.activations import official_name
 from sae_lens_groups.errors import PublishError
 from sae_lens_groups.layers import LayerGroup, format_layer_groups, in_words
 from sae_lens_groups.publish import markdown
@@ -181,16 +182,11 @@ class CardFacts:
     @cached_property
     def transformer_lens_model(self) -> str | None:
         """A name under which TransformerLens loads the model from the Hub; None if none is known."""
-        from transformer_lens.loading_from_pretrained import get_official_model_name
-
         if self.base_model is None:  # else a local model's folder could pass for a model there
             return None
         for name in (self.manifest.model_name, self.base_model):
-            try:
-                official = get_official_model_name(name)
-            except ValueError:
-                continue
-            if _last_part(official) == _last_part(self.base_model):
+            official = official_name(name)
+            if official is not None and _last_part(official) == _last_part(self.base_model):
                 return name
         return None
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from sae_lens.constants import SAE_CFG_FILENAME
-from transformer_lens.loading_from_pretrained import get_official_model_name
 
 from sae_lens_groups import files
+from sae_lens_groups.activations import official_name
 from sae_lens_groups.errors import PublishError
 from sae_lens_groups.files import CheckedFolder, checksums_text, is_covered
 from sae_lens_groups.publish.card import CardFacts, model_card
@@ -98,10 +98,9 @@ class Publication:
         name = self.options.base_model or self.manifest.model_name
         if self.options.base_model is None and self.manifest.is_model_local:
             return None
-        try:
-            return get_official_model_name(name)  # pythia-160m: EleutherAI/pythia-160m
-        except ValueError:
-            return name if "/" in name and is_hub_id(name) else None
+        if (official := official_name(name)) is not None:
+            return official  # of pythia-160m EleutherAI/pythia-160m
+        return name if "/" in name and is_hub_id(name) else None
 
     def _json(self, path: str) -> Any:
         text = _text(self.files, path)

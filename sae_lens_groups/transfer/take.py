@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from sae_lens import SAE, TrainingSAE
 
+from sae_lens_groups.config import INIT_PARAMETERS
 from sae_lens_groups.errors import InitSourceError
 from sae_lens_groups.scaling import (
     LayerScaler,
@@ -18,8 +19,7 @@ from sae_lens_groups.scaling import (
 )
 from sae_lens_groups.transfer.training_form import training_state
 
-ALL_PARAMETERS, ENCODER, _DECODER = "all", "encoder", "decoder"
-PARAMETERS = (ALL_PARAMETERS, ENCODER, _DECODER)
+ALL_PARAMETERS, ENCODER, _DECODER = INIT_PARAMETERS
 
 _State = dict[str, torch.Tensor]
 _OF_DECODER = frozenset({"W_dec", "b_dec"})

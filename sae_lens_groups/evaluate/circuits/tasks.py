@@ -11,7 +11,6 @@ from itertools import islice
 
 from transformers import PreTrainedTokenizerBase
 
-from sae_lens_groups.errors import UnknownNameError
 from sae_lens_groups.evaluate.circuits.pairs import (
     AnswerMetric,
     PromptPair,
@@ -19,6 +18,7 @@ from sae_lens_groups.evaluate.circuits.pairs import (
     log_odds,
     probability_difference,
 )
+from sae_lens_groups.field_values import require_one_of
 
 MIN_PAIRS = 16
 """A task with fewer pairs is left out."""
@@ -195,8 +195,7 @@ TASKS = {
 
 def task_named(name: str) -> CircuitTask:
     """The task of this name, or an UnknownNameError that lists those that there are."""
-    if name not in TASKS:
-        raise UnknownNameError(f"task {name!r} is not known; known names: {', '.join(TASKS)}")
+    require_one_of("task", name, TASKS)
     return TASKS[name]
 
 
