@@ -443,7 +443,7 @@ def test_an_sae_by_itself_and_the_mean_of_several_have_such_intervals_too() -> N
         assert [of[name].value for of in each] == [metrics_of(of)[name] for of in saes]
         for of, drawn_values in zip(each, values):
             require_percentiles(of[name], drawn_values)
-        require_percentiles(mean[name], [sum(both) / 2 for both in zip(*values)])
+        require_percentiles(mean.estimates[name], [sum(both) / 2 for both in zip(*values)])
 
 
 def require_percentiles(found: Estimate, of_draws: list[float]) -> None:

@@ -4,7 +4,7 @@ Shapes: R resamplings, S sequences.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, TypeVar
@@ -41,6 +41,15 @@ class Difference(Estimate):
 ESTIMATE = TypeVar("ESTIMATE", bound=Estimate)
 
 
+@dataclass(frozen=True)
+class Means:
+    """The means of several SAEs by the metrics' names, to be compared with those of others."""
+
+    estimates: Mapping[str, Estimate]
+    drawn: Mapping[str, torch.Tensor]
+    """What each is in every resampling."""
+
+
 class Resamplings:
     """Sequences drawn with replacement, the same draws for every layer and both suites.
 
@@ -67,12 +76,18 @@ class Resamplings:
         each = [self.intervals(Difference, *both) for both in zip(exact, drawn)]
         return each, self.intervals(Difference, mean, drawn_mean)
 
-    def estimates(self, saes: Sequence[SequenceSums]) -> tuple[list[dict[str, Estimate]], "Means"]:
+    def estimates(self, saes: Sequence[SequenceSums]) -> tuple[list[dict[str, Estimate]], Means]:
         """For each SAE by itself, and for the mean over all of them."""
         exact, drawn = [*map(metrics_of, saes)], [*map(self._resampled, saes)]
         mean, drawn_mean = _mean(exact), _mean(drawn)
         each = [self.intervals(Estimate, *both) for both in zip(exact, drawn)]
-        return each, Means(self.intervals(Estimate, mean, drawn_mean), drawn_mean, self)
+        return each, Means(self.intervals(Estimate, mean, drawn_mean), drawn_mean)
+
+    def difference(self, ours: Means, theirs: Means, name: str) -> Difference:
+        """Of two means, in one metric."""
+        exact = {name: ours.estimates[name].value - theirs.estimates[name].value}
+        drawn = {name: ours.drawn[name] - theirs.drawn[name]}
+        return self.intervals(Difference, exact, drawn)[name]
 
     def intervals(
         self,
@@ -102,33 +117,6 @@ def _minus(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]
 def _mean(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Of floats, or of tensors."""
     return {name: sum(of[name] for of in each) / len(each) for name in METRICS}
-
-
-class Means(Mapping[str, Estimate]):
-    """The means of several SAEs by the metrics' names, to be compared with those of others."""
-
-    def __init__(
-        self,
-        estimates: Mapping[str, Estimate],
-        drawn: Mapping[str, torch.Tensor],
-        resamplings: Resamplings,
-    ) -> None:
-        self._estimates, self._drawn, self._resamplings = estimates, drawn, resamplings
-
-    def __getitem__(self, name: str) -> Estimate:
-        return self._estimates[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._estimates)
-
-    def __len__(self) -> int:
-        return len(self._estimates)
-
-    def minus(self, other: "Means", name: str) -> Difference:
-        """The difference in one metric; both have to be of the same sequences."""
-        exact = {name: self[name].value - other[name].value}
-        drawn = {name: self._drawn[name] - other._drawn[name]}
-        return self._resamplings.intervals(Difference, exact, drawn)[name]
 
 
 def _widened(n_sequences: int) -> float:

@@ -13,17 +13,13 @@ from sae_lens_groups.evaluate.tokens import EvaluatedTokens
 
 
 @dataclass(frozen=True, kw_only=True)
-class BaselineScores:
-    """Another SAE at the same layer, on the same tokens."""
+class _SAEScores:
+    """How well one SAE does at one layer."""
 
-    name: str
-    """What the baseline is called, such as the last part of its folder's path."""
     metrics: Mapping[str, float]
+    """SAELens's metrics by their names: explained_variance, ce_loss_score, l0, ..."""
     dead_features: float
-    differences: Mapping[str, Difference]
-    """Per metric, the suite's minus the baseline's."""
-    match: FeatureMatch | None
-    """None where one of the two has no feature that fires."""
+    """Share of the features that fire on none of the evaluated tokens at this layer."""
 
     def score(self, name: str) -> float:
         """One of the list in `metrics.py`."""
@@ -31,23 +27,27 @@ class BaselineScores:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerScores:
+class BaselineScores(_SAEScores):
+    """Another SAE at the same layer, on the same tokens."""
+
+    name: str
+    """What the baseline is called, such as the last part of its folder's path."""
+    differences: Mapping[str, Difference]
+    """Per metric, the suite's minus the baseline's."""
+    match: FeatureMatch | None
+    """None where one of the two has no feature that fires."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerScores(_SAEScores):
     """How well one layer's SAE does: a row of `evaluation.csv`."""
 
     layer: int
     hook_name: str
     group: str
     scaling_factor: float | None
-    metrics: Mapping[str, float]
-    """SAELens's metrics by their names: explained_variance, ce_loss_score, l0, ..."""
-    dead_features: float
-    """Share of the features that fire on none of the evaluated tokens at this layer."""
     baseline: BaselineScores | None = None
     """None without a baseline, or where it has no SAE for this layer."""
-
-    def score(self, name: str) -> float:
-        """One of the list in `metrics.py`."""
-        return self.dead_features if name == "dead_features" else self.metrics[name]
 
     def to_row(self) -> dict[str, Any]:
         """The row by column name."""

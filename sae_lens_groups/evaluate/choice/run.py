@@ -69,7 +69,10 @@ def evaluate_sweep(
     alike = [[of.site == other.site for other in scored[:n]] for n, of in enumerate(scored)]
     differences = {
         name: [
-            [ours.minus(other, name) if is_same else None for other, is_same in zip(means, row)]
+            [
+                resamplings.difference(ours, other, name) if is_same else None
+                for other, is_same in zip(means, row)
+            ]
             for ours, row in zip(means, alike)
         ]
         for name in COMPARED
@@ -100,7 +103,7 @@ def _scored(
         site=str(suite.manifest.hook_template) + ("" if head is None else f", head {head}"),
         evaluation=evaluation,
         layers=layers,
-        means=means,
+        means=means.estimates,
         d_sae=sae.cfg.d_sae,
         n_parameters=sum(parameter.numel() for parameter in sae.parameters()),
         training_tokens=(suite.runner_cfg or {}).get("training_tokens"),
