@@ -91,8 +91,7 @@ def write_evaluation(
         if evaluation.faithfulness is not None:
             rows = evaluation.faithfulness.to_rows()
             files.write_text(details / files.FAITHFULNESS, files.csv_text(rows, ROW_COLUMNS))
-        text = json.dumps(asdict(settings), indent=2) + "\n"
-        files.write_text(details / files.EVALUATION_SETTINGS, text)
+        files.write_text(details / files.EVALUATION_SETTINGS, files.json_text(asdict(settings)))
     files.write_text(suite.path / files.EVALUATION, scores_to_csv(evaluation))
     page = report_page(suite, evaluation, commands)
     files.write_text(suite.path / files.REPORT, page)

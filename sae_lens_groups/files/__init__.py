@@ -37,6 +37,7 @@ from sae_lens_groups.files.writing import (
     csv_text,
     finish_folder,
     free_folder,
+    json_text,
     new_folder,
     only_writer,
     partial_name,

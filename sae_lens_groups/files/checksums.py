@@ -1,7 +1,6 @@
 """Sizes and hashes of a folder's files, so that damage is found before anything is read."""
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -12,7 +11,7 @@ from pydantic import field_validator
 from sae_lens_groups.errors import quoted
 from sae_lens_groups.files.names import CHECKSUMS
 from sae_lens_groups.files.reading import Entries, FileEntries, read_entries, refusing
-from sae_lens_groups.files.writing import write_text
+from sae_lens_groups.files.writing import json_text, write_text
 
 
 class ChecksumEntry(Entries):
@@ -121,7 +120,7 @@ def checksums_text(contents: Mapping[str, Path | str], known: Checksums | None =
 
 def _text(entries: dict[str, ChecksumEntry]) -> str:
     content = _Content(format_version=_Content.newest_format, files=entries)
-    return json.dumps(content.model_dump(), indent=2) + "\n"
+    return json_text(content.model_dump())
 
 
 def _entry(content: Path | str, known: ChecksumEntry | None) -> ChecksumEntry:

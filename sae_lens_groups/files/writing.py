@@ -4,6 +4,7 @@ import contextlib
 import csv
 import glob
 import io
+import json
 import os
 import shutil
 import tempfile
@@ -151,6 +152,11 @@ def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> 
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def json_text(content: Any) -> str:
+    """JSON as our files have it."""
+    return json.dumps(content, indent=2) + "\n"
 
 
 def write_text(path: Path, text: str) -> None:

@@ -147,7 +147,7 @@ def _with_model_marked(
             data["model_name"] = options.base_model
     elif is_local:
         data["is_model_local"] = True
-    new = json.dumps(data, indent=2) + "\n"
+    new = files.json_text(data)
     return public if new == text else {**public, files.SUITE: new}
 
 

@@ -1,6 +1,5 @@
 """`suite.json`: what a suite folder holds, as one frozen value that reads and writes itself."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from numbers import Integral
@@ -199,7 +198,7 @@ class SuiteManifest:
 
     def to_json(self) -> str:
         """The text of `suite.json`."""
-        return json.dumps(self.to_dict(), indent=2) + "\n"
+        return files.json_text(self.to_dict())
 
     @classmethod
     def from_json(cls, text: str) -> "SuiteManifest":

@@ -1,6 +1,5 @@
 """`sweep.json`: the suites of a sweep, which lie beside it in a folder each, and how they differ."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -67,7 +66,7 @@ def is_sweep_folder(folder: str | Path) -> bool:
 def write_sweep_index(folder: str | Path, index: SweepIndex) -> None:
     """Writes `sweep.json` into a sweep's folder; readers see the old one or the new."""
     entries = {"format_version": _Entries.newest_format, **index.model_dump(mode="json")}
-    files.write_text(Path(folder) / files.SWEEP, json.dumps(entries, indent=2) + "\n")
+    files.write_text(Path(folder) / files.SWEEP, files.json_text(entries))
 
 
 def read_sweep_index(folder: str | Path) -> SweepIndex:

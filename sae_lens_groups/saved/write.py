@@ -1,6 +1,5 @@
 """Writes trained SAEs, wherever they lie, as a suite's folder."""
 
-import json
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -65,7 +64,7 @@ def finish_suite(source: SAESource, folder: Path) -> None:
     # Of SAEs that were trained elsewhere, these are the settings of one layer's run.
     settings = None if source.manifest.is_imported else source.runner_cfg
     if settings is not None:
-        files.write_text(folder / files.RUNNER_CFG, json.dumps(settings, indent=2) + "\n")
+        files.write_text(folder / files.RUNNER_CFG, files.json_text(settings))
     if curves := source.training_curves:
         files.write_text(folder / files.CURVES, points_to_csv(curves))
     files.write_text(folder / files.SUITE, source.manifest.to_json())

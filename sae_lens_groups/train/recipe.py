@@ -131,8 +131,7 @@ class SuiteRecipe:
     def begin(self, parts: SuiteParts) -> None:
         """Writes down what was decided."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(parts.model_dump(), indent=2) + "\n"
-        files.write_text(self.folder / files.RECIPE, text)
+        files.write_text(self.folder / files.RECIPE, files.json_text(parts.model_dump()))
 
     def decided(self) -> SuiteParts:
         """Loads the language model, counts and times what a token costs, and decides on tokens."""

@@ -1,6 +1,5 @@
 """`cached_activations.json`: what cached activations were made of, and which runs they can feed."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -60,7 +59,7 @@ class CacheManifest(files.FileEntries):
         """Writes `cached_activations.json`."""
         content = self.model_dump()
         content["format_version"] = content.pop("format_version")  # always written last
-        files.write_text(folder / files.CACHE, json.dumps(content, indent=2) + "\n")
+        files.write_text(folder / files.CACHE, files.json_text(content))
 
     @property
     def groups(self) -> tuple[LayerGroup, ...]:

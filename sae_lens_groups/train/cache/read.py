@@ -72,10 +72,7 @@ class CachedActivations:
         return self._flat(TOKEN_IDS, prompts).view(len(prompts), -1).long()
 
     def dataset_rows_read(self, prompts: range) -> int:
-        """Rows of the dataset that had been read, from its first on, for these prompts.
-
-        None where the cache does not say it.
-        """
+        """Rows of the dataset that had been read, from its first on, for these prompts; 0 if unknown."""
         if not self.says_what_of:
             return 0
         is_old = not self.manifest.norms  # of before 0.9, which did not count the row in progress

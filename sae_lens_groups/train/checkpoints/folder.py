@@ -1,6 +1,5 @@
 """The checkpoints of runs on disk: which are whole, which one a run goes on from, which may go."""
 
-import json
 import shutil
 import warnings
 from collections.abc import Iterable
@@ -20,7 +19,7 @@ class CheckpointFacts(files.Entries):
 
     def to_json(self) -> str:
         """The text of the file."""
-        return json.dumps(self.model_dump(), indent=2) + "\n"
+        return files.json_text(self.model_dump())
 
     @classmethod
     def read(cls, checkpoint: Path) -> "CheckpointFacts | None":
@@ -64,15 +63,13 @@ def require_whole(checkpoint: Path) -> None:
     damage = damage_of(checkpoint)
     if damage is None:
         return
-    older = [path for path in checkpoints_in(checkpoint.parent) if _is_older(path, checkpoint)]
+    n_tokens = _tokens_of(checkpoint)
+    others = (path for path in checkpoints_in(checkpoint.parent) if path != checkpoint)
+    older = [path for path in others if _tokens_of(path) <= n_tokens]
     hint = f"resume from the one before it, {str(older[-1])!r}" if older else "there is none before"
     raise CheckpointError(
         f"checkpoint {str(checkpoint)!r} is damaged and cannot be resumed: {damage}; {hint}"
     )
-
-
-def _is_older(path: Path, checkpoint: Path) -> bool:
-    return path != checkpoint and _tokens_of(path) <= _tokens_of(checkpoint)
 
 
 def newest_whole(run_folder: Path) -> Path | None:

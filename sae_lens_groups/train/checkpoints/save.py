@@ -1,6 +1,5 @@
 """Saves a run's checkpoints when they are due, and removes those that are not kept."""
 
-import json
 import warnings
 from contextlib import ExitStack
 from functools import partial
@@ -154,6 +153,5 @@ def save_runner_files(
     if plan is not None:
         plan.save(checkpoint / files.PLAN)
     if transfer is not None:
-        report = json.dumps(transfer.model_dump(), indent=2)
-        files.write_text(checkpoint / files.TRANSFER, report + "\n")
-    files.write_text(checkpoint / files.RUNNER_CFG, json.dumps(cfg.to_dict(), indent=2) + "\n")
+        files.write_text(checkpoint / files.TRANSFER, files.json_text(transfer.model_dump()))
+    files.write_text(checkpoint / files.RUNNER_CFG, files.json_text(cfg.to_dict()))

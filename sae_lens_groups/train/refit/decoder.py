@@ -57,7 +57,9 @@ def refit_decoder(sae: SAE[Any], rows_ND: torch.Tensor, widths: Sequence[int]) -
         widths: where the parts of a Matryoshka SAE end, whose nested reconstructions count alike in
             the fit, as in training, while the ridge is what is best for the whole; (F,) for others.
     """
-    latents_NG, target_ND = _latents(sae, rows_ND), _target(sae, rows_ND)
+    latents_NG = _latents(sae, rows_ND)
+    # The rows, normalised where the SAE itself does that.
+    target_ND = sae.run_time_activation_norm_fn_in(rows_ND.to(sae.device, sae.dtype)).float()
     decoder_GD = torch.cat([sae.W_dec, sae.b_dec[None]]).float()
     n_fitted = len(rows_ND) - len(rows_ND) // _KEPT_APART
 
@@ -103,11 +105,6 @@ def _latents(sae: SAE[Any], rows_ND: torch.Tensor) -> torch.Tensor:
         (len(rows_ND), sae.cfg.d_sae + 1),
         check_invariants=False,
     ).coalesce()
-
-
-def _target(sae: SAE[Any], rows_ND: torch.Tensor) -> torch.Tensor:
-    """What the decoder is to give: the rows, normalised where the SAE itself does that."""
-    return sae.run_time_activation_norm_fn_in(rows_ND.to(sae.device, sae.dtype)).float()
 
 
 def _least_squares(

@@ -15,7 +15,7 @@ from sae_lens_groups.train.trainer import GroupSAETrainer
 _FEATURE_DIM = {"W_enc": 1, "W_dec": 0, "b_enc": 0}
 """Of the parameters that are cut up; every shard has all of the others."""
 _COUNTS = ("n_training_samples", "n_training_steps", "n_frac_active_samples", "started_fine_tuning")
-_INDEX, _STEPS_LEFT = "dead_candidates.index", "dead_candidates.n_steps_left"
+_INDEX = "dead_candidates.index"
 
 
 def own_part(sae: TrainingSAE[Any], shards: ShardRanks | None) -> TrainingSAE[Any]:
