@@ -23,12 +23,14 @@ from sae_lens_groups.errors import (
     GroupSAEError,
     NonFiniteActivationsError,
 )
+from sae_lens_groups.files import CheckedFolder
 from sae_lens_groups.plugins import plugin_manager
 from sae_lens_groups.scaling.alignments import Alignment, affine, orthogonal, scale
 from sae_lens_groups.scaling.estimate import WhiteningEstimate
 from sae_lens_groups.scaling.group_scaling import MEAN_NORM, WHITENING, GroupScaling
 from sae_lens_groups.scaling.layer_scaler import LayerMap, LayerScaler
 from sae_lens_groups.scaling.moments import PairMoments
+from sae_lens_groups.scaling.stored import load_layer_scaler, save_layer_scalers
 from sae_lens_groups.train.prepare import settle
 
 from .conftest import (
@@ -128,9 +130,8 @@ def test_a_scaler_with_a_map_survives_being_saved(tmp_path: Path) -> None:
         ActivationScaler(scaling_factor=0.5),
         affine(moments_of(random(0, 100, 8), random(1, 100, 8))),
     )
-    scaler.save(str(tmp_path / "activation_scaler.json"))
-    loaded = LayerScaler()
-    loaded.load(tmp_path / "activation_scaler.json")
+    save_layer_scalers(tmp_path, {3: scaler})
+    loaded = load_layer_scaler(CheckedFolder(tmp_path), "layer_3", d_in=8)
     x = random(2, 5, 8)
     assert torch.equal(loaded.scale(x), scaler.scale(x))
     assert torch.equal(loaded.unscale(x), scaler.unscale(x))

@@ -22,7 +22,6 @@ from sae_lens_groups.scaling.layer_scaler import LayerScaler, layer_map_of, scal
 from sae_lens_groups.scaling.moments import LayerPair, PairMoments
 from sae_lens_groups.scaling.stored import (
     load_layer_scaler,
-    load_layer_scalers,
     load_scaler,
     save_layer_scalers,
 )

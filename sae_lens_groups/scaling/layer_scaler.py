@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from sae_lens.training.activation_scaler import ActivationScaler
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from typing_extensions import override
 
 from sae_lens_groups import files
@@ -73,12 +73,6 @@ class LayerScaler(ActivationScaler):
         super().save(file_path)
         if self.layer_map is not None:
             save_file(vars(self.layer_map), Path(file_path).with_name(files.ALIGNMENT))
-
-    @override
-    def load(self, file_path: str | Path) -> None:
-        super().load(file_path)
-        path = Path(file_path).with_name(files.ALIGNMENT)
-        self.layer_map = LayerMap(**load_file(path)) if path.exists() else None
 
 
 def layer_map_of(scaler: ActivationScaler) -> LayerMap | None:

@@ -1,6 +1,6 @@
 """The scaling of a group's layers, as it lies beside the group's SAE."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from sae_lens.training.activation_scaler import ActivationScaler
@@ -77,11 +77,3 @@ def save_layer_scalers(folder: Path, scalers: Mapping[int, ActivationScaler]) ->
         of_layer = folder / files.layer_scaler_folder(layer)
         of_layer.mkdir()
         scaler.save(str(of_layer / files.SCALER))
-
-
-def load_layer_scalers(folder: Path, layers: Iterable[int]) -> dict[int, LayerScaler]:
-    """Layer -> scaler, from a group's folder."""
-    scalers = {layer: LayerScaler() for layer in layers}
-    for layer, scaler in scalers.items():
-        scaler.load(folder / files.layer_scaler_folder(layer) / files.SCALER)
-    return scalers

@@ -14,7 +14,7 @@ from sae_lens_groups import files
 from sae_lens_groups.activations import GroupBatch
 from sae_lens_groups.errors import DivergedError
 from sae_lens_groups.layers import LayerGroup
-from sae_lens_groups.scaling import GroupScaling, load_layer_scalers, save_layer_scalers
+from sae_lens_groups.scaling import GroupScaling, load_layer_scaler, save_layer_scalers
 from sae_lens_groups.train.checkpoints.step_state import save_step_state
 from sae_lens_groups.train.fast_step import AUTO, NEVER, Scratch, SparseStep, make_step
 from sae_lens_groups.train.statistics import LayerStatistics, layer_metrics
@@ -165,8 +165,10 @@ class GroupSAETrainer(SAETrainer[TrainingSAE[Any], Any]):
     def load_trainer_state(self, checkpoint_path: Path | str) -> None:
         super().load_trainer_state(checkpoint_path)
         self.statistics.load_state_dict(load_file(Path(checkpoint_path) / files.LAYER_STATISTICS))
-        scalers = load_layer_scalers(Path(checkpoint_path), self.group.layers)
-        self.scaling = GroupScaling(self.group, list(scalers.values()))
+        folders = map(files.layer_scaler_folder, self.group.layers)
+        checked, d_in = files.CheckedFolder(Path(checkpoint_path)), self.sae.cfg.d_in
+        scalers = [load_layer_scaler(checked, folder, d_in) for folder in folders]
+        self.scaling = GroupScaling(self.group, scalers)
         for group in self.optimizer.param_groups:
             group["betas"] = (self.cfg.adam_beta1, self.cfg.adam_beta2)
         self._fuse_optimizer()  # the checkpoint may come from a run with another fast_step
