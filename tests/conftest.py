@@ -14,7 +14,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import fcntl  # the environment above has to come first
 import gc
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +31,8 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.hook_points import HookedRootModule, HookPoint
 
 from sae_lens_groups import GroupSAERunnerConfig
+from sae_lens_groups.cli.command_line import ConfigFlags, read_command_line
+from sae_lens_groups.cli.flags import parse_flags
 from sae_lens_groups.train.fast_step import why_not
 
 from . import floor, products
@@ -112,6 +114,12 @@ def group_config(layer_groups: str = "0-2,3", **changes: Any) -> GroupSAERunnerC
     if "FAST_STEP" in os.environ and not why_not(chosen["sae"]):
         chosen = {"fast_step": os.environ["FAST_STEP"], **chosen}
     return GroupSAERunnerConfig(layer_groups=layer_groups, **chosen)
+
+
+def parse_config(args: Sequence[str]) -> GroupSAERunnerConfig[Any]:
+    """The config that flags of `train` mean."""
+    _, line = read_command_line(ConfigFlags("train", needs_layer_groups=True), args)
+    return parse_flags(line)
 
 
 def make_model(n_layers: int = N_LAYERS, norms: tuple[float, ...] = ()) -> HookedTransformer:

@@ -34,7 +34,7 @@ from sae_lens_groups.errors import GroupSAEError, TrainingInterrupted
 from sae_lens_groups.train import SweepTrainingRunner
 from sae_lens_groups.train.fast_step import why_not
 from sae_lens_groups.train.group_trainer import GroupTrainer
-from sae_lens_groups.train.ranks import heartbeat, world
+from sae_lens_groups.train.ranks import heartbeat
 from sae_lens_groups.train.trainer import GroupSAETrainer
 from tests.conftest import (
     ARCHITECTURES,
@@ -148,6 +148,7 @@ for architecture in ARCHITECTURES:
 def watched(file: Path) -> Iterator[None]:
     """Writes which collectives a rank took part in, its bytes sent, and those of its buffer."""
     seen: list[str] = []
+    n_sent: list[int] = []
     buffers: dict[str, int] = {}
     next_batch = ShuffleBuffer.next_batch
 
@@ -162,18 +163,20 @@ def watched(file: Path) -> Iterator[None]:
         def record(*args: Any, **kwargs: Any) -> Any:
             assert threading.current_thread() is threading.main_thread()
             seen.append(name)
+            if name == "all_to_all_single":
+                _, sent, _, n_rows_sent = args
+                n_sent.append((sum(n_rows_sent) - n_rows_sent[RANK]) * sent.shape[1])
             return real(*args, **kwargs)
 
         return mock.patch.object(dist, name, record)
 
-    n_before = getattr(world.world_of_process(), "n_bytes_sent", 0)
     with contextlib.ExitStack() as stack:
         for name in COLLECTIVES:
             stack.enter_context(recorded(name))
         stack.enter_context(mock.patch.object(ShuffleBuffer, "next_batch", see))
         yield
-    n_sent = getattr(world.world_of_process(), "n_bytes_sent", 0) - n_before
-    file.write_text(json.dumps({"collectives": seen, "n_sent": n_sent, "buffers": buffers}))
+    record = {"collectives": seen, "n_sent": sum(n_sent), "buffers": buffers}
+    file.write_text(json.dumps(record))
 
 
 # --- what goes wrong ---

@@ -306,7 +306,7 @@ def test_rows_are_read_without_a_copy() -> None:
     assert again.data_ptr() == cache.rows_ND(HOOK_NAME, range(5, 8)).data_ptr() - again[:16].nbytes
 
 
-def test_many_files_are_one_dataset(tmp_path: Path) -> None:
+def test_many_files_are_one_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layout = CacheLayout(
         row_columns=("a",),
         position_columns=(),
@@ -326,7 +326,8 @@ def test_many_files_are_one_dataset(tmp_path: Path) -> None:
         )
         for first in range(0, 10, 2)
     )
-    assert write_dataset(tmp_path, layout.features, pieces, shard_bytes=500) == 10
+    monkeypatch.setattr("sae_lens_groups.train.cache.shards._SHARD_BYTES", 500)
+    assert write_dataset(tmp_path, layout.features, pieces) == 10
     assert len(list(tmp_path.glob("data-0000?-of-00005.arrow"))) == 5
     dataset: Any = datasets.load_from_disk(str(tmp_path)).with_format("torch")
     assert torch.equal(dataset[:]["a"].reshape(-1, D_IN), rows_ND)

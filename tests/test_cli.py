@@ -19,12 +19,11 @@ from tqdm import tqdm
 import sae_lens_groups
 from sae_lens_groups import GroupSAERunnerConfig, SAESuite, __version__
 from sae_lens_groups.cli import main
-from sae_lens_groups.cli.train import parse_config
 from sae_lens_groups.config import without_run_id
 from sae_lens_groups.demo.model import MODEL_FOLDER
 from sae_lens_groups.errors import ConfigError
 
-from .conftest import ARCHITECTURES, settings
+from .conftest import ARCHITECTURES, parse_config, settings
 from .processes import run, start
 
 FLAGS = [

@@ -24,7 +24,15 @@ from sae_lens_groups.scaling.group_scaling import whitening_of
 from sae_lens_groups.scaling.layer_scaler import layer_map_of
 
 from . import processes
-from .conftest import D_IN, D_SAE, group_config, make_model, make_tokens, sae_config
+from .conftest import (
+    D_IN,
+    D_SAE,
+    group_config,
+    make_model,
+    make_tokens,
+    parse_config,
+    sae_config,
+)
 
 HOOK_NAMES = [f"blocks.{layer}.hook_resid_post" for layer in range(4)]
 WEIGHTS = "sae_weights.safetensors"
@@ -331,8 +339,6 @@ def test_a_damaged_source_is_refused(folder: Path) -> None:
 
 
 def test_settings_of_a_suite_that_were_altered_are_not_trained_with(folder: Path) -> None:
-    from sae_lens_groups.cli.train import parse_config
-
     settings = folder / "runner_cfg.json"
     settings.write_text(settings.read_text().replace('"lr": 0.003', '"lr": 0.007'))
     args = ["--config_file", str(settings), "--layer_groups", "0-3"]

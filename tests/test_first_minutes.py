@@ -13,14 +13,13 @@ from sae_lens_groups import GroupPlan
 from sae_lens_groups.activations import width_before_loading
 from sae_lens_groups.cli import main
 from sae_lens_groups.cli.fields import architectures, config_fields
-from sae_lens_groups.cli.train import parse_config
 from sae_lens_groups.demo.model import MODEL_FOLDER
 from sae_lens_groups.errors import TrainingInterrupted
 from sae_lens_groups.evaluate import TASKS
 from sae_lens_groups.field_values import whole_number
 from sae_lens_groups.plan import plan_text
 
-from .conftest import group_config
+from .conftest import group_config, parse_config
 from .test_cli import FLAGS, arguments
 from .test_plan_command import synthetic_plan
 

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -59,7 +60,8 @@ def test_both_ways_give_what_a_dense_solver_gives(
     ridge_F = ridge * (torch.rand(n_latents, generator=generator) + 0.5)
     decoder = torch.randn(n_latents, 7, generator=generator)
     target = latents @ decoder + residual
-    found = LeastSquares(latents.to_sparse(), target, decoder, largest_gram).solution(ridge_F)
+    with mock.patch("sae_lens_groups.train.refit.solve._LARGEST_GRAM", largest_gram):
+        found = LeastSquares(latents.to_sparse(), target, decoder).solution(ridge_F)
     exact = torch.linalg.solve(
         latents.T.double() @ latents.double() + torch.diag(ridge_F.double()),
         latents.T.double() @ (target.double() - latents.double() @ decoder.double()),

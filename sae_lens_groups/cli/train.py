@@ -13,7 +13,6 @@ from sae_lens_groups.errors import counted
 from sae_lens_groups.layers import saes_for_layers
 
 if TYPE_CHECKING:  # they bring SAELens, which takes seconds to import
-    from sae_lens_groups.config import GroupSAERunnerConfig
     from sae_lens_groups.saved import TransferReport
     from sae_lens_groups.suite import SAESuite
 
@@ -25,7 +24,8 @@ def train(args: Sequence[str]) -> int:
     if own.help:
         print(train_help(own.architecture))
         return 0
-    line, sweep = _read(own.sweep, args)
+    sweep = sweep_entries(list(chain(*own.sweep)))
+    _, line = read_command_line(parser, [*args, *flags_of_first(sweep, args)])
     if (output_path := line.given.get("output_path")) is not None:
         files.require_free(output_path)
     announce(line)
@@ -96,23 +96,3 @@ def _came_from(transfer: "TransferReport") -> str:
     if not transfer.final:
         return f"{start} then."
     return f"{start} before training, {transfer.mean(transfer.final):.4f} after it."
-
-
-def parse_config(args: Sequence[str]) -> "GroupSAERunnerConfig[Any]":
-    """The config that these flags mean."""
-    from sae_lens_groups.cli.flags import parse_flags
-
-    own, _ = _parser().parse_known_args(list(args))
-    line, sweep = _read(own.sweep, args)
-    cfg = parse_flags(line)
-    cfg.sweep = sweep or cfg.sweep
-    return cfg
-
-
-def _read(
-    sweep: list[list[str]], args: Sequence[str]
-) -> tuple[CommandLine, list[str | dict[str, Any]]]:
-    """The flags of the config, with the first setting of the sweep, and the sweep."""
-    entries = sweep_entries(list(chain(*sweep)))
-    _, line = read_command_line(_parser(), [*args, *flags_of_first(entries, args)])
-    return line, entries

@@ -1,13 +1,12 @@
 """The model card of a published suite: what its template, `card.md.j2`, is filled with."""
 
-import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sae_lens_groups import files
 from sae_lens_groups.activations import official_name
@@ -33,6 +32,19 @@ _LATE_ARCHITECTURES = ("abstopk", "matching_pursuit")
 _SOME_TEXT = "Skylion007/openwebtext"
 # Values of layer_groups that mean the same everywhere; others name a file.
 _GROUPS_BY_RULE = re.compile(r"\s*(each|(even|auto|optimal)(:\d+)?|[\d\s,-]+)\s*")
+_templates = Environment(
+    loader=PackageLoader("sae_lens_groups", "publish"),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    autoescape=False,  # it is Markdown
+)
+_FILTERS = (
+    *(files.plain, files.code, files.cell, markdown.words, markdown.py),
+    *(markdown.f_string, markdown.shell, markdown.fenced, markdown.paragraph),
+    *(markdown.number, markdown.numbers, in_words, markdown.drawing),
+)
+_templates.filters |= {"repr": repr, **{each.__name__: each for each in _FILTERS}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,27 +229,9 @@ def model_card(facts: CardFacts, existing: str | None = None) -> str:
 
     The same facts give the same card, and the card that it gave before comes back unchanged.
     """
-    text = _template().render(facts=facts)
+    text = _templates.get_template("card.md.j2").render(facts=facts)
     part = re.sub(r"\n{3,}", "\n\n", text).strip()  # where a section was left out
     return card_with(part, _front_matter(facts), existing)
-
-
-@functools.cache
-def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("sae_lens_groups", "publish"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,  # it is Markdown
-    )
-    filters = (
-        *(files.plain, files.code, files.cell, markdown.words, markdown.py),
-        *(markdown.f_string, markdown.shell, markdown.fenced, markdown.paragraph),
-        *(markdown.number, markdown.numbers, in_words, markdown.drawing),
-    )
-    environment.filters |= {"repr": repr, **{each.__name__: each for each in filters}}
-    return environment.get_template("card.md.j2")
 
 
 def _front_matter(facts: CardFacts) -> FrontMatter:

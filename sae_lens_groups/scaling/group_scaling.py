@@ -1,6 +1,6 @@
 """Scales every row of a batch as its own layer is scaled."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -24,7 +24,7 @@ class GroupScaling:
     """The scalers of a group's layers."""
 
     group: LayerGroup
-    scalers: list[ActivationScaler]
+    scalers: Sequence[ActivationScaler]
     """One per layer, lowest layer first. A fresh `ActivationScaler` changes nothing."""
     _factor_L: torch.Tensor | None = field(default=None, init=False, repr=False)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -13,22 +12,17 @@ from typing_extensions import override
 from sae_lens_groups.activations import ActivationNorms
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.layers import LayerGroup, in_words
-from sae_lens_groups.plan import GroupPlan
 from sae_lens_groups.saved import (
     Figures,
     SAESource,
     SuiteManifest,
     TrainingPoint,
-    TransferReport,
     figures_of_training,
     group_metadata,
 )
 from sae_lens_groups.scaling import layer_sae
 from sae_lens_groups.suite import SAESuite
-from sae_lens_groups.train.fast_step import steps_text
 from sae_lens_groups.train.trainer import GroupSAETrainer
-
-_PACKAGES = ("sae-lens-groups", "sae-lens", "transformer-lens", "torch")
 
 
 @dataclass(frozen=True)
@@ -44,17 +38,11 @@ class _TrainedLayer:
 
 def export_suite(
     cfg: GroupSAERunnerConfig[Any],
-    groups: tuple[LayerGroup, ...],
+    manifest: SuiteManifest,
     trainers: Sequence[GroupSAETrainer],
-    scaling_factors: Mapping[int, float | None],
     norms: ActivationNorms,
-    plan: GroupPlan | None,
-    transfer: TransferReport | None,
-    dataset_rows_read: int | None,
-    dataset_fingerprint: str | None,
     begins_with_bos: bool,
     training_curves: tuple[TrainingPoint, ...],
-    sae_step_flops: float | None,
 ) -> SAESuite:
     """The suite of these groups; a layer's SAE is built when it is asked for.
 
@@ -65,21 +53,6 @@ def export_suite(
         for one in trainers
         for layer, part in _trained_layers(one, norms, begins_with_bos).items()
     }
-    manifest = SuiteManifest(
-        groups=groups,
-        hook_template=cfg.hook_template,
-        scaling_factors={layer: scaling_factors[layer] for of in groups for layer in of.layers},
-        model_name=cfg.model_name,
-        versions={name: version(name) for name in _PACKAGES},
-        layer_alignment=cfg.layer_alignment,
-        plan=plan,
-        transfer=transfer,
-        dataset_rows_read=dataset_rows_read,
-        dataset_fingerprint=dataset_fingerprint,
-        sae_step_flops=sae_step_flops,
-        training_step=steps_text([trainer.sae for trainer in trainers], cfg.fast_step),
-        recipe=cfg.recipe,
-    )
     runner_cfg = {**cfg.to_dict(), "resume_from_checkpoint": None}  # as of a run that went through
     return SAESuite(_TrainedGroups(manifest, layers, runner_cfg, training_curves))
 

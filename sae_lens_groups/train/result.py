@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,9 +21,10 @@ from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import GroupSAEError, in_one_line
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.plan import GroupPlan
-from sae_lens_groups.saved import TrainingPoint, TransferReport, likely_faults
+from sae_lens_groups.saved import SuiteManifest, TrainingPoint, TransferReport, likely_faults
 from sae_lens_groups.suite import SAESuite
 from sae_lens_groups.train.export import export_suite, figures_of_groups, scaling_factors_of
+from sae_lens_groups.train.fast_step import steps_text
 from sae_lens_groups.train.group_trainer import GroupTrainer
 from sae_lens_groups.train.ranks.suite import saved_by_all
 from sae_lens_groups.train.ranks.world import World
@@ -30,6 +32,8 @@ from sae_lens_groups.train.refit.suite import refit_trained, set_rows_read
 from sae_lens_groups.train.sweep import Setting
 from sae_lens_groups.train.trainer import GroupSAETrainer
 from sae_lens_groups.transfer import Transfer, with_kept_layers
+
+_PACKAGES = ("sae-lens-groups", "sae-lens", "transformer-lens", "torch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,18 +76,7 @@ class Result:
     ) -> SAESuite:
         """The suite of all groups, written where it is asked for."""
         trained = export_suite(
-            self.cfg,
-            self.groups,
-            own,
-            self.world.merged(lambda: scaling_factors_of(own)),
-            self.norms,
-            self.plan,
-            report,
-            dataset_rows_read=self._dataset_rows_read(),
-            dataset_fingerprint=self.dataset.fingerprint,
-            begins_with_bos=self.begins_with_bos,
-            training_curves=points,
-            sae_step_flops=self.sae_step_flops,
+            self.cfg, self._manifest(own, report), own, self.norms, self.begins_with_bos, points
         )
         if self.cfg.refit_tokens:
             trained = self._refitted(trained)
@@ -94,6 +87,26 @@ class Result:
             except (GroupSAEError, OSError) as error:
                 warnings.warn(f"the layers of init_from are not kept: {error}", stacklevel=2)
         return self._written(trained, output_path)
+
+    def _manifest(
+        self, own: Sequence[GroupSAETrainer], report: TransferReport | None
+    ) -> SuiteManifest:
+        cfg, factors = self.cfg, self.world.merged(lambda: scaling_factors_of(own))
+        return SuiteManifest(
+            groups=self.groups,
+            hook_template=cfg.hook_template,
+            scaling_factors={layer: factors[layer] for of in self.groups for layer in of.layers},
+            model_name=cfg.model_name,
+            versions={name: version(name) for name in _PACKAGES},
+            layer_alignment=cfg.layer_alignment,
+            plan=self.plan,
+            transfer=report,
+            dataset_rows_read=self._dataset_rows_read(),
+            dataset_fingerprint=self.dataset.fingerprint,
+            sae_step_flops=self.sae_step_flops,
+            training_step=steps_text([trainer.sae for trainer in own], cfg.fast_step),
+            recipe=cfg.recipe,
+        )
 
     def _refitted(self, suite: SAESuite) -> SAESuite:
         """As it was, with a warning, where refitting fails: training took longer."""

@@ -15,12 +15,7 @@ from datasets import DatasetInfo, Features
 _SHARD_BYTES = 2**30
 
 
-def write_dataset(
-    folder: Path,
-    features: Features,
-    pieces: Iterable[pa.RecordBatch],
-    shard_bytes: int = _SHARD_BYTES,
-) -> int:
+def write_dataset(folder: Path, features: Features, pieces: Iterable[pa.RecordBatch]) -> int:
     """Writes files of about a gigabyte each, which are a dataset in the end; returns its prompts.
 
     Memory holds the piece that is being written and no other.
@@ -28,7 +23,7 @@ def write_dataset(
     pieces, paths, n_prompts = iter(pieces), list[Path](), 0
     for first in pieces:
         paths.append(folder / f"{len(paths)}.arrow")
-        n_prompts += _write_shard(paths[-1], first, pieces, shard_bytes)
+        n_prompts += _write_shard(paths[-1], first, pieces)
     names = [f"data-{i:05d}-of-{len(paths):05d}.arrow" for i in range(len(paths))]
     for path, name in zip(paths, names):
         path.rename(folder / name)
@@ -46,15 +41,13 @@ def write_dataset(
     return n_prompts
 
 
-def _write_shard(
-    path: Path, first: pa.RecordBatch, rest: Iterator[pa.RecordBatch], shard_bytes: int
-) -> int:
+def _write_shard(path: Path, first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> int:
     n_prompts = n_bytes = 0
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, first.schema) as shard:
         for piece in chain([first], rest):
             shard.write_batch(piece)
             n_prompts += len(piece)
             n_bytes += piece.nbytes
-            if n_bytes >= shard_bytes:
+            if n_bytes >= _SHARD_BYTES:
                 break
     return n_prompts

@@ -1,7 +1,7 @@
 """When checkpoints are due."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from time import monotonic
 
 from sae_lens_groups.field_values import Every
 
@@ -13,19 +13,11 @@ class CheckpointSchedule:
         thresholds: training tokens per SAE, ascending; one is due behind each.
         every: how far apart further ones are; none where it is None.
         n_tokens: the training tokens that the run starts with.
-        clock: seconds that never go backwards.
     """
 
-    def __init__(
-        self,
-        thresholds: Sequence[int],
-        every: Every | None,
-        n_tokens: int = 0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, thresholds: Sequence[int], every: Every | None, n_tokens: int = 0) -> None:
         self._thresholds = [threshold for threshold in thresholds if threshold >= n_tokens]
         self._every = every or Every()
-        self._clock = clock
         self._mark(n_tokens)
 
     def is_due(self, n_tokens: int) -> bool:
@@ -41,8 +33,8 @@ class CheckpointSchedule:
     def _is_late(self, n_tokens: int) -> bool:
         seconds, tokens = self._every.seconds, self._every.tokens
         if seconds is not None:
-            return self._clock() >= self._last_time + seconds
+            return monotonic() >= self._last_time + seconds
         return tokens is not None and n_tokens // tokens > self._last_tokens // tokens
 
     def _mark(self, n_tokens: int) -> None:
-        self._last_time, self._last_tokens = self._clock(), n_tokens
+        self._last_time, self._last_tokens = monotonic(), n_tokens

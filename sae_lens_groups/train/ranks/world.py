@@ -97,8 +97,6 @@ class Ranks(World):
     grace_seconds = _GRACE_SECONDS
 
     def __init__(self) -> None:
-        self.n_bytes_sent = 0
-        """Of drawn rows, to other ranks."""
         self._is_broken = False
         self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         self._heartbeat = None if dist.is_initialized() else _join(self.local_rank)
@@ -154,8 +152,6 @@ class Ranks(World):
         as_bytes = rows_ND.contiguous().view(torch.uint8)  # which every backend takes
         received = as_bytes.new_empty(sum(n_received), as_bytes.shape[1])
         self._talk(dist.all_to_all_single, received, as_bytes, n_received, n_sent)
-        n_to_others = sum(n_sent) - n_sent[self.rank]
-        self.n_bytes_sent += n_to_others * as_bytes.shape[1]
         return received.view(rows_ND.dtype)
 
     def on_loss(self, last_words: Callable[[], str]) -> None:

@@ -23,20 +23,15 @@ class LeastSquares:
         latents_NF: sparse, or to become so.
         target_ND: what is to be reconstructed.
         decoder_FD: what there is.
-        largest_gram: up to how many latents the solution is a direct one.
     """
 
     def __init__(
-        self,
-        latents_NF: torch.Tensor,
-        target_ND: torch.Tensor,
-        decoder_FD: torch.Tensor,
-        largest_gram: int = _LARGEST_GRAM,
+        self, latents_NF: torch.Tensor, target_ND: torch.Tensor, decoder_FD: torch.Tensor
     ) -> None:
         self._latents_NF = _by_row(latents_NF)
         self._latents_FN = _by_row(self._latents_NF.t())
         self._residual_ND = target_ND - self._latents_NF @ decoder_FD
-        self._is_direct = latents_NF.shape[1] <= largest_gram
+        self._is_direct = latents_NF.shape[1] <= _LARGEST_GRAM
 
     def squared_error(self, change_FD: torch.Tensor | None = None) -> torch.Tensor:
         """What is left of each row with this change, or without any, (N,)."""
