@@ -92,18 +92,13 @@ def write_evaluation(
             rows = evaluation.faithfulness.to_rows()
             files.write_text(details / files.FAITHFULNESS, files.csv_text(rows, ROW_COLUMNS))
         files.write_text(details / files.EVALUATION_SETTINGS, files.json_text(asdict(settings)))
-    files.write_text(suite.path / files.EVALUATION, scores_to_csv(evaluation))
+    files.write_text(suite.path / files.EVALUATION, files.csv_text(score_rows(evaluation)))
     page = report_page(suite, evaluation, commands)
     files.write_text(suite.path / files.REPORT, page)
 
 
-def scores_to_csv(evaluation: SuiteEvaluation) -> str:
-    """The text of `evaluation.csv`: one row per layer."""
-    return files.csv_text(score_rows(evaluation))
-
-
 def score_rows(evaluation: SuiteEvaluation) -> list[dict[str, Any]]:
-    """The rows of `evaluation.csv`."""
+    """The rows of `evaluation.csv`, one per layer."""
     counts = _token_counts(evaluation)
     return [{**scores.to_row(), **counts} for scores in evaluation]
 

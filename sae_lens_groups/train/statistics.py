@@ -96,9 +96,8 @@ class LayerStatistics:
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Takes over what `state_dict` gave."""
         self.n_fired_LF.copy_(state["n_fired"])
-        self.n_rows_L.copy_(
-            state["n_rows"].clamp(min=0)
-        )  # below 0 it was, for a while, of the last
+        # Below 0 it was, for a while, of the last window.
+        self.n_rows_L.copy_(state["n_rows"].clamp(min=0))
         if "last_n_fired" in state:  # since 0.10.0
             self._last_n_fired_LF.copy_(state["last_n_fired"])
             self._last_n_rows_L.copy_(state["last_n_rows"])

@@ -1,6 +1,7 @@
 """The templates of this folder: the page's parts in HTML, the terminal's text, the card's table."""
 
 import textwrap
+from functools import partial
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
@@ -9,13 +10,6 @@ from sae_lens_groups.evaluate.numbers import as_given, flops, interval, percent,
 from sae_lens_groups.evaluate.report.names import printable, public
 from sae_lens_groups.files import cell
 from sae_lens_groups.layers import in_words
-
-_WIDTH = 100
-
-
-def _wrapped(text: str, indent: str = "") -> str:
-    return textwrap.fill(text, _WIDTH, subsequent_indent=indent)
-
 
 templates = Environment(
     loader=PackageLoader("sae_lens_groups.evaluate", "report"),
@@ -36,5 +30,5 @@ templates.filters |= {
     "quoted": repr,
     "score": score,
     "signed": signed,
-    "wrapped": _wrapped,
+    "wrapped": partial(textwrap.fill, width=100),
 }
