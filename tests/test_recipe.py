@@ -153,6 +153,19 @@ def test_nothing_is_cached_where_the_disk_has_no_room(
     assert _tokens("groups", shown) == 8192
 
 
+def test_a_cache_that_the_budget_makes_too_large_for_the_disk_is_left_out(
+    cook: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four layers of width 96 take 768 bytes a token, and half of the disk holds 8,000 tokens."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=12_500_000))
+    assert cook("dry", "--dry_run") == 0
+    assert _tokens("cache", capsys.readouterr().out) == 1638
+    assert cook("dry", "--dry_run", "--budget", "10m") == 0
+    shown = capsys.readouterr().out
+    assert "cache" not in shown
+    assert float(_found(r"in all .* ([\d.]+) m ", shown)) == pytest.approx(10, abs=0.1)
+
+
 def test_mistakes_are_one_line_and_come_before_the_model_is_loaded(
     cook: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

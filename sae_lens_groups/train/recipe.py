@@ -210,17 +210,20 @@ def decide(
     """
     cfg, n_layers = recipe.cfg, sum(map(len, groups))
     alone = {unit: cfg.training_tokens * of.grouped(n_layers) for unit, of in saelens.items()}
-    is_cached = _fits_on_disk(recipe, groups)
     unit = "s" if recipe.budget is not None and recipe.budget.is_seconds else "flops"
-    shares = {"cache": _CACHED * is_cached, "groups": _GROUPS, "layers": _LAYERS}
-    tokens = {part: share * cfg.training_tokens for part, share in shares.items()}
-    if recipe.budget is not None:
-        scaled, whole_cost = (
-            sum(_costs(cfg, groups, tokens, ours[unit], n).values()) for n in (0, cfg.refit_tokens)
-        )
-        allowed = recipe.budget.amount * (1 if unit == "s" else alone[unit])
-        factor = (allowed - (whole_cost - scaled)) / scaled  # refitting takes what it takes
-        tokens = {part: n * factor for part, n in tokens.items()}
+    for cached in (_CACHED, 0.0):
+        shares = {"cache": cached, "groups": _GROUPS, "layers": _LAYERS}
+        tokens = {part: share * cfg.training_tokens for part, share in shares.items()}
+        if recipe.budget is not None:
+            scaled, whole_cost = (
+                sum(_costs(cfg, groups, tokens, ours[unit], n).values())
+                for n in (0, cfg.refit_tokens)
+            )
+            allowed = recipe.budget.amount * (1 if unit == "s" else alone[unit])
+            factor = (allowed - (whole_cost - scaled)) / scaled  # refitting takes what it takes
+            tokens = {part: n * factor for part, n in tokens.items()}
+        if _fits_on_disk(recipe, groups, tokens["cache"]):
+            break
     n_tokens = {part: int(n) for part, n in tokens.items()}
     _require_batches(cfg, n_tokens["layers"], recipe.budget)
     costs = {unit: _costs(cfg, groups, n_tokens, of, cfg.refit_tokens) for unit, of in ours.items()}
@@ -255,12 +258,12 @@ def _costs(
     }
 
 
-def _fits_on_disk(recipe: SuiteRecipe, groups: tuple[LayerGroup, ...]) -> bool:
-    """Whether the cache of an unscaled recipe would take at most half of what is free."""
+def _fits_on_disk(recipe: SuiteRecipe, groups: tuple[LayerGroup, ...], n_tokens: float) -> bool:
+    """Whether a cache of so many tokens takes at most half of what is free."""
     cfg = recipe.cfg
     layout = CacheLayout.of_config(cfg, groups, ALL_ROWS, _CACHE_DTYPE)
     parent = next(path for path in recipe.folder.resolve().parents if path.exists())
-    n_prompts = _CACHED * cfg.training_tokens / cfg.rows_per_prompt
+    n_prompts = n_tokens / cfg.rows_per_prompt
     n_free = shutil.disk_usage(parent).free
     return n_prompts * layout.bytes_per_prompt <= _LARGEST_SHARE_OF_DISK * n_free
 
