@@ -458,6 +458,17 @@ def test_a_python_config_trains_groups_with_one_call(text_folder: Path) -> None:
     assert theirs.to_dict() == before  # also not by the run
 
 
+def test_ctrl_c_stops_other_commands_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("sae_lens_groups.cli.evaluate.evaluate", stopped)
+    assert main(["evaluate", "suite"]) == 128 + signal.SIGINT
+    assert capsys.readouterr().err == "\nsae-lens-groups evaluate: stopped by Ctrl-C\n"
+
+
 def test_ctrl_c_saves_and_the_printed_flag_resumes(text_folder: Path, tmp_path: Path) -> None:
     args = [
         *("-m", "sae_lens_groups", "train", *FLAGS, "--dataset_path", str(text_folder)),

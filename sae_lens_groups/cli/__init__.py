@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import importlib
 import os
+import signal
 import sys
 import time
 import warnings
@@ -67,6 +68,11 @@ def main(args: Sequence[str] | None = None) -> int:
         if _is_heard():
             print(f"\n{interruption}", file=sys.stderr)
         return 128 + interruption.signal_number
+    except KeyboardInterrupt:
+        _end_bars()
+        if _is_heard():
+            print(f"\nsae-lens-groups {chosen.command}: stopped by Ctrl-C", file=sys.stderr)
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
