@@ -59,6 +59,20 @@ def test_ablating_and_scaling_change_it_where_it_fires(
         torch.testing.assert_close(steered, clean + fires * change * model.W_U[DIRECTION])
 
 
+def test_massive_activations_that_training_left_out_are_neither_scaled_nor_ablated(
+    planted: tuple[PlantedModel, SAESuite, Any, torch.Tensor],
+) -> None:
+    """Where it fires on layer 1 the norm is 3.3, and elsewhere 2.8."""
+    model, _, _, tokens_ST = planted
+    suite, clean = planted_suite(), model(tokens_ST)
+    suite[1].cfg.metadata.max_activation_norm = 3.0
+    with steer(model, suite, FEATURE, 1, mode="ablate"):
+        assert torch.equal(model(tokens_ST), clean)
+    suite[1].cfg.metadata.max_activation_norm = 3.5
+    with steer(model, suite, FEATURE, 1, mode="ablate"):
+        assert not torch.equal(model(tokens_ST), clean)
+
+
 def test_the_table_says_what_steering_does_on_each_layer_and_on_all(
     planted: tuple[PlantedModel, SAESuite, Any, torch.Tensor],
 ) -> None:

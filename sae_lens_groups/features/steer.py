@@ -49,7 +49,8 @@ def steer(
         strength: for `add` how much, in multiples of the feature's highest activation on each layer;
             for `scale` what its own activation is multiplied by.
         mode: `add` adds to every token, `scale` changes what the feature does where it fires, and
-            `ablate` takes it away there.
+            `ablate` takes it away there. Both leave alone tokens that training left out for their
+            norm (`max_activation_norm` of the SAE).
         found: what `collect_features` found, for the highest activations; None: what it wrote into
             the suite's folder.
 
@@ -78,7 +79,11 @@ def steer(
 
 
 def _changing(sae: SAE[Any], site: Site, index: int, size: float, by: float | None) -> _Change:
-    """Adds a feature of this size to every token, or of its own size times `by` where it fires."""
+    """Adds a feature of this size to every token, or of its own size times `by` where it fires.
+
+    What an SAE makes of a massive activation, which training left out, means nothing, and is as large.
+    """
+    limit = sae.cfg.metadata.max_activation_norm
     if sae.cfg.normalize_activations != "none":
         raise SuiteError(
             f"the SAE at {site.hook_name} rescales every token (normalize_activations "
@@ -95,6 +100,9 @@ def _changing(sae: SAE[Any], site: Site, index: int, size: float, by: float | No
                 features = sae.encode(rows_STD.to(device=sae.device, dtype=sae.dtype))
             features = features.to_dense() if features.is_sparse else features
             delta = by * features[..., index, None] * direction_D
+            if limit is not None:
+                is_massive_ST1 = rows_STD.float().norm(dim=-1, keepdim=True) > limit
+                delta = delta.masked_fill(is_massive_ST1.to(delta.device), 0.0)
         return site.with_rows(acts, rows_STD + delta.to(rows_STD))
 
     return changed
