@@ -216,9 +216,10 @@ class SAESuite(Mapping[str, SAE[Any]]):
             OutputFolderError: the folder already holds something.
             SuiteError: only some of its layers were loaded.
         """
-        self.save_copy(Path(path))
-        self.path = self.source_folder = Path(path)
-        return self.path
+        folder = files.expanded(path)
+        self.save_copy(folder)
+        self.path = self.source_folder = folder
+        return folder
 
     def save_copy(self, path: Path) -> None:
         """Writes what `save` writes, and leaves the suite where it is."""

@@ -647,6 +647,14 @@ def test_groups_that_cannot_be_read_are_named(plan: GroupPlan, given: Any, messa
         plan_groups(plan.distances, given)
 
 
+def test_a_plan_is_saved_in_a_home_folder(
+    plan: GroupPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert plan.save("~/my_plan/plan.json") == tmp_path / "my_plan" / "plan.json"
+    assert GroupPlan.load("~/my_plan").to_json() == plan.to_json()
+
+
 def test_a_misspelt_plan_is_suggested(plan: GroupPlan) -> None:
     plan.save("my_plan/plan.json")
     assert GroupPlan.load("my_plan").to_json() == plan.to_json()

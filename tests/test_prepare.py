@@ -189,6 +189,7 @@ def test_a_home_folder_is_meant_by_a_tilde(tmp_path: Path, monkeypatch: pytest.M
     suite = GroupSAETrainingRunner(cfg, make_tokens(), make_model()).run()
     assert suite.path == tmp_path / "suite"
     assert {path.name for path in tmp_path.iterdir()} >= {"suite", "ckpt"}
-    assert not Path("~").exists()
     with pytest.raises(OutputFolderError, match="already holds"):
         files.require_free("~/suite")
+    assert SAESuite.load("~/suite").save("~/copy") == tmp_path / "copy"
+    assert not Path("~").exists()

@@ -105,7 +105,9 @@ class ConfigFlags(OwnFlags):
     def __init__(self, command: str, needs_layer_groups: bool = False, **settings: Any) -> None:
         super().__init__(command, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
         self.needs_layer_groups = needs_layer_groups
-        self.add_argument("--config_file", type=Path, help="the runner_cfg.json of an earlier run")
+        self.add_argument(
+            "--config_file", type=files.expanded, help="the runner_cfg.json of an earlier run"
+        )
         self.add_argument("--architecture", "--sae", help="of the SAE (default: standard)")
 
 

@@ -30,7 +30,10 @@ def demo(args: Sequence[str]) -> int:
         help="as in train: groups such as 0-5,6-10,11, or auto, each or even:G (default: %(default)s)",
     )
     parser.add_argument(
-        "--output_path", type=Path, default=Path("demo_suite"), help="default: %(default)s"
+        "--output_path",
+        type=files.expanded,
+        default=Path("demo_suite"),
+        help="default: %(default)s",
     )
     parser.add_argument(
         "--training_tokens",

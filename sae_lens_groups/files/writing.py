@@ -88,7 +88,7 @@ def new_folder(folder: Path | str, setting: str = "output_path") -> Iterator[Pat
     Raises:
         OutputFolderError: the folder already holds something.
     """
-    folder = Path(folder).resolve()  # a link to an empty folder: fill the folder
+    folder = expanded(folder).resolve()  # a link to an empty folder: fill the folder
     require_free(folder, setting)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _partial_folder(folder) as partial:
@@ -184,7 +184,7 @@ def only_writer(folder: Path | str | None, setting: str = "output_path") -> Iter
     if folder is None:
         yield
         return
-    folder = Path(folder).resolve()
+    folder = expanded(folder).resolve()
     path = folder.with_name(f".{folder.name}.lock")
     lock = FileLock(path, blocking=False)
     try:

@@ -159,7 +159,7 @@ class GroupPlan:
 
     def save(self, path: Path | str) -> Path:
         """Writes `plan.json` under this path, complete or not at all, and returns the path."""
-        path = Path(path)
+        path = files.expanded(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_text(path, self.to_json())
         return path
@@ -173,7 +173,7 @@ class GroupPlan:
         Raises:
             PlanError: there is no plan, or it is broken or of a newer format.
         """
-        path = Path(path)
+        path = files.expanded(path)
         path = path / files.PLAN if files.exists(path / files.PLAN) else path
         if not files.exists(path):
             raise PlanError(

@@ -156,7 +156,7 @@ def save_plan_folder(plan: GroupPlan, folder: Path | str) -> Path:
     Raises:
         OutputFolderError: the folder already holds something.
     """
-    folder = Path(folder)
+    folder = files.expanded(folder)
     with files.new_folder(folder) as partial:
         plan.save(partial / files.PLAN)
         files.write_text(partial / files.PLAN_PAGE, plan_page(plan))
