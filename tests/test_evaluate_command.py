@@ -388,6 +388,20 @@ def test_a_comparison_says_how_both_were_trained_and_what_two_trainings_miss(
     assert "miss most of each other" in page
 
 
+def test_what_two_trainings_miss_is_not_said_of_saes_of_two_kinds_or_of_one_training(
+    suite_folder: Path, tokens_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refitted = tmp_path / "refitted"
+    words = ["--output_path", str(refitted), "--refit_tokens", "2048"]
+    assert main(["refit", str(suite_folder), *words]) == 0
+    for baseline in (refitted, train(tmp_path / "other_k", tokens_folder, k="4")):
+        capsys.readouterr()
+        assert main(["evaluate", str(suite_folder), "--baseline", str(baseline), *QUICK]) == 0
+        shown = " ".join(capsys.readouterr().out.split())
+        assert "one of the baseline. Trained with" in shown
+        assert "two trainings" not in shown
+
+
 # --- mistakes ---
 
 

@@ -88,7 +88,7 @@ class Comparison:
     trained: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     """Settings of the suite's training and of the baseline's, as far as both are known."""
     layers_alone: tuple[int, ...] = ()
-    """Layers that have an SAE of their own in both, each trained from scratch."""
+    """Layers that have an SAE of their own in both, each trained from scratch, of one kind."""
 
     @property
     def unequal(self) -> dict[str, tuple[Any, Any]]:

@@ -225,17 +225,28 @@ def _differ(name: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bo
 
 
 def _layers_alone(suite: SAESuite, baseline: Baseline) -> tuple[int, ...]:
-    """None for a suite that started from others, which may be the baseline's."""
-    if suite.manifest.transfer is not None:
+    """Where both were trained from scratch, to SAEs of one kind: none where either was made of others,
+    which may be the other's."""
+    saved = [of for of in (suite, baseline.saes) if isinstance(of, SAESuite)]
+    if any(of.manifest.transfer or of.manifest.refit_tokens for of in saved):
         return ()
     theirs = baseline.saes.manifest.groups if isinstance(baseline.saes, SAESuite) else ()
     shared = [groups for groups in (*suite.manifest.groups, *theirs) if len(groups) > 1]
-    layers = (suite.manifest.layer_of(name) for name in suite if name in baseline.saes)
+    alike = (
+        name
+        for name, sae in suite.items()
+        if name in baseline.saes and _kind(sae) == _kind(baseline.saes[name])
+    )
+    layers = map(suite.manifest.layer_of, alike)
     return tuple(
         layer
         for layer in layers
         if layer is not None and not any(layer in of.layers for of in shared)
     )
+
+
+def _kind(sae: SAE[Any]) -> tuple[Any, ...]:
+    return sae.cfg.architecture(), sae.cfg.d_sae, getattr(sae.cfg, "k", None)
 
 
 def _match(
