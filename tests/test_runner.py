@@ -418,6 +418,7 @@ def test_special_tokens_are_the_tokenizers_own(tmp_path: Path) -> None:
     [
         ("", "dataset_path is empty; name a Hub dataset or a local folder"),
         ("./nowhere", "dataset_path './nowhere' cannot be read: "),
+        (__file__, f"dataset_path {__file__!r} is a file; name the folder that it lies in"),
     ],
 )
 def test_a_dataset_that_is_not_there_is_refused_before_the_model_loads(
