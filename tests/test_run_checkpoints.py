@@ -36,7 +36,7 @@ from sae_lens_groups.train.checkpoints.schedule import CheckpointSchedule
 from sae_lens_groups.train.trainer import GroupSAETrainer
 
 from . import processes
-from .conftest import SMALL_LM_BATCHES, group_config, make_model, make_tokens
+from .conftest import SMALL_LM_BATCHES, group_config, make_model, make_tokens, sae_config
 from .test_exact_resume import files_of, stop_after
 
 
@@ -254,8 +254,17 @@ def test_auto_leaves_the_runs_of_other_groups_alone(
 def test_other_settings_are_gone_on_with_and_named(
     model: HookedTransformer, stopped: dict[str, Any]
 ) -> None:
-    with pytest.warns(UserWarning, match=r"lr was 0\.003 and is 0\.001; .*seed was 7 and is 8$"):
-        run(model, resume_from_checkpoint="auto", lr=1e-3, seed=8, **stopped)
+    changes = {"lr": 1e-3, "seed": 8, "sae": sae_config(k=2)}
+    told = r"lr was 0\.003 and is 0\.001; [^{]*sae\.k was 4 and is 2; seed was 7 and is 8$"
+    with pytest.warns(UserWarning, match=told):
+        run(model, resume_from_checkpoint="auto", **changes, **stopped)
+
+
+def test_fewer_tokens_than_a_checkpoint_has_had_are_refused(
+    model: HookedTransformer, stopped: dict[str, Any]
+) -> None:
+    with pytest.raises(CheckpointError, match=r"has had 640 training tokens.*training_tokens=512"):
+        run(model, resume_from_checkpoint="auto", training_tokens=512, **stopped)
 
 
 def test_another_learning_rate_is_used(

@@ -131,6 +131,13 @@ class Checkpoint:
         """
         self._require_equal(_facts(self.settings), _facts(cfg.to_dict()))
         self._require_equal(self.settings, {name: getattr(cfg, name) for name in _CUT_FIELDS})
+        one_batch = max(self.settings["train_batch_size_tokens"], cfg.train_batch_size_tokens)
+        if self.training_tokens >= cfg.training_tokens + one_batch:
+            raise CheckpointError(
+                f"checkpoint {str(self.path)!r} has had {self.training_tokens:,} training tokens, and "
+                f"this run is to have training_tokens={cfg.training_tokens:,}; raise it, or name an "
+                "earlier checkpoint"
+            )
         found = self.path.glob(f"*/{files.SHUFFLE_BUFFER}")
         names = sorted(path.parent.name for path in found)
         if groups is not None and not {group.name for group in groups} <= {*names}:
@@ -174,12 +181,18 @@ class Checkpoint:
 
 def _differing(saved: Mapping[str, Any], cfg: GroupSAERunnerConfig[Any]) -> list[str]:
     """The settings that decide how training goes on and that are not those of an earlier run."""
-    wanted = json.loads(json.dumps(cfg.to_dict()))
+    saved, wanted = _flat(saved), _flat(json.loads(json.dumps(cfg.to_dict())))
     return [
         f"{name} was {saved.get(name)!r} and is {wanted.get(name)!r}"
         for name in sorted((saved.keys() | wanted.keys()) - _FREE_FIELDS)
         if saved.get(name) != wanted.get(name)
     ]
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """With the settings of the SAE beside those of the run; its metadata repeat some of either."""
+    sae = {f"sae.{k}": v for k, v in (settings.get("sae") or {}).items() if k != "metadata"}
+    return {**settings, "sae": None, **sae}
 
 
 def require_unfinished(cfg: GroupSAERunnerConfig[Any]) -> None:
