@@ -244,13 +244,27 @@ def test_the_command_writes_a_new_suite_and_says_what_it_is_worth(
 ) -> None:
     words = [str(demo_suite), "--output_path", str(tmp_path / "new"), "--refit_tokens", "4096"]
     assert main(["refit", *words]) == 0
-    assert "gpt_neox.layers.4" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "gpt_neox.layers.4" in shown
+    assert "other text" not in shown
     old, new = SAESuite.load(demo_suite), SAESuite.load(tmp_path / "new")
     assert new.manifest.refit_tokens == 4096
     facts = new[4].cfg.metadata.sae_lens_groups["refit"]
     assert facts["after"] > facts["before"] + 0.01
     assert torch.equal(new[3].W_enc, new[4].W_enc)
     assert old.manifest.refit_tokens is None
+
+
+def test_the_command_says_which_rows_of_another_dataset_it_read(
+    demo_suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stdlib_tokens("held_out", CONTEXT).select(range(40)).save_to_disk(tmp_path / "mine")
+    words = ["--dataset_path", str(tmp_path / "mine"), "--output_path", str(tmp_path / "new")]
+    assert main(["refit", str(demo_suite), *words, "--refit_tokens", "1024"]) == 0
+    said = (
+        "fitted to the first 32 rows of mine, which the suite does not remember: score it on other"
+    )
+    assert said in capsys.readouterr().out
 
 
 def test_mistakes_are_one_line(

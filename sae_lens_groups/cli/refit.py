@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from sae_lens_groups import files
 from sae_lens_groups.cli.command_line import OwnFlags, announce
@@ -15,7 +16,7 @@ def refit(args: Sequence[str]) -> int:
     files.require_free(flags.output_path)
     announce()
     # These import SAELens.
-    from sae_lens_groups.activations import require_usable_rows
+    from sae_lens_groups.activations import CountedRows, fingerprint, require_usable_rows
     from sae_lens_groups.cli.flags import as_mistakes
     from sae_lens_groups.cli.scoring import model_of_suite, opened_text
     from sae_lens_groups.field_values import require_device
@@ -29,12 +30,19 @@ def refit(args: Sequence[str]) -> int:
         text = opened_text(flags, suite, "train")
         model = model_of_suite(flags, suite)
         require_usable_rows(text.path, text.rows, model)
-        refitted = refit_suite(suite, model, text.rows, flags.refit_tokens, flags.autocast_lm)
+        is_of_training = fingerprint(text.rows) == suite.manifest.dataset_fingerprint
+        rows: Any = CountedRows.of(text.rows)
+        refitted = refit_suite(suite, model, rows, flags.refit_tokens, flags.autocast_lm)
         refitted.save(flags.output_path)
     print(refit_text(refitted))
     print(
         f"\nThe refitted suite lies in {flags.output_path}; score it with sae-lens-groups evaluate."
     )
+    if not is_of_training:
+        print(
+            f"The decoders were fitted to the first {rows.n_read:,} rows of {text.name}, which the "
+            "suite does not remember: score it on other text."
+        )
     return 0
 
 
