@@ -10,11 +10,11 @@ import pytest
 from transformer_lens import HookedTransformerConfig
 
 from sae_lens_groups import GroupPlan
-from sae_lens_groups.activations import width_before_loading
+from sae_lens_groups.activations import known_width, width_before_loading
 from sae_lens_groups.cli import main
 from sae_lens_groups.cli.fields import architectures, config_fields
 from sae_lens_groups.demo.model import MODEL_FOLDER
-from sae_lens_groups.errors import TrainingInterrupted
+from sae_lens_groups.errors import ConfigError, HookNameError, TrainingInterrupted
 from sae_lens_groups.evaluate import TASKS
 from sae_lens_groups.field_values import whole_number
 from sae_lens_groups.plan import plan_text
@@ -23,6 +23,12 @@ from .conftest import group_config, parse_config
 from .test_cli import FLAGS, arguments
 from .test_plan_command import synthetic_plan
 
+_TINY_CONFIG = (
+    "transformer_lens.loading_from_pretrained.get_pretrained_model_config",
+    lambda *_, **__: HookedTransformerConfig(
+        n_layers=2, d_model=16, n_ctx=32, d_head=8, n_heads=4, d_mlp=64, act_fn="gelu", d_vocab=50
+    ),
+)
 WITHOUT_WIDTH = [flag for flag in FLAGS if flag not in ("--d_in", "96")]
 
 # Runs commands and prints for each its status, what it showed and what it imported.
@@ -254,20 +260,57 @@ def test_the_width_of_a_transformers_model_is_known_before_it_is_loaded(
 def test_the_width_of_a_transformerlens_model_is_known_before_it_is_loaded(
     hook_name: str, head: int | None, width: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = HookedTransformerConfig(
-        n_layers=2, d_model=16, n_ctx=32, d_head=8, n_heads=4, d_mlp=64, act_fn="gelu", d_vocab=50
-    )
-    place = "transformer_lens.loading_from_pretrained.get_pretrained_model_config"
-    monkeypatch.setattr(place, lambda *_, **__: config)
+    monkeypatch.setattr(*_TINY_CONFIG)
     assert width_before_loading(group_config(hook_name=hook_name, hook_head_index=head)) == width
 
 
-def test_a_width_that_nobody_knows_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    args = [*WITHOUT_WIDTH, "--layer_groups", "0-3", "--hook_name", "gpt_neox.layer.3"]
-    assert main(["train", *args]) == 2
-    assert "does not tell how wide its activations at gpt_neox.layer.3 are" in (
-        capsys.readouterr().err
-    )
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--hook_name", "gpt_neox.layer.3"],
+            "the model has no hook named gpt_neox.layer.{layer}; its hooks at layer 0 are: ",
+        ),
+        (
+            ["--hook_name", "gpt_neox.layers.33"],
+            "hook_name 'gpt_neox.layers.33' is at layer 33, and the model's 12 layers are 0-11",
+        ),
+        (
+            ["--model_class_name", "HookedTransformer", "--model_name", "no-such-model"],
+            "HookedTransformer knows its own models only; give model_class_name AutoModelForCausalLM",
+        ),
+    ],
+)
+def test_a_wrong_hook_or_model_is_told_before_the_width_is_asked_for(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *WITHOUT_WIDTH, "--layer_groups", "0-3", *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_model_that_is_nowhere_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--layer_groups", "0-3", "--model_name", str(tmp_path / "nowhere")]
+    assert main(["train", *WITHOUT_WIDTH, *flags]) == 2
+    error = capsys.readouterr().err
+    assert f"the model {str(tmp_path / 'nowhere')!r} cannot be loaded: " in error
+    assert error.endswith(", or give --d_in\n")
+
+
+def test_a_wrong_hook_of_a_transformerlens_model_is_answered_with_those_that_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(*_TINY_CONFIG)
+    with pytest.raises(HookNameError, match=r"at layer 0 are: .*blocks.0.hook_resid_post"):
+        known_width(group_config(hook_name="blocks.1.hook_nowhere"))
+
+
+def test_a_width_that_nobody_knows_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(*_TINY_CONFIG)
+    cfg = group_config(hook_name="blocks.1.hook_mlp_in")  # computed where the model is told to
+    with pytest.raises(ConfigError, match=r"does not tell how wide .* give --d_in"):
+        known_width(cfg, ", or give --d_in")
 
 
 # --- in a log ---

@@ -282,6 +282,12 @@ UNLOADABLE = [
     ),
     (ON_HF, "nobody/knows", None, "the model 'nobody/knows' cannot be loaded: We couldn't connect"),
     (ON_TL, "gelu-2l", None, "the model 'gelu-2l' cannot be loaded: "),
+    (
+        "AutoModel",
+        "gpt2",
+        None,
+        "; model_class_name is AutoModelForCausalLM, HookedTransformer or ",
+    ),
 ]
 
 

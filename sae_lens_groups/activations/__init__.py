@@ -19,6 +19,7 @@ from sae_lens_groups.activations.first_row import (
     require_usable_first_row,
 )
 from sae_lens_groups.activations.fit import (
+    known_width,
     require_hooks,
     require_positions,
     require_width,

@@ -1,9 +1,10 @@
 """Whether a loaded language model gives the activations that are asked for."""
 
+import contextlib
 import math
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,10 +12,10 @@ from sae_lens.load_model import HookedProxyLM
 from transformer_lens import HookedRootModule, HookedTransformer
 
 from sae_lens_groups.activations.hooks import run_to_last_hook
-from sae_lens_groups.activations.model import without_weights
+from sae_lens_groups.activations.model import n_layers_of, require_configuration, without_weights
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError, HookNameError, first_line, quoted
-from sae_lens_groups.layers import HookTemplate, LayerGroup
+from sae_lens_groups.layers import HookTemplate, LayerGroup, layer_in
 
 # TransformerLens computes these hooks only where the model is told to.
 _FLAGS = {
@@ -160,11 +161,46 @@ def width_before_loading(cfg: GroupSAERunnerConfig[Any]) -> int | None:
 
     None where that does not tell.
     """
+    try:
+        with _shapes_alone():
+            return width_at(without_weights(cfg), cfg.hook_name, cfg.hook_head_index)
+    except Exception:  # `known_width` says why; so does loading the model, where d_in is given
+        return None
+
+
+def known_width(cfg: GroupSAERunnerConfig[Any], or_else: str = "") -> int:
+    """The same, where it has to be known; `or_else` is what helps where it cannot be.
+
+    Raises:
+        ConfigError: the model's configuration cannot be read, or does not tell.
+        HookNameError: the model has no such hook.
+    """
+    width = width_before_loading(cfg)
+    if width is not None:
+        return width
+    require_configuration(cfg, or_else)
+    try:
+        with _shapes_alone():
+            n_layers = n_layers_of(without_weights(cfg), cfg.hook_template)
+    except HookNameError:
+        raise
+    except Exception:  # a model that only its weights can make
+        n_layers = None
+    if n_layers is not None and (layer := layer_in(cfg.hook_name)) >= n_layers:
+        raise HookNameError(
+            f"hook_name {cfg.hook_name!r} is at layer {layer}, and the model's {n_layers} layers "
+            f"are 0-{n_layers - 1}"
+        )
+    raise ConfigError(
+        f"the configuration of the model {cfg.model_name!r} does not tell how wide its "
+        f"activations at {cfg.hook_name} are; check hook_name{or_else}"
+    )
+
+
+@contextlib.contextmanager
+def _shapes_alone() -> Iterator[None]:
+    """Shapes without numbers, so that nothing takes memory."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    try:
-        # Shapes without numbers, so that nothing takes memory.
-        with FakeTensorMode(), warnings.catch_warnings(action="ignore"):
-            return width_at(without_weights(cfg), cfg.hook_name, cfg.hook_head_index)
-    except Exception:  # any failure here shows again, with its own message, when the model loads
-        return None
+    with FakeTensorMode(), warnings.catch_warnings(action="ignore"):
+        yield

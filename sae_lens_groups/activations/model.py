@@ -42,6 +42,23 @@ def n_layers_before_loading(cfg: GroupSAERunnerConfig[Any]) -> int | None:
     return n_layers_among([name for name, _ in model.named_modules()], cfg.hook_template)
 
 
+def require_configuration(cfg: GroupSAERunnerConfig[Any], or_else: str = "") -> None:
+    """Refuses a model whose configuration cannot be read.
+
+    `or_else` is what helps where the model can be loaded all the same, as from a GGUF file.
+    """
+    from transformer_lens.loading_from_pretrained import get_pretrained_model_config
+
+    try:
+        if cfg.model_class_name == "HookedTransformer":
+            get_pretrained_model_config(cfg.model_name)
+        else:
+            _transformers_configuration(cfg)
+    except Exception as error:
+        why = _why_not_loaded(error, cfg.model_class_name, cfg.model_name, {})
+        raise ConfigError(why + (or_else if isinstance(error, OSError) else "")) from error
+
+
 def is_same_model(one: str, other: str) -> bool:
     """Whether two names, of the Hub's or of TransformerLens's, or of a folder, end in the same model."""
     return len({Path(official_name(name) or name).name for name in (one, other)}) == 1
@@ -71,12 +88,17 @@ def without_weights(cfg: GroupSAERunnerConfig[Any]) -> HookedRootModule:
 
 def _transformers_model(cfg: GroupSAERunnerConfig[Any]) -> torch.nn.Module:
     """The model as its configuration says, on the device that torch is told."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_config(_transformers_configuration(cfg))
+
+
+def _transformers_configuration(cfg: GroupSAERunnerConfig[Any]) -> Any:
+    from transformers import AutoConfig
 
     given = cfg.model_from_pretrained_kwargs or {}
     where = {name: given[name] for name in ("revision", "trust_remote_code") if name in given}
-    model_config = AutoConfig.from_pretrained(cfg.model_name, **where)
-    return AutoModelForCausalLM.from_config(model_config)
+    return AutoConfig.from_pretrained(cfg.model_name, **where)
 
 
 def load_hooked_model(
@@ -174,6 +196,8 @@ def _why_not_loaded(
             f"{', '.join(f'{name}={kwargs[name]!r}' for name in named)}: {reason}"
         )
     to_do = "model_name says where it lies, and model_class_name how to load it"
+    if "Unknown model class" in reason:
+        to_do = "model_class_name is AutoModelForCausalLM, HookedTransformer or HookedMamba"
     if "official model names" in reason:  # several hundred follow
         reason = f"{model_class_name} knows its own models only"
         to_do = "give model_class_name AutoModelForCausalLM, and a hook_name such as model.layers.3"
@@ -227,4 +251,5 @@ def _similar_names(names: list[str], template: HookTemplate) -> str:
     last_parts = template.after.rsplit(".", 1)[-1]
     layer_0 = [name for name in names if ".0." in f"{name}."]
     likely = [name for name in layer_0 if last_parts and name.endswith(last_parts)] or layer_0
+    likely.sort(key=lambda name: name.count("."))  # the residual stream before what is inside
     return f"its hooks at layer 0 are: {', '.join(likely[:12]) or 'none'}"

@@ -12,8 +12,8 @@ from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from sae_lens.saes.sae import TrainingSAEConfig
 
 from sae_lens_groups.activations import (
+    known_width,
     require_no_remote_code,
-    width_before_loading,
     without_remote_code,
 )
 from sae_lens_groups.cli.command_line import CommandLine
@@ -51,13 +51,7 @@ def with_width(cfg: GroupSAERunnerConfig[Any], line: CommandLine) -> GroupSAERun
     """The config with the width of the model's activations, where `--d_in` does not say it."""
     if line.saved is not None or "sae.d_in" in line.given:
         return cfg
-    width = width_before_loading(cfg)
-    if width is None:
-        raise ConfigError(
-            f"the configuration of the model {cfg.model_name!r} does not tell how wide its "
-            f"activations at {cfg.hook_name} are, or cannot be found; check both, or give --d_in"
-        )
-    cfg.sae.d_in = width
+    cfg.sae.d_in = known_width(cfg, ", or give --d_in")
     return cfg
 
 

@@ -7,10 +7,9 @@ from typing import Any
 from transformer_lens import HookedRootModule
 
 from sae_lens_groups.activations import (
-    n_layers_before_loading,
+    known_width,
     require_hooks,
     width_at,
-    width_before_loading,
 )
 from sae_lens_groups.config import NEWEST, GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError
@@ -73,14 +72,7 @@ def _width(cfg: GroupSAERunnerConfig[Any], model: HookedRootModule | None) -> in
         layer = layer_in(cfg.hook_name)
         require_hooks(model, cfg.hook_template, [LayerGroup(layer, layer)])
         return width_at(model, cfg.hook_name, cfg.hook_head_index)
-    n_layers_before_loading(cfg)  # names similar hooks where there is none of this name
-    width = width_before_loading(cfg)
-    if width is None:
-        raise ConfigError(
-            f"the configuration of the model {cfg.model_name!r} does not tell how wide its "
-            f"activations at {cfg.hook_name} are, or cannot be found; check both"
-        )
-    return width
+    return known_width(cfg)
 
 
 def _why_not(cfg: GroupSAERunnerConfig[Any]) -> str | None:
