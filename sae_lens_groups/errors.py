@@ -140,6 +140,13 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
+def reason(error: Exception) -> str:
+    """Why a file cannot be read, without the kind of the error and the file's name again."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return first_line(error) if isinstance(error, ValueError) else quoted(error)
+
+
 def in_one_line(error: BaseException) -> str:
     """The kind of an error of somebody else's, and what it says first."""
     kind, said = type(error).__name__, first_line(error)

@@ -391,7 +391,7 @@ def test_an_output_folder_that_holds_something_gives_status_2(
     (tmp_path / "output" / "precious.txt").write_text("keep me")
     args = arguments("--layer_groups", "0-3", "--dataset_path", str(text_folder))
     assert main(["train", *args, "--output_path", str(tmp_path / "output")]) == 2
-    assert "already holds other files, which is never overwritten" in capsys.readouterr().err
+    assert "already holds other files, which are never overwritten" in capsys.readouterr().err
     assert (tmp_path / "output" / "precious.txt").read_text() == "keep me"
 
 

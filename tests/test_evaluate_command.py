@@ -420,6 +420,11 @@ def test_what_is_no_suite_is_refused(
         "these are SAEs that were trained elsewhere, without suite.json; make a suite of them with "
         "SAESuite.load(their_folder).save(another_folder)"
     )
+    layer = suite_folder / HOOK_NAMES[0]
+    for part in (layer, suite_folder / "groups", next((suite_folder / "groups").iterdir())):
+        assert failure(capsys, str(part)) == (
+            f"{str(part)!r} is a part of the suite {suite_folder.name!r}; evaluate that"
+        )
     shutil.copytree(suite_folder, tmp_path / "half")
     shutil.rmtree(tmp_path / "half" / HOOK_NAMES[1])
     assert failure(capsys, "half").startswith(f"suite 'half' lacks the folders {HOOK_NAMES[1]}; ")
@@ -450,7 +455,7 @@ def test_a_suite_of_another_machines_devices_is_evaluated_here(
         (["--batch", "4"], "unrecognized arguments: --batch 4"),
         (["--dataset_path", "./nowhere"], "dataset_path './nowhere' cannot be read"),
         (["--model_name", "nobody/knows"], "the model 'nobody/knows' cannot be loaded: "),
-        (["--eval_batch_size_prompts", "1000"], "the dataset gives fewer than 1 batches of 1000"),
+        (["--eval_batch_size_prompts", "1000"], "the dataset gives not one batch of 1000 prompts"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -458,6 +463,29 @@ def test_mistakes_give_one_message_and_status_2(
     suite_folder: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
 ) -> None:
     assert message in failure(capsys, str(suite_folder), *flags)
+
+
+def test_text_in_another_column_is_refused_before_the_model_loads(
+    suite_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sae_lens_groups.cli.scoring.load_with_hooks", None)
+    (tmp_path / "text.jsonl").write_text('{"body": "some words"}\n')
+    assert failure(capsys, str(suite_folder), "--dataset_path", str(tmp_path)) == (
+        f"dataset_path {str(tmp_path)!r} has the columns body, and none of tokens, input_ids, text, "
+        "problem; rename one of them"
+    )
+
+
+def test_a_file_of_text_is_told_from_its_folder(
+    suite_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.txt").write_text("some words")
+    assert failure(capsys, str(suite_folder), "--dataset_path", str(tmp_path / "text.txt")) == (
+        f"dataset_path {str(tmp_path / 'text.txt')!r} is a file; name the folder that it lies in"
+    )
 
 
 def test_a_suite_trained_on_all_rows_asks_for_other_text(

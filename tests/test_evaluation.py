@@ -805,8 +805,8 @@ def test_a_dataset_shorter_than_one_batch_is_refused(
     with pytest.raises(DatasetError) as caught:
         evaluate(suite, model, make_tokens(N_PROMPTS - 1))
     assert str(caught.value) == (
-        "the dataset gives fewer than 1 batches of 4 prompts of 16 tokens; use more data, or lower "
-        "n_batches, batch_size_prompts or context_size"
+        "the dataset gives not one batch of 4 prompts of 16 tokens; use more data, or lower "
+        "batch_size_prompts (--eval_batch_size_prompts) or context_size"
     )
 
 

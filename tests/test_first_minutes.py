@@ -119,6 +119,8 @@ def test_mistakes_in_flags_show_without_importing_saelens(tmp_path: Path) -> Non
     plan.write_text("{}")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "suite.json").write_text("{}")
+    (tmp_path / "full" / "runner_cfg.json").write_text("{}")
+    (tmp_path / "note.txt").write_text("a note")
     mistakes = {
         ("train", "--layer-groups", "0-3"): "did you mean --layer_groups?",
         ("train", *GROUPS, "--learning_rate", "1"): "did you mean --lr?",
@@ -137,10 +139,26 @@ def test_mistakes_in_flags_show_without_importing_saelens(tmp_path: Path) -> Non
         ("train", "--layer_groups", "0-3,2"): "groups 0-3 and 2 overlap in layer 2",
         ("train", "--layer_groups", "my_plan/plan.jsn.json"): "did you mean my_plan/plan.json?",
         ("train", "--layer_groups", "myplan/plan.json"): "did you mean my_plan/plan.json?",
+        ("train", "--layer_groups", "nowhere/plan.json"): "that `sae-lens-groups plan` wrote\n",
         ("train", "--config_file", "my_plan/pln.json"): "did you mean my_plan/plan.json?",
+        ("train", "--config_file", "full"): "is a folder; did you mean full/runner_cfg.json?",
+        ("train", "--config_file", "my_plan"): "'my_plan' cannot be read: Is a directory; name the",
+        (
+            "train",
+            "--config_file",
+            "note.txt",
+        ): "not JSON (Expecting value: line 1 column 1 (char 0)); ",
+        (
+            "train",
+            "--sweep",
+            "k.json",
+            *GROUPS,
+        ): "'k.json' cannot be read: No such file or directory; ",
         ("train", "pythia", *GROUPS): "unrecognized arguments: pythia",
         ("plan", "--metrics", "cka"): "did you mean --metric?",
+        ("train", *GROUPS, "--output_path", "note.txt"): "'note.txt' is a file, which is never",
         ("plan", "--output_path", "full"): "'full' already holds a finished suite",
+        ("plan", "--output_path", "my_plan"): "'my_plan' already holds a plan, which is never",
         ("cache", "--cache-rows", "all"): "did you mean --cache_rows?",
         ("publish", "suite", "a/b", "--dry-run"): "did you mean --dry_run?",
     }

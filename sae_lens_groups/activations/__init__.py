@@ -14,6 +14,7 @@ from sae_lens_groups.activations.dataset import (
 )
 from sae_lens_groups.activations.draw import RowSink
 from sae_lens_groups.activations.first_row import (
+    known_column,
     require_as_pretokenized,
     require_chat_template,
     require_usable_first_row,

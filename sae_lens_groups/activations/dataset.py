@@ -111,12 +111,15 @@ def _why_unreadable(path: str, error: Exception) -> str:
             f"dataset_path {path!r} holds no rows, or one of its splits holds none; name a dataset "
             "that has text or tokens, or the folder of the split that does"
         )
+    if Path(path).is_file():
+        return f"dataset_path {path!r} is a file; name the folder that it lies in"
     caches = (str(datasets.config.HF_CACHE_HOME), str(datasets.config.HF_DATASETS_CACHE))
     if str(getattr(error, "filename", None)).startswith(caches):
         return (
             f"the cache of datasets cannot be used: {reason}; set HF_HOME to a folder that can be "
             "written to"
         )
+    reason = reason.rstrip(".")
     if not is_local(path):
         reason += f", and there is no folder {path!r} in {str(Path.cwd())!r}"
     return (

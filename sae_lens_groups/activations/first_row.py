@@ -25,13 +25,7 @@ def require_usable_first_row(
     cfg: GroupSAERunnerConfig[Any], dataset: IterableDataset, dataset_path: str | None
 ) -> None:
     """Refuses a dataset whose first row SAELens could not make prompts of."""
-    row = first_row(dataset, dataset_path)
-    known = _CHAT_COLUMNS if cfg.use_chat_formatting else (*TOKEN_COLUMNS, *_TEXT_COLUMNS)
-    column = next((name for name in known if name in row), None)
-    if column is None:
-        names = f"{', '.join(row)}, and none of {', '.join(known)}"
-        raise DatasetError(f"{named(dataset_path)} has the columns {names}; rename one of them")
-    given = row[column]
+    column, given = known_column(dataset, dataset_path, is_chat=cfg.use_chat_formatting)
     what = f"{named(dataset_path)} begins with {column} {quoted(given)}"
     if column in _TEXT_COLUMNS and not isinstance(given, str):
         raise DatasetError(f"{what}, which is no text")
@@ -42,6 +36,28 @@ def require_usable_first_row(
             f"{named(dataset_path)} begins with {len(given)} {column}, less than context_size="
             f"{cfg.context_size}; lower it, or tokenise with a larger one"
         )
+
+
+def known_column(
+    dataset: IterableDataset, dataset_path: str | None, *, is_chat: bool = False
+) -> tuple[str, Any]:
+    """The column that SAELens would make prompts of, and what the first row holds there.
+
+    Raises:
+        DatasetError: there is no row, or no such column.
+    """
+    try:
+        row = cast("dict[str, Any] | None", next(iter(dataset), None))
+    except Exception as error:  # of files, servers and formats
+        raise DatasetError(f"{named(dataset_path)} cannot be read: {in_one_line(error)}") from error
+    if row is None:
+        raise DatasetError(f"{named(dataset_path)} holds no rows")
+    known = _CHAT_COLUMNS if is_chat else (*TOKEN_COLUMNS, *_TEXT_COLUMNS)
+    column = next((name for name in known if name in row), None)
+    if column is None:
+        names = f"{', '.join(row)}, and none of {', '.join(known)}"
+        raise DatasetError(f"{named(dataset_path)} has the columns {names}; rename one of them")
+    return column, row[column]
 
 
 def _is_list_of_ids(given: Any) -> bool:

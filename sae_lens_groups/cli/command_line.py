@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from sae_lens_groups import files
 from sae_lens_groups.cli.fields import DEFAULT_ARCHITECTURE, Field, architectures, config_fields
-from sae_lens_groups.errors import ConfigError, SuiteError, quoted
+from sae_lens_groups.errors import ConfigError, SuiteError, quoted, reason
 from sae_lens_groups.field_values import require_range, whole_number
 from sae_lens_groups.files import MISREAD, CheckedFolder, require_kinds
 from sae_lens_groups.layers import parse_ranges
@@ -182,17 +182,34 @@ def _checked(parser: OwnFlags, field: Field, text: str) -> str:
     return str(value) if kind == "int" else text
 
 
+def require_no_part(suite: str, command: str) -> None:
+    """Refuses a folder inside of a suite, such as a layer's, where the whole one is asked for."""
+    folder = files.expanded(suite).resolve()
+    if not folder.is_dir() or (folder / files.SUITE).is_file():
+        return
+    for whole in folder.parents[:2]:
+        if (whole / files.SUITE).is_file():
+            raise ConfigError(f"{suite!r} is a part of the suite {whole.name!r}; {command} that")
+
+
 def _require_groups(text: str) -> None:
     """Refuses groups that overlap and a plan that is not there."""
     if _RANGES.fullmatch(text):
         parse_ranges(text)
     plan = files.expanded(text)
     if plan.suffix == ".json" and not files.exists(plan):
-        raise ConfigError(f"layer_groups {quoted(text)} is not there{files.did_you_mean(plan)}")
+        raise ConfigError(
+            f"layer_groups {quoted(text)} is not there; name the plan.json that "
+            f"`sae-lens-groups plan` wrote{files.did_you_mean(plan)}"
+        )
 
 
 def _config_file(path: Path, architecture: str | None) -> dict[str, Any]:
     """What `--config_file` holds."""
+    if (path / files.RUNNER_CFG).is_file():
+        raise ConfigError(
+            f"config_file {str(path)!r} is a folder; did you mean {path / files.RUNNER_CFG}?"
+        )
     _require_unaltered(path)
     try:
         saved = files.parse_json(path.read_text(encoding="utf-8"))
@@ -200,7 +217,7 @@ def _config_file(path: Path, architecture: str | None) -> dict[str, Any]:
         require_kinds(saved["sae"], {"architecture": str})
     except (OSError, *MISREAD) as error:
         raise ConfigError(
-            f"config_file {str(path)!r} cannot be read: {quoted(error)}; name the runner_cfg.json "
+            f"config_file {str(path)!r} cannot be read: {reason(error)}; name the runner_cfg.json "
             f"that SAELens wrote beside a trained SAE{files.did_you_mean(path)}"
         ) from error
     if architecture is not None:

@@ -4,12 +4,13 @@ import argparse
 from collections.abc import Sequence
 
 from sae_lens_groups import files
-from sae_lens_groups.cli.command_line import OwnFlags, announce
+from sae_lens_groups.cli.command_line import OwnFlags, announce, require_no_part
 
 
 def evaluate(args: Sequence[str]) -> int:
     """Scores every layer, prints the table, and writes CSV, JSON and `report.html`."""
     flags = _parser().parse_args(list(args))
+    require_no_part(flags.suite, "evaluate")
     announce()
     # These import SAELens.
     from sae_lens_groups.cli.scoring import score_suite, score_sweep

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sae_lens_groups import files
-from sae_lens_groups.cli.command_line import OwnFlags, announce
+from sae_lens_groups.cli.command_line import OwnFlags, announce, require_no_part
 from sae_lens_groups.cli.evaluate import add_model_flags, add_text_flags
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def features(args: Sequence[str]) -> int:
     """Looks at the features of every layer, and writes the page and a table."""
     flags = _parser().parse_args(list(args))
+    require_no_part(flags.suite, "name")
     announce()
     # These import SAELens.
     from sae_lens_groups.activations import require_usable_rows

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sae_lens_groups import files
-from sae_lens_groups.cli.command_line import OwnFlags, announce
+from sae_lens_groups.cli.command_line import OwnFlags, announce, require_no_part
 from sae_lens_groups.errors import ConfigError, counted
 
 if TYPE_CHECKING:  # they bring SAELens, which takes seconds to import
@@ -24,12 +24,7 @@ def publish(args: Sequence[str]) -> int:
             f"{flags.suite!r} is not a folder, and {flags.repo_id!r} is one; the suite comes first: "
             f"publish {shlex.join([flags.repo_id, flags.suite])}"
         )
-    if files.exists(flags.suite):
-        whole = Path(flags.suite).resolve().parent
-        if (whole / files.SUITE).is_file():
-            raise ConfigError(
-                f"{flags.suite!r} is a part of the suite {whole.name!r}; publish that"
-            )
+    require_no_part(flags.suite, "publish")
     announce()
     # These import SAELens.
     from sae_lens_groups.publish import PublishOptions, prepared

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sae_lens_groups import files
-from sae_lens_groups.cli.command_line import OwnFlags, announce
+from sae_lens_groups.cli.command_line import OwnFlags, announce, require_no_part
 from sae_lens_groups.cli.evaluate import add_model_flags, positive_number
 
 
@@ -14,6 +14,7 @@ def refit(args: Sequence[str]) -> int:
     flags = _parser().parse_args(list(args))
     flags.output_path = files.expanded(flags.output_path)
     files.require_free(flags.output_path)
+    require_no_part(flags.suite, "refit")
     announce()
     # These import SAELens.
     from sae_lens_groups.activations import CountedRows, fingerprint, require_usable_rows

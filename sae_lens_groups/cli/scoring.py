@@ -20,6 +20,7 @@ from sae_lens_groups.activations import (
     as_stream,
     fingerprint,
     held_out_rows,
+    known_column,
     load_with_hooks,
     open_train_split,
     require_no_remote_code,
@@ -141,6 +142,7 @@ def opened_text(
         raise DatasetError("the suite does not say what it was trained on; give --dataset_path")
     streaming = (suite.runner_cfg or {}).get("streaming", True)
     rows = open_train_split(path, streaming=streaming, trust_remote_code=flags.trust_remote_code)
+    known_column(rows, path)  # a text without one shows before the model loads
     return Text(Path(path).name, path, rows)
 
 

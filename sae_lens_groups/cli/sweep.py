@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_lens_groups import files
-from sae_lens_groups.errors import ConfigError, quoted
+from sae_lens_groups.errors import ConfigError, reason
 from sae_lens_groups.field_values import as_flag
 from sae_lens_groups.files import MISREAD
 
@@ -30,7 +30,8 @@ def _listed_in(path: Path) -> list[dict[str, Any]]:
         listed = files.parse_json(path.read_text(encoding="utf-8"))
     except (OSError, *MISREAD) as error:
         raise ConfigError(
-            f"sweep {str(path)!r} cannot be read: {quoted(error)}{files.did_you_mean(path)}"
+            f"sweep {str(path)!r} cannot be read: {reason(error)}; name a JSON file with "
+            f"a list of settings{files.did_you_mean(path)}"
         ) from error
     if not isinstance(listed, list) or not all(isinstance(one, dict) and one for one in listed):
         raise ConfigError(

@@ -187,9 +187,13 @@ def lm_batches(store: ActivationsStore, n_batches: int) -> Iterator[torch.Tensor
 
 
 def _say_that_it_ended(store: ActivationsStore, n_read: int, n_batches: int) -> None:
-    given = f"the dataset gives fewer than {n_batches if n_read else 1} batches of "
-    given += f"{store.store_batch_size_prompts} prompts of {store.context_size} tokens"
-    advice = "use more data, or lower n_batches, batch_size_prompts or context_size"
+    few = f"fewer than {n_batches} batches" if n_read else "not one batch"
+    given = f"the dataset gives {few} of {store.store_batch_size_prompts} prompts of "
+    given += f"{store.context_size} tokens"
+    to_lower = "batch_size_prompts (--eval_batch_size_prompts) or context_size"
+    if n_read:
+        to_lower = f"n_batches (--n_eval_batches), {to_lower}"
+    advice = f"use more data, or lower {to_lower}"
     if not n_read:
         raise DatasetError(f"{given}; {advice}") from None
     warnings.warn(f"{given}: {n_read} are evaluated; {advice}", stacklevel=4)

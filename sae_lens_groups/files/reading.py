@@ -39,6 +39,8 @@ def expanded(path: Path | str) -> Path:
 
 def did_you_mean(path: Path) -> str:
     """`; did you mean plans/plan.json?` for a path that is not there; nothing where none is like it."""
+    if exists(path):
+        return ""
     missing = path
     while not exists(missing.parent):
         missing = missing.parent

@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sae_lens_groups.errors import OutputFolderError, quoted
-from sae_lens_groups.files.names import CACHE, SUITE, SWEEP
+from sae_lens_groups.files.names import CACHE, PLAN, SUITE, SWEEP
 from sae_lens_groups.files.reading import expanded
 
 
@@ -42,11 +42,20 @@ def require_free(folder: Path | str, setting: str = "output_path") -> None:
         )
     if folder.is_dir() and not any(folder.iterdir()):
         return
-    known = {SUITE: "a finished suite", CACHE: "cached activations", SWEEP: "a sweep"}
-    what = next((what for name, what in known.items() if (folder / name).exists()), "other files")
+    if not folder.is_dir():
+        raise OutputFolderError(
+            f"{setting} {str(folder)!r} is a file, which is never overwritten; name a folder"
+        )
+    known = {
+        SUITE: "a finished suite, which is",
+        CACHE: "cached activations, which are",
+        SWEEP: "a sweep, which is",
+        PLAN: "a plan, which is",
+    }
+    what = next((what for name, what in known.items() if (folder / name).exists()), None)
     raise OutputFolderError(
-        f"{setting} {str(folder)!r} already holds {what}, which is never overwritten; "
-        f"name another {setting}, or remove it yourself"
+        f"{setting} {str(folder)!r} already holds {what or 'other files, which are'} never "
+        f"overwritten; name another {setting}, or remove what it holds yourself"
     )
 
 
