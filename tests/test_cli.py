@@ -431,6 +431,7 @@ def test_a_saelens_command_line_trains_groups_with_one_flag_added(
     assert ours.returncode == 0, ours.stderr
     assert "Trained 4 SAEs for 12 layers." in ours.stdout
     assert 'SAE.load_from_disk("ours/gpt_neox.layers.0")' in ours.stdout
+    assert "sae-lens-groups evaluate ours    # scores every layer" in ours.stdout
     plain = SAE.load_from_disk(tmp_path / "theirs")
     suite = SAESuite.load(tmp_path / "ours")
     assert len(suite) == 12

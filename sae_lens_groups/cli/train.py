@@ -80,6 +80,8 @@ def _say_where(suite: "SAESuite") -> None:
             f"The suite of {counted(len(suite), 'layer')} lies in {suite.path}, a plain SAE for each:"
         )
         print(f'    SAE.load_from_disk("{suite.path / hook_name}")')
+        place = shlex.quote(str(suite.path))
+        print(f"    sae-lens-groups evaluate {place}    # scores every layer")
 
 
 def _parser() -> ConfigFlags:
