@@ -68,7 +68,7 @@ def _page_data(plan: GroupPlan) -> dict[str, Any]:
 
 
 def _figures(level: PlanLevel) -> list[list[str]]:
-    cost = [] if level.cost is None else [["cost of an SAE per layer", f"{level.cost:.2f}"]]
+    cost = [] if level.cost is None else [["of what an SAE per layer costs", f"{level.cost:.2f}"]]
     return [
         ["AMAD", f"{level.amad:.3f}"],
         ["weighted AMAD", f"{level.weighted_amad:.3f}"],
