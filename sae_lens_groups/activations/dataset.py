@@ -111,8 +111,6 @@ def _why_unreadable(path: str, error: Exception) -> str:
             f"dataset_path {path!r} holds no rows, or one of its splits holds none; name a dataset "
             "that has text or tokens, or the folder of the split that does"
         )
-    if Path(path).is_file():
-        return f"dataset_path {path!r} is a file; name the folder that it lies in"
     caches = (str(datasets.config.HF_CACHE_HOME), str(datasets.config.HF_DATASETS_CACHE))
     if str(getattr(error, "filename", None)).startswith(caches):
         return (

@@ -46,12 +46,7 @@ def known_column(
     Raises:
         DatasetError: there is no row, or no such column.
     """
-    try:
-        row = cast("dict[str, Any] | None", next(iter(dataset), None))
-    except Exception as error:  # of files, servers and formats
-        raise DatasetError(f"{named(dataset_path)} cannot be read: {in_one_line(error)}") from error
-    if row is None:
-        raise DatasetError(f"{named(dataset_path)} holds no rows")
+    row = first_row(dataset, dataset_path)
     known = _CHAT_COLUMNS if is_chat else (*TOKEN_COLUMNS, *_TEXT_COLUMNS)
     column = next((name for name in known if name in row), None)
     if column is None:
