@@ -556,7 +556,10 @@ def test_the_demo_of_the_wheel_prints_a_score_for_every_layer(wheel: Path, tmp_p
     assert "The suite lies in demo_suite" in shown.stdout
     assert 'SAE.load_from_disk("demo_suite/gpt_neox.layers.0")' in shown.stdout
     assert (tmp_path / "demo_suite" / "evaluation.csv").read_text().count("\n") == 13
-    assert "<h1>4 SAEs for 12 layers" in (tmp_path / "demo_suite" / "report.html").read_text()
-    again = demo()
-    assert again.returncode == 2
-    assert "already holds a finished suite" in again.stderr
+    page = (tmp_path / "demo_suite" / "report.html").read_text()
+    assert "<h1>4 SAEs for 12 layers" in page
+    again = "demo --layer_groups even:3 --training_tokens 20000 --output_path demo_suite"
+    assert f"<code>sae-lens-groups {again}</code>" in page
+    refused = demo()
+    assert refused.returncode == 2
+    assert "already holds a finished suite" in refused.stderr

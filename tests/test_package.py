@@ -209,7 +209,7 @@ def test_tutorials_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with hub(mode="lfs", tokens={"hf_reader": Token("your-name")}) as server:
         for name, value in server.environment(tmp_path / "home", "hf_reader").items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setenv("HF_DATASETS_CACHE", datasets_config.HF_DATASETS_CACHE)
+        monkeypatch.setenv("HF_DATASETS_CACHE", str(datasets_config.HF_DATASETS_CACHE))
         require_statuses_of_commands(notebook)
         with processes.commands(tmp_path / "bin") as bin_folder:
             client = NotebookClient(notebook, timeout=600, resources=resources)

@@ -565,6 +565,7 @@ def test_what_was_not_measured_has_no_section(browser: webdriver.Chrome, tmp_pat
     assert "baseline" not in text
     assert "No cost of training is shown: the suite does not record" in text
     assert "Look into" not in text
+    assert "The versions of the packages that trained the suite and made this page." in text
     require_quiet(browser)
 
 

@@ -413,12 +413,15 @@ def test_special_tokens_are_the_tokenizers_own(tmp_path: Path) -> None:
     assert 0 < len(list(iter(buffer.next_batch, None))) <= 4 * 15
 
 
+A_FILE = str(Path(__file__).with_name("floor.txt"))
+
+
 @pytest.mark.parametrize(
     ("dataset_path", "message"),
     [
         ("", "dataset_path is empty; name a Hub dataset or a local folder"),
         ("./nowhere", "dataset_path './nowhere' cannot be read: "),
-        (__file__, f"dataset_path {__file__!r} is a file; name the folder that it lies in"),
+        (A_FILE, f"dataset_path {A_FILE!r} is a file; name the folder that it lies in"),
     ],
 )
 def test_a_dataset_that_is_not_there_is_refused_before_the_model_loads(

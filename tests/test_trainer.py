@@ -1,16 +1,19 @@
 """Statistics per layer, and what stops a run."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from sae_lens import TrainingSAE
+from tqdm.auto import tqdm
 
 from sae_lens_groups import LayerGroup
 from sae_lens_groups.activations.shuffle_buffer import GroupBatch
 from sae_lens_groups.errors import NonFiniteActivationsError
 from sae_lens_groups.train.group_trainer import GroupSAE, GroupTrainer
+from sae_lens_groups.train.progress import ProgressBar
 from sae_lens_groups.train.statistics import LayerStatistics
 
 from .conftest import D_IN, D_SAE, group_config, sae_config
@@ -144,6 +147,18 @@ def test_the_progress_bar_shows_tokens_rate_time_left_and_loss(
     assert "Training 1 SAE: 100%" in last
     assert "960/960" in last
     assert "tok/s, loss " in last
+
+
+def test_the_bar_of_a_sweep_shows_the_range_of_losses(capsys: pytest.CaptureFixture[str]) -> None:
+    outputs: dict[str, Any] = {
+        f"k{k}-lr0.001/{GROUP.name}": SimpleNamespace(
+            sae_in=torch.zeros(32, D_IN), loss=torch.tensor(float(k))
+        )
+        for k in (16, 4, 8)
+    }
+    with tqdm(total=960) as bar:
+        ProgressBar(960, n_saes=3).show(bar, 32, outputs)
+    assert "loss 4 to 16]" in capsys.readouterr().err
 
 
 def test_sparse_activations_train_and_count() -> None:

@@ -63,21 +63,24 @@ def main(args: Sequence[str] | None = None) -> int:
         elif "torch" not in sys.modules:  # they have not met yet
             time.sleep(_SECONDS_TO_SPEAK)
         return USAGE_ERROR
-    except TrainingInterrupted as interruption:
-        _end_bars()
-        if _is_heard():
-            print(f"\n{interruption}", file=sys.stderr)
-        return 128 + interruption.signal_number
-    except KeyboardInterrupt:
-        _end_bars()
-        if _is_heard():
-            print(f"\nsae-lens-groups {chosen.command}: stopped by Ctrl-C", file=sys.stderr)
-        return 128 + signal.SIGINT
+    except KeyboardInterrupt as interruption:
+        return _interrupted(chosen.command, interruption)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     finally:
         warnings.formatwarning = format_before
+
+
+def _interrupted(command: str, interruption: KeyboardInterrupt) -> int:
+    """Says that it was stopped, and returns the exit status."""
+    said, number = f"sae-lens-groups {command}: stopped by Ctrl-C", signal.SIGINT.value
+    if isinstance(interruption, TrainingInterrupted):
+        said, number = str(interruption), interruption.signal_number
+    _end_bars()
+    if _is_heard():
+        print(f"\n{said}", file=sys.stderr)
+    return 128 + number
 
 
 def _end_bars() -> None:

@@ -106,7 +106,15 @@ def _run(layer_groups: str, output_path: Path, training_tokens: int) -> None:
     suite = runner.run()
     seconds = time.monotonic() - start
     text = stdlib_tokens("held_out", CONTEXT_SIZE)
-    evaluation = evaluate_suite(suite, runner.model, text, dataset_name=DATASET_NAME)
+    again = ["demo", "--layer_groups", layer_groups, "--training_tokens", str(training_tokens)]
+    again += ["--output_path", output_path.name]  # no path of this machine
+    evaluation = evaluate_suite(
+        suite,
+        runner.model,
+        text,
+        dataset_name=DATASET_NAME,
+        commands=[f"sae-lens-groups {shlex.join(again)}"],
+    )
     print(f"\nTrained in {seconds:.0f} s. Scores on held-out files:\n")
     print(evaluation_text(evaluation))
     drawn = "a page of drawings" if runner.plan is None else "a page of drawings, with the plan"

@@ -30,10 +30,10 @@ def tell_share(share: float) -> None:
 
 
 class ProgressBar:
-    """Tokens, rate, time left and the mean loss (of each setting of a sweep), on the bar that SAELens's
-    trainer opens.
+    """Tokens, rate, time left and the mean loss, on the bar that SAELens's trainer opens.
 
-    Where bars are off, as in a log, a line a minute.
+    Of a sweep the lowest and the highest loss of a setting. Where bars are off, as in a log, a line
+    a minute, with the loss of every setting.
     """
 
     def __init__(self, total_tokens: int, n_saes: int, verbose: bool = True) -> None:
@@ -57,14 +57,13 @@ class ProgressBar:
         losses = dict[str, list[float]]()
         for name, output in step_outputs.items():
             losses.setdefault(name.rpartition("/")[0], []).append(output.loss.item())
-        loss = (
-            f"loss {', '.join(f'{of} {fmean(found):.4g}'.strip() for of, found in losses.items())}"
-        )
+        means = {of: fmean(found) for of, found in losses.items()}
         if not pbar.disable:
-            pbar.set_postfix_str(loss, refresh=False)
+            pbar.set_postfix_str(_on_a_bar(means), refresh=False)
             pbar.refresh()
         elif self.verbose:
-            line = f"{self.title}: {pbar.n:,} of {self.total_tokens:,} tokens, {loss}"
+            loss = ", ".join(f"{of} {mean:.4g}".strip() for of, mean in means.items())
+            line = f"{self.title}: {pbar.n:,} of {self.total_tokens:,} tokens, loss {loss}"
             pbar.write(line, file=sys.stderr)
 
     def _set_up(self, pbar: Any, n_tokens: int, output: TrainStepOutput) -> None:
@@ -73,3 +72,9 @@ class ProgressBar:
         pbar.set_description_str(self.title, refresh=False)
         pbar.leave = _follower.get() is None  # who follows has a bar of its own below
         self._is_set_up = True
+
+
+def _on_a_bar(means: Mapping[str, float]) -> str:
+    """The losses, as short as a line of a terminal asks for."""
+    lowest, highest = min(means.values()), max(means.values())
+    return f"loss {lowest:.4g}" + f" to {highest:.4g}" * (len(means) > 1)
