@@ -134,7 +134,10 @@ def test_a_folder_of_another_plan_is_left_alone(
     (tmp_path / "plan").mkdir()
     (tmp_path / "plan" / "plan.json").write_text("mine")
     assert main(["plan", *FLAGS, "--dataset_path", "text"]) == 2
-    assert "output_path 'plan' already holds other files" in capsys.readouterr().err
+    assert (
+        "output_path 'plan' already holds a plan, which is never overwritten"
+        in capsys.readouterr().err
+    )
     assert (tmp_path / "plan" / "plan.json").read_text() == "mine"
 
 

@@ -104,7 +104,8 @@ def _why_unreadable(path: str, error: Exception) -> str:
             f"names one; write one to a folder with datasets.load_dataset({path!r}, NAME, "
             "split='train').save_to_disk(FOLDER), and name that"
         )
-    if files.expanded(path).is_file():
+    local = files.expanded(path)
+    if files.exists(local) and local.is_file():
         return f"dataset_path {path!r} is a file; name the folder that it lies in"
     if isinstance(error, _OF_NO_ROWS):
         return (

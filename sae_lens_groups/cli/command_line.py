@@ -184,10 +184,10 @@ def _checked(parser: OwnFlags, field: Field, text: str) -> str:
 
 def require_no_part(suite: str, command: str) -> None:
     """Refuses a folder inside of a suite, such as a layer's, where the whole one is asked for."""
-    folder = files.expanded(suite).resolve()
-    if not folder.is_dir() or (folder / files.SUITE).is_file():
+    folder = files.expanded(suite)
+    if not files.exists(folder) or (folder / files.SUITE).is_file():
         return
-    for whole in folder.parents[:2]:
+    for whole in folder.resolve().parents[:2]:
         if (whole / files.SUITE).is_file():
             raise ConfigError(f"{suite!r} is a part of the suite {whole.name!r}; {command} that")
 
@@ -206,7 +206,7 @@ def _require_groups(text: str) -> None:
 
 def _config_file(path: Path, architecture: str | None) -> dict[str, Any]:
     """What `--config_file` holds."""
-    if (path / files.RUNNER_CFG).is_file():
+    if files.exists(path / files.RUNNER_CFG):
         raise ConfigError(
             f"config_file {str(path)!r} is a folder; did you mean {path / files.RUNNER_CFG}?"
         )

@@ -100,12 +100,17 @@ def initial_saes(
         _require_fit(sae, cfg, f"override_saes[{name!r}]")
     saes: dict[str, TrainingSAE[Any]] = {}
     for group in groups:
-        sae = given.get(group.name) or pretrained_sae(cfg) or fresh_sae(cfg)
+        sae = given[group.name] if group.name in given else _initial_sae(cfg)
         if group in kept:
             saes[group.name] = kept_of(sae)
     for group in kept:
         _prepare(saes[group.name], cfg, group)
     return saes
+
+
+def _initial_sae(cfg: GroupSAERunnerConfig[Any]) -> TrainingSAE[Any]:
+    # Not by `or`: whether an SAE is true asks for its length, which SAELens warns of.
+    return fresh_sae(cfg) if (sae := pretrained_sae(cfg)) is None else sae
 
 
 def fresh_sae(cfg: GroupSAERunnerConfig[Any]) -> TrainingSAE[Any]:
