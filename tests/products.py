@@ -15,7 +15,6 @@ SLOW_PRODUCTS = {
     "test_a_copy_to_the_same_layer_leaves_outputs_as_they_are",
     "test_a_copy_of_an_exported_layer_leaves_outputs_as_they_are",
     "test_a_copy_of_saelens_own_checkpoint_leaves_outputs_as_they_are",
-    "test_a_run_that_starts_from_it_starts_from_its_decoders",
     "test_every_number_is_that_of_run_evals",
 }
 """Elsewhere a case of them runs for each architecture."""
@@ -34,6 +33,9 @@ SLOW_BUT_FOR_ONE = {
     "test_the_same_settings_give_the_same_weights",
     "test_a_checkpoint_goes_on_with_another_buffer_which_has_its_own_size",
     "test_both_model_classes_train_from_a_local_checkpoint",
+    "test_an_encoder_alone_fires_as_its_source_does",
+    "test_the_sae_of_an_image_of_its_source_is_the_image_of_the_source",
+    "test_an_aligned_groups_layer_is_its_source_with_its_map",
 }
 """Elsewhere the first of their cases runs."""
 

@@ -563,6 +563,7 @@ def test_a_model_that_gets_less_right_in_the_counterfactual_alone_is_not_accurat
     assert not result.solved
 
 
+@pytest.mark.slow
 def test_trained_features_carry_the_answer(demo_model: HookedProxyLM) -> None:
     cfg = demo_config("2-3", None, training_tokens=30_000)
     suite = GroupSAETrainingRunner(cfg, override_dataset=stdlib_tokens("held_out")).run()

@@ -463,7 +463,7 @@ def test_ctrl_c_stops_other_commands_without_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stopped(_: object) -> None:
-        signal.raise_signal(signal.SIGINT)
+        raise KeyboardInterrupt
 
     monkeypatch.setattr("sae_lens_groups.cli.evaluate.evaluate", stopped)
     assert main(["evaluate", "suite"]) == 128 + signal.SIGINT

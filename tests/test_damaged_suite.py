@@ -627,6 +627,7 @@ for folder in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory of Linux")
 def test_absurd_sizes_are_refused_before_memory_is_taken(whole: Path, tmp_path: Path) -> None:
     """In 300 MB, with files that are as long as they say, though nothing is in them."""

@@ -268,6 +268,7 @@ def test_a_rotation_of_all_layers_does_not_matter(seed: int, metric: str) -> Non
     np.testing.assert_allclose(found.matrix, expected.matrix, atol=1e-9)
 
 
+@pytest.mark.slow
 @few
 @given(seed=seeds)
 def test_a_rotation_of_each_layer_matters_to_all_but_cka(seed: int) -> None:
@@ -278,6 +279,7 @@ def test_a_rotation_of_each_layer_matters_to_all_but_cka(seed: int) -> None:
         assert np.allclose(found, expected, atol=1e-9) == (metric == "cka"), metric
 
 
+@pytest.mark.slow
 @few
 @given(seed=seeds)
 def test_a_layers_mean_matters_to_cosine_alone(seed: int) -> None:

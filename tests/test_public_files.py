@@ -531,6 +531,7 @@ _IN_ONE_FOLDER = settings(
 )
 
 
+@pytest.mark.slow
 @_IN_ONE_FOLDER
 @given(
     paths=st.fixed_dictionaries(

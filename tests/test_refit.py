@@ -209,6 +209,7 @@ def test_training_with_refit_tokens_ends_with_the_same(
     torch.testing.assert_close(suite[1].W_enc, plain[1].W_enc, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["topk", "jumprelu", "gated", "batchtopk"])
 @pytest.mark.parametrize("layer_alignment", ["none", "orthogonal"])
 def test_a_run_that_starts_from_it_starts_from_its_decoders(

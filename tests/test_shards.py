@@ -254,16 +254,19 @@ def alone(two: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return two
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", SHARDED)
 def test_two_ranks_train_the_sae_of_one_process(alone: Path, architecture: str) -> None:
     """Of 63 features, of which one rank has 31."""
     assert_same_suite(alone / f"shards {architecture}", alone / f"alone {architecture}", 1e-5)
 
 
+@pytest.mark.slow
 def test_shards_begin_with_the_rows_of_one_process(alone: Path) -> None:
     assert_same_suite(alone / "rows", alone / "alone rows", 1e-5)
 
 
+@pytest.mark.slow
 def test_after_200_steps_sae_and_curves_are_those_of_one_process(alone: Path) -> None:
     ours, theirs = explained_variance(alone / "shards"), explained_variance(alone / "alone")
     assert ours == pytest.approx(theirs, abs=1e-3)
@@ -275,6 +278,7 @@ def test_after_200_steps_sae_and_curves_are_those_of_one_process(alone: Path) ->
     assert [p.l0 for p in points] == pytest.approx([p.l0 for p in expected], abs=0.1)
 
 
+@pytest.mark.slow
 def test_checkpoints_know_nothing_of_shards(alone: Path) -> None:
     """Of two ranks, gone on with by two and by one."""
     theirs = explained_variance(alone / "alone")
@@ -289,6 +293,7 @@ def test_checkpoints_know_nothing_of_shards(alone: Path) -> None:
     assert names[0] == names[1]
 
 
+@pytest.mark.slow
 def test_wandb_has_the_entries_of_the_whole_sae(alone: Path) -> None:
     read = partial(json.loads, parse_constant=str)
     logged = read((alone / "logged.0.json").read_text())
@@ -300,11 +305,13 @@ def test_wandb_has_the_entries_of_the_whole_sae(alone: Path) -> None:
     assert [logged[n] for n in compared] == pytest.approx([expected[n] for n in compared], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_in_bfloat16_after_30_steps_the_sae_is_as_good(alone: Path) -> None:
     ours = explained_variance(alone / "shards bfloat16")
     assert ours == pytest.approx(explained_variance(alone / "alone bfloat16"), abs=3e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["all", "decoder"])
 def test_shards_start_from_a_trained_sae(alone: Path, which: str) -> None:
     """Of another scale, and with a threshold."""
@@ -316,6 +323,7 @@ def test_shards_start_from_a_trained_sae(alone: Path, which: str) -> None:
         assert ours.transfer.zero_shot[layer] == pytest.approx(scores, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_sharded_is_refused(two: Path) -> None:
     assert told(two, "own step") == (
         "ConfigError: with 2 processes ranks_per_group is 2, but the step would be SAELens's own: "
@@ -324,6 +332,7 @@ def test_what_cannot_be_sharded_is_refused(two: Path) -> None:
     assert "architecture standard is none of topk, batchtopk, abstopk" in told(two, "standard")
 
 
+@pytest.mark.slow
 def test_an_error_in_one_shard_is_told_by_all(two: Path) -> None:
     assert re.fullmatch(
         "TrainingError: in training step 29 on rank 1: RuntimeError: out of memory; there is no checkpoint yet .*",

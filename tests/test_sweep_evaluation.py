@@ -225,7 +225,7 @@ def test_the_page_gives_a_command_that_trains_on(
     monkeypatch.chdir(command_sweep.parent)
     assert main(["evaluate", "OUT", *QUICK]) == 0
     page = (command_sweep / "sweep.html").read_text(encoding="utf-8")
-    command = "sae-lens-groups train --config_file OUT/k16/runner_cfg.json --k 16 --training_tokens 8192 --output_path k16-longer"
+    command = "sae-lens-groups train --config_file OUT/k16/runner_cfg.json --k 16 --training_tokens 8192 --output_path k16-longer --checkpoint_path checkpoints"
     assert f'"{command}"' in page
     assert main(shlex.split(command)[1:]) == 0
     longer = SAESuite.load("k16-longer")

@@ -196,7 +196,7 @@ def test_the_chosen_setting_comes_with_its_commands(
         f"sae-lens-groups publish OUT/{name} OWNER/NAME",
         f"suite = SAESuite.load('OUT/{name}')",
         f"sae-lens-groups train --config_file OUT/{name}/runner_cfg.json --k 2 "
-        f"--training_tokens 3840 --output_path {name}-longer",
+        f"--training_tokens 3840 --output_path {name}-longer --checkpoint_path checkpoints",
     ]
     link = browser.find_element(By.CSS_SELECTOR, "#layers a").get_attribute("href")
     assert link is not None

@@ -36,6 +36,7 @@ def commands_of(of: SettingScores, sweep: str) -> list[tuple[str, str]]:
     if of.train_flags:
         config, output = f"{place}/{files.RUNNER_CFG}", f"{of.setting.name}-longer"
         words = ["--config_file", config, *of.train_flags, "--output_path", output]
+        words += ["--checkpoint_path", "checkpoints"]  # the sweep's are not this run's
         found.append(
             (f"Train it alone, on {MORE_TOKENS} times the tokens", _command("train", *words))
         )
