@@ -254,8 +254,6 @@ def browser() -> Iterator[webdriver.Chrome]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     products.mark_slow_products(items)
     floor.mark(items)
-    # The slow ones first: what is left at the end is short, and all processes end together.
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(autouse=True)

@@ -141,12 +141,7 @@ def text_model() -> HookedRootModule:
 
 @pytest.mark.parametrize(
     ("prefetch", "streaming"),
-    [
-        (0, False),
-        (3, True),
-        pytest.param(0, True, marks=pytest.mark.slow),
-        pytest.param(3, False, marks=pytest.mark.slow),
-    ],
+    [(0, False), (3, True), (0, True), (3, False)],
 )
 def test_half_used_texts_are_gone_on_with(
     monkeypatch: pytest.MonkeyPatch,

@@ -324,9 +324,9 @@ class GroupActivationsStore(TokenStore):
             draw.set_state(state[f"draws.{name}"])
 
 
-def norms_of(acts_BD: torch.Tensor) -> torch.Tensor:
-    """The norm (B,) of each row."""
-    return acts_BD.float().norm(dim=-1)
+def norms_of(acts_D: torch.Tensor) -> torch.Tensor:
+    """The norm of each row (..., D)."""
+    return acts_D.float().norm(dim=-1)
 
 
 def _any(of_layers: list[torch.Tensor]) -> torch.Tensor:

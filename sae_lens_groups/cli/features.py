@@ -21,8 +21,7 @@ def features(args: Sequence[str]) -> int:
     # These import SAELens.
     from sae_lens_groups.activations import require_usable_rows
     from sae_lens_groups.cli.flags import as_mistakes
-    from sae_lens_groups.cli.scoring import model_of_suite, suite_text
-    from sae_lens_groups.evaluate import open_baseline
+    from sae_lens_groups.cli.scoring import asked_baseline, model_of_suite, suite_text
     from sae_lens_groups.features import chosen_features
     from sae_lens_groups.field_values import require_device
     from sae_lens_groups.suite import SAESuite
@@ -33,7 +32,7 @@ def features(args: Sequence[str]) -> int:
     files.require_writable(folder, "the suite")
     chosen_features(suite, flags.features, flags.top)  # a slip in them shows before the model loads
     with as_mistakes():
-        baseline = None if flags.baseline is None else open_baseline(flags.baseline, flags.device)
+        baseline = asked_baseline(flags)
         text = suite_text(flags, suite)
         model = model_of_suite(flags, suite)
         require_usable_rows(text.path, text.rows, model)

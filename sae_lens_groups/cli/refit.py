@@ -17,12 +17,17 @@ def refit(args: Sequence[str]) -> int:
     require_no_part(flags.suite, "refit")
     announce()
     # These import SAELens.
-    from sae_lens_groups.activations import CountedRows, fingerprint, require_usable_rows
+    from sae_lens_groups.activations import CountedRows, require_usable_rows
     from sae_lens_groups.cli.flags import as_mistakes
     from sae_lens_groups.cli.scoring import model_of_suite, opened_text
     from sae_lens_groups.field_values import require_device
     from sae_lens_groups.suite import SAESuite
-    from sae_lens_groups.train import refit_suite, refit_text, require_refittable_suite
+    from sae_lens_groups.train import (
+        is_text_of_training,
+        refit_suite,
+        refit_text,
+        require_refittable_suite,
+    )
 
     require_device("--device", flags.device)
     suite = SAESuite.load(flags.suite, flags.device)
@@ -31,7 +36,6 @@ def refit(args: Sequence[str]) -> int:
         text = opened_text(flags, suite, "train")
         model = model_of_suite(flags, suite)
         require_usable_rows(text.path, text.rows, model)
-        is_of_training = fingerprint(text.rows) == suite.manifest.dataset_fingerprint
         rows: Any = CountedRows.of(text.rows)
         refitted = refit_suite(suite, model, rows, flags.refit_tokens, flags.autocast_lm)
         refitted.save(flags.output_path)
@@ -39,7 +43,7 @@ def refit(args: Sequence[str]) -> int:
     print(
         f"\nThe refitted suite lies in {flags.output_path}; score it with sae-lens-groups evaluate."
     )
-    if not is_of_training:
+    if not is_text_of_training(suite, text.rows):
         print(
             f"The decoders were fitted to the first {rows.n_read:,} rows of {text.name}, which the "
             "suite does not remember: score it on other text."

@@ -56,8 +56,7 @@ def score_suite(flags: argparse.Namespace, args: Sequence[str]) -> int:
     folder = suite.require_folder()
     files.require_writable(folder, "the suite")
     with as_mistakes():
-        given = None if flags.baseline is None else open_baseline(flags.baseline, flags.device)
-        baseline, _ = with_baseline(suite, given)  # refused before the model loads
+        baseline, _ = with_baseline(suite, asked_baseline(flags))  # refused before the model loads
         text = suite_text(flags, suite, [] if baseline is None else [baseline])
         model = model_of_suite(flags, suite, _hooks_of_baseline(suite, baseline))
         require_usable_rows(text.path, text.rows, model)
@@ -88,7 +87,7 @@ def score_sweep(flags: argparse.Namespace, args: Sequence[str]) -> int:
     files.require_writable(sweep.folder, "the sweep")
     first, *others = sweep.suites()
     with as_mistakes():
-        baseline = None if flags.baseline is None else open_baseline(flags.baseline, flags.device)
+        baseline = asked_baseline(flags)
         read = [*map(Baseline.of, others), *([] if baseline is None else [baseline])]
         text = suite_text(flags, first, read)
         hooks = [name for of in others for name in of] + _hooks_of_baseline(first, baseline)
@@ -117,6 +116,11 @@ def _task_names_of(given: str) -> list[str]:
         return []
     names = list(TASKS) if given == "all" else [name.strip() for name in given.split(",")]
     return [task_named(name).name for name in names]
+
+
+def asked_baseline(flags: argparse.Namespace) -> Baseline | None:
+    """What `--baseline` names."""
+    return None if flags.baseline is None else open_baseline(flags.baseline, flags.device)
 
 
 class Text(NamedTuple):

@@ -13,7 +13,7 @@ from sae_lens import SAE
 from sae_lens.load_model import HookedProxyLM
 
 from sae_lens_groups import files
-from sae_lens_groups.activations import Site, taking_flat_heads
+from sae_lens_groups.activations import Site, norms_of, taking_flat_heads
 from sae_lens_groups.errors import ConfigError, HookNameError, SuiteError, quoted
 from sae_lens_groups.features.result import SuiteFeatures
 from sae_lens_groups.layers import LayerGroup, Layers, in_words
@@ -101,8 +101,8 @@ def _changing(sae: SAE[Any], site: Site, index: int, size: float, by: float | No
             features = features.to_dense() if features.is_sparse else features
             delta = by * features[..., index, None] * direction_D
             if limit is not None:
-                is_massive_ST1 = rows_STD.float().norm(dim=-1, keepdim=True) > limit
-                delta = delta.masked_fill(is_massive_ST1.to(delta.device), 0.0)
+                is_massive_ST = norms_of(rows_STD) > limit
+                delta = delta.masked_fill(is_massive_ST[..., None].to(delta.device), 0.0)
         return site.with_rows(acts, rows_STD + delta.to(rows_STD))
 
     return changed

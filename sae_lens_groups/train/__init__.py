@@ -8,7 +8,12 @@ from sae_lens_groups.train.prepare import settle
 from sae_lens_groups.train.progress import followed_by
 from sae_lens_groups.train.ranks.world import world_of_process
 from sae_lens_groups.train.recipe import Budget, SuiteParts, SuiteRecipe
-from sae_lens_groups.train.refit.suite import refit_suite, refit_text, require_refittable_suite
+from sae_lens_groups.train.refit.suite import (
+    is_text_of_training,
+    refit_suite,
+    refit_text,
+    require_refittable_suite,
+)
 from sae_lens_groups.train.run_text import dry_run, run_text
 from sae_lens_groups.train.runner import GroupSAETrainingRunner, SweepTrainingRunner
 from sae_lens_groups.train.sweep import replace_flags
@@ -31,6 +36,7 @@ __all__ = [
     "count_flops",
     "dry_run",
     "followed_by",
+    "is_text_of_training",
     "refit_suite",
     "refit_text",
     "replace_flags",

@@ -70,10 +70,14 @@ def refit_suite(
     store = GroupActivationsStore.from_group_config(model, cfg, _alone(suite.layers), rows, known)
     refitted = _refitted(suite, store, refit_tokens, device)
     n_before = suite.manifest.rows_trained_on
-    is_of_training = fingerprint(rows.dataset) == suite.manifest.dataset_fingerprint
-    if n_before is not None and is_of_training:
+    if n_before is not None and is_text_of_training(suite, rows.dataset):
         set_rows_read(refitted, max(n_before, rows.n_read))
     return refitted
+
+
+def is_text_of_training(suite: SAESuite, dataset: HfDataset) -> bool:
+    """Whether a suite was trained on this dataset, by its first rows."""
+    return fingerprint(dataset) == suite.manifest.dataset_fingerprint
 
 
 def set_rows_read(suite: SAESuite, n_read: int | None) -> None:
