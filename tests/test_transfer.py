@@ -446,7 +446,7 @@ def test_the_reported_scores_are_run_evals_of_the_exported_layers(
     n_batches, prompts = 2, 128  # 2 batches of 16 tokens per prompt are the first 4,000 tokens
     many = make_tokens(n_prompts=1000)
     flags = {"init_from": str(tmp_path / "s"), "store_batch_size_prompts": prompts}
-    suite = train(growing, many, "1-2", **flags)
+    suite = train(growing, many, "1-2", training_tokens=32 * 128, **flags)
     report = suite.manifest.transfer
     assert report is not None
     for layer in (1, 2):

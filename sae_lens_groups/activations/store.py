@@ -253,6 +253,10 @@ class GroupActivationsStore(TokenStore):
         """Of a hook's activations the positions and heads that are trained on."""
         return self.of_heads(acts[:, slice(*self.seqpos_slice)])
 
+    def trained_rows(self, acts: torch.Tensor) -> torch.Tensor:
+        """Of a hook's whole activations the rows (B, D) that are trained on."""
+        return self._trained_part(acts).reshape(-1, self.d_in)
+
     def of_heads(self, acts: torch.Tensor) -> torch.Tensor:
         """Of a hook's activations the head that is trained on, or all heads side by side."""
         if self.hook_head_index is not None:

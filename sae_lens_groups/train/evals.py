@@ -12,7 +12,6 @@ from sae_lens import SAE, ActivationsStore, TrainingSAE
 from sae_lens.config import HfDataset
 from sae_lens.evals import EvalConfig, run_evals
 from sae_lens.training.activation_scaler import ActivationScaler
-from sae_lens.util import extract_stop_at_layer_from_tlens_hook_name
 from transformer_lens import HookedRootModule
 from typing_extensions import override
 
@@ -140,8 +139,8 @@ _N_TOKENS = 4_000
 class SuiteScores:
     """Scores every layer on the same tokens, the first that are trained on, whenever it is asked.
 
-    SAELens's metrics of reconstruction and sparsity. The language model runs over the tokens once
-    each time; how its loss changes is not measured, which would take passes for every layer.
+    SAELens's metrics of reconstruction and sparsity. The language model runs over the tokens once;
+    how its loss changes is not measured, which would take passes for every layer.
     """
 
     def __init__(
@@ -153,12 +152,11 @@ class SuiteScores:
         norm_limits: Mapping[str, float],
     ) -> None:
         self._template = cfg.hook_template
-        self._tokens = _TrainedTokens(
+        self._tokens = _CapturedTokens(
             GroupActivationsStore.from_group_config(model, cfg, groups, dataset, norm_limits)
         )
-        self._model, self._hook_names = model, self._template.hook_names(groups)
-        self._model_kwargs = cfg.model_kwargs
-        n_prompts = math.ceil(_N_TOKENS / cfg.context_size)  # run_evals reads whole prompts
+        n_tokens = min(_N_TOKENS, cfg.training_tokens)
+        n_prompts = math.ceil(n_tokens / cfg.context_size)  # run_evals reads whole prompts
         batch_size_prompts = min(n_prompts, cfg.store_batch_size_prompts)
         self._config = EvalConfig(
             compute_l2_norms=True,
@@ -170,67 +168,62 @@ class SuiteScores:
 
     def of(self, trainers: Iterable[GroupSAETrainer]) -> Scores:
         """The scores of these groups' layers, each by the SAE that it would now be exported as."""
-        captures = _OnePass(self._model, self._hook_names, self._tokens)
-        with torch.random.fork_rng():  # SAELens draws weights for every SAE that it builds
-            return {
-                layer: self._of_layer(trainer, layer, scaler, captures)
-                for trainer in trainers
-                for layer, scaler in trainer.scaling.of_layer.items()
-            }
+        return {
+            layer: self._of_layer(trainer.sae, layer, scaler, self._config)[0]
+            for trainer in trainers
+            for layer, scaler in trainer.scaling.of_layer.items()
+        }
 
     def firing_frequency(
         self, sae: TrainingSAE[Any], layer: int, scaler: ActivationScaler
     ) -> torch.Tensor:
         """How often each feature of an SAE, exported for a layer, fires on these tokens. Shape (d_sae,)."""
-        name = self._template.hook_name(layer)
-        with torch.random.fork_rng():
-            plain = layer_sae(sae, scaler, {"hook_name": name})
-        captures = _OnePass(self._model, [name], self._tokens)
         config = replace(self._config, compute_featurewise_density_statistics=True)
-        _, of_features = self._tokens.evaluate(
-            plain, captures, ActivationScaler(), config, self._model_kwargs
-        )
+        _, of_features = self._of_layer(sae, layer, scaler, config)
         return torch.tensor(of_features["feature_density"])
 
     def _of_layer(
-        self,
-        trainer: GroupSAETrainer,
-        layer: int,
-        scaler: ActivationScaler,
-        captures: "_OnePass",
-    ) -> dict[str, float]:
-        sae = layer_sae(trainer.sae, scaler, {"hook_name": self._template.hook_name(layer)})
-        found, _ = self._tokens.evaluate(
-            sae, captures, ActivationScaler(), self._config, self._model_kwargs
-        )
+        self, sae: TrainingSAE[Any], layer: int, scaler: ActivationScaler, config: EvalConfig
+    ) -> tuple[dict[str, float], dict[str, Any]]:
+        with torch.random.fork_rng():  # SAELens draws weights for every SAE that it builds
+            plain = layer_sae(sae, scaler, {"hook_name": self._template.hook_name(layer)})
+        model = cast("HookedRootModule", self._tokens)
+        found, of_features = self._tokens.evaluate(plain, model, ActivationScaler(), config, {})
         del found["token_stats"]
-        return {name: value for section in found.values() for name, value in section.items()}
+        metrics = {name: value for section in found.values() for name, value in section.items()}
+        return metrics, of_features
 
 
 _LEFT_OUT = -1  # no token's id; the language model never sees it
 
 
-class _TrainedTokens(ReplayedTokens):
-    """Has another id in the place of every token that training leaves out, which does not count."""
+class _CapturedTokens(ReplayedTokens):
+    """Stands in for the model in `run_evals` too: captures all layers of a batch when it is first read.
+
+    Has another id in the place of every token that training leaves out, which does not count.
+    """
 
     def __init__(self, store: GroupActivationsStore) -> None:
         super().__init__(store)
-        self.given = store
-        self.whole: dict[int, torch.Tensor] = {}
-        """The batches as they are, by the `id` of what stands for them."""
+        self._given = store
+        self._captured: list[dict[str, torch.Tensor]] = []
 
+    @override
     def get_batch_tokens(self, batch_size: int | None = None) -> torch.Tensor:
         is_new = self._position == len(self._batches)
         tokens = super().get_batch_tokens(batch_size)
         if not is_new:
             return tokens
-        kept_B = self.given.ordinary_positions(tokens, self.given.captured_layers(tokens))
+        store, captured = self._given, dict[str, torch.Tensor]()
+        store.run_model(tokens, store.places, captured.__setitem__)
+        layers = {name: store.trained_rows(acts) for name, acts in captured.items()}
+        kept_B = store.ordinary_positions(tokens, layers)
         is_kept_PT = torch.zeros_like(tokens, dtype=torch.bool)
-        part_PT = torch.zeros_like(self.given.trained_tokens(tokens), dtype=torch.bool)
+        part_PT = torch.zeros_like(store.trained_tokens(tokens), dtype=torch.bool)
         part_PT.view(-1)[kept_B] = True
-        is_kept_PT[:, slice(*self.given.seqpos_slice)] = part_PT
+        is_kept_PT[:, slice(*store.seqpos_slice)] = part_PT
+        self._captured.append(captured)
         self._batches[-1] = torch.where(is_kept_PT, tokens, _LEFT_OUT)
-        self.whole[id(self._batches[-1])] = tokens
         return self._batches[-1]
 
     @property
@@ -238,26 +231,6 @@ class _TrainedTokens(ReplayedTokens):
     def excluded(self) -> list[int]:
         return [_LEFT_OUT]
 
-
-class _OnePass(HookedRootModule):
-    """Stands in for the model in `run_evals`: captures all layers of a batch when it is first
-    asked for one of them."""
-
-    def __init__(
-        self, model: HookedRootModule, hook_names: list[str], tokens: _TrainedTokens
-    ) -> None:
-        super().__init__()
-        self._tokens = tokens
-        self._model = [model]  # in a list, so that it is no part of this module
-        self._hook_names = hook_names
-        self._captured: dict[int, dict[str, torch.Tensor]] = {}
-
-    def run_with_cache(self, tokens: torch.Tensor, **kwargs: Any) -> Any:  # type: ignore[override]
-        """Like the model's own, but what comes first is None: nobody has asked for outputs."""
-        key = id(tokens)  # they are kept, and given again, by ReplayedTokens
-        if key not in self._captured:
-            last = extract_stop_at_layer_from_tlens_hook_name(self._hook_names[-1])
-            kwargs |= {"names_filter": self._hook_names, "stop_at_layer": last}
-            _, cache = self._model[0].run_with_cache(self._tokens.whole[key], **kwargs)
-            self._captured[key] = {name: cache[name] for name in self._hook_names}
-        return None, self._captured[key]
+    def run_with_cache(self, *_: Any, **__: Any) -> tuple[None, dict[str, torch.Tensor]]:
+        """The activations of the batch that was read last; nobody has asked for the model's outputs."""
+        return None, self._captured[self._position - 1]
