@@ -90,7 +90,7 @@ def settings(**changes: Any) -> dict[str, Any]:
         "training_tokens": 32 * 30,
         "train_batch_size_tokens": 32,
         "store_batch_size_prompts": 16,
-        "n_batches_in_buffer": 32,
+        "n_batches_in_buffer": 8,
         "lr": 3e-3,
         "dead_feature_window": 5,
         "n_batches_for_norm_estimate": 8,

@@ -380,7 +380,11 @@ def test_a_base_model_can_be_named_later(server: Hub, ours: Client, suite_folder
         text = (suite_folder / name).read_text()
         (suite_folder / name).write_text(text.replace('"tiny"', '"/data1/jdoe/tiny"'))
     (suite_folder / "checksums.json").unlink()
-    assert ours.command("publish", suite_folder, "owner/suite", *named).status == 0
+    advice = "no model on the Hub, so that others cannot load it; name it with --base_model"
+    assert ours.command("publish", suite_folder, "owner/suite", "--dry_run").err.count(advice) == 1
+    assert ours.command("publish", suite_folder, "owner/other").out.count(advice) == 1
+    shown = ours.command("publish", suite_folder, "owner/suite", *named)
+    assert (shown.status, advice in shown.out + shown.err) == (0, False)
     contents = server.repositories["owner/suite"].contents()
     assert json.loads(contents["suite.json"])["model_name"] == "org/real-model"
     assert b"base_model: org/real-model\n" in contents["README.md"]

@@ -15,6 +15,8 @@ if TYPE_CHECKING:  # they bring SAELens, which takes seconds to import
     from sae_lens_groups.publish import Publication, PublishOptions
     from sae_lens_groups.suite import SAESuite
 
+_NO_MODEL = "no model on the Hub, so that others cannot load it; name it with --base_model"
+
 
 def publish(args: Sequence[str]) -> int:
     """Publishes a suite and says where, or shows what would be published."""
@@ -27,7 +29,7 @@ def publish(args: Sequence[str]) -> int:
     require_no_part(flags.suite, "publish")
     announce()
     # These import SAELens.
-    from sae_lens_groups.publish import PublishOptions, prepared
+    from sae_lens_groups.publish import PublishOptions, prepared, pretrained_entry
     from sae_lens_groups.saved import require_repo_id
     from sae_lens_groups.suite import SAESuite
 
@@ -47,22 +49,13 @@ def publish(args: Sequence[str]) -> int:
     if flags.dry_run or flags.yaml:
         with suite.whole_folder("publishing") as folder:
             publication = prepared(folder, suite.manifest, flags.repo_id, options)
-            print(_entry(publication) if flags.yaml else _listing(publication), end="")
+            if publication.facts.base_model is None:
+                print(f"warning: the card names {_NO_MODEL}", file=sys.stderr)
+            shown = pretrained_entry(publication.facts) if flags.yaml else _listing(publication)
+            print(shown, end="")
     else:
         _publish(suite, flags.repo_id, options)
     return 0
-
-
-def _entry(publication: "Publication") -> str:
-    from sae_lens_groups.publish import pretrained_entry
-
-    if publication.facts.base_model is None:
-        print(
-            f"warning: nobody else can load the model {publication.manifest.model_name!r}, which "
-            "lies in a folder; name it on the Hub with --base_model",
-            file=sys.stderr,
-        )
-    return pretrained_entry(publication.facts)
 
 
 def _listing(publication: "Publication") -> str:
@@ -103,6 +96,8 @@ def _publish(suite: "SAESuite", repo_id: str, options: "PublishOptions") -> None
         print(f'    SAESuite.from_pretrained("{repo_id}", revision="{revision}")')
     if published.license is None:
         print("Its card names no licence; add one with --license, such as --license mit.")
+    if published.base_model is None:
+        print(f"Its card names {_NO_MODEL}.")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
 
@@ -26,6 +27,8 @@ class Published:
     """False where the repository held exactly this already, so that no commit was made."""
     license: str | None
     """What the card says, whoever wrote it there."""
+    base_model: str | None
+    """The model's id on the Hub, likewise."""
     n_sent: int = 0
     """Files that were new or changed."""
     n_deleted: int = 0
@@ -51,11 +54,12 @@ def publish_suite_folder(
         )
     contents = publication.with_card(remote.card)
     card = ModelCard(str(contents[files.CARD]), ignore_metadata_errors=True)
+    said: dict[str, Any] = {name: card.data.get(name) for name in ("license", "base_model")}
     operations = _changes(contents, remote)
     page = f"{api.endpoint}/{repo_id}"
     if not operations and remote.has_branch:
         assert remote.commit is not None
-        return Published(repo_id, page, remote.commit, False, card.data.get("license"))
+        return Published(repo_id, page, remote.commit, is_changed=False, **said)
     with as_hub_errors(repo_id):
         _validate(card)
         parent = _start(api, repo_id, remote, options)
@@ -65,7 +69,7 @@ def publish_suite_folder(
         commit.pr_url or page,
         commit.oid,
         is_changed=True,
-        license=card.data.get("license"),
+        **said,
         n_sent=sum(isinstance(change, CommitOperationAdd) for change in operations),
         n_deleted=sum(isinstance(change, CommitOperationDelete) for change in operations),
         pr_revision=commit.pr_revision,
