@@ -29,6 +29,8 @@ def test_a_good_result_is_left_alone() -> None:
     assert likely_faults([figures(norm=2000.0)], SETTINGS) == []  # of a baseline's own units
     assert likely_faults([figures()], {}) == []
     assert likely_faults([figures()], with_sae(topk_threshold_lr=0.01)) == []
+    assert likely_faults([figures(l0=288.0)], with_sae(k=None, l0_coefficient=0.5)) == []
+    assert likely_faults([figures(l0=400.0)], with_sae(k=400)) == []  # as it was asked for
 
 
 @pytest.mark.parametrize(
@@ -47,6 +49,8 @@ def test_a_good_result_is_left_alone() -> None:
             },
             "raise topk_threshold_lr (now 0.01)",
         ),
+        ({"l0": 1900.0}, with_sae(k=None, l0_coefficient=0.5), "raise l0_coefficient (now 0.5)"),
+        ({"l0": 289.0}, with_sae(k=None, l1_coefficient=1.0), "raise l1_coefficient (now 1.0)"),
         ({"explained_variance": -0.15}, SETTINGS, "explained variance is below 0"),
     ],
 )

@@ -10,6 +10,7 @@ from sae_lens_groups.saved.training_curves import TrainingPoint
 _N_LAST_POINTS = 5
 _USUAL_NORM = 4  # times sqrt(d_in), beyond which SAELens's learning rates and coefficients fail
 _MOST_DEAD = 0.5
+_DENSE = 0.5  # of d_in, beyond which as many directions would do without an SAE
 _LAGGING = 0.05  # of the threshold's way from 0 that is still to go
 
 
@@ -75,6 +76,12 @@ def _faults(one: Figures, settings: Mapping[str, Any]) -> list[str]:
         faults.append(
             "the threshold that BatchTopK is exported with lags behind training: set fast_step to "
             f"auto, raise topk_threshold_lr (now {sae.get('topk_threshold_lr')}), or train longer"
+        )
+    coefficient = next((name for name in ("l0_coefficient", "l1_coefficient") if name in sae), None)
+    if coefficient is not None and one.l0 > _DENSE * (sae.get("d_in") or math.inf):
+        faults.append(
+            f"L0 is above half of d_in, which is hardly sparse: raise {coefficient} (now "
+            f"{sae[coefficient]}), or train on more tokens"
         )
     if one.dead_share is not None and one.dead_share > _MOST_DEAD:
         faults.append("most features never fire: lower lr or d_sae, or train on more tokens")
