@@ -36,7 +36,7 @@ from sae_lens_groups.train.fast_step import why_not
 from sae_lens_groups.train.group_trainer import GroupTrainer
 from sae_lens_groups.train.ranks import heartbeat
 from sae_lens_groups.train.trainer import GroupSAETrainer
-from tests.conftest import (
+from tests.tiny import (
     ARCHITECTURES,
     CONTEXT_SIZE,
     group_config,

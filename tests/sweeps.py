@@ -7,7 +7,7 @@ from typing import Any
 from sae_lens_groups import GroupSAETrainingRunner
 from sae_lens_groups.saved import SettingValue, SweepIndex, SweepSetting, write_sweep_index
 
-from .conftest import group_config, make_model, make_tokens, sae_config
+from .tiny import group_config, make_model, make_tokens, sae_config
 
 OF_THE_SAE = {"k", "d_sae", "architecture"}
 

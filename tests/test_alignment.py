@@ -33,7 +33,8 @@ from sae_lens_groups.scaling.moments import PairMoments
 from sae_lens_groups.scaling.stored import load_layer_scaler, save_layer_scalers
 from sae_lens_groups.train.prepare import settle
 
-from .conftest import (
+from .test_export import GROUP, HAS_WHITENING, inference_form, rows_of
+from .tiny import (
     ARCHITECTURES,
     D_IN,
     TableModel,
@@ -42,7 +43,6 @@ from .conftest import (
     make_tokens,
     sae_config,
 )
-from .test_export import GROUP, HAS_WHITENING, inference_form, rows_of
 
 seeds = st.integers(0, 10_000)
 

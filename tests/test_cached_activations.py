@@ -44,7 +44,8 @@ from sae_lens_groups.train.cache.manifest import CacheManifest
 from sae_lens_groups.train.cache.read import CachedActivations
 from sae_lens_groups.train.cache.shards import write_dataset
 
-from .conftest import (
+from .test_cli import arguments
+from .tiny import (
     CONTEXT_SIZE,
     D_IN,
     HOOK_NAME,
@@ -55,7 +56,6 @@ from .conftest import (
     sae_config,
     settings,
 )
-from .test_cli import arguments
 
 N_PROMPTS = 400
 NORMALISED = {"sae": sae_config(normalize_activations="expected_average_only_in")}

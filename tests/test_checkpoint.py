@@ -17,7 +17,7 @@ from sae_lens_groups import GroupSAETrainingRunner, SAESuite
 from sae_lens_groups.activations.shuffle_buffer import ShuffleBuffer
 from sae_lens_groups.errors import CheckpointError, TrainingInterrupted
 
-from .conftest import (
+from .tiny import (
     CONTEXT_SIZE,
     D_IN,
     SMALL_LM_BATCHES,

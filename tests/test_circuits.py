@@ -55,7 +55,7 @@ from sae_lens_groups.evaluate.circuits.tasks import (
     VERBS,
 )
 
-from .conftest import ARCHITECTURES, made_once, sae_config
+from .tiny import ARCHITECTURES, made_once, sae_config
 
 D_MODEL, D_HEAD, D_SAE = 48, 12, 100
 RESID = "blocks.0.hook_resid_post"

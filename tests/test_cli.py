@@ -23,8 +23,8 @@ from sae_lens_groups.config import without_run_id
 from sae_lens_groups.demo.model import MODEL_FOLDER
 from sae_lens_groups.errors import ConfigError
 
-from .conftest import ARCHITECTURES, parse_config, settings
 from .processes import run, start
+from .tiny import ARCHITECTURES, parse_config, settings
 
 FLAGS = [
     *("--model_name", str(MODEL_FOLDER), "--model_class_name", "AutoModelForCausalLM"),

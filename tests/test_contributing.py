@@ -27,8 +27,8 @@ from sae_lens_groups.plan.rule import PartitionRule, parse_layer_groups, resolve
 from sae_lens_groups.plugins import fast_steps, partitions, plugin_manager
 from sae_lens_groups.train.fast_step import Scratch
 
-from .conftest import group_config, sae_config, settings
 from .processes import run
+from .tiny import group_config, sae_config, settings
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "sae_lens_groups"
@@ -163,7 +163,7 @@ EVALUATE = """
 import sys
 from sae_lens_groups import SAESuite, evaluate_suite, report_page
 from sae_lens_groups.evaluate.report.text import evaluation_text
-from tests.conftest import make_model, make_tokens
+from tests.tiny import make_model, make_tokens
 suite, baseline = (SAESuite.load(sys.argv[1]) for _ in range(2))
 tokens = make_tokens(n_prompts=16, seed=1)
 found = evaluate_suite(

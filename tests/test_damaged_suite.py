@@ -24,7 +24,7 @@ from sae_lens_groups.scaling.group_scaling import whitening_of
 from sae_lens_groups.scaling.layer_scaler import layer_map_of
 
 from . import processes
-from .conftest import (
+from .tiny import (
     D_IN,
     D_SAE,
     group_config,

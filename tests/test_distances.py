@@ -28,7 +28,7 @@ from sae_lens_groups.plan.distances import LayerDistances
 from sae_lens_groups.plan.metrics import DistanceMetric, mean_over_tokens
 from sae_lens_groups.plugins import plugin_manager
 
-from .conftest import CONTEXT_SIZE, D_IN, SMALL_LM_BATCHES, TableModel, group_config, make_tokens
+from .tiny import CONTEXT_SIZE, D_IN, SMALL_LM_BATCHES, TableModel, group_config, make_tokens
 
 METRICS = ("angular", "cosine", "cka")
 Batches = list[np.ndarray]  # per LM batch (L, B, D)
@@ -405,7 +405,7 @@ def test_memory_does_not_grow_with_tokens() -> None:
 def test_a_saelens_config_will_do(model: HookedTransformer, tokens: Dataset) -> None:
     from sae_lens import LanguageModelSAERunnerConfig
 
-    from .conftest import settings as run_settings
+    from .tiny import settings as run_settings
 
     theirs = LanguageModelSAERunnerConfig(**run_settings())
     expected, found = (

@@ -49,7 +49,7 @@ from sae_lens_groups.evaluate.metrics import (
 )
 from sae_lens_groups.evaluate.sums import SequenceSums
 from sae_lens_groups.scaling.fold import layer_sae
-from tests.conftest import (
+from tests.tiny import (
     CONTEXT_SIZE,
     D_IN,
     N_LAYERS,

@@ -22,7 +22,7 @@ from sae_lens_groups.errors import TrainingInterrupted
 from sae_lens_groups.train.fast_step import why_not
 from sae_lens_groups.train.run import GroupTrainer
 
-from .conftest import ARCHITECTURES, group_config, make_tokens, sae_config
+from .tiny import ARCHITECTURES, group_config, make_tokens, sae_config
 
 TEXTS = [
     f"def f{n}(x):\n    return x + {n * 37 % 101} * f{n % 7}(x)\n" * (1 + n % 5) for n in range(45)

@@ -16,8 +16,8 @@ from sae_lens_groups import GroupSAETrainingRunner, LayerGroup, SAESuite
 from sae_lens_groups.scaling.fold import layer_sae, require_foldable
 from sae_lens_groups.scaling.group_scaling import MEAN_NORM, WHITENING, GroupScaling
 
-from .conftest import ARCHITECTURES, D_IN, group_config, sae_config
 from .processes import run
+from .tiny import ARCHITECTURES, D_IN, group_config, sae_config
 
 HAS_WHITENING = hasattr(TrainingSAE, "fold_activation_whitening")
 MODES = ["none", MEAN_NORM, "layer_norm", "constant_norm_rescale"]

@@ -41,7 +41,7 @@ from sae_lens_groups.train.group_trainer import GroupSAE, GroupTrainer
 from sae_lens_groups.train.prepare import settle
 from sae_lens_groups.train.trainer import GroupSAETrainer
 
-from .conftest import ARCHITECTURES, group_config, sae_config
+from .tiny import ARCHITECTURES, group_config, sae_config
 
 pytestmark = pytest.mark.seam
 

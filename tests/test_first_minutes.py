@@ -19,9 +19,9 @@ from sae_lens_groups.evaluate import TASKS
 from sae_lens_groups.field_values import whole_number
 from sae_lens_groups.plan import plan_text
 
-from .conftest import group_config, parse_config
 from .test_cli import FLAGS, arguments
 from .test_plan_command import synthetic_plan
+from .tiny import group_config, parse_config
 
 _TINY_CONFIG = (
     "transformer_lens.loading_from_pretrained.get_pretrained_model_config",

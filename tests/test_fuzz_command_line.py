@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from sae_lens_groups.cli import main
 
-from .conftest import group_config, sae_config
 from .fuzzing import damaged_file, fuzzed, texts
 from .test_fuzz import MANIFEST, PLAN
 from .test_fuzz_config import FIELDS, LIKELY, SAE_FIELDS
+from .tiny import group_config, sae_config
 
 # Settings that are usable but for a model and a text, of which there is neither.
 USABLE = [

@@ -18,9 +18,9 @@ from sae_lens_groups import GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError, GroupSAEError, UnknownNameError
 from sae_lens_groups.train.prepare import SettledConfig, settle
 
-from .conftest import ARCHITECTURES, sae_config, settings
 from .fuzzing import fuzzed, junk, message_of, numbers, scalars, texts
 from .test_fuzz import PLAN, layer_groups_texts
+from .tiny import ARCHITECTURES, sae_config, settings
 
 # SAELens warns of any `hook_eval`.
 FIELDS = [f.name for f in fields(GroupSAERunnerConfig) if f.name not in ("sae", "hook_eval")]

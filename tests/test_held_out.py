@@ -18,7 +18,8 @@ from sae_lens_groups import (
 )
 from sae_lens_groups.errors import TrainingInterrupted
 from sae_lens_groups.train import refit_suite
-from tests.conftest import (
+from tests.test_exact_resume import stop_after
+from tests.tiny import (
     CONTEXT_SIZE,
     D_IN,
     TableModel,
@@ -27,7 +28,6 @@ from tests.conftest import (
     make_tokens,
     sae_config,
 )
-from tests.test_exact_resume import stop_after
 
 N_DOCUMENTS = 40
 BOS = N_DOCUMENTS

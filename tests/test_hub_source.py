@@ -15,9 +15,9 @@ from transformer_lens import HookedTransformer
 from sae_lens_groups import GroupSAETrainingRunner
 from sae_lens_groups.scaling.group_scaling import MEAN_NORM
 
-from .conftest import group_config, sae_config
 from .hub import serving
 from .processes import run
+from .tiny import group_config, sae_config
 
 OPEN = """
 import json, sys

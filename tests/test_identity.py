@@ -22,7 +22,7 @@ from transformer_lens import HookedTransformer
 
 from sae_lens_groups import GroupSAETrainingRunner, LayerGroup, SAESuite
 
-from .conftest import (
+from .tiny import (
     ARCHITECTURES,
     D_IN,
     HOOK_NAME,

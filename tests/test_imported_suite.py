@@ -18,7 +18,7 @@ from sae_lens_groups import GroupSAETrainingRunner, LayerGroup, SAESuite, evalua
 from sae_lens_groups.errors import ConfigError, InitSourceError, SuiteError, UnknownLayerError
 from sae_lens_groups.evaluate.baseline import open_baseline
 
-from .conftest import CONTEXT_SIZE, D_IN, group_config, make_tokens, sae_config, settings
+from .tiny import CONTEXT_SIZE, D_IN, group_config, make_tokens, sae_config, settings
 
 LAYERS = (0, 1, 3)
 HOOK_NAMES = [f"blocks.{layer}.hook_resid_post" for layer in LAYERS]

@@ -10,7 +10,7 @@ from sae_lens_groups.activations.batches import BatchStream
 from sae_lens_groups.activations.store import GroupActivationsStore
 from sae_lens_groups.train.prepare import settle
 
-from .conftest import CONTEXT_SIZE, D_IN, group_config, make_model, make_tokens
+from .tiny import CONTEXT_SIZE, D_IN, group_config, make_model, make_tokens
 
 pytestmark = pytest.mark.usefixtures("only_new_objects")
 

@@ -13,7 +13,7 @@ from sae_lens_groups.activations import load_hooked_model
 from sae_lens_groups.demo.model import D_IN, MODEL_CLASS_NAME, MODEL_FOLDER
 from sae_lens_groups.demo.run import demo_config
 
-from .conftest import make_tokens
+from .tiny import make_tokens
 
 HOOK_NAMES = [f"gpt_neox.layers.{layer}" for layer in range(3)]
 

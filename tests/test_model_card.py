@@ -26,7 +26,7 @@ from sae_lens_groups.publish.markdown import drawing
 from sae_lens_groups.saved.manifest import SuiteManifest
 from sae_lens_groups.saved.transfer_report import LayerTransfer, TransferReport
 
-from .conftest import D_IN, group_config, make_model, make_tokens, sae_config
+from .tiny import D_IN, group_config, make_model, make_tokens, sae_config
 
 REPO = "me/my-suite"
 END = "<!-- end sae-lens-groups -->"

@@ -15,7 +15,7 @@ from sae_lens_groups.scaling.fold import layer_sae
 from sae_lens_groups.scaling.group_scaling import MEAN_NORM, WHITENING, GroupScaling
 from sae_lens_groups.train.group_trainer import GroupSAE, GroupTrainer
 
-from .conftest import D_IN, D_SAE, group_config, sae_config
+from .tiny import D_IN, D_SAE, group_config, sae_config
 
 pytestmark = pytest.mark.seam
 

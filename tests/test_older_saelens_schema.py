@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 
 from sae_lens_groups import GroupSAETrainingRunner
 
-from .conftest import group_config, make_model
 from .test_older_saelens import CAME_LATER, suite_settings
+from .tiny import group_config, make_model
 
 if not hasattr(TrainingSAE, "fold_activation_whitening"):
     pytest.skip("this SAELens cannot train all kinds of suites", allow_module_level=True)

@@ -14,7 +14,7 @@ from transformer_lens import HookedTransformer
 
 from sae_lens_groups import GroupPlan, GroupSAETrainingRunner, LayerGroup, SAESuite
 
-from .conftest import D_IN, D_SAE, group_config
+from .tiny import D_IN, D_SAE, group_config
 from .written_by import CACHED, PLANNED, STARTED, STOPPED, train
 
 ARCHIVE = Path(__file__).parent / "assets" / "written_by_0_7_0.tar.xz"

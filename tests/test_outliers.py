@@ -20,7 +20,9 @@ from sae_lens_groups.activations import moments_of_pairs
 from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.evaluate import evaluation_text, report_page
 
-from .conftest import (
+from .test_export import HAS_WHITENING
+from .test_store import drawn, make_store
+from .tiny import (
     CONTEXT_SIZE,
     D_VOCAB,
     N_LAYERS,
@@ -31,8 +33,6 @@ from .conftest import (
     make_tokens,
     sae_config,
 )
-from .test_export import HAS_WHITENING
-from .test_store import drawn, make_store
 
 MASSIVE = 3  # the token
 OFF: dict[str, Any] = {"max_activation_norm_multiple": 0}

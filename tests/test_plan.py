@@ -42,7 +42,7 @@ from sae_lens_groups.plugins import plugin_manager
 from sae_lens_groups.train.cost import count_flops, time_steps
 from sae_lens_groups.train.prepare import settle
 
-from .conftest import (
+from .tiny import (
     ARCHITECTURES,
     CONTEXT_SIZE,
     D_IN,

@@ -12,7 +12,7 @@ from sae_lens_groups.plan.rule import Partition, PartitionRequest
 from sae_lens_groups.plugins import partitions, plugin_manager, registrations
 from sae_lens_groups.train.prepare import settle
 
-from .conftest import group_config
+from .tiny import group_config
 
 
 class Halves:

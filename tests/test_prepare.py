@@ -25,7 +25,7 @@ from sae_lens_groups.train.cost import flops_of_sae_step
 from sae_lens_groups.train.prepare import settle
 from sae_lens_groups.transfer.start import DIRECTIONS, Transfer
 
-from .conftest import group_config, make_model, make_tokens, sae_config, settings
+from .tiny import group_config, make_model, make_tokens, sae_config, settings
 
 
 def test_the_directions_that_a_config_knows_are_those_of_the_table() -> None:

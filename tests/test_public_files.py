@@ -25,9 +25,9 @@ from sae_lens_groups.saved.manifest import SuiteManifest
 from sae_lens_groups.saved.suite import SavedSuite
 from sae_lens_groups.train.prepare import settle
 
-from .conftest import group_config, make_model, make_tokens, sae_config
 from .test_evaluate_command import QUICK, train
 from .test_plan_command import FLAGS as PLAN_FLAGS
+from .tiny import group_config, make_model, make_tokens, sae_config
 
 HOOKS = [f"blocks.{layer}.hook_resid_post" for layer in range(4)]
 

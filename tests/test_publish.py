@@ -19,9 +19,9 @@ from transformer_lens import HookedTransformer
 from sae_lens_groups import GroupSAETrainingRunner, SAESuite, evaluate_suite
 from sae_lens_groups.scaling.group_scaling import MEAN_NORM
 
-from .conftest import ARCHITECTURES, D_IN, group_config, make_tokens, sae_config
 from .hub import READER, STRANGER, Commit, File, Hub, Mode, hub
 from .hub.client import Client, client
+from .tiny import ARCHITECTURES, D_IN, group_config, make_tokens, sae_config
 
 HOOK_NAMES = [f"blocks.{layer}.hook_resid_post" for layer in range(4)]
 WEIGHTS = "sae_weights.safetensors"

@@ -24,8 +24,8 @@ from sae_lens_groups.train.ranks.placement import owners, placement_text
 from sae_lens_groups.train.stop import StopRequest
 
 from . import processes
-from .conftest import ARCHITECTURES, CONTEXT_SIZE, D_IN, made_once
 from .test_exact_resume import files_of
+from .tiny import ARCHITECTURES, CONTEXT_SIZE, D_IN, made_once
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 120

@@ -20,7 +20,7 @@ from sae_lens_groups.scaling import layer_map_of
 from sae_lens_groups.train.refit.decoder import refit_decoder
 from sae_lens_groups.train.refit.solve import LeastSquares
 
-from .conftest import ARCHITECTURES, D_IN, D_SAE, group_config, make_model, make_tokens, sae_config
+from .tiny import ARCHITECTURES, D_IN, D_SAE, group_config, make_model, make_tokens, sae_config
 
 LINEAR = [name for name in ARCHITECTURES if name != "matching_pursuit"]
 CONTEXT = 128  # of the demo

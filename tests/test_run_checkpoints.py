@@ -36,8 +36,8 @@ from sae_lens_groups.train.checkpoints.schedule import CheckpointSchedule
 from sae_lens_groups.train.trainer import GroupSAETrainer
 
 from . import processes
-from .conftest import SMALL_LM_BATCHES, group_config, make_model, make_tokens, sae_config
 from .test_exact_resume import files_of, stop_after
+from .tiny import SMALL_LM_BATCHES, group_config, make_model, make_tokens, sae_config
 
 
 def run(model: HookedTransformer, layer_groups: str = "0-2,3", **changes: Any) -> SAESuite:

@@ -30,7 +30,9 @@ from sae_lens_groups.train.checkpoints.folder import checkpoints_in
 from sae_lens_groups.train.trainer import GroupSAETrainer
 
 from . import processes
-from .conftest import (
+from .test_exact_resume import TEXTS, files_of, stop_after, text_model
+from .test_run_checkpoints import run_folder
+from .tiny import (
     CONTEXT_SIZE,
     SMALL_LM_BATCHES,
     group_config,
@@ -38,8 +40,6 @@ from .conftest import (
     make_tokens,
     sae_config,
 )
-from .test_exact_resume import TEXTS, files_of, stop_after, text_model
-from .test_run_checkpoints import run_folder
 
 assert text_model  # a fixture
 Rows = list[dict[str, Any]]
@@ -561,7 +561,7 @@ def test_a_missing_wandb_key_is_said_before_the_model_loads(
 ) -> None:
     """In a process of its own, as W&B reads its settings once."""
     code = (
-        "from tests.conftest import group_config, make_tokens\n"
+        "from tests.tiny import group_config, make_tokens\n"
         "import os\n"
         "from sae_lens import LoggingConfig\n"
         "from sae_lens_groups import GroupSAETrainingRunner\n"

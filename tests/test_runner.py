@@ -29,7 +29,7 @@ from sae_lens_groups.demo.model import D_IN as DEMO_D_IN
 from sae_lens_groups.demo.model import MODEL_CLASS_NAME, MODEL_FOLDER, stdlib_tokens
 from sae_lens_groups.errors import ConfigError, DatasetError, HookNameError, LayerGroupsError
 
-from .conftest import (
+from .tiny import (
     D_IN,
     D_SAE,
     SMALL_LM_BATCHES,

@@ -9,8 +9,8 @@ from transformer_lens import HookedTransformer
 from sae_lens_groups import GroupSAETrainingRunner, SAESuite
 from sae_lens_groups.errors import CacheError
 
-from .conftest import CONTEXT_SIZE, D_IN, group_config, make_model, make_tokens
 from .test_cached_activations import CACHED, N_PROMPTS, NORMALISED, assert_same_suites
+from .tiny import CONTEXT_SIZE, D_IN, group_config, make_model, make_tokens
 
 pytestmark = pytest.mark.seam
 

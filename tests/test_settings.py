@@ -31,7 +31,8 @@ from sae_lens_groups.errors import ConfigError, DatasetError, HookNameError
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.train.prepare import prepare, settle
 
-from .conftest import (
+from .test_export import HAS_WHITENING
+from .tiny import (
     D_IN,
     SMALL_LM_BATCHES,
     group_config,
@@ -40,7 +41,6 @@ from .conftest import (
     sae_config,
     settings,
 )
-from .test_export import HAS_WHITENING
 
 WARM_RESTARTS = "cosineannealingwarmrestarts"
 LONG_SCHEDULES = [

@@ -18,9 +18,9 @@ from sae_lens_groups import LayerGroup, SAESuite
 from sae_lens_groups.train.fast_step import ActiveLatents, Scratch, new_sharded_step
 from sae_lens_groups.train.ranks.placement import owners, placement_text
 
-from .conftest import ARCHITECTURES, made_once
 from .test_fast_step import WIDE, make_sae, step_for, steps_since_fired, trainer_config
 from .test_ranks import told, trained
+from .tiny import ARCHITECTURES, made_once
 
 SHARDED = [name for name in ("topk", "batchtopk", "abstopk") if name in ARCHITECTURES]
 FEATURE_DIM = {"W_enc": 1, "W_dec": 0, "b_enc": 0}

@@ -17,8 +17,8 @@ from sae_lens_groups import GroupSAETrainingRunner, SAESuite, measure_layer_dist
 from sae_lens_groups.scaling.alignments import affine, scale
 from sae_lens_groups.scaling.moments import PairMoments
 
-from .conftest import D_IN, D_VOCAB, TableModel, group_config, make_tokens, sae_config
 from .test_distances import DEFINITIONS, METRICS
+from .tiny import D_IN, D_VOCAB, TableModel, group_config, make_tokens, sae_config
 
 LIMITS = (10.0, 0.0)
 SINK_LAYERS, SINK = (1, 2), 1000.0

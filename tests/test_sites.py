@@ -32,10 +32,10 @@ from sae_lens_groups.evaluate import SweepEvaluation, sweep_text
 from sae_lens_groups.saved import read_sweep_index
 from sae_lens_groups.train.sites import sites_of
 
-from .conftest import N_LAYERS, SMALL_LM_BATCHES, group_config, make_model, make_tokens, sae_config
 from .test_exact_resume import files_of, stop_after
 from .test_report import require_quiet
 from .test_sweep_page import drawn, open_page
+from .tiny import N_LAYERS, SMALL_LM_BATCHES, group_config, make_model, make_tokens, sae_config
 
 NORMALISED = {"normalize_activations": "expected_average_only_in"}
 RESID = {"hook_name": "blocks.1.hook_resid_post", "layer_groups": "0-2,3"}

@@ -10,7 +10,7 @@ from transformer_lens import HookedTransformer
 from sae_lens_groups import GroupSAETrainingRunner, SAESuite, SweepTrainingRunner
 from sae_lens_groups.errors import ConfigError, UnknownNameError
 
-from .conftest import (
+from .tiny import (
     ARCHITECTURES,
     D_IN,
     D_SAE,
@@ -24,7 +24,8 @@ pytestmark = pytest.mark.seam
 
 def started(model: HookedTransformer, sae: object, **changes: object) -> SAESuite:
     """As training starts: with a learning rate of 0 nothing moves."""
-    cfg = group_config(**{"sae": sae, "init_features": "rows", "lr": 0.0, **changes})
+    flags = {"sae": sae, "init_features": "rows", "lr": 0.0, "n_batches_in_buffer": 32, **changes}
+    cfg = group_config(**flags)
     return GroupSAETrainingRunner(cfg, make_tokens(), model).run()
 
 

@@ -12,8 +12,8 @@ from sae_lens_groups import GroupSAETrainingRunner, SAESuite, collect_features, 
 from sae_lens_groups.errors import ConfigError, HookNameError, SuiteError
 from sae_lens_groups.features import steering_effects
 
-from .conftest import D_VOCAB, group_config, make_tokens
 from .planted import DIRECTION, FEATURE, TOKEN, PlantedModel, planted_suite, planted_tokens
+from .tiny import D_VOCAB, group_config, make_tokens
 
 COUNTS: dict[str, Any] = {"n_batches": 2, "batch_size_prompts": 4}
 

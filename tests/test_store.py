@@ -17,7 +17,7 @@ from sae_lens_groups.activations.store import GroupActivationsStore
 from sae_lens_groups.errors import ConfigError, DatasetError, NonFiniteActivationsError
 from sae_lens_groups.train.prepare import settle
 
-from .conftest import (
+from .tiny import (
     CONTEXT_SIZE,
     D_IN,
     D_VOCAB,

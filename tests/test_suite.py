@@ -22,8 +22,8 @@ from sae_lens_groups.errors import OutputFolderError, SuiteError, UnknownLayerEr
 from sae_lens_groups.layers import HookTemplate
 from sae_lens_groups.saved.manifest import SuiteManifest
 
-from .conftest import D_IN, D_SAE, group_config, make_model, make_tokens, sae_config
 from .processes import run
+from .tiny import D_IN, D_SAE, group_config, make_model, make_tokens, sae_config
 
 HOOK_NAMES = [f"blocks.{layer}.hook_resid_post" for layer in range(4)]
 

@@ -25,8 +25,8 @@ from sae_lens_groups.errors import ConfigError, GroupSAEError, TrainingInterrupt
 from sae_lens_groups.saved import read_sweep_index
 from sae_lens_groups.train.sweep import swept
 
-from .conftest import ARCHITECTURES, D_SAE, group_config, make_tokens, sae_config
 from .test_exact_resume import files_of, stop_after
+from .tiny import ARCHITECTURES, D_SAE, group_config, make_tokens, sae_config
 
 NORMALISED = {"normalize_activations": "expected_average_only_in"}
 SETTINGS = [{"k": 2, "lr": 1e-3}, {"k": 3, "lr": 3e-3, "lr_decay_steps": 9}, {"k": 2, "lr": 3e-3}]

@@ -21,9 +21,9 @@ from sae_lens_groups.errors import GroupSAEError, SuiteError
 from sae_lens_groups.evaluate import SweepEvaluation, open_baseline
 from sae_lens_groups.saved import write_sweep_index
 
-from .conftest import N_LAYERS, group_config, make_model, make_tokens
 from .sweeps import index_of, trained_sweep
 from .test_evaluate_command import QUICK, failure, tokens_folder, train  # noqa: F401  # fixtures
+from .tiny import N_LAYERS, group_config, make_model, make_tokens
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "k2-lr0.003": {"k": 2, "lr": 3e-3},

@@ -19,9 +19,9 @@ from sae_lens_groups.evaluate.bootstrap import Estimate
 from sae_lens_groups.evaluate.choice.result import SettingScores
 from sae_lens_groups.evaluate.result import BaselineScores, Comparison
 
-from .conftest import N_LAYERS, make_model, make_tokens
 from .sweeps import index_of, trained_sweep
 from .test_report import HOSTILE, require_quiet
+from .tiny import N_LAYERS, make_model, make_tokens
 
 FOUR: dict[str, dict[str, Any]] = {
     f"k{k}-lr{lr}": {"k": k, "lr": lr} for lr in (1e-3, 3e-3) for k in (2, 8)

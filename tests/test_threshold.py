@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from sae_lens_groups import GroupSAETrainingRunner, SAESuite
 from sae_lens_groups.train.trainer import GroupSAETrainer
 
-from .conftest import CONTEXT_SIZE, D_IN, group_config, make_model, make_tokens, sae_config
+from .tiny import CONTEXT_SIZE, D_IN, group_config, make_model, make_tokens, sae_config
 
 pytestmark = pytest.mark.seam
 

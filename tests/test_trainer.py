@@ -16,7 +16,7 @@ from sae_lens_groups.train.group_trainer import GroupSAE, GroupTrainer
 from sae_lens_groups.train.progress import ProgressBar
 from sae_lens_groups.train.statistics import LayerStatistics
 
-from .conftest import D_IN, D_SAE, group_config, sae_config
+from .tiny import D_IN, D_SAE, group_config, sae_config
 
 pytestmark = pytest.mark.seam
 

@@ -34,7 +34,8 @@ from sae_lens_groups.transfer.resize import RESIZABLE
 from sae_lens_groups.transfer.start import DIRECTIONS
 from sae_lens_groups.transfer.take import take_parameters
 
-from .conftest import (
+from .test_export import HAS_WHITENING, rows_of
+from .tiny import (
     ARCHITECTURES,
     D_IN,
     D_SAE,
@@ -46,7 +47,6 @@ from .conftest import (
     sae_config,
     settings,
 )
-from .test_export import HAS_WHITENING, rows_of
 
 MODES = ["none", MEAN_NORM, *([WHITENING] if HAS_WHITENING else [])]
 # A run takes a step at least; this one moves nothing.

@@ -18,7 +18,7 @@ from sae_lens_groups.demo import MODEL_FOLDER
 from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.layers import HookTemplate
 
-from .conftest import CONTEXT_SIZE, D_IN, group_config, make_model, make_tokens
+from .tiny import CONTEXT_SIZE, D_IN, group_config, make_model, make_tokens
 
 N_LAYERS = 3
 _GPT: dict[str, Any] = {"n_embd": D_IN, "n_layer": N_LAYERS, "n_head": 2, "n_positions": 32}

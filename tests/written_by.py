@@ -24,7 +24,7 @@ from sae_lens_groups import (
 )
 from sae_lens_groups.errors import TrainingInterrupted
 
-from .conftest import SMALL_LM_BATCHES, group_config, make_model, make_tokens, sae_config
+from .tiny import SMALL_LM_BATCHES, group_config, make_model, make_tokens, sae_config
 
 PLANNED: dict[str, Any] = {
     "sae": sae_config("batchtopk", normalize_activations="expected_average_only_in"),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from sae_lens_groups.plan.choose import plan_groups, require_plannable, rule_or_plan
 from sae_lens_groups.plan.cost import SuiteCost
 from sae_lens_groups.plan.distances import LayerDistances
+from sae_lens_groups.plan.drawing import CHOSEN, COLOUR_MAP, LEVEL_CURVES, layer_step
 from sae_lens_groups.plan.group_plan import GroupPlan, PlanEntries
 from sae_lens_groups.plan.measure import all_layers_store, find_metric, measure_layer_distances
 from sae_lens_groups.plan.metrics import DistanceMetric
@@ -20,8 +21,8 @@ from sae_lens_groups.plan.rule import (
 from sae_lens_groups.plan.text import plan_text, stability_note
 
 if TYPE_CHECKING:
-    from sae_lens_groups.plan.page import distances_figure, embedded, layer_step, save_plan_folder
-    from sae_lens_groups.plan.picture import CHOSEN, COLOUR_MAP, LEVEL_CURVES
+    from sae_lens_groups.plan.folder import save_plan_folder
+    from sae_lens_groups.plan.page import distances_figure, embedded
 
 __all__ = [
     "CHOSEN",
@@ -53,15 +54,7 @@ __all__ = [
 ]
 
 # What draws brings plotly and matplotlib, which training never needs.
-_DRAWING = {
-    "CHOSEN": "picture",
-    "COLOUR_MAP": "picture",
-    "LEVEL_CURVES": "picture",
-    "distances_figure": "page",
-    "embedded": "page",
-    "layer_step": "page",
-    "save_plan_folder": "page",
-}
+_DRAWING = {"distances_figure": "page", "embedded": "page", "save_plan_folder": "folder"}
 
 
 def __getattr__(name: str) -> Any:

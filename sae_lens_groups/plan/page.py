@@ -8,18 +8,17 @@ import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from sae_lens_groups import files
-from sae_lens_groups.plan.group_plan import GroupPlan
-from sae_lens_groups.plan.level import PlanLevel
-from sae_lens_groups.plan.picture import (
+from sae_lens_groups.plan.drawing import (
     CHOSEN,
     COLOUR_MAP,
     LEVEL_CURVES,
     curves_of,
     group_borders,
+    layer_step,
     level_diameters,
-    save_picture,
 )
+from sae_lens_groups.plan.group_plan import GroupPlan
+from sae_lens_groups.plan.level import PlanLevel
 from sae_lens_groups.plan.text import stability_note
 
 _templates = Environment(
@@ -148,25 +147,6 @@ def _curves_figure(plan: GroupPlan) -> go.Figure:
     return figure.update_layout(
         height=360, margin=_MARGIN, template="simple_white", legend={"orientation": "h", "y": 1.1}
     )
-
-
-def save_plan_folder(plan: GroupPlan, folder: Path | str) -> Path:
-    """Writes `plan.json`, `plan.html` and `plan.png`, all or none, and returns the folder.
-
-    Raises:
-        OutputFolderError: the folder already holds something.
-    """
-    folder = files.expanded(folder)
-    with files.new_folder(folder) as partial:
-        plan.save(partial / files.PLAN)
-        files.write_text(partial / files.PLAN_PAGE, plan_page(plan))
-        save_picture(plan, partial / files.PLAN_PICTURE)
-    return folder
-
-
-def layer_step(n: int) -> int:
-    """Layers between two labels of an axis, so that about a dozen fit."""
-    return next(step for step in (1, 2, 5, 10, 20, 50, 100, 1000) if n / step <= 16)
 
 
 def embedded(figure: go.Figure, name: str) -> str:
