@@ -1,6 +1,6 @@
-"""SAELens's auxiliary loss, computed on the features that may be dead instead of on all."""
+"""The features that may be dead: on them and not on all, losses of dead features are computed."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,44 +59,3 @@ class DeadGradients:
     index_C: torch.Tensor
     grad_pre_BC: torch.Tensor
     grad_W_dec_CD: torch.Tensor
-
-
-def auxiliary_loss(
-    hidden_BF: torch.Tensor,
-    norm_F: torch.Tensor | None,
-    W_dec_FD: torch.Tensor,
-    residual_BD: torch.Tensor,
-    index_C: torch.Tensor,
-    is_dead_C: torch.Tensor,
-    coefficient: float,
-    largest: Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor],
-    summed: Callable[[torch.Tensor], torch.Tensor],
-) -> DeadGradients:
-    """How well the dead features reconstruct what the living ones left (arXiv 2406.04093, A.2).
-
-    Args:
-        hidden_BF: pre-activations, times `norm_F` where there is one.
-        norm_F: norms of the decoder's rows, where SAELens rescales by them.
-        residual_BD: what the reconstruction lacks.
-        index_C: features that may be dead.
-        is_dead_C: which of them are.
-        coefficient: SAELens's `aux_loss_coefficient`.
-        largest: from pre-activations (B, C), which are dead (C,) and k: the k largest, else zeros.
-        summed: gives a sum over features as one over those of other shards too.
-    """
-    n_rows, d_in = residual_BD.shape
-    k_aux = d_in // 2
-    acts_BC = largest(hidden_BF[:, index_C], is_dead_C, k_aux)
-    is_taken_BC = acts_BC != 0
-    if norm_F is not None:
-        acts_BC = acts_BC / norm_F[index_C]
-    W_dec_CD = W_dec_FD[index_C]
-    error_BD = summed(acts_BC @ W_dec_CD) - residual_BD
-    factor = coefficient * (summed(is_dead_C.sum()) / k_aux).clamp(max=1)
-    grad_BD = error_BD * (2 * factor / n_rows)
-    return DeadGradients(
-        loss=factor * error_BD.pow(2).sum(dim=-1).mean(),
-        index_C=index_C,
-        grad_pre_BC=(grad_BD @ W_dec_CD.T) * is_taken_BC,
-        grad_W_dec_CD=acts_BC.T @ grad_BD,
-    )

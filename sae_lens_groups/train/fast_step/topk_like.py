@@ -11,7 +11,7 @@ from sae_lens.saes.sae import TrainingSAEConfig, TrainStepOutput
 from typing_extensions import override
 
 from sae_lens_groups.train.fast_step.active_latents import ActiveLatents
-from sae_lens_groups.train.fast_step.dead_features import DeadGradients, auxiliary_loss
+from sae_lens_groups.train.fast_step.dead_features import DeadGradients
 from sae_lens_groups.train.fast_step.largest import largest_per_row
 from sae_lens_groups.train.fast_step.sparse_step import FEATURES_PER_ACTIVE, SparseStep
 
@@ -110,20 +110,51 @@ class TopKLikeStep(SparseStep[T_TOPK]):
         """What the dead features would add to the last reconstructions, one for each part of them."""
         parts = self.dead_candidates.next(n_steps_since_fired_F)
         return [
-            auxiliary_loss(
+            self._auxiliary_of(
                 hidden_BF,
                 norm_F,
-                self.sae.W_dec,
                 -error_BD,
                 index_C,
                 n_steps_since_fired_F[index_C] > self.dead_candidates.window,
-                self.sae.cfg.aux_loss_coefficient,
-                self._largest_dead,
-                self._summed,
             )
             for index_C, error_BD in zip(parts, errors[-len(parts) :])
             if self._has_candidates(index_C)
         ]
+
+    def _auxiliary_of(
+        self,
+        hidden_BF: torch.Tensor,
+        norm_F: torch.Tensor | None,
+        residual_BD: torch.Tensor,
+        index_C: torch.Tensor,
+        is_dead_C: torch.Tensor,
+    ) -> DeadGradients:
+        """How well dead features reconstruct what the living ones left (arXiv 2406.04093, A.2).
+
+        Args:
+            hidden_BF: pre-activations, times `norm_F` where there is one.
+            norm_F: norms of the decoder's rows, where SAELens rescales by them.
+            residual_BD: what the reconstruction lacks.
+            index_C: features that may be dead.
+            is_dead_C: which of them are.
+        """
+        n_rows, d_in = residual_BD.shape
+        k_aux = d_in // 2
+        acts_BC = self._largest_dead(hidden_BF[:, index_C], is_dead_C, k_aux)
+        is_taken_BC = acts_BC != 0
+        if norm_F is not None:
+            acts_BC = acts_BC / norm_F[index_C]
+        W_dec_CD = self.sae.W_dec[index_C]
+        error_BD = self._summed(acts_BC @ W_dec_CD) - residual_BD
+        n_dead = self._summed(is_dead_C.sum())
+        factor = self.sae.cfg.aux_loss_coefficient * (n_dead / k_aux).clamp(max=1)
+        grad_BD = error_BD * (2 * factor / n_rows)
+        return DeadGradients(
+            loss=factor * _squared(error_BD),
+            index_C=index_C,
+            grad_pre_BC=(grad_BD @ W_dec_CD.T) * is_taken_BC,
+            grad_W_dec_CD=acts_BC.T @ grad_BD,
+        )
 
     def _has_candidates(self, index_C: torch.Tensor) -> bool:
         """Whether any feature of a part may be dead, wherever it is."""
