@@ -7,7 +7,7 @@ import torch
 from sae_lens.saes.sae import TrainStepOutput
 from typing_extensions import override
 
-from sae_lens_groups.train.fast_step.active_latents import ActiveLatents, starts
+from sae_lens_groups.train.fast_step.active_latents import ActiveLatents
 from sae_lens_groups.train.fast_step.sparse_step import FEATURES_PER_ACTIVE, T_SAE, SparseStep
 
 _STATE = "above_threshold.is_due"
@@ -51,18 +51,10 @@ class AboveThresholdStep(SparseStep[T_SAE]):
 
     def _latents(self, hidden_BF: torch.Tensor) -> ActiveLatents:
         """Those that take part, with their pre-activations as values; decides on the next step."""
-        n_rows, d_sae = hidden_BF.shape
         # Waits for the device once a step: how many there are follows from the data.
         index_N = (hidden_BF > self._lowest()).view(-1).nonzero().squeeze(1)
-        self._decide(len(index_N), n_rows)
-        row_N = index_N // d_sae
-        return ActiveLatents(
-            row_start_B=starts(row_N, n_rows),
-            row_N=row_N,
-            feature_N=index_N % d_sae,
-            value_N=hidden_BF.view(-1)[index_N],
-            d_sae=d_sae,
-        )
+        self._decide(len(index_N), len(hidden_BF))
+        return ActiveLatents.at(index_N, hidden_BF)
 
     def _add_gradient_of_norms(self, grad_norm_F: torch.Tensor, norm_F: torch.Tensor) -> None:
         """Adds to the decoder's gradient what it gets by way of the norms of its rows."""

@@ -24,19 +24,21 @@ class ActiveLatents:
     d_sae: int
 
     @classmethod
-    def k_per_row(
-        cls, value_BK: torch.Tensor, feature_BK: torch.Tensor, d_sae: int
-    ) -> "ActiveLatents":
-        """As many in each row."""
-        n_rows, k = value_BK.shape
-        row_B = torch.arange(n_rows, device=value_BK.device)
+    def at(cls, index_N: torch.Tensor, hidden_BF: torch.Tensor) -> "ActiveLatents":
+        """Those at ascending places of the flattened pre-activations, which are their values."""
+        n_rows, d_sae = hidden_BF.shape
+        row_N = index_N // d_sae
         return cls(
-            row_start_B=row_B * k,
-            row_N=row_B[:, None].expand(n_rows, k).reshape(-1),
-            feature_N=feature_BK.reshape(-1),
-            value_N=value_BK.reshape(-1),
+            row_start_B=starts(row_N, n_rows),
+            row_N=row_N,
+            feature_N=index_N % d_sae,
+            value_N=hidden_BF.view(-1)[index_N],
             d_sae=d_sae,
         )
+
+    def relu(self) -> "ActiveLatents":
+        """The same behind a ReLU."""
+        return replace(self, value_N=self.value_N.relu())
 
     @property
     def n_rows(self) -> int:

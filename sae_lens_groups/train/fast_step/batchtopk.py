@@ -7,7 +7,7 @@ import torch
 from sae_lens import BatchTopKTrainingSAE
 from typing_extensions import override
 
-from sae_lens_groups.train.fast_step.active_latents import ActiveLatents, starts
+from sae_lens_groups.train.fast_step.active_latents import ActiveLatents
 from sae_lens_groups.train.fast_step.dead_features import DeadCandidates
 from sae_lens_groups.train.fast_step.largest import largest_of_all
 from sae_lens_groups.train.fast_step.topk_like import TopKLikeStep
@@ -19,7 +19,8 @@ class BatchTopKStep(TopKLikeStep[BatchTopKTrainingSAE]):
     @override
     def active(self, hidden_BF: torch.Tensor) -> ActiveLatents:
         n_active = int(self.sae.cfg.k * len(hidden_BF))
-        return latents_at(hidden_BF, largest_of_all(hidden_BF.flatten(), n_active))
+        index_N = largest_of_all(hidden_BF.flatten(), n_active)
+        return ActiveLatents.at(index_N, hidden_BF).relu()
 
     @override
     def finish(self, active: ActiveLatents) -> dict[str, Any]:
@@ -45,19 +46,6 @@ class MatryoshkaBatchTopKStep(BatchTopKStep):
     def widths(self) -> Sequence[int]:
         cfg: Any = self.sae.cfg
         return cfg.matryoshka_widths
-
-
-def latents_at(hidden_BF: torch.Tensor, index_N: torch.Tensor) -> ActiveLatents:
-    """Those of a batch at places of its flattened pre-activations, in ascending order."""
-    n_rows, n_features = hidden_BF.shape
-    row_N = index_N // n_features
-    return ActiveLatents(
-        row_start_B=starts(row_N, n_rows),
-        row_N=row_N,
-        feature_N=index_N % n_features,
-        value_N=hidden_BF.flatten()[index_N].relu(),
-        d_sae=n_features,
-    )
 
 
 def smallest_of(active: ActiveLatents) -> torch.Tensor:

@@ -17,7 +17,6 @@ from sae_lens_groups.train.fast_step.active_latents import ActiveLatents, starts
 from sae_lens_groups.train.fast_step.batchtopk import (
     BatchTopKStep,
     average_threshold,
-    latents_at,
     smallest_of,
 )
 from sae_lens_groups.train.fast_step.choice import step_for_dtype, step_of_config
@@ -84,21 +83,22 @@ class ShardedStep(TopKLikeStep[Any]):
         n_own = min(k, hidden_BF.shape[1])
         value_BK, feature_BK = largest_per_row(hidden_BF, n_own, self.by_magnitude)
         is_active_BK = self._chosen(value_BK, k, min(k, self._most_features))
-        value_N, row_N = value_BK[is_active_BK], is_active_BK.nonzero()[:, 0]
-        return ActiveLatents(
+        row_N = is_active_BK.nonzero()[:, 0]
+        active = ActiveLatents(
             row_start_B=starts(row_N, len(hidden_BF)),
             row_N=row_N,
             feature_N=feature_BK[is_active_BK],
-            value_N=value_N if self.by_magnitude else value_N.relu(),
+            value_N=value_BK[is_active_BK],
             d_sae=hidden_BF.shape[1],
         )
+        return active if self.by_magnitude else active.relu()
 
     def _largest_of_batch(self, hidden_BF: torch.Tensor, n: int) -> ActiveLatents:
         hidden = hidden_BF.flatten()
         index_N = largest_of_all(hidden, min(n, len(hidden)))
         width = min(n, len(hidden_BF) * self._most_features)
         is_chosen_N = self._chosen(hidden[index_N][None], n, width)[0]
-        return latents_at(hidden_BF, index_N[is_chosen_N])
+        return ActiveLatents.at(index_N[is_chosen_N], hidden_BF).relu()
 
     def _chosen(self, value_BK: torch.Tensor, k: int, width: int) -> torch.Tensor:
         """Which of these are among each row's k largest of all shards, where `width` is enough of each.

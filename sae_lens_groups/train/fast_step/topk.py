@@ -15,5 +15,13 @@ class TopKStep(TopKLikeStep[TopKTrainingSAE]):
     @override
     def active(self, hidden_BF: torch.Tensor) -> ActiveLatents:
         value_BK, feature_BK = largest_per_row(hidden_BF, self.sae.cfg.k, self.by_magnitude)
-        value_BK = value_BK if self.by_magnitude else value_BK.relu()
-        return ActiveLatents.k_per_row(value_BK, feature_BK, hidden_BF.shape[1])
+        n_rows, k = value_BK.shape
+        row_B = torch.arange(n_rows, device=value_BK.device)
+        active = ActiveLatents(
+            row_start_B=row_B * k,
+            row_N=row_B[:, None].expand(n_rows, k).reshape(-1),
+            feature_N=feature_BK.reshape(-1),
+            value_N=value_BK.reshape(-1),
+            d_sae=hidden_BF.shape[1],
+        )
+        return active if self.by_magnitude else active.relu()
