@@ -70,11 +70,11 @@ def sweep(
     model: HookedRootModule,
     tokens: EvaluatedTokens,
     suites: Sequence[Mapping[str, SAE[Any]]],
-    trained: Mapping[str, Sequence[SAEMetadata]] | None = None,
-    model_kwargs: Mapping[str, Any] | None = None,
+    trained: Mapping[str, Sequence[SAEMetadata]],
+    model_kwargs: Mapping[str, Any],
     *,
-    autocast_lm: bool = False,
-    ablations: Ablations | None = None,
+    autocast_lm: bool,
+    ablations: Ablations,
 ) -> Sweep:
     """For each suite, what its SAE does at each hook, all on the same tokens.
 
@@ -84,14 +84,11 @@ def sweep(
         model: the language model, with hooks at all layers.
         tokens: what is read, and which of it counts.
         suites: by hook name, SAEs that take the activations as they are.
-        trained: by hook name, which may be more, the metadata that says how large activations may
-            be; that of these SAEs if None.
+        trained: by hook name, which may be more, metadata that says how large activations may be.
         model_kwargs: of the model's forward pass, as in SAELens's config.
         autocast_lm: whether the model computes in bfloat16.
         ablations: what earlier sweeps over these tokens found; this one adds what is missing.
     """
-    ablations = {} if ablations is None else ablations
-    hook_names = list(dict.fromkeys(name for suite in suites for name in suite))
     results = [
         {name: LayerResults(sae.cfg.d_sae) for name, sae in suite.items()} for suite in suites
     ]
@@ -100,17 +97,14 @@ def sweep(
         for suite in suites
         for name, sae in suite.items()
     }
-    if trained is None:
-        trained = {name: [of[name].cfg.metadata for of in suites if name in of] for name in sites}
     outliers = Outliers(trained)
-    captured = dict.fromkeys([*hook_names, *trained])
-    n_steps = len(tokens.batches) * len(hook_names)
+    captured = dict.fromkeys([*sites, *trained])
+    n_steps = len(tokens.batches) * len(sites)
     with tqdm(total=n_steps, desc="Evaluating layers", unit="layer", leave=False) as bar:
         for n, tokens_ST in enumerate(tokens.batches):
-            shared = SharedPass(model, tokens_ST, captured, model_kwargs or {}, autocast_lm)
+            shared = SharedPass(model, tokens_ST, captured, model_kwargs, autocast_lm)
             counted = outliers.apart(shared.captured, tokens.kept(tokens_ST))
-            for name in hook_names:
-                site = sites[name]
+            for name, site in sites.items():
                 ablated = ablations.get((n, site)) or shared.ablating(site)
                 ablations[n, site] = ablated
                 for suite, of_suite in zip(suites, results):

@@ -82,7 +82,9 @@ def swept(
     model: HookedRootModule, saes: dict[str, SAE[Any]], batches: list[torch.Tensor]
 ) -> dict[str, dict[str, float]]:
     """Hook name -> metrics, from one sweep."""
-    (results,), _ = sweep(model, EvaluatedTokens(batches), [saes])
+    trained = {name: [sae.cfg.metadata] for name, sae in saes.items()}
+    tokens = EvaluatedTokens(batches)
+    (results,), _ = sweep(model, tokens, [saes], trained, {}, autocast_lm=False, ablations={})
     return {name: metrics_of(result.sums) for name, result in results.items()}
 
 
