@@ -84,10 +84,12 @@ def metadata_of_both(
     Also at the baseline's other layers, where a token may have been left out for its norm.
     """
     found = {name: [sae.cfg.metadata] for name, sae in suite.items()}
-    for name in () if baseline is None else baseline.saes:
+    if baseline is None:
+        return found
+    for name in baseline.saes:
         if name in shared:
             found[name].append(shared[name].cfg.metadata)
-        elif baseline is not None and name in model.hook_dict:
+        elif name in model.hook_dict:
             found[name] = [baseline.metadata(name)]
     return found
 

@@ -122,8 +122,10 @@ def _evaluated(suite: SAESuite, on: Measurement) -> tuple[SuiteEvaluation, Resul
         ablations=on.ablations,
     )
     tokens = replace(on.tokens, n_outliers=n_outliers)
+    of_baseline, comparison = _compared(suite, results, baseline, theirs)
     evaluation = SuiteEvaluation(
-        **_scored(suite, results, baseline, theirs),
+        scores=_layer_scores(suite, results, of_baseline),
+        comparison=comparison,
         tokens=tokens,
         dataset_name=settings.dataset,
         features=_features(suite, results, tokens.n_tokens),
@@ -151,15 +153,12 @@ def _figures(evaluation: SuiteEvaluation) -> Iterator[Figures]:
         )
 
 
-def _scored(
-    suite: SAESuite, results: Results, baseline: Baseline | None, theirs: Results
-) -> dict[str, Any]:
-    """A row per layer, lowest first, and what is told of suite and baseline as a whole."""
+def _layer_scores(
+    suite: SAESuite, results: Results, of_baseline: Mapping[str, BaselineScores]
+) -> tuple[LayerScores, ...]:
+    """A row per layer, lowest first."""
     manifest = suite.manifest
-    of_baseline, comparison = {}, None
-    if baseline is not None:
-        of_baseline, comparison = _compared(suite, results, baseline, theirs)
-    scores = tuple(
+    return tuple(
         LayerScores(
             layer=layer,
             hook_name=hook_name,
@@ -171,13 +170,14 @@ def _scored(
         )
         for layer, hook_name in zip(manifest.layers, manifest.hook_names)
     )
-    return {"scores": scores, "comparison": comparison}
 
 
 def _compared(
-    suite: SAESuite, results: Results, baseline: Baseline, theirs: Results
-) -> tuple[dict[str, BaselineScores], Comparison]:
+    suite: SAESuite, results: Results, baseline: Baseline | None, theirs: Results
+) -> tuple[dict[str, BaselineScores], Comparison | None]:
     """The baseline's scores by hook name, with the differences to them, and their means."""
+    if baseline is None:
+        return {}, None
     hook_names = [name for name in suite if name in theirs]
     pairs = [(results[name].sums, theirs[name].sums) for name in hook_names]
     differences, means = Resamplings(len(pairs[0][0])).differences(pairs)
