@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jinja2 import ChoiceLoader, PackageLoader
@@ -115,7 +115,7 @@ def _setting(of: SettingScores, layers: Sequence[int], sweep: str) -> dict[str, 
         "name": of.setting.name,
         "site": of.site,
         "changes": {name: as_given(value) for name, value in of.setting.changes.items()},
-        "means": {name: _mean(of, name) for name in _SHOWN},
+        "means": {name: _estimated(of.means, of.evaluation.mean(name), name) for name in _SHOWN},
         "layers": {
             name: [None if n not in at else _at_layer(of, at[n], name) for n in layers]
             for name in _SHOWN
@@ -140,17 +140,13 @@ def _baseline(found: SweepEvaluation, layers: Sequence[int]) -> dict[str, Any] |
     }
 
 
-def _mean(of: SettingScores, name: str) -> list[float | None]:
-    """Its value and, where they are known, the ends of its interval."""
-    if name in of.means:
-        return _numbers(of.means[name])
-    return [_number(of.evaluation.mean(name))]
-
-
 def _at_layer(of: SettingScores, n: int, name: str) -> list[float | None]:
-    if name in of.layers[n]:
-        return _numbers(of.layers[n][name])
-    return [_number(of.evaluation[n].score(name))]
+    return _estimated(of.layers[n], of.evaluation[n].score(name), name)
+
+
+def _estimated(known: Mapping[str, Estimate], value: float, name: str) -> list[float | None]:
+    """A metric's value and, where they are known, the ends of its interval."""
+    return _numbers(known[name]) if name in known else [_number(value)]
 
 
 def _numbers(of: Estimate) -> list[float | None]:

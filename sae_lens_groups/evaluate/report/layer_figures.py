@@ -1,6 +1,7 @@
 """Quality against layer, difference to the baseline, and quality against cost."""
 
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 import plotly.graph_objects as go
@@ -16,7 +17,6 @@ from sae_lens_groups.evaluate.report.plots import (
     add_line,
     drawn,
     empty_figure,
-    escaped,
     over_layers,
 )
 from sae_lens_groups.evaluate.result import SuiteEvaluation
@@ -46,16 +46,15 @@ def quality(groups: Sequence[LayerGroup], evaluation: SuiteEvaluation) -> dict[s
 
 def cost(evaluation: SuiteEvaluation) -> dict[str, Any] | None:
     """Both metrics over what training took; None where there are no two to compare."""
-    if len(evaluation.costs) < 2:
-        return None
     compared = evaluation.comparison
-    is_part = compared is not None and compared.n_layers < len(evaluation)
+    if compared is None or len(evaluation.costs) < 2:
+        return None
     return {
         "drawings": [
             drawn(label, f"cost_{name}", _cost_figure(evaluation, name))
             for name, label in _DRAWN.items()
         ],
-        "n_layers": compared.n_layers if compared is not None and is_part else None,
+        "n_layers": compared.n_layers if compared.n_layers < len(evaluation) else None,
     }
 
 
@@ -122,7 +121,7 @@ def _cost_figure(evaluation: SuiteEvaluation, name: str) -> go.Figure:
                 "color": colour,
                 "line": {"color": colour, "width": 2},
             },
-            hovertemplate=f"{escaped(public(costs.name))}, {of_layers}: {flops(costs.flops)} for "
+            hovertemplate=f"{escape(public(costs.name))}, {of_layers}: {flops(costs.flops)} for "
             f"{costs.training_tokens:,} tokens each, {_DRAWN[name]} %{{y:.4f}}<extra></extra>",
         )
     highest = 1.12 * max(costs.flops for costs in evaluation.costs)

@@ -73,7 +73,7 @@ def add_line(
         **{
             "x": [x for x, _ in points],
             "y": [y for _, y in points],
-            "name": escaped(name),
+            "name": html.escape(name),  # may be from a file, and plotly takes <b> for a tag
             "mode": "lines+markers",
             "line": {"color": colour, "width": 2},
             "marker": {"size": 6},
@@ -114,8 +114,3 @@ def group_boxes(groups: Iterable[LayerGroup]) -> list[dict[str, Any]]:
         {"type": "rect", "x0": low, "y0": low, "x1": high, "y1": high, "line": line}
         for low, high in boxes
     ]
-
-
-def escaped(name: str) -> str:
-    """A name from a file, for a label in which plotly would take `<b>` for a tag."""
-    return html.escape(name)

@@ -17,18 +17,13 @@ templates = Environment(
     undefined=StrictUndefined,
     keep_trailing_newline=True,
 )
+_FILTERS = (
+    *(as_given, counted, flops, in_words, interval, percent),
+    *(printable, public, score, signed),
+)
 templates.filters |= {
-    "as_given": as_given,
-    "flops": flops,
-    "in_words": in_words,
-    "interval": interval,
-    "percent": percent,
+    **{each.__name__: each for each in _FILTERS},
     "code": lambda name: cell(public(name)),
-    "counted": counted,
-    "printable": printable,
-    "public": public,
     "quoted": repr,
-    "score": score,
-    "signed": signed,
     "wrapped": partial(textwrap.fill, width=100),
 }
