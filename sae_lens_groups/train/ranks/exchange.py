@@ -93,8 +93,7 @@ def exchange(
             torch.cat([b.position_B for b in batches])[:, None], n_sent, n_received
         )
         if wave < len(own):
-            for at, batch in enumerate(
-                zip(rows_ND.split(n_received), position_N.split(n_received))
-            ):
-                arrived[at][own[wave].name] = GroupBatch(batch[0], batch[1].squeeze(1).long())
+            received = zip(arrived, rows_ND.split(n_received), position_N.split(n_received))
+            for of_rank, rows, position in received:
+                of_rank[own[wave].name] = GroupBatch(rows, position.squeeze(1).long())
     return arrived

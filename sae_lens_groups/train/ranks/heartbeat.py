@@ -86,8 +86,9 @@ class Heartbeat:
         while not self._is_over.wait(_BEAT_SECONDS):
             for rank in range(len(self._keys)):
                 self._seconds[rank] += _BEAT_SECONDS
-            gone = [n for n, one in enumerate(self._seconds) if one >= SECONDS_OF_SILENCE]
-            if self._n_open and (gone := [rank for rank in gone if rank != self._rank]):
+            silent = [n for n, one in enumerate(self._seconds) if one >= SECONDS_OF_SILENCE]
+            gone = [rank for rank in silent if rank != self._rank]
+            if self._n_open and gone:
                 self._end(gone)
 
     def _end(self, gone: list[int]) -> None:

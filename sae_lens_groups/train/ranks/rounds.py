@@ -62,7 +62,7 @@ class Rounds:
         self.device = store.device
         self.shuffle_buffer = store.shuffle_buffer
         self._ranks, self._store, self._placed = ranks, store, placed
-        self._reading: Iterator[tuple[torch.Tensor, _LMBatch]] | None = None
+        self._reading = self._tokens()
         self._reading_error: Exception | None = None
         self._state = self._state_here()
 
@@ -123,7 +123,6 @@ class Rounds:
 
     def _read(self) -> list[tuple[torch.Tensor, _LMBatch]]:
         """The next LM batches, as many as there are ranks, or as there are before an error."""
-        self._reading = self._reading or self._tokens()
         found: list[tuple[torch.Tensor, _LMBatch]] = []
         try:
             while self._reading_error is None and len(found) < self._ranks.size:

@@ -178,27 +178,20 @@ class Ranks(World):
         place: Callable[[], object] | None = None,
     ) -> tuple[_T, list[list[int]]]:
         """What the work gives here, and numbers of it on each rank, once all have done theirs."""
-        with contextlib.nullcontext() if self._heartbeat is None else self._heartbeat.expecting():
-            return self._met(work, numbers, place or work)
-
-    def _met(
-        self,
-        work: Callable[[], _T],
-        numbers: Callable[[_T], Sequence[int]],
-        place: Callable[[], object],
-    ) -> tuple[_T, list[list[int]]]:
+        place = place or work
         result: Any = None
         error: BaseException | None = None
-        try:
-            result = work()
-        except (Exception, TrainingInterrupted) as raised:
-            if is_agreed(raised):
-                raise
-            error = raised
-        mine = [error is not None, _code_of(place), *(() if error else numbers(result))]
-        everyones = self._numbers(mine)
-        if any(failed for failed, *_ in everyones):
-            self._raise_together(error)
+        with contextlib.nullcontext() if self._heartbeat is None else self._heartbeat.expecting():
+            try:
+                result = work()
+            except (Exception, TrainingInterrupted) as raised:
+                if is_agreed(raised):
+                    raise
+                error = raised
+            mine = [error is not None, _code_of(place), *(() if error else numbers(result))]
+            everyones = self._numbers(mine)
+            if any(failed for failed, *_ in everyones):
+                self._raise_together(error)
         if len({code for _, code, *_ in everyones}) > 1:
             self._is_broken = True
             raise agreed(TornError(f"the ranks lost one another{self.here}: {place}"))
