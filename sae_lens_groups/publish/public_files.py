@@ -33,7 +33,7 @@ class PublicFiles(NamedTuple):
 
 
 def public_files(
-    suite_folder: Path,
+    folder: Path,
     manifest: SuiteManifest,
     base_model: str | None = None,
     dataset_name: str | None = None,
@@ -49,10 +49,10 @@ def public_files(
         dataset_name: the same for the dataset that the suite was trained on.
         with_features: the page of features too.
     """
-    folder = Path(suite_folder)
+    suite = CheckedFolder(folder)
     try:
-        found = _checked_files(CheckedFolder(folder), manifest)
-        found |= _of_features(CheckedFolder(folder)) if with_features else {}
+        found = _checked_files(suite, manifest)
+        found |= _of_features(suite) if with_features else {}
     except SuiteError as error:
         raise PublishError(f"the suite is damaged: {error}; nothing was published") from error
     public = PublicValues(

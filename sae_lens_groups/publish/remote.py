@@ -144,7 +144,7 @@ def upload_weights(
     bar = tqdm(total=n_bytes, unit="B", unit_scale=True, disable=is_silent)
     disable_progress_bars()  # the client has one for each file
     try:
-        for folder, of_folder in groupby(weights, _folder):
+        for folder, of_folder in groupby(weights, lambda one: one.path_in_repo.rpartition("/")[0]):
             bar.set_description(folder)
             sent = list(of_folder)
             send(sent)
@@ -153,7 +153,3 @@ def upload_weights(
         bar.close()
         if not is_silent:
             enable_progress_bars()
-
-
-def _folder(addition: CommitOperationAdd) -> str:
-    return addition.path_in_repo.rpartition("/")[0]
