@@ -1,6 +1,6 @@
 """The language model's runs on pairs of prompts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +26,8 @@ class TaskRuns:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: HookedRootModule, batch: PairBatch, hook_names: Sequence[str]) -> "TaskRuns":
-        """Runs the model twice."""
-        names = list(hook_names)
+    def of(cls, model: HookedRootModule, batch: PairBatch, names: list[str]) -> "TaskRuns":
+        """Runs the model twice, and captures the activations at hooks of these names."""
         clean, clean_logits = CleanPass.run(model, batch.clean_PT, names)
         logits, counterfactual = model.run_with_cache(batch.counterfactual_PT, names_filter=names)
         return cls(batch, batch.scores(clean_logits), batch.scores(logits), clean, counterfactual)
