@@ -1,7 +1,6 @@
 """The entry of a published suite in SAELens's `pretrained_saes.yaml`."""
 
 import math
-import re
 from collections.abc import Mapping
 
 import yaml
@@ -9,21 +8,16 @@ import yaml
 from sae_lens_groups.errors import PublishError
 from sae_lens_groups.publish.card import CardFacts
 
-_RELEASE = re.compile(r"[A-Za-z0-9][\w.-]*", flags=re.ASCII)
 
-
-def pretrained_entry(facts: CardFacts, release: str | None = None) -> str:
+def pretrained_entry(facts: CardFacts) -> str:
     """The YAML to put at the end of SAELens's file, for `SAE.from_pretrained(release, hook_name)`.
 
-    Args:
-        facts: the suite as published.
-        release: what SAELens is to call it; by default the repository's name.
+    The release has the repository's name.
 
     Raises:
         PublishError: SAELens could not find the suite under this entry.
     """
-    release = facts.name if release is None else release
-    _require_usable(facts, release)
+    _require_usable(facts)
     scores = {row.get("hook_name"): row for row in facts.scores or ()}
     entry = {
         # SAELens reads the folders as they are, and every cfg.json says what else it needs.
@@ -35,27 +29,22 @@ def pretrained_entry(facts: CardFacts, release: str | None = None) -> str:
             for name in facts.manifest.hook_names
         ],
     }
-    return yaml.safe_dump({release: entry}, sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump({facts.name: entry}, sort_keys=False, allow_unicode=True)
 
 
-def _require_usable(facts: CardFacts, release: str) -> None:
+def _require_usable(facts: CardFacts) -> None:
     from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
-    if not _RELEASE.fullmatch(release):
-        raise PublishError(
-            f"the release name {release!r} has to be of letters, digits, '-', '_' and '.', "
-            "such as pythia-160m-res-groups"
-        )
     if facts.branch is not None:
         raise PublishError(
             f"an entry for SAELens names no revision, and SAELens reads main; the suite is on "
             f"{facts.branch!r}: publish it to main, or write no entry"
         )
-    known = get_pretrained_saes_directory().get(release)
+    known = get_pretrained_saes_directory().get(facts.name)
     if known is not None and known.repo_id != facts.repo_id:
         raise PublishError(
-            f"SAELens has a release {release!r} already, of {known.repo_id!r}; "
-            "give the entry another name"
+            f"SAELens has a release {facts.name!r} already, of {known.repo_id!r}; "
+            "publish to a repository of another name"
         )
 
 
