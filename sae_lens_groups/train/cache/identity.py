@@ -1,7 +1,6 @@
 """Which settings cached activations depend on, so that a run has to agree in them."""
 
 import json
-from collections.abc import Iterable
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -58,12 +57,17 @@ def row_settings(cfg: GroupSAERunnerConfig[Any]) -> dict[str, Any]:
     A setting that a newer SAELens has is taken to be of them: better a cache refused than a wrong
     one used.
     """
-    return _values(cfg, (*IN_ROWS, *undecided()))
+    values = {name: getattr(cfg, name) for name in (*IN_ROWS, *undecided())}
+    for name in ("model_name", "dataset_path"):  # a local folder may lie elsewhere by now
+        values[name] = Path(str(values[name])).name
+    values["hook_name"] = str(cfg.hook_template)  # which may name any layer
+    values["model_from_pretrained_kwargs"] = values["model_from_pretrained_kwargs"] or {}
+    return _as_json(values)
 
 
 def draw_settings(cfg: GroupSAERunnerConfig[Any]) -> dict[str, Any]:
     """What decides on the draws beside the groups, as JSON gives it back."""
-    return _values(cfg, IN_DRAWS)
+    return _as_json({name: getattr(cfg, name) for name in IN_DRAWS})
 
 
 def default_of(name: str) -> Any:
@@ -71,18 +75,6 @@ def default_of(name: str) -> Any:
     (found,) = (field for field in fields(GroupSAERunnerConfig) if field.name == name)
     default = found.metadata.get("before", found.default)
     return None if default is MISSING else _as_json(default)
-
-
-def _values(cfg: GroupSAERunnerConfig[Any], names: Iterable[str]) -> dict[str, Any]:
-    values = {name: getattr(cfg, name) for name in names}
-    for name in ("model_name", "dataset_path"):  # a local folder may lie elsewhere by now
-        if name in values:
-            values[name] = Path(str(values[name])).name
-    if "hook_name" in values:  # which may name any layer
-        values["hook_name"] = str(cfg.hook_template)
-    if "model_from_pretrained_kwargs" in values:
-        values["model_from_pretrained_kwargs"] = values["model_from_pretrained_kwargs"] or {}
-    return _as_json(values)
 
 
 def _as_json(value: Any) -> Any:
