@@ -43,9 +43,15 @@ class CacheManifest(files.FileEntries):
     @classmethod
     def load(cls, folder: Path | str) -> "CacheManifest":
         """Reads a folder's manifest."""
-        path = files.expanded(folder) / files.CACHE
+        folder = files.expanded(folder)
+        path = folder / files.CACHE
         if not path.is_file():
-            raise CacheError(_not_a_cache(files.expanded(folder)))
+            lacks = f"has no {files.CACHE}, so it holds no cached activations"
+            raise CacheError(
+                f"cached_activations_path {str(folder)!r} "
+                f"{lacks if folder.exists() else 'does not exist'}; name a folder that "
+                "`sae-lens-groups cache` or SAELens's CacheActivationsRunner wrote"
+            )
         with files.refusing(CacheError, f"{str(path)!r} cannot be read", WRITE_AGAIN):
             manifest = files.read_entries(cls, path.read_text(encoding="utf-8"))
             template = HookTemplate.from_text(manifest.settings["hook_name"])
@@ -126,13 +132,3 @@ class CacheManifest(files.FileEntries):
                 f"{self.layer_groups}, and this run has the group {format_layer_groups(other)}; "
                 f"train these groups or some of them, {_AGAIN}"
             )
-
-
-def _not_a_cache(folder: Path) -> str:
-    how = "name a folder that `sae-lens-groups cache` or SAELens's CacheActivationsRunner wrote"
-    if not folder.exists():
-        return f"cached_activations_path {str(folder)!r} does not exist; {how}"
-    return (
-        f"cached_activations_path {str(folder)!r} has no {files.CACHE}, so it holds no cached "
-        f"activations; {how}"
-    )

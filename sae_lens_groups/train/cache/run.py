@@ -177,7 +177,13 @@ class CacheRun:
                 bar.update(piece.n_tokens)
                 tell_share(n_tokens / self.n_tokens)
 
-        with self._bar() as bar:
+        with tqdm(
+            total=self.n_tokens,
+            desc=f"Caching {self.n_bytes / 1e9:,.1f} GB of activations",
+            unit="tok",
+            unit_scale=True,
+            leave=False,
+        ) as bar:
             return write_dataset(folder, self.layout.features, encoded()), dtype
 
     def _plan(self, groups: tuple[LayerGroup, ...]) -> None:
@@ -193,15 +199,6 @@ class CacheRun:
                 "training_tokens or name fewer layers in layer_groups, or set cache_rows to drawn "
                 "or cache_dtype to float16"
             )
-
-    def _bar(self) -> Any:
-        return tqdm(
-            total=self.n_tokens,
-            desc=f"Caching {self.n_bytes / 1e9:,.1f} GB of activations",
-            unit="tok",
-            unit_scale=True,
-            leave=False,
-        )
 
 
 def _free_folder(cfg: GroupSAERunnerConfig[Any]) -> Path:
