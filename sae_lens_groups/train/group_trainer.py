@@ -287,7 +287,8 @@ class GroupTrainer(MultiSAETrainer):
         known: Mapping[str, ChecksumEntry],
     ) -> None:
         files.write_text(partial / files.CURVES, points_to_csv(points))
-        files.write_text(partial / files.CHECKPOINT, self._facts(points).to_json())
+        facts = self._facts(points).model_dump()
+        files.write_text(partial / files.CHECKPOINT, files.json_text(facts))
         write_checksums(partial, known=known)
         if folder.exists():  # of an interrupted run that was resumed
             remove(folder)

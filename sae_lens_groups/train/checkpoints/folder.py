@@ -17,10 +17,6 @@ class CheckpointFacts(files.Entries):
     explained_variance: float
     """The mean over the groups, of the last points of the training curves."""
 
-    def to_json(self) -> str:
-        """The text of the file."""
-        return files.json_text(self.model_dump())
-
     @classmethod
     def read(cls, checkpoint: Path) -> "CheckpointFacts | None":
         """The facts of a checkpoint; None where they are damaged."""
