@@ -36,7 +36,7 @@ class CompletedRun:
 def complete(
     run: PreparedRun,
     model: HookedRootModule,
-    measured: Callable[[Callable[[], Any]], Any] = lambda measure: measure(),
+    measured: Callable[[Callable[[], Any]], Any],
 ) -> CompletedRun:
     """The groups of the loaded model, where each of them starts from, and its layers' norms.
 
@@ -63,13 +63,7 @@ def complete(
     dataset = DatasetId(run.dataset_path, fingerprint(run.dataset))
     if transfer is not None:  # counted from here on, as a resumed run may not find the source
         run.rows.n_read = max(run.rows.n_read, rows_read_for(transfer.source, dataset))
-    return CompletedRun(
-        groups=groups,
-        plan=plan,
-        transfer=transfer,
-        norms=norms,
-        dataset=dataset,
-    )
+    return CompletedRun(groups=groups, plan=plan, transfer=transfer, norms=norms, dataset=dataset)
 
 
 def _norms(

@@ -38,19 +38,19 @@ def saes_of_settings(
     settings: Iterable[Setting],
     groups: tuple[LayerGroup, ...],
     override_saes: Mapping[str, TrainingSAE[Any]] | None,
-    own: Iterable[LayerGroup],
+    own: tuple[LayerGroup, ...],
     kept_of: Callable[[TrainingSAE[Any]], TrainingSAE[Any]],
 ) -> tuple[dict[str, TrainingSAE[Any]], "Orders"]:
     """The SAEs of each setting, as a run of it alone makes them, by `sae_name`; and the orders of
     rows in which such runs train them.
     """
-    found, orders, own = dict[str, TrainingSAE[Any]](), Orders(), tuple(own)
+    found, orders = dict[str, TrainingSAE[Any]](), Orders()
     # The global generator decides initial weights here and the shuffling later. It is seeded apart
     # from whatever else the process draws, and carried over between the two.
     with torch.random.fork_rng():
         for setting in settings:
             torch.manual_seed(setting.cfg.seed)
-            saes = initial_saes(setting.cfg, groups, override_saes, own, kept_of)
+            saes = _initial_saes(setting.cfg, groups, override_saes, own, kept_of)
             found |= {sae_name(setting.name, group): saes[group.name] for group in own}
             orders.add(setting.name, torch.get_rng_state())
     return found, orders
@@ -75,20 +75,18 @@ class Orders:
         self.of_setting[setting] = order
 
 
-def initial_saes(
+def _initial_saes(
     cfg: GroupSAERunnerConfig[Any],
-    groups: Iterable[LayerGroup],
+    groups: tuple[LayerGroup, ...],
     override_saes: Mapping[str, TrainingSAE[Any]] | None,
-    own: Iterable[LayerGroup] | None = None,
-    kept_of: Callable[[TrainingSAE[Any]], TrainingSAE[Any]] = lambda sae: sae,
+    own: tuple[LayerGroup, ...],
+    kept_of: Callable[[TrainingSAE[Any]], TrainingSAE[Any]],
 ) -> dict[str, TrainingSAE[Any]]:
     """Group name -> SAE to train, on the config's device, made in the order of the groups.
 
     Where only some are the process's own, the others are made too, as the weights are drawn one
     after the other, and let go; so is what `kept_of` leaves out of the own.
     """
-    groups = list(groups)
-    kept = groups if own is None else list(own)
     names = [group.name for group in groups]
     if override_saes is not None and set(override_saes) != set(names):
         raise ConfigError(
@@ -101,10 +99,9 @@ def initial_saes(
     saes: dict[str, TrainingSAE[Any]] = {}
     for group in groups:
         sae = given[group.name] if group.name in given else _initial_sae(cfg)
-        if group in kept:
+        if group in own:
             saes[group.name] = kept_of(sae)
-    for group in kept:
-        _prepare(saes[group.name], cfg, group)
+            _prepare(saes[group.name], cfg, group)
     return saes
 
 
