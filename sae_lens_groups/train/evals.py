@@ -15,7 +15,7 @@ from sae_lens.training.activation_scaler import ActivationScaler
 from transformer_lens import HookedRootModule
 from typing_extensions import override
 
-from sae_lens_groups.activations import GroupActivationsStore, TrainingBatches
+from sae_lens_groups.activations import GroupActivationsStore
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.saved import Scores
@@ -26,7 +26,7 @@ from sae_lens_groups.train.trainer import GroupSAETrainer
 class ReplayedTokens:
     """Stands in for an activation store in `run_evals` and gives every layer the same tokens."""
 
-    def __init__(self, store: ActivationsStore) -> None:
+    def __init__(self, store: GroupActivationsStore) -> None:
         self.store = store
         self.store_batch_size_prompts = store.store_batch_size_prompts
         self.context_size = store.context_size
@@ -109,8 +109,7 @@ class GroupEvaluator:
             compute_variance_metrics=True,
         )
         logs: dict[str, Any] = {}
-        is_ours = isinstance(data_provider, TrainingBatches)
-        with data_provider.paused() if is_ours else contextlib.nullcontext():
+        with data_provider.paused():
             for name, sae in saes.items():
                 for layer, scaler in self.trainers[name].scaling.of_layer.items():
                     with _standing_for(sae, cfg.hook_template.hook_name(layer)):
@@ -205,7 +204,6 @@ class _CapturedTokens(ReplayedTokens):
 
     def __init__(self, store: GroupActivationsStore) -> None:
         super().__init__(store)
-        self._given = store
         self._captured: list[dict[str, torch.Tensor]] = []
 
     @override
@@ -214,7 +212,7 @@ class _CapturedTokens(ReplayedTokens):
         tokens = super().get_batch_tokens(batch_size)
         if not is_new:
             return tokens
-        store, captured = self._given, dict[str, torch.Tensor]()
+        store, captured = self.store, dict[str, torch.Tensor]()
         store.run_model(tokens, store.places, captured.__setitem__)
         layers = {name: store.trained_rows(acts) for name, acts in captured.items()}
         kept_B = store.ordinary_positions(tokens, layers)
