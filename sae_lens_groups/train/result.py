@@ -81,8 +81,10 @@ class Result:
         if self.cfg.refit_tokens:
             trained = self._refitted(trained)
         if self.cfg.init_keep_layers:
+            assert self.transfer is not None
+            source = self.transfer.source
             try:
-                filled_in = self.world.agreed(lambda: self._filled_in(trained))
+                filled_in = self.world.agreed(lambda: with_kept_layers(trained, source))
                 return self._written(filled_in, output_path)
             except (GroupSAEError, OSError) as error:
                 warnings.warn(f"the layers of init_from are not kept: {error}", stacklevel=2)
@@ -119,10 +121,6 @@ class Result:
         else:  # which may read on where training ended
             set_rows_read(suite, self._dataset_rows_read())
         return suite
-
-    def _filled_in(self, trained: SAESuite) -> SAESuite:
-        assert self.transfer is not None
-        return with_kept_layers(trained, self.transfer.source)
 
     def _dataset_rows_read(self) -> int | None:
         n_read = max(self.world.gathered(lambda: self.store.rows.n_read))

@@ -8,6 +8,7 @@ Shapes: N rows, D = d_in, F = d_sae, G = F + 1: with the constant 1, whose decod
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -62,10 +63,7 @@ def refit_decoder(sae: SAE[Any], rows_ND: torch.Tensor, widths: Sequence[int]) -
     target_ND = sae.run_time_activation_norm_fn_in(rows_ND.to(sae.device, sae.dtype)).float()
     decoder_GD = torch.cat([sae.W_dec, sae.b_dec[None]]).float()
     n_fitted = len(rows_ND) - len(rows_ND) // _KEPT_APART
-
-    def least_squares(rows: range, widths: Sequence[int]) -> LeastSquares:
-        return _least_squares(latents_NG, target_ND, decoder_GD, widths, rows)
-
+    least_squares = partial(_least_squares, latents_NG, target_ND, decoder_GD)
     fitted = least_squares(range(n_fitted), widths)
     apart = least_squares(range(n_fitted, len(rows_ND)), [sae.cfg.d_sae])
     firing_G = _firing(latents_NG, decoder_GD)
@@ -81,7 +79,8 @@ def refit_decoder(sae: SAE[Any], rows_ND: torch.Tensor, widths: Sequence[int]) -
     if ridge:
         everything = least_squares(range(len(rows_ND)), widths)
         _change_decoder(sae, everything.solution(_ridge(ridge, firing_G)))
-    total = _total_variance(target_ND[n_fitted:])
+    apart_ND = target_ND[n_fitted:]
+    total = max((apart_ND - apart_ND.mean(0)).double().square().sum().item(), _TINY)
     return RefitScores(ridge, *(1 - of.sum().item() / total for of in (before_N, best_N)))
 
 
@@ -111,8 +110,8 @@ def _least_squares(
     latents_NG: torch.Tensor,
     target_ND: torch.Tensor,
     decoder_GD: torch.Tensor,
-    widths: Sequence[int],
     rows: range,
+    widths: Sequence[int],
 ) -> LeastSquares:
     """Of these rows, once for each of the nested reconstructions."""
     (row_N, feature_N), value_N = latents_NG.indices(), latents_NG.values()
@@ -159,7 +158,3 @@ def _change_decoder(sae: SAE[Any], change_GD: torch.Tensor) -> None:
     state["W_dec"] = state["W_dec"] + change_FD
     state["b_dec"] = state["b_dec"] + change_D
     sae.load_state_dict(state)  # which keeps the dtype of each
-
-
-def _total_variance(rows_ND: torch.Tensor) -> float:
-    return max((rows_ND - rows_ND.mean(0)).double().square().sum().item(), _TINY)
