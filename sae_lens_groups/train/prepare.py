@@ -146,8 +146,7 @@ def settle(cfg: GroupSAERunnerConfig[Any], *, is_first: bool = True) -> SettledC
             else checkpoint.settings["training_tokens"]
         )
         cfg = cfg.with_training_tokens(tokens)
-    require_schedules_that_fit(cfg)
-    for setting in sweep:
+    for setting in sweep or (Setting(cfg),):
         require_schedules_that_fit(setting.cfg)
     if cfg.init_from is not None and init_alignment is not None and not init_alignment.only_norms:
         _require_foldable(cfg, "init_alignment", init_alignment, "scale, orthogonal or none")

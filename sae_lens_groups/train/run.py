@@ -24,10 +24,7 @@ from sae_lens_groups.activations import (
     pairs_with_middle_layers,
 )
 from sae_lens_groups.config import GroupSAERunnerConfig
-from sae_lens_groups.errors import (
-    OutputFolderError,
-    in_one_line,
-)
+from sae_lens_groups.errors import OutputFolderError, in_one_line
 from sae_lens_groups.files import only_writer
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.plan import GroupPlan
@@ -83,10 +80,10 @@ class TrainingRun:
     def __init__(
         self,
         cfg: GroupSAERunnerConfig[Any],
-        override_dataset: HfDataset | None = None,
-        override_model: HookedRootModule | None = None,
-        override_saes: Mapping[str, TrainingSAE[Any]] | None = None,
-        before_loading: Callable[[PreparedRun], None] = lambda _: None,
+        override_dataset: HfDataset | None,
+        override_model: HookedRootModule | None,
+        override_saes: Mapping[str, TrainingSAE[Any]] | None,
+        before_loading: Callable[[PreparedRun], None],
     ) -> None:
         self.world = world_of_process()
         self._logger: LoggingConfig = cfg.logger
@@ -176,8 +173,7 @@ class TrainingRun:
                 self.cfg.logger, self.facts(), may_exist=self._may_be_resumed, is_here=is_first
             ) as self._logger,
         ):
-            is_logged = self._logger.log_to_wandb
-            self._logger.log_to_wandb = self.world.of_first(lambda: is_logged)
+            self._logger.log_to_wandb = self.world.of_first(lambda: self._logger.log_to_wandb)
             return self._run(StopRequest(self.world.grace_seconds))
 
     def _run(self, stop: StopRequest) -> dict[str, SAESuite]:

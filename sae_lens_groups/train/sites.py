@@ -6,11 +6,7 @@ from typing import Any
 
 from transformer_lens import HookedRootModule
 
-from sae_lens_groups.activations import (
-    known_width,
-    require_hooks,
-    width_at,
-)
+from sae_lens_groups.activations import known_width, require_hooks, width_at
 from sae_lens_groups.config import NEWEST, GroupSAERunnerConfig
 from sae_lens_groups.errors import ConfigError
 from sae_lens_groups.files import without_run_id

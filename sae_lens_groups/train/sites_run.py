@@ -63,9 +63,9 @@ class RunOfSites:
         self,
         cfg: GroupSAERunnerConfig[Any],
         sites: Sequence[GroupSAERunnerConfig[Any]],
-        override_dataset: HfDataset | None = None,
-        override_model: HookedRootModule | None = None,
-        before_loading: Callable[[PreparedRun], None] = lambda _: None,
+        override_dataset: HfDataset | None,
+        override_model: HookedRootModule | None,
+        before_loading: Callable[[PreparedRun], None],
     ) -> None:
         self.cfg = cfg
         prepared = [prepare(of, override_dataset, override_model) for of in sites]

@@ -126,8 +126,8 @@ def all_changes(cfg: GroupSAERunnerConfig[Any]) -> dict[str, dict[str, Any]]:
     """In which fields each setting of a sweep differs from the config, by the setting's name."""
     changes = _listed(cfg)
     names = [_name(one) for one in changes]
-    for name, n in ((name, names.count(name)) for name in names):
-        if n > 1:
+    for name in names:
+        if (n := names.count(name)) > 1:
             raise ConfigError(f"sweep has the setting {name} {n} times; give each once")
     return dict(zip(names, changes))
 
