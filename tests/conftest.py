@@ -104,7 +104,25 @@ def browser() -> "Iterator[webdriver.Chrome]":
     chrome.quit()
 
 
+_LONGEST = {
+    f"test_{name}.py"
+    for name in (
+        *("package", "evaluate_command", "cli", "ranks", "transfer", "run_failures"),
+        *(
+            "cached_activations",
+            "evaluation",
+            "ranks_faults",
+            "plan_command",
+            "publish",
+            "circuits",
+        ),
+    )
+}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # First, as files are dealt out whole: no worker is to end with a long one while others wait.
+    items.sort(key=lambda item: item.path.name not in _LONGEST)
     products.mark_slow_products(items)
     floor.mark(items)
 

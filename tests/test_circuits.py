@@ -132,7 +132,7 @@ def trained_model(tokenizer: PreTrainedTokenizerFast) -> HookedTransformer:
     model = untrained_model(tokenizer)
     batches = [training_batch(task, tokenizer) for task in TASKS.values()]
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for _ in range(220):
+    for _ in range(100):
         loss = torch.stack([loss_on(model, batch) for batch in batches]).sum()
         optimizer.zero_grad()
         loss.backward()

@@ -193,14 +193,10 @@ runpy.run_module("ipykernel_launcher", run_name="__main__")
 
 
 NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"))
-FIRST = "train_groups"
 
 
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(p, marks=() if p.stem == FIRST else pytest.mark.slow) for p in NOTEBOOKS],
-    ids=lambda p: p.stem,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 @pytest.mark.filterwarnings("ignore")  # of Jupyter
 def test_tutorials_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = nbformat.read(path, as_version=4)

@@ -1,5 +1,6 @@
 """The entry for SAELens's `pretrained_saes.yaml`, read by SAELens's own loader."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.resources import files
@@ -25,11 +26,13 @@ HOOK_NAMES = ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]
 
 @pytest.fixture
 def saelens_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Puts an entry at the end of SAELens's own list, as a pull request would."""
+    """Puts an entry behind SAELens's own, as a pull request would; the first three do for all."""
 
     def add(entry: str) -> None:
         own = files("sae_lens").joinpath("pretrained_saes.yaml").read_text()
-        (tmp_path / "pretrained_saes.yaml").write_text(own + entry)
+        releases = re.split(r"^(?=[^\s#-])", own, flags=re.MULTILINE)
+        text = "".join([*releases[:4], entry])  # before the first there is nothing, or a comment
+        (tmp_path / "pretrained_saes.yaml").write_text(text)
         monkeypatch.setattr(pretrained_saes_directory, "files", lambda _: tmp_path)
         get_pretrained_saes_directory.cache_clear()
 
@@ -69,11 +72,10 @@ def test_a_model_of_transformers_is_named_as_on_the_hub() -> None:
 
 @pytest.mark.seam
 def test_saelens_own_loader_finds_every_layer_of_the_entry(saelens_with: Any) -> None:
-    n_releases = len(get_pretrained_saes_directory())
     suite = facts("0-1")
     saelens_with(pretrained_entry(replace(suite, scores=scores(suite, l0="32"))))
     directory = get_pretrained_saes_directory()
-    assert len(directory) == n_releases + 1
+    assert len(directory) == 4
     release = directory["my-suite"]
     assert (release.model, release.repo_id, release.conversion_func) == ("pythia-160m", REPO, None)
     assert release.saes_map == {name: name for name in HOOK_NAMES}

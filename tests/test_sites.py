@@ -80,7 +80,6 @@ def alone(
     return GroupSAETrainingRunner(cfg, make_tokens(n_prompts), model).run()
 
 
-@pytest.mark.seam
 @pytest.mark.filterwarnings("ignore:the dataset ended")
 @pytest.mark.parametrize(
     "shared",

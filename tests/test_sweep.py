@@ -46,7 +46,6 @@ def suites_of(sweep: list[Any], model: HookedTransformer, **changes: Any) -> dic
     return SweepTrainingRunner(cfg, make_tokens(), model).run()
 
 
-@pytest.mark.seam
 @pytest.mark.parametrize("fast_step", ["always", "never"])
 def test_each_setting_is_trained_as_alone(
     tmp_path: Path, model: HookedTransformer, fast_step: str
