@@ -231,6 +231,7 @@ def test_rows_of_a_moved_dataset_that_the_baseline_read_are_not_held_out(
     assert rows_read(short) == rows_read(long)
 
 
+@pytest.mark.slow
 def test_a_relative_dataset_path_says_where_it_was_looked_for(
     tokens_folder: Path,
     tmp_path: Path,
@@ -310,6 +311,7 @@ def figures(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_nothing_that_was_measured_is_lost_to_other_settings(
     suite_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

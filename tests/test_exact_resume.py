@@ -93,7 +93,6 @@ def fast_steps(architecture: str) -> list[str]:
     return ["never"] if why_not(sae_config(architecture)) else ["always", "never"]
 
 
-@pytest.mark.seam
 @pytest.mark.parametrize(
     ("architecture", "fast_step", "prefetch"),
     [

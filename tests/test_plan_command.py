@@ -54,6 +54,7 @@ def synthetic_plan(n_layers: int, model_name: str = "synthetic", **flags: Any) -
 # --- the command ---
 
 
+@pytest.mark.slow
 def test_a_model_is_planned_and_trained_from_the_plan(text_folder: Path, tmp_path: Path) -> None:
     dataset = ["--dataset_path", str(text_folder)]
     command = ["-m", "sae_lens_groups"]

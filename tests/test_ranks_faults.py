@@ -89,6 +89,7 @@ def ended(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
     return lambda name: [json.loads((folder / f"{name}.{rank}").read_text()) for rank in range(2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_all_ranks_end_soon_with_one_message(ended: Callable[[str], list[Any]], name: str) -> None:
     _, status, text = CASES[name]
@@ -105,6 +106,7 @@ def test_all_ranks_end_soon_with_one_message(ended: Callable[[str], list[Any]], 
     assert "stopped" not in second["err"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_of_one_rank_is_said_once_and_the_run_goes_on(
     ended: Callable[[str], list[Any]],
 ) -> None:

@@ -206,6 +206,7 @@ def test_a_training_step_that_fails_names_the_last_checkpoint(
     )
 
 
+@pytest.mark.slow
 def test_the_command_line_gives_one_message_and_status_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -605,6 +606,7 @@ def test_a_given_wandb_id_is_gone_on_with_or_never_overwritten(
     assert (asked_for["id"], asked_for["resume"]) == ("mine", expected)
 
 
+@pytest.mark.slow
 def test_a_bad_row_that_evals_alone_meet_costs_the_evals(model: HookedTransformer) -> None:
     settings: dict[str, Any] = {
         "logger": with_wandb(),

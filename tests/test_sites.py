@@ -125,6 +125,7 @@ def newest_first(checkpoint_path: Path, site: str) -> list[Path]:
     return sorted(checkpoint_path.glob(f"{site}/*/*"), key=lambda path: -int(path.name))
 
 
+@pytest.mark.slow
 def test_it_goes_on_as_it_would_have(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: HookedTransformer
 ) -> None:

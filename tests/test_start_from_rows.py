@@ -19,8 +19,6 @@ from .tiny import (
     sae_config,
 )
 
-pytestmark = pytest.mark.seam
-
 
 def started(model: HookedTransformer, sae: object, **changes: object) -> SAESuite:
     """As training starts: with a learning rate of 0 nothing moves."""

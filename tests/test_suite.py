@@ -256,6 +256,7 @@ except ImportError:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.seam
 def test_plain_saelens_loads_a_layer_where_we_cannot_be_imported(
     suite: SAESuite, folder: Path, tmp_path: Path

@@ -13,8 +13,6 @@ from sae_lens_groups.train.trainer import GroupSAETrainer
 
 from .tiny import CONTEXT_SIZE, D_IN, group_config, make_model, make_tokens, sae_config
 
-pytestmark = pytest.mark.seam
-
 ARCHITECTURES = ("batchtopk", "matryoshka_batchtopk")
 
 
