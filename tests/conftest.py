@@ -105,18 +105,17 @@ def browser() -> "Iterator[webdriver.Chrome]":
 
 
 _LONGEST = {
-    f"test_{name}.py"
-    for name in (
-        *("package", "evaluate_command", "cli", "ranks", "transfer", "run_failures"),
-        *(
-            "cached_activations",
-            "evaluation",
-            "ranks_faults",
-            "plan_command",
-            "publish",
-            "circuits",
-        ),
-    )
+    "test_cached_activations.py",
+    "test_circuits.py",
+    "test_cli.py",
+    "test_evaluate_command.py",
+    "test_evaluation.py",
+    "test_package.py",
+    "test_plan_command.py",
+    "test_publish.py",
+    "test_ranks.py",
+    "test_run_failures.py",
+    "test_transfer.py",
 }
 
 

@@ -63,7 +63,8 @@ def likely_faults(figures: Iterable[Figures], settings: Mapping[str, Any]) -> li
 
 def _faults(one: Figures, settings: Mapping[str, Any]) -> list[str]:
     sae = settings.get("sae") or {}
-    mode, usual = sae.get("normalize_activations"), math.sqrt(sae.get("d_in") or math.inf)
+    mode, d_in = sae.get("normalize_activations"), sae.get("d_in") or math.inf
+    usual = math.sqrt(d_in)
     faults = []
     if one.errors is not None and one.errors[1] > 2 * one.errors[0]:
         faults.append(f"the error grew in training: lower lr (now {settings.get('lr')})")
@@ -78,7 +79,7 @@ def _faults(one: Figures, settings: Mapping[str, Any]) -> list[str]:
             f"auto, raise topk_threshold_lr (now {sae.get('topk_threshold_lr')}), or train longer"
         )
     coefficient = next((name for name in ("l0_coefficient", "l1_coefficient") if name in sae), None)
-    if coefficient is not None and one.l0 > _DENSE * (sae.get("d_in") or math.inf):
+    if coefficient is not None and one.l0 > _DENSE * d_in:
         faults.append(
             f"L0 is above half of d_in, which is hardly sparse: raise {coefficient} (now "
             f"{sae[coefficient]}), or train on more tokens"
