@@ -8,6 +8,7 @@ from sae_lens.saes.sae import TrainStepOutput
 from typing_extensions import override
 
 from sae_lens_groups.train.fast_step.active_latents import ActiveLatents
+from sae_lens_groups.train.fast_step.largest import places_above
 from sae_lens_groups.train.fast_step.sparse_step import FEATURES_PER_ACTIVE, T_SAE, SparseStep
 
 _STATE = "above_threshold.is_due"
@@ -52,7 +53,7 @@ class AboveThresholdStep(SparseStep[T_SAE]):
     def _latents(self, hidden_BF: torch.Tensor) -> ActiveLatents:
         """Those that take part, with their pre-activations as values; decides on the next step."""
         # Waits for the device once a step: how many there are follows from the data.
-        index_N = (hidden_BF > self._lowest()).view(-1).nonzero().squeeze(1)
+        index_N = places_above(hidden_BF, self._lowest())
         self._decide(len(index_N), len(hidden_BF))
         return ActiveLatents.at(index_N, hidden_BF)
 

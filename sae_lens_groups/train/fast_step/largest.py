@@ -1,7 +1,7 @@
-"""The largest of many values, found with less work than `torch.topk`.
+"""The largest of many values, found with less work than torch does.
 
-On a CPU numpy's partition chooses, which uses vector instructions (from numpy 2 on), where torch
-has none. The chosen come in an order that is the same every time on one machine.
+On a CPU numpy chooses, whose partition (from numpy 2 on) and comparison use vector instructions,
+where torch's do not. The chosen come in an order that is the same every time on one machine.
 """
 
 from itertools import count
@@ -47,6 +47,13 @@ def _partitioned(values_BF: torch.Tensor, k: int) -> torch.Tensor:
     blocks = values_BF.split(max(1, _PARTITIONED_AT_ONCE // values_BF.shape[1]))
     columns = [np.argpartition(block.numpy(), -k, axis=1)[:, -k:] for block in blocks]
     return torch.from_numpy(np.concatenate(columns))
+
+
+def places_above(values_BF: torch.Tensor, lowest: torch.Tensor) -> torch.Tensor:
+    """The places in the flattened tensor of values above this, ascending; waits for the device."""
+    if values_BF.device.type != "cpu":
+        return (values_BF > lowest).view(-1).nonzero().squeeze(1)
+    return torch.from_numpy(np.flatnonzero(values_BF.numpy() > lowest.numpy()))
 
 
 def largest_of_all(values: torch.Tensor, n: int) -> torch.Tensor:
