@@ -303,7 +303,10 @@ def test_losses_and_gradients_of_standard_are_saelens_own(
 
 @needs_jumprelu
 def test_jumprelu_has_saelens_step_until_few_latents_take_part() -> None:
-    """Decided by the batch before, whichever step it had; with the bandwidth, not only what fires."""
+    """Decided by the batch before, whichever step it had, and by the first for itself.
+
+    With the bandwidth, not only by what fires.
+    """
     rows_BD, n_steps_F = torch.randn(64, WIDE["d_in"]), steps_since_fired(0)
     for threshold, bandwidth, is_due in (
         (0.01, 0.05, False),
@@ -312,15 +315,16 @@ def test_jumprelu_has_saelens_step_until_few_latents_take_part() -> None:
     ):
         sae = make_jumprelu(threshold, jumprelu_bandwidth=bandwidth)
         step = step_for(sae)
-        assert not step.is_due
+        assert step.is_due(rows_BD) == is_due
         step.saw(saelens_step(sae, rows_BD, n_steps_F))
-        assert step.is_due == is_due
+        after = 1e6 * rows_BD  # of which too many take part, whatever the threshold
+        assert step.is_due(after) == is_due
         again = step_for(sae)
         again.load_state_dict(step.state_dict())
-        assert again.is_due == is_due
+        assert again.is_due(after) == is_due
         again.load_state_dict({})
         again(rows_BD, n_steps_F, COEFFICIENTS)
-        assert again.is_due == is_due
+        assert again.is_due(after) == is_due
 
 
 TRAINED = [*SPARSE, "standard", pytest.param("jumprelu", marks=needs_jumprelu)]
@@ -443,7 +447,7 @@ def test_training_goes_the_same_way(architecture: str) -> None:
         for mode in (ALWAYS, NEVER)
     )
     assert ours.sparse_step is not None
-    assert ours.sparse_step.is_due
+    assert ours.sparse_step.is_due(torch.zeros(1, WIDE["d_in"]))
     assert 0 < theirs.dead_neurons.sum() < WIDE["d_sae"]
     assert torch.equal(ours.dead_neurons, theirs.dead_neurons)
     assert torch.equal(ours.n_forward_passes_since_fired, theirs.n_forward_passes_since_fired)
@@ -495,7 +499,7 @@ def explained_variance(architecture: str, mode: str, seed: int, **changes: Any) 
         trainer.step(GroupBatch(rows_of_few_directions(), torch.zeros(128, dtype=torch.long)))
         trainer.n_training_steps += 1
     if trainer.sparse_step is not None:
-        assert trainer.sparse_step.is_due
+        assert trainer.sparse_step.is_due(rows_of_few_directions())
     rows_BD = rows_of_few_directions()
     with torch.no_grad():
         error_BD = rows_BD - sae(rows_BD)

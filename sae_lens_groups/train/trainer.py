@@ -83,7 +83,7 @@ class GroupSAETrainer(SAETrainer[TrainingSAE[Any], Any]):
         rows_BD, self._position_B = self.unpack(batch)
         rows_BD = self.scaling.scale(rows_BD, self._position_B)
         threshold: Any = self.sae.topk_threshold if self._is_threshold_warmed else None
-        if self.sparse_step is not None and self.sparse_step.is_due:
+        if self.sparse_step is not None and self.sparse_step.is_due(rows_BD):
             output = self._sparse_step(self.sparse_step, rows_BD)
         else:
             output = super().step(rows_BD)

@@ -17,34 +17,42 @@ _STATE = "above_threshold.is_due"
 class AboveThresholdStep(SparseStep[T_SAE]):
     """The step of SAEs of which early in training most latents take part.
 
-    SAELens's step is taken after a batch in which more than one in 16 took part.
+    SAELens's step is taken after a batch in which more than one in 16 took part. The first batch
+    decides for itself, as SAELens's step takes several times the memory, and an SAE that starts
+    from a trained one may never need it.
     """
 
     name = f"fast, but SAELens's own while over 1 latent in {FEATURES_PER_ACTIVE} takes part"
-    _is_due = False
-
-    @property
-    @override
-    def is_due(self) -> bool:
-        return self._is_due
+    _is_due: bool | None = None
 
     @override
     @torch.no_grad()
-    def saw(self, output: TrainStepOutput) -> None:
-        n_latents = int((output.hidden_pre > self._lowest()).sum())
-        self._decide(n_latents, len(output.hidden_pre))
+    def is_due(self, sae_in_BD: torch.Tensor) -> bool:
+        if self._is_due is None:
+            return self._count(self._hidden(self._encoder_input(sae_in_BD), None))
+        return self._is_due
 
-    def _decide(self, n_latents: int, n_rows: int) -> None:
+    @override
+    def saw(self, output: TrainStepOutput) -> None:
+        self._count(output.hidden_pre)
+
+    @torch.no_grad()
+    def _count(self, hidden_BF: torch.Tensor) -> bool:
+        return self._decide(int((hidden_BF > self._lowest()).sum()), len(hidden_BF))
+
+    def _decide(self, n_latents: int, n_rows: int) -> bool:
         self._is_due = n_latents * FEATURES_PER_ACTIVE <= n_rows * self.sae.cfg.d_sae
+        return self._is_due
 
     @override
     def state_dict(self) -> dict[str, torch.Tensor]:
-        return {**super().state_dict(), _STATE: torch.tensor(self._is_due)}
+        known = {} if self._is_due is None else {_STATE: torch.tensor(self._is_due)}
+        return {**super().state_dict(), **known}
 
     @override
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         super().load_state_dict(state)
-        self._is_due = bool(state.get(_STATE, False))
+        self._is_due = bool(state[_STATE]) if _STATE in state else None
 
     @abc.abstractmethod
     def _lowest(self) -> torch.Tensor:

@@ -63,10 +63,10 @@ class BFloat16Step(SparseStep[TrainingSAE[Any]]):
     def clip_gradients(self) -> None:
         self._step._clip_gradients_of(self.sae)
 
-    @property
     @override
-    def is_due(self) -> bool:
-        return self._step.is_due
+    def is_due(self, sae_in_BD: torch.Tensor) -> bool:
+        self._load()
+        return self._step.is_due(sae_in_BD)
 
     @override
     def saw(self, output: TrainStepOutput) -> None:

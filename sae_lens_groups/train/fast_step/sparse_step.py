@@ -71,9 +71,8 @@ class SparseStep(abc.ABC, Generic[T_SAE]):
         The gradients and the output's `hidden_pre` lie in memory that the next step overwrites.
         """
 
-    @property
-    def is_due(self) -> bool:
-        """Whether the next training step is this one, and not SAELens's."""
+    def is_due(self, sae_in_BD: torch.Tensor) -> bool:  # noqa: ARG002  # of most, always
+        """Whether the training step on these rows, the next, is this one and not SAELens's."""
         return True
 
     def saw(self, output: TrainStepOutput) -> None:
