@@ -19,7 +19,6 @@ def features(args: Sequence[str]) -> int:
     require_no_part(flags.suite, "name")
     announce()
     # These import SAELens.
-    from sae_lens_groups.activations import require_usable_rows
     from sae_lens_groups.cli.flags import as_mistakes
     from sae_lens_groups.cli.scoring import asked_baseline, model_of_suite, suite_text
     from sae_lens_groups.features import chosen_features
@@ -34,8 +33,7 @@ def features(args: Sequence[str]) -> int:
     with as_mistakes():
         baseline = asked_baseline(flags)
         text = suite_text(flags, suite)
-        model = model_of_suite(flags, suite)
-        require_usable_rows(text.path, text.rows, model)
+        model = model_of_suite(flags, suite, text)
         found = suite.features(
             model,
             text.rows,

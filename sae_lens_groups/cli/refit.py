@@ -17,7 +17,7 @@ def refit(args: Sequence[str]) -> int:
     require_no_part(flags.suite, "refit")
     announce()
     # These import SAELens.
-    from sae_lens_groups.activations import CountedRows, require_usable_rows
+    from sae_lens_groups.activations import CountedRows
     from sae_lens_groups.cli.flags import as_mistakes
     from sae_lens_groups.cli.scoring import model_of_suite, opened_text
     from sae_lens_groups.field_values import require_device
@@ -34,8 +34,7 @@ def refit(args: Sequence[str]) -> int:
     require_refittable_suite(suite)
     with as_mistakes():
         text = opened_text(flags, suite, "train")
-        model = model_of_suite(flags, suite)
-        require_usable_rows(text.path, text.rows, model)
+        model = model_of_suite(flags, suite, text)
         rows: Any = CountedRows.of(text.rows)
         refitted = refit_suite(suite, model, rows, flags.refit_tokens, flags.autocast_lm)
         refitted.save(flags.output_path)

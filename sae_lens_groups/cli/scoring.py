@@ -58,8 +58,7 @@ def score_suite(flags: argparse.Namespace, args: Sequence[str]) -> int:
     with as_mistakes():
         baseline, _ = with_baseline(suite, asked_baseline(flags))  # refused before the model loads
         text = suite_text(flags, suite, [] if baseline is None else [baseline])
-        model = model_of_suite(flags, suite, _hooks_of_baseline(suite, baseline))
-        require_usable_rows(text.path, text.rows, model)
+        model = model_of_suite(flags, suite, text, _hooks_of_baseline(suite, baseline))
         evaluation = evaluate_suite(
             suite,
             model,
@@ -91,8 +90,7 @@ def score_sweep(flags: argparse.Namespace, args: Sequence[str]) -> int:
         read = [*map(Baseline.of, others), *([] if baseline is None else [baseline])]
         text = suite_text(flags, first, read)
         hooks = [name for of in others for name in of] + _hooks_of_baseline(first, baseline)
-        model = model_of_suite(flags, first, hooks)
-        require_usable_rows(text.path, text.rows, model)
+        model = model_of_suite(flags, first, text, hooks)
         found = evaluate_sweep(
             sweep,
             model,
@@ -221,11 +219,11 @@ def _hooks_of_baseline(suite: SAESuite, baseline: Baseline | None) -> list[str]:
 
 
 def model_of_suite(
-    flags: argparse.Namespace, suite: SAESuite, others: Sequence[str] = ()
+    flags: argparse.Namespace, suite: SAESuite, text: Text, others: Sequence[str] = ()
 ) -> HookedRootModule:
     """The language model, as the suite says and the flags change it, with the suite's hooks.
 
-    `others` are hooks that it is to have too.
+    Text that it cannot read is refused. `others` are hooks that it is to have too.
     """
     metadata = _metadata(suite)
     model_name = flags.model_name or suite.manifest.model_name
@@ -241,6 +239,7 @@ def model_of_suite(
         flags.device,
         _model_kwargs(flags, metadata.model_from_pretrained_kwargs or {}),
     )
+    require_usable_rows(text.path, text.rows, model)
     return model if flags.dtype is None else model.to(getattr(torch, flags.dtype))
 
 

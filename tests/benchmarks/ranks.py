@@ -1,7 +1,8 @@
 """What a second process brings on two cores: `python -m tests.benchmarks.ranks`.
 
-The demo's model with an SAE per layer, and with four groups of a larger SAE, trained by one process
-with one thread, one with two, and two with one each. Wall-clock of `run`, without imports and
+The demo's model with an SAE per layer, and with four groups of a larger SAE, and Pythia-160M's shape
+with BatchTopK SAEs under autocast, trained by one process with one thread, one with two, and two
+with one each. Wall-clock of `run`, without imports and
 loading; ways take turns, so that what else the machine does meets all of them. `--plot FILE` draws
 what it finds, with what its parts make of more ranks.
 """
@@ -16,9 +17,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tests.benchmarks.ranks_plot import Measured, Parts, draw, simulated
+
+if TYPE_CHECKING:
+    from sae_lens_groups import GroupSAETrainingRunner
 
 
 class Way(NamedTuple):
@@ -34,18 +38,24 @@ WAYS = (
     Way("1 process, 2 threads", 1, 2),
     Way("2 processes", 2, 1),
 )
-SHAPES = {"each, d_sae 768": ("each", 768), "4 groups, d_sae 6,144": ("0-3,4-7,8-10,11", 6144)}
+DEMO_SHAPES = {
+    "each, d_sae 768": ("each", 768),
+    "4 groups, d_sae 6,144": ("0-3,4-7,8-10,11", 6144),
+}
+PYTHIA = "Pythia-160M's shape"
+SHAPES = (*DEMO_SHAPES, PYTHIA)
 
 
 def main() -> None:
     """Prints the median seconds of each way, and how many times as fast as the first it is."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--training_tokens", type=int, default=60_000)
+    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=SHAPES)
+    parser.add_argument("--training_tokens", type=int, default=60_000, help="of the demo's model")
     parser.add_argument("--plot", type=Path, help="a PNG of the speed against the number of ranks")
     args = parser.parse_args()
     measured: list[Measured] = []
-    for shape in SHAPES:
+    for shape in args.shapes:
         seconds: dict[Way, list[float]] = {way: [] for way in WAYS}
         parts: list[Parts] = []
         for _ in range(args.rounds):
@@ -98,27 +108,18 @@ def timed(way: Way, shape: str, training_tokens: int) -> Timed:
 
 def train(shape: str, training_tokens: int, folder: Path) -> Timed:
     """One run, in this process."""
-    from sae_lens import TopKTrainingSAEConfig
-
-    from sae_lens_groups import GroupSAETrainingRunner
     from sae_lens_groups.activations.store import GroupActivationsStore
-    from sae_lens_groups.demo import stdlib_tokens
-    from sae_lens_groups.demo.model import D_IN
-    from sae_lens_groups.demo.run import demo_config
     from sae_lens_groups.train.trainer import GroupSAETrainer
 
-    layer_groups, d_sae = SHAPES[shape]
-    sae = TopKTrainingSAEConfig(
-        d_in=D_IN, d_sae=d_sae, k=16, normalize_activations="expected_average_only_in"
-    )
-    cfg = demo_config(layer_groups, folder / "suite", training_tokens, sae=sae)
-    runner = GroupSAETrainingRunner(cfg, stdlib_tokens("train"))
+    is_pythia = shape == PYTHIA
+    runner = pythia_runner() if is_pythia else demo_runner(shape, training_tokens, folder)
+    cfg = runner.cfg
     seconds_lm = counted(GroupActivationsStore, "capture")
     seconds_sae = counted(GroupSAETrainer, "step")
     start, worked = time.perf_counter(), time.process_time()
     runner.run()
     worked = time.process_time() - worked
-    batch_bytes = cfg.store_batch_size_prompts * cfg.context_size * (D_IN * 4 + 4)
+    batch_bytes = cfg.store_batch_size_prompts * cfg.context_size * (cfg.sae.d_in * 4 + 4)
     parts = Parts(
         len(runner.groups),
         len(seconds_lm),
@@ -127,6 +128,57 @@ def train(shape: str, training_tokens: int, folder: Path) -> Timed:
         sum(seconds_sae) / worked,
     )
     return Timed(time.perf_counter() - start, parts)
+
+
+def demo_runner(shape: str, training_tokens: int, folder: Path) -> "GroupSAETrainingRunner":
+    """TopK SAEs for the demo's model."""
+    from sae_lens import TopKTrainingSAEConfig
+
+    from sae_lens_groups import GroupSAETrainingRunner
+    from sae_lens_groups.demo import stdlib_tokens
+    from sae_lens_groups.demo.model import D_IN
+    from sae_lens_groups.demo.run import demo_config
+
+    layer_groups, d_sae = DEMO_SHAPES[shape]
+    sae = TopKTrainingSAEConfig(
+        d_in=D_IN, d_sae=d_sae, k=16, normalize_activations="expected_average_only_in"
+    )
+    cfg = demo_config(layer_groups, folder / "suite", training_tokens, sae=sae)
+    return GroupSAETrainingRunner(cfg, stdlib_tokens("train"))
+
+
+def pythia_runner() -> "GroupSAETrainingRunner":
+    """An SAE per layer of a random model, in as many steps as `tests.benchmarks.speed` takes."""
+    import torch
+
+    from sae_lens_groups import GroupSAETrainingRunner
+    from tests.benchmarks.speed import jobs
+    from tests.benchmarks.speed.models import make_dataset, make_model
+    from tests.benchmarks.speed.ways import RUNNERS
+
+    name = "pythia-160m"
+    shape = jobs.SHAPES[name]
+    job = jobs.Job(
+        way=jobs.EACH,
+        shape_name=name,
+        architecture="batchtopk",
+        autocast=True,
+        model_class=jobs.HOOKED_TRANSFORMER,
+        lm_dtype=jobs.AUTOCAST,
+        n_layers=shape.n_layers,
+        layer_groups=jobs.EACH,
+        single_layers=(),
+        normalize_activations="none",
+        tokens=shape.tokens,
+        batch=shape.batch,
+        device="cpu",
+        threads=1,
+        seed=0,
+    )
+    torch.manual_seed(job.seed)  # the same model and text on every rank
+    (runner,) = RUNNERS[job.way](job, make_model(job), make_dataset(job))
+    assert isinstance(runner, GroupSAETrainingRunner)
+    return runner
 
 
 def counted(owner: type, method: str) -> list[float]:

@@ -63,7 +63,7 @@ def draw(measured: Sequence[Measured], path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     ranks = range(1, N_RANKS + 1)
-    for found, colour in zip(measured, ("tab:blue", "tab:orange")):
+    for found, colour in zip(measured, ("tab:blue", "tab:orange", "tab:green")):
         speeds = [found.seconds / simulated(found, n) for n in ranks]
         label = f"{found.shape}: simulated"
         axes.plot(ranks, speeds, "--o", color=colour, label=label, markersize=4, fillstyle="none")

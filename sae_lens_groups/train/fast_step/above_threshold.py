@@ -29,20 +29,19 @@ class AboveThresholdStep(SparseStep[T_SAE]):
     @torch.no_grad()
     def is_due(self, sae_in_BD: torch.Tensor) -> bool:
         if self._is_due is None:
-            return self._count(self._hidden(self._encoder_input(sae_in_BD), None))
-        return self._is_due
+            self._decide_by(self._hidden(self._encoder_input(sae_in_BD), None))
+        return bool(self._is_due)
 
     @override
-    def saw(self, output: TrainStepOutput) -> None:
-        self._count(output.hidden_pre)
-
     @torch.no_grad()
-    def _count(self, hidden_BF: torch.Tensor) -> bool:
-        return self._decide(int((hidden_BF > self._lowest()).sum()), len(hidden_BF))
+    def saw(self, output: TrainStepOutput) -> None:
+        self._decide_by(output.hidden_pre)
 
-    def _decide(self, n_latents: int, n_rows: int) -> bool:
+    def _decide_by(self, hidden_BF: torch.Tensor) -> None:
+        self._decide(int((hidden_BF > self._lowest()).sum()), len(hidden_BF))
+
+    def _decide(self, n_latents: int, n_rows: int) -> None:
         self._is_due = n_latents * FEATURES_PER_ACTIVE <= n_rows * self.sae.cfg.d_sae
-        return self._is_due
 
     @override
     def state_dict(self) -> dict[str, torch.Tensor]:
