@@ -316,6 +316,7 @@ def test_jumprelu_has_saelens_step_until_few_latents_take_part() -> None:
         sae = make_jumprelu(threshold, jumprelu_bandwidth=bandwidth)
         step = step_for(sae)
         assert step.is_due(rows_BD) == is_due
+        assert step_for(copy.deepcopy(sae).to(torch.bfloat16)).is_due(rows_BD) == is_due
         step.saw(saelens_step(sae, rows_BD, n_steps_F))
         after = 1e6 * rows_BD  # of which too many take part, whatever the threshold
         assert step.is_due(after) == is_due

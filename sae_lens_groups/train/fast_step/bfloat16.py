@@ -65,7 +65,8 @@ class BFloat16Step(SparseStep[TrainingSAE[Any]]):
 
     @override
     def is_due(self, sae_in_BD: torch.Tensor) -> bool:
-        self._load()
+        if not self._in_float32._parameters:  # the first batch, which some steps look at
+            self._load()
         return self._step.is_due(sae_in_BD)
 
     @override
