@@ -51,7 +51,7 @@ def main(args: Sequence[str] | None = None) -> int:
         # In a log a bar would leave a line for each of its states.
         os.environ.setdefault("TQDM_DISABLE", "1")
     # Each command reads its own flags, so that starting one does not import what the others need.
-    format_before, warnings.formatwarning = warnings.formatwarning, _one_line
+    format_before, warnings.formatwarning = warnings.formatwarning, _OneLine()
     try:
         with contextlib.nullcontext() if _is_heard() else _in_silence():
             _require_one_process(chosen.command)
@@ -117,9 +117,20 @@ def _require_one_process(command: str) -> None:
         )
 
 
-def _one_line(message: Warning | str, *_: object) -> str:
-    """A warning without the place in the code that gave it, which is nothing to a user."""
-    return f"warning: {message}\n"
+class _OneLine:
+    """A warning without the place in the code that gave it, which is nothing to a user, and once.
+
+    Python by itself repeats one whenever some code has ignored others in between.
+    """
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def __call__(self, message: Warning | str, *_: object) -> str:
+        text = f"warning: {message}\n"
+        is_new = text not in self._said
+        self._said.add(text)
+        return text if is_new else ""
 
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:
