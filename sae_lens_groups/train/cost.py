@@ -50,7 +50,9 @@ def flops_of_sae_step(cfg: GroupSAERunnerConfig[Any]) -> float:
     Leaves the random generators as they are.
     """
     with torch.random.fork_rng():
-        return flops_of(_sae_step(cfg, _ROWS_TO_COUNT)) / _ROWS_TO_COUNT
+        step = _sae_step(cfg, _ROWS_TO_COUNT)
+        step()  # with what only a run's first step does
+        return flops_of(step) / _ROWS_TO_COUNT
 
 
 def flops_if_counted(cfg: GroupSAERunnerConfig[Any]) -> float | None:
