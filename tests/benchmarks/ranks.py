@@ -2,9 +2,9 @@
 
 The demo's model with an SAE per layer, and with four groups of a larger SAE, and Pythia-160M's shape
 with BatchTopK SAEs under autocast, trained by one process with one thread, one with two, and two
-with one each. Wall-clock of `run`, without imports and
-loading; ways take turns, so that what else the machine does meets all of them. `--plot FILE` draws
-what it finds, with what its parts make of more ranks.
+with one each. Wall-clock of `run`, without imports and loading; ways take turns, so that what else
+the machine does meets all of them. `--plot FILE` draws what it finds, with what its parts make of
+more ranks.
 """
 
 import argparse
