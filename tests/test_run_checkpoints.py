@@ -550,6 +550,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_group_layers_and_step
     assert all(weight.isfinite().all() for weight in weights.values())
 
 
+def test_an_sae_in_float16_that_diverges_is_told_to_take_another_dtype(
+    model: HookedTransformer,
+) -> None:
+    with pytest.raises(DivergedError, match=r"set sae\.dtype to float32 or bfloat16"):
+        run(model, sae=sae_config(dtype="float16"))
+
+
 def test_weights_that_are_not_finite_are_not_saved(
     model: HookedTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

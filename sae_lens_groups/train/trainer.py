@@ -183,7 +183,9 @@ class GroupSAETrainer(SAETrainer[TrainingSAE[Any], Any]):
         else:
             return
         layers = ", ".join(map(str, self.group.layers))
+        to_do = "lower lr, or check the activations of these layers"
+        if self.sae.dtype == torch.float16:  # in which Adam's squares of gradients become 0
+            to_do = "set sae.dtype to float32 or bfloat16, as the range of float16 is too small"
         raise DivergedError(
-            f"group {self.group.name} (layers {layers}) diverged: {what} NaN or infinite; lower "
-            "lr, or check the activations of these layers"
+            f"group {self.group.name} (layers {layers}) diverged: {what} NaN or infinite; {to_do}"
         )
