@@ -15,7 +15,7 @@ from sae_lens_groups import SAESuite
 from sae_lens_groups.cli import main
 from sae_lens_groups.demo import MODEL_FOLDER, stdlib_tokens
 from sae_lens_groups.features import HISTOGRAM_EDGES, SuiteFeatures, collect_features
-from sae_lens_groups.features.directions import Nearest
+from sae_lens_groups.features.directions import Nearest, logit_lens, nearest_features
 from sae_lens_groups.features.result import GroupFeatures, LayerFeatures
 from sae_lens_groups.layers import LayerGroup
 
@@ -194,6 +194,19 @@ def require_nearest(nearest: Nearest | None, cosine_CF: torch.Tensor) -> None:
     of_named = cosine_CF.gather(1, nearest.feature_CN)
     for found in (nearest.cosine_CN.double(), of_named):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_directions_in_bfloat16_are_compared_as_exactly_as_in_float32() -> None:
+    draws = torch.Generator().manual_seed(0)
+    ours, theirs = (torch.randn(100, 64, generator=draws).bfloat16() for _ in range(2))
+    W_U = torch.randn(64, 2000, generator=draws).bfloat16()
+    logits_FV = ours.double() @ W_U.double()
+    lens = logit_lens(ours, W_U)
+    assert torch.equal(lens.raised_CN, logits_FV.topk(10).indices)
+    lowered = logits_FV.topk(10, largest=False).values
+    torch.testing.assert_close(lens.lowered_by_CN.double(), lowered, rtol=1e-5, atol=1e-5)
+    ours_FD, theirs_FD = (torch.nn.functional.normalize(of.double()) for of in (ours, theirs))
+    require_nearest(nearest_features(ours, theirs), ours_FD @ theirs_FD.T)
 
 
 def test_nearest_features_of_groups_that_are_no_neighbours_are_those_of_float64() -> None:

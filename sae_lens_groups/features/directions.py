@@ -61,6 +61,7 @@ def unembedding(model: HookedRootModule, sae: SAE[Any]) -> torch.Tensor | None:
 @torch.no_grad()
 def logit_lens(W_dec_CD: torch.Tensor, W_U_DV: torch.Tensor, n: int = 10) -> LogitLens:
     """The tokens that each direction raises and lowers most."""
+    W_dec_CD = W_dec_CD.float()  # bfloat16 would rank by two digits
     W_U_DV = W_U_DV.to(W_dec_CD)
     parts = []
     for rows_RD in W_dec_CD.split(_ROWS_AT_ONCE):
@@ -74,6 +75,7 @@ def logit_lens(W_dec_CD: torch.Tensor, W_U_DV: torch.Tensor, n: int = 10) -> Log
 @torch.no_grad()
 def nearest_features(ours_CD: torch.Tensor, theirs_FD: torch.Tensor, n: int = 3) -> Nearest:
     """Which of their features are most like each of ours."""
+    ours_CD = ours_CD.float()
     theirs_FD = torch.nn.functional.normalize(theirs_FD.to(ours_CD), dim=1)
     parts: list[Sequence[torch.Tensor]] = []
     for rows_RD in torch.nn.functional.normalize(ours_CD, dim=1).split(_ROWS_AT_ONCE):
