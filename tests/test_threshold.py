@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from sae_lens import SAE
+from sae_lens import SAE, TrainingSAE
 from safetensors.torch import load_file
 
 from sae_lens_groups import GroupSAETrainingRunner, SAESuite
@@ -71,6 +71,22 @@ def test_the_threshold_is_an_average_of_no_less_than_a_sixteenth_of_the_steps(
             expected += max(0.25, 16 / (n_steps + 16)) * (value - expected)
         trained: Any = suite.group(group)
         assert trained.topk_threshold.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("fast_step", ["auto", "never"])
+def test_the_threshold_of_a_loaded_sae_in_bfloat16_moves_as_one_of_float64(fast_step: str) -> None:
+    moved = []
+    for dtype in (torch.float64, torch.bfloat16):  # SAELens makes the one, and loads the other
+        torch.manual_seed(0)
+        sae: Any = TrainingSAE.from_dict(sae_config("batchtopk", dtype="bfloat16").to_dict())
+        sae.topk_threshold = torch.tensor(0.75, dtype=dtype)
+        cfg = group_config("0-3", sae=sae.cfg, training_tokens=32 * 20, fast_step=fast_step)
+        suite = GroupSAETrainingRunner(
+            cfg, make_tokens(), make_model(), override_saes={"layers_0-3": sae}
+        ).run()
+        trained: Any = suite.group(suite.groups[0])
+        moved.append(trained.topk_threshold.item())
+    assert moved[1] == pytest.approx(moved[0], rel=1e-3)
 
 
 def test_with_fast_step_never_it_is_saelenss_moving_average_from_zero(tmp_path: Path) -> None:

@@ -163,6 +163,10 @@ def _prepare(sae: TrainingSAE[Any], cfg: GroupSAERunnerConfig[Any], group: Layer
     """Moves an SAE to its device and records in it what it is trained for."""
     sae.cfg = copy.deepcopy(sae.cfg)  # an SAE passed in may share it with `cfg.sae`
     sae.to(cfg.device)
+    if (threshold := getattr(sae, "topk_threshold", None)) is not None:
+        # Loading has put BatchTopK's into the SAE's dtype; in bfloat16 an average stands still.
+        wide = torch.promote_types(threshold.dtype, torch.float32)
+        sae.topk_threshold = threshold.to(wide)  # type: ignore[assignment]
     require_foldable(sae, cfg.sae.normalize_activations)
     if cfg.sae.normalize_activations in ESTIMATED_MODES:
         # The trainer scales every row by its layer before the SAE sees it.
