@@ -112,7 +112,7 @@ def train(shape: str, training_tokens: int, folder: Path) -> Timed:
     from sae_lens_groups.train.trainer import GroupSAETrainer
 
     is_pythia = shape == PYTHIA
-    runner = pythia_runner() if is_pythia else demo_runner(shape, training_tokens, folder)
+    runner = pythia_runner(folder) if is_pythia else demo_runner(shape, training_tokens, folder)
     cfg = runner.cfg
     seconds_lm = counted(GroupActivationsStore, "capture")
     seconds_sae = counted(GroupSAETrainer, "step")
@@ -147,14 +147,14 @@ def demo_runner(shape: str, training_tokens: int, folder: Path) -> "GroupSAETrai
     return GroupSAETrainingRunner(cfg, stdlib_tokens("train"))
 
 
-def pythia_runner() -> "GroupSAETrainingRunner":
+def pythia_runner(folder: Path) -> "GroupSAETrainingRunner":
     """An SAE per layer of a random model, in as many steps as `tests.benchmarks.speed` takes."""
     import torch
 
-    from sae_lens_groups import GroupSAETrainingRunner
+    from sae_lens_groups import GroupSAERunnerConfig, GroupSAETrainingRunner
     from tests.benchmarks.speed import jobs
-    from tests.benchmarks.speed.models import make_dataset, make_model
-    from tests.benchmarks.speed.ways import RUNNERS
+    from tests.benchmarks.speed.models import make_dataset, make_model, sae_config
+    from tests.benchmarks.speed.ways import settings_of
 
     name = "pythia-160m"
     shape = jobs.SHAPES[name]
@@ -176,9 +176,15 @@ def pythia_runner() -> "GroupSAETrainingRunner":
         seed=0,
     )
     torch.manual_seed(job.seed)  # the same model and text on every rank
-    (runner,) = RUNNERS[job.way](job, make_model(job), make_dataset(job))
-    assert isinstance(runner, GroupSAETrainingRunner)
-    return runner
+    cfg = GroupSAERunnerConfig(
+        sae=sae_config(job),
+        layer_groups=job.layer_groups,
+        hook_name=job.hook_name(0),
+        verbose=False,
+        # Where several ranks write, each its part.
+        **settings_of(job) | {"output_path": str(folder / "suite")},
+    )
+    return GroupSAETrainingRunner(cfg, make_dataset(job), make_model(job))
 
 
 def counted(owner: type, method: str) -> list[float]:

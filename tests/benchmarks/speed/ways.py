@@ -105,7 +105,7 @@ def _warm_up(job: Job, model: HookedRootModule, dataset: Dataset) -> None:
 def _single(job: Job, model: HookedRootModule, dataset: Dataset) -> Iterator[Runner]:
     for layer in job.single_layers:
         cfg = LanguageModelSAERunnerConfig(
-            sae=sae_config(job), hook_name=job.hook_name(layer), verbose=False, **_settings(job)
+            sae=sae_config(job), hook_name=job.hook_name(layer), verbose=False, **settings_of(job)
         )
         yield LanguageModelSAETrainingRunner(cfg, override_dataset=dataset, override_model=model)
 
@@ -115,7 +115,7 @@ def _multi(job: Job, model: HookedRootModule, dataset: Dataset) -> Iterator[Runn
     cfg = MultiSAETrainingRunnerConfig(
         saes={name: sae_config(job) for name in hook_names},
         hook_names=hook_names,
-        **_settings(job),
+        **settings_of(job),
     )
     yield MultiSAETrainingRunner(cfg, override_dataset=dataset, override_model=model)
 
@@ -128,7 +128,7 @@ def _grouped(job: Job, model: HookedRootModule, dataset: Dataset) -> Iterator[Ru
         layers_per_token=job.layers_per_token,
         verbose=False,
         sweep=list(job.sweep) or None,
-        **_settings(job),
+        **settings_of(job),
     )
     runner = SweepTrainingRunner if job.sweep else GroupSAETrainingRunner
     yield runner(cfg, override_dataset=dataset, override_model=model)
@@ -142,7 +142,7 @@ RUNNERS: dict[str, Callable[[Job, HookedRootModule, Dataset], Iterator[Runner]]]
 }
 
 
-def _settings(job: Job) -> dict[str, Any]:
+def settings_of(job: Job) -> dict[str, Any]:
     """What the configs of all runners have in common."""
     return {
         "model_name": "random",
