@@ -176,13 +176,14 @@ def pythia_runner(folder: Path) -> "GroupSAETrainingRunner":
         seed=0,
     )
     torch.manual_seed(job.seed)  # the same model and text on every rank
+    # Where several ranks write, each its part.
+    settings: dict[str, Any] = {**settings_of(job), "output_path": str(folder / "suite")}
     cfg = GroupSAERunnerConfig(
         sae=sae_config(job),
         layer_groups=job.layer_groups,
         hook_name=job.hook_name(0),
         verbose=False,
-        # Where several ranks write, each its part.
-        **settings_of(job) | {"output_path": str(folder / "suite")},
+        **settings,
     )
     return GroupSAETrainingRunner(cfg, make_dataset(job), make_model(job))
 
