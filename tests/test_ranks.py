@@ -126,7 +126,7 @@ def two(alone: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) 
         {"run": "topk", "as": "refused", "prefetch_llm_batches": 2},
         {"run": "bad row", "checkpoint_path": "bad row ckpt"},
         {**STOPPED, "as": "no disk", "disk": [1, 1], "checkpoint_path": "disk ckpt"},
-        {**STOPPED, "as": "no memory", "step": [1, 91], "checkpoint_path": "step ckpt"},
+        {**STOPPED, "as": "no memory", "step": [1, 90], "checkpoint_path": "step ckpt"},
         {**STOPPED, "as": "no model", "model": [1, 5], "checkpoint_path": "model ckpt"},
         {**STOPPED, "as": "model again", "resume": "model ckpt", "checkpoint_path": "again ckpt"},
         {**STOPPED, "as": "stopped", "stop": [1, 50], **saved},

@@ -50,9 +50,7 @@ def flops_of_sae_step(cfg: GroupSAERunnerConfig[Any]) -> float:
     Leaves the random generators as they are.
     """
     with torch.random.fork_rng():
-        step = _sae_step(cfg, _ROWS_TO_COUNT)
-        step()  # with what only a run's first step does
-        return flops_of(step) / _ROWS_TO_COUNT
+        return flops_of(_sae_step(cfg, _ROWS_TO_COUNT)) / _ROWS_TO_COUNT
 
 
 def flops_if_counted(cfg: GroupSAERunnerConfig[Any]) -> float | None:
@@ -92,6 +90,8 @@ def _sae_step(cfg: GroupSAERunnerConfig[Any], n_rows: int) -> Callable[[], Any]:
     trainer = GroupSAETrainer(
         cfg.to_sae_trainer_config(), sae, LayerGroup(0, 0), fast_step=cfg.fast_step
     )
+    if trainer.sparse_step is not None:
+        trainer.sparse_step.is_due(rows_BD)  # some look at a run's first batch beside its step
     return lambda: trainer.step(batch)
 
 

@@ -151,10 +151,10 @@ def pythia_runner(folder: Path) -> "GroupSAETrainingRunner":
     """An SAE per layer of a random model, in as many steps as `tests.benchmarks.speed` takes."""
     import torch
 
-    from sae_lens_groups import GroupSAERunnerConfig, GroupSAETrainingRunner
+    from sae_lens_groups import GroupSAETrainingRunner
     from tests.benchmarks.speed import jobs
-    from tests.benchmarks.speed.models import make_dataset, make_model, sae_config
-    from tests.benchmarks.speed.ways import settings_of
+    from tests.benchmarks.speed.models import make_dataset, make_model
+    from tests.benchmarks.speed.ways import grouped_config
 
     name = "pythia-160m"
     shape = jobs.SHAPES[name]
@@ -176,15 +176,8 @@ def pythia_runner(folder: Path) -> "GroupSAETrainingRunner":
         seed=0,
     )
     torch.manual_seed(job.seed)  # the same model and text on every rank
-    # Where several ranks write, each its part.
-    settings: dict[str, Any] = {**settings_of(job), "output_path": str(folder / "suite")}
-    cfg = GroupSAERunnerConfig(
-        sae=sae_config(job),
-        layer_groups=job.layer_groups,
-        hook_name=job.hook_name(0),
-        verbose=False,
-        **settings,
-    )
+    cfg = grouped_config(job)
+    cfg.output_path = str(folder / "suite")  # where several ranks write, each its part
     return GroupSAETrainingRunner(cfg, make_dataset(job), make_model(job))
 
 

@@ -105,7 +105,7 @@ def _warm_up(job: Job, model: HookedRootModule, dataset: Dataset) -> None:
 def _single(job: Job, model: HookedRootModule, dataset: Dataset) -> Iterator[Runner]:
     for layer in job.single_layers:
         cfg = LanguageModelSAERunnerConfig(
-            sae=sae_config(job), hook_name=job.hook_name(layer), verbose=False, **settings_of(job)
+            sae=sae_config(job), hook_name=job.hook_name(layer), verbose=False, **_settings(job)
         )
         yield LanguageModelSAETrainingRunner(cfg, override_dataset=dataset, override_model=model)
 
@@ -115,23 +115,27 @@ def _multi(job: Job, model: HookedRootModule, dataset: Dataset) -> Iterator[Runn
     cfg = MultiSAETrainingRunnerConfig(
         saes={name: sae_config(job) for name in hook_names},
         hook_names=hook_names,
-        **settings_of(job),
+        **_settings(job),
     )
     yield MultiSAETrainingRunner(cfg, override_dataset=dataset, override_model=model)
 
 
 def _grouped(job: Job, model: HookedRootModule, dataset: Dataset) -> Iterator[Runner]:
-    cfg = GroupSAERunnerConfig(
+    runner = SweepTrainingRunner if job.sweep else GroupSAETrainingRunner
+    yield runner(grouped_config(job), override_dataset=dataset, override_model=model)
+
+
+def grouped_config(job: Job) -> GroupSAERunnerConfig[Any]:
+    """This package's config of a job."""
+    return GroupSAERunnerConfig(
         sae=sae_config(job),
         layer_groups=job.layer_groups,
         hook_name=job.hook_name(0),
         layers_per_token=job.layers_per_token,
         verbose=False,
         sweep=list(job.sweep) or None,
-        **settings_of(job),
+        **_settings(job),
     )
-    runner = SweepTrainingRunner if job.sweep else GroupSAETrainingRunner
-    yield runner(cfg, override_dataset=dataset, override_model=model)
 
 
 RUNNERS: dict[str, Callable[[Job, HookedRootModule, Dataset], Iterator[Runner]]] = {
@@ -142,7 +146,7 @@ RUNNERS: dict[str, Callable[[Job, HookedRootModule, Dataset], Iterator[Runner]]]
 }
 
 
-def settings_of(job: Job) -> dict[str, Any]:
+def _settings(job: Job) -> dict[str, Any]:
     """What the configs of all runners have in common."""
     return {
         "model_name": "random",
