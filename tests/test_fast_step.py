@@ -567,6 +567,18 @@ def test_the_largest_of_all_are_the_largest(
     assert set(found.tolist()) == set(expected[values[expected] > 0].tolist())
 
 
+@given(st.integers(1, 3000), st.integers(0, 2**32), st.data())
+def test_of_equal_values_the_first_are_chosen(
+    n_values: int, seed: int, data: st.DataObject
+) -> None:
+    n = data.draw(st.integers(1, n_values))
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randint(-2, 4, (n_values,), generator=generator).float()
+    first = torch.sort(values, descending=True, stable=True).indices[:n]
+    expected = first[values[first] > 0].sort().values
+    assert largest_of_all(values, n).tolist() == expected.tolist()
+
+
 def test_the_largest_of_all_when_a_sample_misleads() -> None:
     """Only one lies above the bound that it suggests, as most values are equal."""
     values = torch.full((2**20,), 0.5)

@@ -32,7 +32,7 @@ class ActiveLatents:
             row_start_B=starts(row_N, n_rows),
             row_N=row_N,
             feature_N=index_N % d_sae,
-            value_N=hidden_BF.view(-1)[index_N],
+            value_N=hidden_BF.view(-1).index_select(0, index_N),
             d_sae=d_sae,
         )
 
@@ -116,7 +116,8 @@ class ByFeature:
         out_FD: torch.Tensor,
     ) -> None:
         """Sets each feature's row to the sum of its latents' rows of `rows_BD` times their weights."""
-        weight_N, row_N = weight_N[self._order_N], row_N[self._order_N]
+        weight_N = weight_N.index_select(0, self._order_N)
+        row_N = row_N.index_select(0, self._order_N)
         for features, latents in self._blocks(out_FD):
             out_FD[features] = embedding_bag(
                 row_N[latents],

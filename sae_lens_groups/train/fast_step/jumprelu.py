@@ -46,7 +46,7 @@ class JumpReLUStep(AboveThresholdStep[JumpReLUTrainingSAE]):
         rows_BD = self._encoder_input(sae_in_BD)
         hidden_BF = self._hidden(rows_BD, None)
         latents = self._latents(hidden_BF)
-        pre_N, threshold_N = latents.value_N, sae.threshold[latents.feature_N]
+        pre_N, threshold_N = latents.value_N, sae.threshold.index_select(0, latents.feature_N)
         is_active_N = pre_N > threshold_N
         active = replace(latents, value_N=pre_N * is_active_N)
         decoded = active.decode(active.value_N, sae.W_dec)
@@ -83,7 +83,7 @@ class JumpReLUStep(AboveThresholdStep[JumpReLUTrainingSAE]):
         cfg, n_rows = self.sae.cfg, active.n_rows
         zero_N, zero_F = torch.zeros_like(active.value_N), torch.zeros_like(norm_F)
         if cfg.jumprelu_sparsity_loss_mode == "tanh":
-            scale_N = cfg.jumprelu_tanh_scale * norm_F[active.feature_N]
+            scale_N = cfg.jumprelu_tanh_scale * norm_F.index_select(0, active.feature_N)
             tanh_N = torch.tanh(scale_N * active.value_N)
             slope_N = (1 - tanh_N.pow(2)) * (coefficient / n_rows)
             in_norm_N = slope_N * cfg.jumprelu_tanh_scale * active.value_N
@@ -102,7 +102,7 @@ class JumpReLUStep(AboveThresholdStep[JumpReLUTrainingSAE]):
         return _Sparsity(
             loss=coefficient * loss_B.mean(),
             grad_value_N=zero_N,
-            grad_step_N=(slope_B * (coefficient / n_rows))[active.row_N],
+            grad_step_N=(slope_B * (coefficient / n_rows)).index_select(0, active.row_N),
             grad_norm_F=zero_F,
         )
 

@@ -13,6 +13,8 @@ import torch
 _BUNDLE = 8  # measured best among 4, 8 and 16, as were this many bundles for each value wanted
 _BUNDLES_PER_WANTED = 4
 _PARTITIONED_AT_ONCE = 2**20  # numpy's places take 8 bytes for each value
+_SAMPLED = 2**18
+_LINE = 16  # values of float32 in a cache line
 
 
 def largest_per_row(
@@ -59,7 +61,8 @@ def places_above(values_BF: torch.Tensor, lowest: torch.Tensor) -> torch.Tensor:
 def largest_of_all(values: torch.Tensor, n: int) -> torch.Tensor:
     """The places of the n largest of a flat tensor, in ascending order.
 
-    Values that are not positive may be left out, as ReLU makes them zero.
+    Values that are not positive may be left out, as ReLU makes them zero. Of equal ones the first
+    are taken on a CPU.
     """
     if values.device.type != "cpu":  # a data-dependent size would wait for the device
         return torch.topk(values, n, sorted=False).indices.sort().values
@@ -73,15 +76,21 @@ def _largest_of_all(values: np.ndarray, n: int) -> np.ndarray:
         candidate = np.flatnonzero(values > 0)
     if len(candidate) <= n:
         return candidate
-    chosen = np.argpartition(values[candidate], -n)[-n:]
-    return np.sort(candidate[chosen])
+    of_candidates = values[candidate]
+    least = np.partition(of_candidates, -n)[-n]
+    is_chosen = of_candidates > least
+    is_chosen[np.flatnonzero(of_candidates == least)[: n - np.count_nonzero(is_chosen)]] = True
+    return candidate[is_chosen]
 
 
 def _bound_below_largest(values: np.ndarray, n: int) -> float:
     """A bound, not negative, that a sample suggests: a little more than n values lie above it."""
-    # A step without a common factor with d_sae comes to all features; some are larger than others.
-    step = next(s for s in count(max(1, len(values) // 2**18)) if gcd(s, len(values)) == 1)
-    sample = values[::step]
+    # Whole cache lines, which cost as much to read as one value of each. A step without a common
+    # factor with their number comes to all features; some are larger than others.
+    n_lines = max(1, len(values) // _LINE)
+    lines = values[: n_lines * _LINE].reshape(n_lines, -1)
+    step = next(s for s in count(max(1, n_lines * _LINE // _SAMPLED)) if gcd(s, n_lines) == 1)
+    sample = lines[::step].reshape(-1)
     expected = n * len(sample) / len(values)
     rank = min(len(sample), int(1.1 * expected + 6 * expected**0.5) + 1)
     return max(0.0, float(np.partition(sample, -rank)[-rank]))

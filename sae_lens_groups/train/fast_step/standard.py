@@ -41,7 +41,7 @@ class StandardStep(AboveThresholdStep[StandardTrainingSAE]):
         sae_out_BD = decoded.sum_BD + sae.b_dec
         error_BD = sae_out_BD - sae_in_BD
         grad_out_BD = error_BD * (2 / len(rows_BD))
-        norm_N = norm_F[active.feature_N] * (coefficients["l1"] / len(rows_BD))
+        norm_N = norm_F.index_select(0, active.feature_N) * (coefficients["l1"] / len(rows_BD))
         grad_norm_F = torch.zeros_like(norm_F).index_add_(0, active.feature_N, active.value_N)
         grad_norm_F *= coefficients["l1"] / len(rows_BD)
         losses = {

@@ -67,7 +67,9 @@ class TopKLikeStep(SparseStep[T_TOPK]):
         rows_BD = self._encoder_input(sae_in_BD)
         hidden_BF = self._hidden(rows_BD, norm_F)
         active = self.active(hidden_BF)
-        value_N = active.value_N if norm_F is None else active.value_N / norm_F[active.feature_N]
+        value_N = active.value_N
+        if norm_F is not None:
+            value_N = value_N / norm_F.index_select(0, active.feature_N)
         written = active.in_parts(self.widths)
         decoded = written.decode(value_N, sae.W_dec)
         outputs = _reconstructions(self._summed(decoded.sum_BD), sae.b_dec, len(self.widths))

@@ -52,6 +52,8 @@ def measure_limit(job: Job, model: HookedRootModule) -> dict[str, Any]:
         if turn < n_lm_passes:
             lm_seconds += seconds_of(lm_pass, job.device, job.clock)
         if turn < job.n_steps:
+            # On rows that it knows, a JumpReLU SAE soon needs half of a run's latents.
+            rows_BD.normal_()
             steps_seconds += seconds_of(step, job.device, job.clock)
     return {
         "lm_seconds": lm_seconds * job.tokens / (n_lm_passes * TOKENS_PER_LM_BATCH),
