@@ -213,8 +213,9 @@ class GroupActivationsStore(TokenStore):
             acts_BD = acts.reshape(-1, self.d_in)
             if self._norm_limits:
                 is_outlier.append(self._is_outlier(hook_name, acts_BD))
-            rows_ND = acts_BD[token_N.to(acts.device)]
-            is_finite[hook_name] = rows_ND.isfinite().all()
+            rows_ND = acts_BD.index_select(0, token_N.to(acts.device))
+            # The sum is, where all are: one look at each where torch's isfinite takes several.
+            is_finite[hook_name] = rows_ND.sum(dtype=torch.float32).isfinite()
             sink.write(group.name, slot_N[row_N], self.as_served(rows_ND), position)
 
         self.capture(batch_tokens, take)
