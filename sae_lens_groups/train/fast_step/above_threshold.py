@@ -38,7 +38,7 @@ class AboveThresholdStep(SparseStep[T_SAE]):
         self._decide_by(output.hidden_pre)
 
     def _decide_by(self, hidden_BF: torch.Tensor) -> None:
-        self._decide(int((hidden_BF > self._lowest()).sum()), len(hidden_BF))
+        self._decide(int((hidden_BF > self._lowest()).count_nonzero()), len(hidden_BF))
 
     def _decide(self, n_latents: int, n_rows: int) -> None:
         self._is_due = n_latents * FEATURES_PER_ACTIVE <= n_rows * self.sae.cfg.d_sae
