@@ -47,7 +47,9 @@ class LayerStatistics:
     def add_active(self, active: ActiveLatents, position_B: torch.Tensor) -> torch.Tensor:
         """The same from the active latents alone. Returns how often each feature fired, (F,)."""
         n_fired_LF = torch.zeros_like(self.n_fired_LF)
-        index_N = position_B.index_select(0, active.row_N) * active.d_sae + active.feature_N
+        index_N = active.feature_N
+        if len(n_fired_LF) > 1:
+            index_N = position_B.index_select(0, active.row_N) * active.d_sae + index_N
         fired_N = (active.value_N != 0).to(n_fired_LF.dtype)
         n_fired_LF.view(-1).scatter_add_(0, index_N, fired_N)
         n_rows_L = torch.zeros_like(self.n_rows_L)
