@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -242,9 +243,11 @@ def test_a_layer_alone_is_drawn_and_tabled(
     values = [of.layers[2]["ce_loss_score"].value for of in four]
     assert [found[n] for n in range(4)] == pytest.approx(values, rel=1e-5)
     cells = browser.find_elements(By.CSS_SELECTOR, "#layers [data-metric=dead_features]")
-    shown = [float(cell.text.strip().removesuffix("%")) for cell in cells]
-    dead = [100 * of.evaluation[2].dead_features for of in four]
-    assert shown == pytest.approx(dead, abs=0.0501)  # a half is rounded up there
+    dead = [Decimal(100 * of.evaluation[2].dead_features) for of in four]
+    expected = [
+        f"{one.quantize(Decimal('0.1'), ROUND_HALF_UP)}%" for one in dead
+    ]  # as toFixed does
+    assert [cell.text.strip() for cell in cells] == expected
     require_quiet(browser)
 
 

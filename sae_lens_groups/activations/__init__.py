@@ -55,5 +55,10 @@ from sae_lens_groups.activations.shuffle_buffer import (
     rows_name,
 )
 from sae_lens_groups.activations.side_by_side import SideBySide
-from sae_lens_groups.activations.store import ROWS_READ, GroupActivationsStore, norms_of
+from sae_lens_groups.activations.store import (
+    ROWS_READ,
+    GroupActivationsStore,
+    are_finite,
+    norms_of,
+)
 from sae_lens_groups.activations.token_store import TokenStore

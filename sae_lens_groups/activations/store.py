@@ -214,8 +214,7 @@ class GroupActivationsStore(TokenStore):
             if self._norm_limits:
                 is_outlier.append(self._is_outlier(hook_name, acts_BD))
             rows_ND = acts_BD.index_select(0, token_N.to(acts.device))
-            # The sum is, where all are: one look at each where torch's isfinite takes several.
-            is_finite[hook_name] = rows_ND.sum(dtype=torch.float32).isfinite()
+            is_finite[hook_name] = are_finite(rows_ND)
             sink.write(group.name, slot_N[row_N], self.as_served(rows_ND), position)
 
         self.capture(batch_tokens, take)
@@ -327,6 +326,12 @@ class GroupActivationsStore(TokenStore):
         }
         for name, draw in self._draws.items():
             draw.set_state(state[f"draws.{name}"])
+
+
+def are_finite(acts: torch.Tensor) -> torch.Tensor:
+    """Whether all activations are, as a tensor, for which nothing waits for the device."""
+    # Their sum is, then: one look at each where torch's isfinite takes several.
+    return acts.sum(dtype=torch.float32).isfinite()
 
 
 def norms_of(acts_D: torch.Tensor) -> torch.Tensor:

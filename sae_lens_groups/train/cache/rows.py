@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sae_lens_groups.activations import GroupActivationsStore
+from sae_lens_groups.activations import GroupActivationsStore, are_finite
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.errors import CacheError
 from sae_lens_groups.layers import LayerGroup
@@ -73,7 +73,7 @@ def _piece(
     else:
         columns = store.captured_layers(batch_tokens)
         n_kept_tokens = len(store.ordinary_positions(batch_tokens, columns))
-        store.require_finite({name: acts_ND.isfinite().all() for name, acts_ND in columns.items()})
+        store.require_finite({name: are_finite(acts_ND) for name, acts_ND in columns.items()})
     dtype = columns[layout.row_columns[0]].dtype
     for name in layout.row_columns:
         columns[name] = _stored(columns[name], layout.dtype, name)

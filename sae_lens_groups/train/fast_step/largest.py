@@ -13,8 +13,8 @@ import torch
 _BUNDLE = 8  # measured best among 4, 8 and 16, as were this many bundles for each value wanted
 _BUNDLES_PER_WANTED = 4
 _PARTITIONED_AT_ONCE = 2**20  # numpy's places take 8 bytes for each value
-_SAMPLED = 2**18
 _LINE = 16  # values of float32 in a cache line
+_LINES_SAMPLED = 2**14
 
 
 def largest_per_row(
@@ -89,7 +89,7 @@ def _bound_below_largest(values: np.ndarray, n: int) -> float:
     # factor with their number comes to all features; some are larger than others.
     n_lines = max(1, len(values) // _LINE)
     lines = values[: n_lines * _LINE].reshape(n_lines, -1)
-    step = next(s for s in count(max(1, n_lines * _LINE // _SAMPLED)) if gcd(s, n_lines) == 1)
+    step = next(s for s in count(max(1, n_lines // _LINES_SAMPLED)) if gcd(s, n_lines) == 1)
     sample = lines[::step].reshape(-1)
     expected = n * len(sample) / len(values)
     rank = min(len(sample), int(1.1 * expected + 6 * expected**0.5) + 1)

@@ -16,6 +16,7 @@ from sae_lens_groups.activations import (
     ActivationNorms,
     CountedRows,
     GroupActivationsStore,
+    are_finite,
     fingerprint,
 )
 from sae_lens_groups.config import GroupSAERunnerConfig
@@ -163,7 +164,7 @@ def _rows_of_layers(
     del batches
     for layer in tqdm(layers, desc="Refitting decoders", unit="layer", leave=False):
         rows_ND = torch.cat(of_layers.pop(0))
-        store.require_finite({store.template.hook_name(layer): rows_ND.isfinite().all()})
+        store.require_finite({store.template.hook_name(layer): are_finite(rows_ND)})
         yield layer, rows_ND
 
 
