@@ -1,9 +1,12 @@
 """The benchmarks still run, and measure something. What they measure is no matter of tests."""
 
+import itertools
 import json
 import math
 import os
+import posixpath
 import sys
+import timeit
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -14,7 +17,7 @@ import pytest
 
 from tests import processes
 from tests.benchmarks import claims, cost_scale, demo_runs, from_cache, own_process, ranks_plot
-from tests.benchmarks.own_process import in_own_process
+from tests.benchmarks.own_process import in_own_process, in_turns
 from tests.benchmarks.speed.__main__ import main as speed
 from tests.benchmarks.speed.jobs import EACH, GROUPS, MULTI
 from tests.benchmarks.subjects import Demo
@@ -32,6 +35,30 @@ def _forked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_run_has_a_process_of_its_own() -> None:
     assert in_own_process(os.getpid) != os.getpid()
+
+
+def test_in_turns_one_process_runs_at_a_time(tmp_path: Path) -> None:
+    """Side by side they would write to the file letter by letter."""
+    file = tmp_path / "letters"
+    calls = [
+        {
+            "setup": f"file = open({str(file)!r}, 'ab', buffering=0)",
+            "stmt": f"file.write({letter!r})",
+            "number": 50_000,
+        }
+        for letter in (b"a", b"b", b"c")
+    ]
+    assert all(seconds > 0 for seconds in in_turns(timeit.timeit, calls, seconds=[0.02] * 3))
+    letters = file.read_text()
+    assert sorted(letters) == sorted("abc" * 50_000)
+    assert len(list(itertools.groupby(letters))) < 100
+
+
+def test_in_turns_results_come_in_order_and_an_error_is_told() -> None:
+    calls = [{"a": name} for name in "xyz"]
+    assert list(in_turns(posixpath.join, calls, seconds=[0.1] * 3)) == ["x", "y", "z"]
+    with pytest.raises(SystemExit, match="unexpected keyword argument 'b'"):
+        list(in_turns(posixpath.join, [{"a": "x"}, {"b": "y"}], seconds=[0.1] * 2))
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ from sae_lens_groups.train.fast_step import (
     step_of_sae,
     why_not,
 )
-from sae_lens_groups.train.fast_step.largest import largest_of_all, largest_per_row
+from sae_lens_groups.train.fast_step.largest import largest_per_row
 from sae_lens_groups.train.group_trainer import GroupSAE, GroupTrainer
 from sae_lens_groups.train.prepare import settle
 from sae_lens_groups.train.trainer import GroupSAETrainer
@@ -553,40 +553,6 @@ def test_the_largest_of_each_row_are_the_same_however_many_rows_there_are() -> N
     for row, found in zip(values_BF, together, strict=True):
         assert torch.equal(largest_per_row(row[None], 5)[1][0], found)
         assert set(found.tolist()) == set(torch.topk(row, 5).indices.tolist())
-
-
-@given(st.integers(1, 3000), st.integers(0, 2**32), st.floats(-3, 3), st.data())
-def test_the_largest_of_all_are_the_largest(
-    n_values: int, seed: int, shift: float, data: st.DataObject
-) -> None:
-    n = data.draw(st.integers(1, n_values))
-    values = torch.randn(n_values, generator=torch.Generator().manual_seed(seed)) + shift
-    found = largest_of_all(values, n)
-    assert found.tolist() == sorted(found.tolist())
-    expected = torch.topk(values, n).indices
-    assert set(found.tolist()) == set(expected[values[expected] > 0].tolist())
-
-
-@given(st.integers(1, 3000), st.integers(0, 2**32), st.data())
-def test_of_equal_values_the_first_are_chosen(
-    n_values: int, seed: int, data: st.DataObject
-) -> None:
-    n = data.draw(st.integers(1, n_values))
-    generator = torch.Generator().manual_seed(seed)
-    values = torch.randint(-2, 4, (n_values,), generator=generator).float()
-    first = torch.sort(values, descending=True, stable=True).indices[:n]
-    expected = first[values[first] > 0].sort().values
-    assert largest_of_all(values, n).tolist() == expected.tolist()
-
-
-def test_the_largest_of_all_when_a_sample_misleads() -> None:
-    """Only one lies above the bound that it suggests, as most values are equal."""
-    values = torch.full((2**20,), 0.5)
-    values[1::4] = torch.rand(2**18) * 0.1
-    values[2] = 1.0
-    assert set(largest_of_all(values, 3 * 2**18).tolist()) == set(
-        torch.topk(values, 3 * 2**18).indices.tolist()
-    )
 
 
 class TestChoice:

@@ -74,5 +74,5 @@ def _point(training_tokens: int, group: str, output: TrainStepOutput) -> Trainin
         loss=output.loss.item(),
         mse_loss=output.losses["mse_loss"].item(),
         explained_variance=1 - ((rows - reconstruction).pow(2).sum() / variance).item(),
-        l0=float(features.count_nonzero()) / len(rows),
+        l0=float((features != 0).sum()) / len(rows),
     )

@@ -3,7 +3,12 @@
 from sae_lens_groups.train.cache.layout import ALL_ROWS, CACHE_DTYPES, CACHE_ROWS, DRAWN_ROWS
 from sae_lens_groups.train.cache.run import CacheRun, cache_activations
 from sae_lens_groups.train.cost import count_flops, time_steps
-from sae_lens_groups.train.fast_step import ActiveLatents, SparseStep, TopKLikeStep, starts
+from sae_lens_groups.train.fast_step import (
+    ActiveLatents,
+    PreActivations,
+    SparseStep,
+    TopKLikeStep,
+)
 from sae_lens_groups.train.prepare import settle
 from sae_lens_groups.train.progress import followed_by
 from sae_lens_groups.train.ranks.world import world_of_process
@@ -27,6 +32,7 @@ __all__ = [
     "Budget",
     "CacheRun",
     "GroupSAETrainingRunner",
+    "PreActivations",
     "SparseStep",
     "SuiteParts",
     "SuiteRecipe",
@@ -43,7 +49,6 @@ __all__ = [
     "require_refittable_suite",
     "run_text",
     "settle",
-    "starts",
     "time_steps",
     "world_of_process",
 ]

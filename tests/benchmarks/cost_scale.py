@@ -35,8 +35,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from sae_lens_groups.plan.picture import CHOSEN, LEVEL_CURVES
 from tests.benchmarks.speed import models, ways
-from tests.benchmarks.speed.clocks import CLOCKS, CPU, WALL, is_cuda
+from tests.benchmarks.speed.clocks import CLOCKS, is_cuda
 from tests.benchmarks.speed.jobs import (
+    CPU,
     EACH,
     FLOAT32,
     GROUPS,
@@ -44,6 +45,7 @@ from tests.benchmarks.speed.jobs import (
     MULTI,
     SHAPES,
     TOKENS_PER_LM_BATCH,
+    WALL,
     Job,
     Shape,
 )

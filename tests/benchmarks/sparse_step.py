@@ -23,7 +23,8 @@ from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from sae_lens.saes.sae import TrainStepInput
 
 from sae_lens_groups.train.fast_step import ALWAYS, AUTO, Scratch, step_of_config, step_of_sae
-from tests.benchmarks.speed.clocks import CPU, WALL, is_cuda, seconds_of
+from tests.benchmarks.speed.clocks import is_cuda, seconds_of
+from tests.benchmarks.speed.jobs import CPU, WALL
 
 TOPK, BATCHTOPK, ABSTOPK = "topk", "batchtopk", "abstopk"
 MATRYOSHKA = "matryoshka_batchtopk"

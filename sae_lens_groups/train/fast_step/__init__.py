@@ -7,7 +7,7 @@ Shapes: B rows of a training batch, D = d_in, F = d_sae, N latents that are acti
 C features that may be dead.
 """
 
-from sae_lens_groups.train.fast_step.active_latents import ActiveLatents, starts
+from sae_lens_groups.train.fast_step.active_latents import ActiveLatents
 from sae_lens_groups.train.fast_step.choice import (
     ALWAYS,
     AUTO,
@@ -20,6 +20,7 @@ from sae_lens_groups.train.fast_step.choice import (
     steps_text,
     why_not,
 )
+from sae_lens_groups.train.fast_step.pre_activations import PreActivations
 from sae_lens_groups.train.fast_step.scratch import Scratch
 from sae_lens_groups.train.fast_step.sharded import (
     ShardedStep,

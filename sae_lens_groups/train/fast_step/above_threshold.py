@@ -8,10 +8,11 @@ from sae_lens.saes.sae import TrainStepOutput
 from typing_extensions import override
 
 from sae_lens_groups.train.fast_step.active_latents import ActiveLatents
-from sae_lens_groups.train.fast_step.largest import places_above
+from sae_lens_groups.train.fast_step.pre_activations import PreActivations
 from sae_lens_groups.train.fast_step.sparse_step import FEATURES_PER_ACTIVE, T_SAE, SparseStep
 
 _STATE = "above_threshold.is_due"
+_ROWS_LOOKED_AT = 256  # of the first batch
 
 
 class AboveThresholdStep(SparseStep[T_SAE]):
@@ -29,7 +30,8 @@ class AboveThresholdStep(SparseStep[T_SAE]):
     @torch.no_grad()
     def is_due(self, sae_in_BD: torch.Tensor) -> bool:
         if self._is_due is None:
-            self._decide_by(self._hidden(self._encoder_input(sae_in_BD), None))
+            rows_BD = self._encoder_input(sae_in_BD[:_ROWS_LOOKED_AT])
+            self._decide_by(self._hidden(rows_BD, None).whole())
         return bool(self._is_due)
 
     @override
@@ -57,12 +59,12 @@ class AboveThresholdStep(SparseStep[T_SAE]):
     def _lowest(self) -> torch.Tensor:
         """Up to which a pre-activation has no part in the step, (F,) or for all."""
 
-    def _latents(self, hidden_BF: torch.Tensor) -> ActiveLatents:
+    def _latents(self, hidden: PreActivations) -> ActiveLatents:
         """Those that take part, with their pre-activations as values; decides on the next step."""
         # Waits for the device once a step: how many there are follows from the data.
-        index_N = places_above(hidden_BF, self._lowest())
-        self._decide(len(index_N), len(hidden_BF))
-        return ActiveLatents.at(index_N, hidden_BF)
+        latents = hidden.above(self._lowest())
+        self._decide(len(latents.value_N), latents.n_rows)
+        return latents
 
     def _add_gradient_of_norms(self, grad_norm_F: torch.Tensor, norm_F: torch.Tensor) -> None:
         """Adds to the decoder's gradient what it gets by way of the norms of its rows."""

@@ -15,35 +15,22 @@ _BLOCK_BYTES = 3 * 2**19
 class ActiveLatents:
     """Which latents are active in which row, ordered by row."""
 
-    row_start_B: torch.Tensor
-    """Where each row's latents begin among all N."""
     row_N: torch.Tensor
     feature_N: torch.Tensor
     value_N: torch.Tensor
     """The activations, as SAELens's `feature_acts` holds them; 0 where ReLU cut one off."""
+    n_rows: int
     d_sae: int
-
-    @classmethod
-    def at(cls, index_N: torch.Tensor, hidden_BF: torch.Tensor) -> "ActiveLatents":
-        """Those at ascending places of the flattened pre-activations, which are their values."""
-        n_rows, d_sae = hidden_BF.shape
-        row_N = index_N // d_sae
-        return cls(
-            row_start_B=starts(row_N, n_rows),
-            row_N=row_N,
-            feature_N=index_N % d_sae,
-            value_N=hidden_BF.view(-1).index_select(0, index_N),
-            d_sae=d_sae,
-        )
 
     def relu(self) -> "ActiveLatents":
         """The same behind a ReLU."""
         return replace(self, value_N=self.value_N.relu())
 
-    @property
-    def n_rows(self) -> int:
-        """B."""
-        return len(self.row_start_B)
+    def where(self, is_kept_N: torch.Tensor) -> "ActiveLatents":
+        """Some of them; waits for the device."""
+        kept_N = places_of(is_kept_N)
+        parts = {name: getattr(self, name) for name in ("row_N", "feature_N", "value_N")}
+        return replace(self, **{name: of.index_select(0, kept_N) for name, of in parts.items()})
 
     def in_parts(self, widths: Sequence[int]) -> "ActiveLatents":
         """With a row for each part of the features of each row: row 0's parts, then row 1's.
@@ -59,7 +46,7 @@ class ActiveLatents:
         ends = torch.tensor(widths[:-1], device=self.feature_N.device)
         part_N = torch.bucketize(self.feature_N, ends, right=True)
         row_N = self.row_N * n_parts + part_N
-        return replace(self, row_N=row_N, row_start_B=starts(row_N, self.n_rows * n_parts))
+        return replace(self, row_N=row_N, n_rows=self.n_rows * n_parts)
 
     def to_sparse(self) -> torch.Tensor:
         """SAELens's `feature_acts`, (B, F), as a sparse COO tensor."""
@@ -77,7 +64,7 @@ class ActiveLatents:
             sum_BD = embedding_bag(
                 self.feature_N,
                 W_dec_FD.detach(),
-                self.row_start_B,
+                starts(self.row_N, self.n_rows),
                 mode="sum",
                 per_sample_weights=weight_N,
             )
@@ -139,6 +126,13 @@ class ByFeature:
         starts = [*self._start_F[::n_per_block].tolist(), n_latents]
         for first, (start, end) in zip(firsts, pairwise(starts), strict=True):
             yield slice(first, first + n_per_block), slice(start, end)
+
+
+def places_of(is_there_N: torch.Tensor) -> torch.Tensor:
+    """Where this is true, ascending; on a CPU by numpy, which takes a quarter of torch's time."""
+    if is_there_N.device.type != "cpu":
+        return is_there_N.nonzero().squeeze(1)
+    return torch.from_numpy(np.flatnonzero(is_there_N.numpy()))
 
 
 def starts(index_N: torch.Tensor, n: int) -> torch.Tensor:

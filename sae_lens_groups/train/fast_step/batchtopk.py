@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from sae_lens_groups.train.fast_step.active_latents import ActiveLatents
 from sae_lens_groups.train.fast_step.dead_features import DeadCandidates
-from sae_lens_groups.train.fast_step.largest import largest_of_all
+from sae_lens_groups.train.fast_step.pre_activations import PreActivations
 from sae_lens_groups.train.fast_step.topk_like import TopKLikeStep
 
 
@@ -17,10 +17,8 @@ class BatchTopKStep(TopKLikeStep[BatchTopKTrainingSAE]):
     """The sparse step of SAELens's `BatchTopKTrainingSAE`."""
 
     @override
-    def active(self, hidden_BF: torch.Tensor) -> ActiveLatents:
-        n_active = int(self.sae.cfg.k * len(hidden_BF))
-        index_N = largest_of_all(hidden_BF.flatten(), n_active)
-        return ActiveLatents.at(index_N, hidden_BF).relu()
+    def active(self, hidden: PreActivations) -> ActiveLatents:
+        return hidden.largest(int(self.sae.cfg.k * hidden.shape[0])).relu()
 
     @override
     def finish(self, active: ActiveLatents) -> dict[str, Any]:

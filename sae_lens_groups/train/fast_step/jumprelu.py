@@ -11,6 +11,7 @@ from typing_extensions import override
 from sae_lens_groups.train.fast_step.above_threshold import AboveThresholdStep
 from sae_lens_groups.train.fast_step.active_latents import ActiveLatents
 from sae_lens_groups.train.fast_step.dead_features import DeadGradients
+from sae_lens_groups.train.fast_step.pre_activations import PreActivations
 
 
 class JumpReLUStep(AboveThresholdStep[JumpReLUTrainingSAE]):
@@ -44,8 +45,8 @@ class JumpReLUStep(AboveThresholdStep[JumpReLUTrainingSAE]):
         sae.threshold.clamp_(min=0.0)  # as SAELens does, outside of the gradient
         norm_F = sae.W_dec.norm(dim=1)
         rows_BD = self._encoder_input(sae_in_BD)
-        hidden_BF = self._hidden(rows_BD, None)
-        latents = self._latents(hidden_BF)
+        hidden = self._hidden(rows_BD, None)
+        latents = self._latents(hidden)
         pre_N, threshold_N = latents.value_N, sae.threshold.index_select(0, latents.feature_N)
         is_active_N = pre_N > threshold_N
         active = replace(latents, value_N=pre_N * is_active_N)
@@ -54,7 +55,7 @@ class JumpReLUStep(AboveThresholdStep[JumpReLUTrainingSAE]):
         error_BD = sae_out_BD - sae_in_BD
         grad_out_BD = error_BD * (2 / len(rows_BD))
         sparsity = self._sparsity(active, is_active_N, norm_F, coefficients["l0"])
-        dead = self._pre_act_loss(hidden_BF, norm_F, n_steps_since_fired_F)
+        dead = self._pre_act_loss(hidden, norm_F, n_steps_since_fired_F)
         losses = {"mse_loss": error_BD.pow(2).sum(dim=-1).mean(), "l0_loss": sparsity.loss}
         if sae.cfg.pre_act_loss_coefficient is not None:
             losses["pre_act_loss"] = sum((one.loss for one in dead), error_BD.new_zeros(()))
@@ -71,7 +72,7 @@ class JumpReLUStep(AboveThresholdStep[JumpReLUTrainingSAE]):
         self._set_threshold_gradient(active, crossing_N, dead)
         if sae.cfg.jumprelu_sparsity_loss_mode == "tanh":
             self._add_gradient_of_norms(sparsity.grad_norm_F, norm_F)
-        return self._output(sae_in_BD, sae_out_BD, active, hidden_BF, losses), active
+        return self._output(sae_in_BD, sae_out_BD, active, losses), active
 
     def _sparsity(
         self,
@@ -107,7 +108,7 @@ class JumpReLUStep(AboveThresholdStep[JumpReLUTrainingSAE]):
         )
 
     def _pre_act_loss(
-        self, hidden_BF: torch.Tensor, norm_F: torch.Tensor, n_steps_since_fired_F: torch.Tensor
+        self, hidden: PreActivations, norm_F: torch.Tensor, n_steps_since_fired_F: torch.Tensor
     ) -> list[DeadGradients]:
         """What pulls dead features up to their thresholds, where there are any."""
         coefficient = self.sae.cfg.pre_act_loss_coefficient
@@ -115,9 +116,9 @@ class JumpReLUStep(AboveThresholdStep[JumpReLUTrainingSAE]):
             return []
         (index_C,) = self.dead_candidates.next(n_steps_since_fired_F)
         is_dead_C = n_steps_since_fired_F[index_C] > self.dead_candidates.window
-        weight_C = is_dead_C * norm_F[index_C] * (coefficient / len(hidden_BF))
-        below_BC = (self.sae.threshold[index_C] - hidden_BF[:, index_C]).relu()
-        grad_norm_C = below_BC.sum(0) * is_dead_C * (coefficient / len(hidden_BF))
+        weight_C = is_dead_C * norm_F[index_C] * (coefficient / hidden.shape[0])
+        below_BC = (self.sae.threshold[index_C] - hidden.columns(index_C)).relu()
+        grad_norm_C = below_BC.sum(0) * is_dead_C * (coefficient / hidden.shape[0])
         W_dec_CD = self.sae.W_dec[index_C]
         return [
             DeadGradients(

@@ -13,14 +13,15 @@ from sae_lens.saes.sae import TrainingSAEConfig
 from typing_extensions import override
 
 from sae_lens_groups.train.fast_step.abstopk import AbsTopKStep
-from sae_lens_groups.train.fast_step.active_latents import ActiveLatents, starts
+from sae_lens_groups.train.fast_step.active_latents import ActiveLatents
 from sae_lens_groups.train.fast_step.batchtopk import (
     BatchTopKStep,
     average_threshold,
     smallest_of,
 )
 from sae_lens_groups.train.fast_step.choice import step_for_dtype, step_of_config
-from sae_lens_groups.train.fast_step.largest import largest_of_all, largest_per_row
+from sae_lens_groups.train.fast_step.largest import largest_per_row
+from sae_lens_groups.train.fast_step.pre_activations import PreActivations
 from sae_lens_groups.train.fast_step.scratch import Scratch
 from sae_lens_groups.train.fast_step.sparse_step import SparseStep
 from sae_lens_groups.train.fast_step.topk import TopKStep
@@ -76,29 +77,29 @@ class ShardedStep(TopKLikeStep[Any]):
         self._counted: torch.Tensor | None = None
 
     @override
-    def active(self, hidden_BF: torch.Tensor) -> ActiveLatents:
+    def active(self, hidden: PreActivations) -> ActiveLatents:
         k = self.sae.cfg.k
         if self.sae.cfg.architecture() == "batchtopk":
-            return self._largest_of_batch(hidden_BF, int(k * len(hidden_BF)))
+            return self._largest_of_batch(hidden, int(k * hidden.shape[0]))
+        hidden_BF = hidden.whole()
         n_own = min(k, hidden_BF.shape[1])
         value_BK, feature_BK = largest_per_row(hidden_BF, n_own, self.by_magnitude)
         is_active_BK = self._chosen(value_BK, k, min(k, self._most_features))
         row_N = is_active_BK.nonzero()[:, 0]
         active = ActiveLatents(
-            row_start_B=starts(row_N, len(hidden_BF)),
             row_N=row_N,
             feature_N=feature_BK[is_active_BK],
             value_N=value_BK[is_active_BK],
+            n_rows=len(hidden_BF),
             d_sae=hidden_BF.shape[1],
         )
         return active if self.by_magnitude else active.relu()
 
-    def _largest_of_batch(self, hidden_BF: torch.Tensor, n: int) -> ActiveLatents:
-        hidden = hidden_BF.flatten()
-        index_N = largest_of_all(hidden, min(n, len(hidden)))
-        width = min(n, len(hidden_BF) * self._most_features)
-        is_chosen_N = self._chosen(hidden[index_N][None], n, width)[0]
-        return ActiveLatents.at(index_N[is_chosen_N], hidden_BF).relu()
+    def _largest_of_batch(self, hidden: PreActivations, n: int) -> ActiveLatents:
+        n_rows, n_features = hidden.shape
+        own = hidden.largest(min(n, n_rows * n_features))
+        width = min(n, n_rows * self._most_features)
+        return own.where(self._chosen(own.value_N[None], n, width)[0]).relu()
 
     def _chosen(self, value_BK: torch.Tensor, k: int, width: int) -> torch.Tensor:
         """Which of these are among each row's k largest of all shards, where `width` is enough of each.

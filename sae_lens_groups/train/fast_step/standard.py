@@ -35,8 +35,8 @@ class StandardStep(AboveThresholdStep[StandardTrainingSAE]):
         sae = self.sae
         norm_F = sae.W_dec.norm(dim=1)
         rows_BD = self._encoder_input(sae_in_BD)
-        hidden_BF = self._hidden(rows_BD, None)
-        active = self._latents(hidden_BF)
+        hidden = self._hidden(rows_BD, None)
+        active = self._latents(hidden)
         decoded = active.decode(active.value_N, sae.W_dec)
         sae_out_BD = decoded.sum_BD + sae.b_dec
         error_BD = sae_out_BD - sae_in_BD
@@ -52,4 +52,4 @@ class StandardStep(AboveThresholdStep[StandardTrainingSAE]):
         self._set_gradients(active, active.value_N, grad_pre_N, rows_BD, active, grad_out_BD, ())
         self._set_b_dec_gradient(grad_out_BD)
         self._add_gradient_of_norms(grad_norm_F, norm_F)
-        return self._output(sae_in_BD, sae_out_BD, active, hidden_BF, losses), active
+        return self._output(sae_in_BD, sae_out_BD, active, losses), active

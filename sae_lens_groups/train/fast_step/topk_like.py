@@ -13,6 +13,7 @@ from typing_extensions import override
 from sae_lens_groups.train.fast_step.active_latents import ActiveLatents
 from sae_lens_groups.train.fast_step.dead_features import DeadGradients
 from sae_lens_groups.train.fast_step.largest import largest_per_row
+from sae_lens_groups.train.fast_step.pre_activations import PreActivations
 from sae_lens_groups.train.fast_step.sparse_step import FEATURES_PER_ACTIVE, SparseStep
 
 T_TOPK = TypeVar("T_TOPK", bound=TopKTrainingSAE)
@@ -42,7 +43,7 @@ class TopKLikeStep(SparseStep[T_TOPK]):
         return None
 
     @abc.abstractmethod
-    def active(self, hidden_BF: torch.Tensor) -> ActiveLatents:
+    def active(self, hidden: PreActivations) -> ActiveLatents:
         """The active latents of a batch, from its pre-activations."""
 
     @property
@@ -65,8 +66,8 @@ class TopKLikeStep(SparseStep[T_TOPK]):
         sae = self.sae
         norm_F = sae.W_dec.norm(dim=-1) if sae.cfg.rescale_acts_by_decoder_norm else None
         rows_BD = self._encoder_input(sae_in_BD)
-        hidden_BF = self._hidden(rows_BD, norm_F)
-        active = self.active(hidden_BF)
+        hidden = self._hidden(rows_BD, norm_F)
+        active = self.active(hidden)
         value_N = active.value_N
         if norm_F is not None:
             value_N = value_N / norm_F.index_select(0, active.feature_N)
@@ -75,7 +76,7 @@ class TopKLikeStep(SparseStep[T_TOPK]):
         outputs = _reconstructions(self._summed(decoded.sum_BD), sae.b_dec, len(self.widths))
         errors = [output_BD - sae_in_BD for output_BD in outputs]
         losses = {"mse_loss": _squared(errors[-1])}
-        dead = self._auxiliary(hidden_BF, norm_F, errors, n_steps_since_fired_F)
+        dead = self._auxiliary(hidden, norm_F, errors, n_steps_since_fired_F)
         losses["auxiliary_reconstruction_loss"] = sum(
             (one.loss for one in dead), start=errors[-1].new_zeros(())
         )
@@ -88,7 +89,7 @@ class TopKLikeStep(SparseStep[T_TOPK]):
             grad_pre_N = grad_pre_N * (active.value_N > 0)
         self._set_gradients(active, value_N, grad_pre_N, rows_BD, written, grad_sum_BD, dead)
         self._set_b_dec_gradient(grad_BPD[:, 0])
-        output = self._output(sae_in_BD, outputs[-1], active, hidden_BF, losses)
+        output = self._output(sae_in_BD, outputs[-1], active, losses)
         output.metrics.update(self.finish(active))
         return output, active
 
@@ -104,7 +105,7 @@ class TopKLikeStep(SparseStep[T_TOPK]):
 
     def _auxiliary(
         self,
-        hidden_BF: torch.Tensor,
+        hidden: PreActivations,
         norm_F: torch.Tensor | None,
         errors: Sequence[torch.Tensor],
         n_steps_since_fired_F: torch.Tensor,
@@ -113,7 +114,7 @@ class TopKLikeStep(SparseStep[T_TOPK]):
         parts = self.dead_candidates.next(n_steps_since_fired_F)
         return [
             self._auxiliary_of(
-                hidden_BF,
+                hidden.columns(index_C),
                 norm_F,
                 -error_BD,
                 index_C,
@@ -125,7 +126,7 @@ class TopKLikeStep(SparseStep[T_TOPK]):
 
     def _auxiliary_of(
         self,
-        hidden_BF: torch.Tensor,
+        hidden_BC: torch.Tensor,
         norm_F: torch.Tensor | None,
         residual_BD: torch.Tensor,
         index_C: torch.Tensor,
@@ -134,7 +135,7 @@ class TopKLikeStep(SparseStep[T_TOPK]):
         """How well dead features reconstruct what the living ones left (arXiv 2406.04093, A.2).
 
         Args:
-            hidden_BF: pre-activations, times `norm_F` where there is one.
+            hidden_BC: their pre-activations, times `norm_F` where there is one.
             norm_F: norms of the decoder's rows, where SAELens rescales by them.
             residual_BD: what the reconstruction lacks.
             index_C: features that may be dead.
@@ -142,7 +143,7 @@ class TopKLikeStep(SparseStep[T_TOPK]):
         """
         n_rows, d_in = residual_BD.shape
         k_aux = d_in // 2
-        acts_BC = self._largest_dead(hidden_BF[:, index_C], is_dead_C, k_aux)
+        acts_BC = self._largest_dead(hidden_BC, is_dead_C, k_aux)
         is_taken_BC = acts_BC != 0
         if norm_F is not None:
             acts_BC = acts_BC / norm_F[index_C]

@@ -21,12 +21,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.own_process import in_own_process, log
+from tests.benchmarks.own_process import in_own_process, in_turns, log
 from tests.benchmarks.speed.jobs import (
     ARCHITECTURES,
     AUTO_MODEL,
     AUTOCAST,
     CONTEXT_SIZE,
+    CPU,
     EACH,
     ESTIMATED,
     FLOAT32,
@@ -37,6 +38,8 @@ from tests.benchmarks.speed.jobs import (
     MODEL_CLASSES,
     SHAPES,
     TOPK,
+    TURNS,
+    WALL,
     WAYS,
     Job,
     spread_layers,
@@ -48,6 +51,8 @@ def main() -> None:
     """Runs all rounds of all shapes and prints a table per shape."""
     parser = _parser()
     args = parser.parse_args()
+    if args.turns is not None and args.clock != CPU:
+        parser.error("--turns needs --clock cpu, as a run that waits for its turn takes no time")
     jobs_of_shape = {shape: [_job(args, shape, way) for way in args.ways] for shape in args.shapes}
     for jobs in jobs_of_shape.values():
         _require_usable(parser, jobs)
@@ -108,10 +113,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--clock",
-        default="wall",
-        choices=("wall", "cpu"),
+        default=WALL,
+        choices=(WALL, CPU),
         help="cpu: the time in which the processor worked on a run, for one thread on a shared "
         "machine (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--turns",
+        type=float,
+        help="run the ways of a round at once, one at a time in turns of about so many seconds, "
+        "so that all meet the same noise of a shared machine; default: one after the other",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log", type=Path, help="append every run to this file as JSON")
@@ -166,19 +177,23 @@ def _require_usable(parser: argparse.ArgumentParser, jobs: Sequence[Job]) -> Non
 def _one_round(
     args: argparse.Namespace, jobs: Sequence[Job], round_number: int
 ) -> list[dict[str, Any]]:
-    """Every way once, in an order of this round's own."""
+    """Every way once, in an order of this round's own, or all in turns.
+
+    Each in a process of its own, whose peak memory is then its own too.
+    """
     order = list(jobs)
     random.Random(f"{args.seed} {round_number}").shuffle(order)
-    return [_in_process(job, round_number, args.log) for job in order]
-
-
-def _in_process(job: Job, round_number: int, log_file: Path | None) -> dict[str, Any]:
-    """One run in a process of its own, whose peak memory is then its own too."""
-    settings = job.to_dict()
-    found = in_own_process(measured, n_threads=job.threads, settings=settings)
-    run = {"round": round_number, **settings, "n_steps": job.n_steps, **found}
-    log(log_file, run)
-    return run
+    calls = [{"settings": job.to_dict()} for job in order]
+    if args.turns is None:
+        results = (in_own_process(measured, n_threads=args.threads, **call) for call in calls)
+    else:
+        seconds = [args.turns * TURNS[job.way] for job in order]
+        results = in_turns(measured, calls, seconds=seconds, n_threads=args.threads)
+    runs: list[dict[str, Any]] = []
+    for job, found in zip(order, results, strict=True):
+        runs.append({"round": round_number, **job.to_dict(), "n_steps": job.n_steps, **found})
+        log(args.log, runs[-1])
+    return runs
 
 
 def measured(settings: dict[str, Any]) -> dict[str, Any]:

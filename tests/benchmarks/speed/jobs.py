@@ -5,6 +5,9 @@ from typing import Any, Self
 
 SINGLE, MULTI, EACH, GROUPS, LIMIT = "single", "multi", "each", "groups", "limit"
 WAYS = (SINGLE, MULTI, EACH, GROUPS, LIMIT)
+TURNS = {SINGLE: 8.0, MULTI: 6.0, EACH: 1.0, GROUPS: 0.6, LIMIT: 1.0}
+"""About how long each way takes beside `each`."""
+WALL, CPU = "wall", "cpu"
 HOOKED_TRANSFORMER, AUTO_MODEL = "HookedTransformer", "AutoModelForCausalLM"
 MODEL_CLASSES = (HOOKED_TRANSFORMER, AUTO_MODEL)
 FLOAT32, BFLOAT16, AUTOCAST = "float32", "bfloat16", "autocast"
@@ -102,7 +105,7 @@ class Job:
     architecture: str = TOPK
     autocast: bool = False
     """Of the SAEs' steps; the language model's is `lm_dtype`."""
-    clock: str = "wall"
+    clock: str = WALL
     sweep: tuple[str, ...] = ()
     """Of the ways each and groups: the settings trained in the same run, such as `k=16,32`."""
 
