@@ -121,6 +121,9 @@ on_tokens("cache drawn", use_cached_activations=True)
 on_tokens("init", "1-2,3", init_direction="forward", init_alignment="orthogonal", plan_tokens=512)
 on_tokens("kept", "2,3", init_direction="forward", init_keep_layers=True)
 on_tokens("bad row", store_batch_size_prompts=4, bad_row=53)
+# Training costs more than the language model, so whoever trains nothing runs that for the others.
+on_tokens("lent", "0-2", fast_step="never", store_batch_size_prompts=4)
+on_tokens("lent bad row", "0-2", fast_step="never", store_batch_size_prompts=4, bad_row=53)
 on_text("text", layers_per_token=2, exclude_special_tokens=True, training_tokens=32 * 60)
 on_text("long text", "0-1,2,3,4-5", training_tokens=32 * 120)
 SHARDED = [name for name in ("topk", "batchtopk", "abstopk") if name in ARCHITECTURES]

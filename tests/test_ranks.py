@@ -1,5 +1,6 @@
 """Several processes train one suite: the same files as one process writes, whatever goes wrong."""
 
+import itertools
 import json
 import os
 import re
@@ -7,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -15,11 +16,14 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sae_lens_groups import LayerGroup
 from sae_lens_groups.cli import main
 from sae_lens_groups.demo.model import HOOK_NAME, MODEL_CLASS_NAME, MODEL_FOLDER
 from sae_lens_groups.train.checkpoints.folder import checkpoints_in
+from sae_lens_groups.train.ranks.passes import unequal_passes
 from sae_lens_groups.train.ranks.placement import owners, placement_text
 from sae_lens_groups.train.stop import StopRequest
 
@@ -31,7 +35,7 @@ ROOT = Path(__file__).parent.parent
 SECONDS = 120
 """At most, for what takes a few: what hangs is to be seen."""
 
-EXACT = ["topk", "sweep", "rows", "one group", "outliers", "text", "whitened and aligned"]
+EXACT = ["topk", "sweep", "rows", "one group", "lent", "outliers", "text", "whitened and aligned"]
 FROM_OTHERS = ["kept", "cache all"]
 MORE_EXACT = [
     *("each", "whitened", "aligned", "auto"),
@@ -46,6 +50,9 @@ LOGGED = {
     "checkpoint_every": "640",
 }
 STOPPED = {"run": "long text", "checkpoint_every": "640"}
+BAD_ROWS = [
+    {"run": name, "checkpoint_path": f"{name} ckpt"} for name in ("bad row", "lent bad row")
+]
 
 
 def environments(size: int) -> list[dict[str, str]]:
@@ -100,7 +107,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         names = [*EXACT, "long text"]
         trained(1, folder, [*({"run": name} for name in names), LOGGED])
         trained(1, folder, from_others(folder))
-        trained(1, folder, [{"run": "bad row", "checkpoint_path": "bad row ckpt"}])
+        trained(1, folder, BAD_ROWS)
 
     folder = made_once(tmp_path_factory, "ranks alone", train_all)
     return lambda name: folder / name
@@ -124,7 +131,11 @@ def two(alone: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) 
         *from_others(alone("topk").parent),
         LOGGED,
         {"run": "topk", "as": "refused", "prefetch_llm_batches": 2},
-        {"run": "bad row", "checkpoint_path": "bad row ckpt"},
+        *BAD_ROWS,
+        {"run": "lent", "as": "lent no model", "model": [1, 7], "checkpoint_path": "lent ckpt"},
+        {"run": "lent", "as": "lent again", "resume": "lent ckpt", "checkpoint_path": "more ckpt"},
+        {"run": "lent", "as": "lent stopped", "stop": [0, 9], "checkpoint_path": "lent stop"},
+        {"run": "lent", "as": "lent on", "resume": "lent stop", "checkpoint_path": "on ckpt"},
         {**STOPPED, "as": "no disk", "disk": [1, 1], "checkpoint_path": "disk ckpt"},
         {**STOPPED, "as": "no memory", "step": [1, 90], "checkpoint_path": "step ckpt"},
         {**STOPPED, "as": "no model", "model": [1, 5], "checkpoint_path": "model ckpt"},
@@ -171,18 +182,39 @@ def test_all_ranks_come_to_the_same_collectives(two: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "n_groups", "layers_per_token"), [("topk", 3, 1), ("one group", 1, 2)]
+    ("name", "n_groups", "layers_per_token", "most_of_rank", "travels"),
+    [("topk", 3, 1, 2, (2 - 1) / 2), ("one group", 1, 2, 1, 1)],
 )
 def test_what_ranks_send_is_a_row_per_token_and_group(
-    two: Path, name: str, n_groups: int, layers_per_token: int
+    two: Path,
+    name: str,
+    n_groups: int,
+    layers_per_token: int,
+    most_of_rank: int,
+    travels: float,
 ) -> None:
-    """And which layer it is of; half of it, on two ranks, stays where it is."""
+    """And which layer it is of; half of it, on two ranks, stays where it is, if both run the model."""
     of_ranks = seen(two, name)
-    n_rounds = of_ranks[0]["collectives"].count("scatter")
+    n_rounds = of_ranks[0]["collectives"].count("all_to_all_single") / (2 * most_of_rank)
     n_tokens = n_rounds * 2 * 16 * CONTEXT_SIZE
     row = D_IN * 4 + 4
-    expected = n_tokens * n_groups * layers_per_token * row * (2 - 1) / 2
+    expected = n_tokens * n_groups * layers_per_token * row * travels
     assert sum(of_rank["n_sent"] for of_rank in of_ranks) == expected
+
+
+def test_a_rank_without_groups_runs_the_language_model_for_the_others(two: Path) -> None:
+    """Every row then goes from the second rank to the first."""
+    first, second = (of_rank["n_sent"] for of_rank in seen(two, "lent"))
+    assert first == 0
+    assert second > 0
+
+
+@pytest.mark.parametrize(("ended", "again"), [("no model", "again"), ("stopped", "on")])
+def test_a_run_goes_on_from_between_passes_that_were_made_ahead(
+    alone: Callable[[str], Path], two: Path, ended: str, again: str
+) -> None:
+    assert "saved in" in told(two, f"lent {ended}")
+    assert differing(alone("lent"), two / f"lent {again}") == []
 
 
 def test_a_rank_holds_the_buffer_of_its_own_groups(alone: Callable[[str], Path], two: Path) -> None:
@@ -234,11 +266,14 @@ def test_a_full_disk_of_one_rank_costs_the_checkpoint_alone(
     assert [path.name for path in run_folder.iterdir() if path.name.startswith(".")] == []
 
 
-def test_a_bad_row_ends_all_where_it_ends_one(alone: Callable[[str], Path], two: Path) -> None:
-    one = alone("bad row.0").read_text()
+@pytest.mark.parametrize("name", ["bad row", "lent bad row"])
+def test_a_bad_row_ends_all_where_it_ends_one(
+    alone: Callable[[str], Path], two: Path, name: str
+) -> None:
+    one = alone(f"{name}.0").read_text()
     assert "row 54 of the dataset holds token -1" in one
     saved = re.compile(r"; the state before is saved in .*/(\d+)$")
-    assert saved.sub(r" \1", told(two, "bad row")) == saved.sub(r" \1", one)
+    assert saved.sub(r" \1", told(two, name)) == saved.sub(r" \1", one)
 
 
 def test_what_cannot_work_is_refused(two: Path) -> None:
@@ -413,6 +448,31 @@ def test_groups_are_dealt_out() -> None:
     assert placement_text(owners(groups[:2], 3)).endswith(
         "rank 2: the language model alone. 3 groups would take no longer on 3 ranks"
     )
+
+
+@given(
+    st.lists(st.integers(0, 4), min_size=2, max_size=3).filter(any),
+    st.floats(0.03, 30),
+)
+def test_the_language_model_is_shared_so_that_a_round_takes_least(
+    n_groups: list[int], lm_cost: float
+) -> None:
+    """A round takes what the slowest rank does between two meetings, of which each LM batch has one."""
+    size = len(n_groups)
+    cells = list(itertools.product(range(size), range(size)))
+
+    def seconds(passes: Sequence[tuple[int, int]]) -> float:
+        load = {cell: n_groups[cell[1]] + lm_cost * passes.count(cell) for cell in cells}
+        return sum(max(load[n, rank] for rank in range(size)) for n in range(size))
+
+    equal = lm_cost + size * max(n_groups)
+    least = min(map(seconds, itertools.combinations_with_replacement(cells, size)))
+    passes = unequal_passes(n_groups, lm_cost, 1.0)
+    assert (seconds(passes) if passes else equal) <= 1.02 * min(least, equal)
+    assert len(passes) in (0, size)
+    assert passes == sorted(passes)
+    if len(set(n_groups)) == 1:
+        assert passes == []
 
 
 def test_torch_distributed_is_used_in_one_room_only() -> None:

@@ -9,7 +9,7 @@ import torch
 from sae_lens.config import HfDataset
 from transformer_lens import HookedRootModule
 
-from sae_lens_groups.activations import GroupBatch, flops_of
+from sae_lens_groups.activations import GroupActivationsStore, GroupBatch, flops_of
 from sae_lens_groups.config import GroupSAERunnerConfig
 from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.plan import SuiteCost, all_layers_store
@@ -58,6 +58,16 @@ def flops_if_counted(cfg: GroupSAERunnerConfig[Any]) -> float | None:
     try:
         return flops_of_sae_step(cfg)
     except RuntimeError:  # no reason not to train
+        return None
+
+
+def flops_of_prompt(store: GroupActivationsStore) -> float | None:
+    """FLOPs of the language model's pass over a prompt; None where torch cannot count them."""
+    n_tokens = store.shape_of_lm_batch[1]
+    prompt = torch.zeros(1, n_tokens, dtype=torch.long, device=store.device_of_tokens)
+    try:
+        return flops_of(lambda: store.capture(prompt, _let_go))
+    except RuntimeError:
         return None
 
 

@@ -43,6 +43,7 @@ from sae_lens_groups.train.fit import fit
 from sae_lens_groups.train.group_trainer import GroupSAE, GroupTrainer
 from sae_lens_groups.train.initial import compile_saes_if_asked, saes_of_settings
 from sae_lens_groups.train.prepare import PreparedRun, prepare
+from sae_lens_groups.train.ranks.passes import passes_of_run
 from sae_lens_groups.train.ranks.placement import owners, placement_text
 from sae_lens_groups.train.ranks.rounds import source_of_rows
 from sae_lens_groups.train.ranks.settings import on_own_device, prepared_by_all, require_usable_by
@@ -256,7 +257,9 @@ class TrainingRun:
 
     def _batches(self) -> TrainingBatches:
         """The training batches, behind those that a checkpoint's run has had."""
-        source = source_of_rows(self.world, self.activations_store, self._placed)
+        store, step_flops = self.activations_store, [one.sae_step_flops for one in self._results]
+        passes = passes_of_run(self.world, self.cfg, store, self._placed, step_flops)
+        source = source_of_rows(self.world, store, self._placed, passes)
         stream = BatchStream(source, self._orders.rng_states)
         if self.checkpoint is not None:
             with self.checkpoint.readable():

@@ -3,7 +3,7 @@
 Shapes: N rows of one LM batch, D = d_in.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -65,35 +65,49 @@ class OutgoingRows:
 
 def exchange(
     ranks: Ranks,
-    outgoing: OutgoingRows,
+    outgoing: Mapping[int, OutgoingRows],
     n_rows: Sequence[int],
+    senders: Sequence[int],
     placed: Sequence[Sequence[LayerGroup]],
     none: GroupBatch,
 ) -> list[dict[str, GroupBatch]]:
-    """Of each rank's LM batch, in their order, the rows of the groups that are trained here.
+    """Of each LM batch of a round, in their order, the rows of the groups that are trained here.
 
     One group of every owner at a time, so that no more than that is in memory twice.
 
     Args:
-        n_rows: how many rows each rank's LM batch gives every group.
+        outgoing: what was captured here, by the place of its LM batch in the round.
+        n_rows: how many rows each LM batch gives every group.
+        senders: which rank has captured them.
         placed: each rank's groups.
         none: rows of no token, of the kind that all are.
     """
     own = placed[ranks.rank]
+    own_outgoing = [outgoing[at] for at in sorted(outgoing)]
+    by_sender = sorted(range(len(n_rows)), key=lambda at: senders[at])
+    n_of_sender = [0] * len(placed)
+    for n, sender in zip(n_rows, senders):
+        n_of_sender[sender] += n
     arrived: list[dict[str, GroupBatch]] = [{} for _ in n_rows]
     for wave in range(max(map(len, placed))):
-        sent = [groups[wave].name if wave < len(groups) else None for groups in placed]
+        names = [groups[wave].name if wave < len(groups) else None for groups in placed]
         # Shards of one SAE get the same rows.
-        taken = {name: outgoing.take(name, none) for name in dict.fromkeys(sent) if name}
-        batches = [none if name is None else taken[name] for name in sent]
-        n_sent = [len(batch.rows_BD) for batch in batches]
-        n_received = list(n_rows) if wave < len(own) else [0] * len(n_rows)
+        taken = {
+            name: [one.take(name, none) for one in own_outgoing]
+            for name in dict.fromkeys(names)
+            if name
+        }
+        sent = [taken[name] if name else [] for name in names]
+        n_sent = [sum(len(batch.rows_BD) for batch in of_rank) for of_rank in sent]
+        n_received = n_of_sender if wave < len(own) else [0] * len(placed)
+        batches = [none, *(batch for of_rank in sent for batch in of_rank)]
         rows_ND = ranks.exchanged(torch.cat([b.rows_BD for b in batches]), n_sent, n_received)
         position_N = ranks.exchanged(
             torch.cat([b.position_B for b in batches])[:, None], n_sent, n_received
         )
         if wave < len(own):
-            received = zip(arrived, rows_ND.split(n_received), position_N.split(n_received))
-            for of_rank, rows, position in received:
-                of_rank[own[wave].name] = GroupBatch(rows, position.squeeze(1).long())
+            n_in_order = [n_rows[at] for at in by_sender]
+            received = zip(by_sender, rows_ND.split(n_in_order), position_N.split(n_in_order))
+            for at, rows, position in received:
+                arrived[at][own[wave].name] = GroupBatch(rows, position.squeeze(1).long())
     return arrived

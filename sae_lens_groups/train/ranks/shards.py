@@ -5,24 +5,24 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
 
 from sae_lens_groups.errors import in_one_line
 from sae_lens_groups.train.ranks.status import LostError
-from sae_lens_groups.train.ranks.world import PATIENCE, Ranks, World
+from sae_lens_groups.train.ranks.world import Ranks, World
 
 
 class ShardRanks:
     """All shards of the SAEs that are trained here, one for each of a set of ranks.
 
     Args:
-        first: the first of these ranks.
+        index: which of them this rank has.
         size: how many they are.
-        group: through which they talk.
+        group: through which their ranks talk.
     """
 
-    def __init__(self, rank: int, first: int, size: int, group: Any) -> None:
-        self.index, self.size = rank - first, size
-        self._first, self._group = first, group
+    def __init__(self, index: int, size: int, group: Any) -> None:
+        self.index, self.size, self._group = index, size, group
 
     def bounds(self, d_sae: int, index: int | None = None) -> tuple[int, int]:
         """The first feature of a shard, or of the own, and the one behind its last."""
@@ -58,13 +58,13 @@ class ShardRanks:
         """
         own = own.detach().cpu().movedim(dim, 0).contiguous()
         if self.index > 0:
-            self._talk(dist.send, own, dst=self._first)
+            self._talk(dist.send, own, group_dst=0)
             return None
         whole = own.new_empty(d_sae, *own.shape[1:])
         whole[: len(own)] = own
         for index in range(1, self.size):
             part = whole[slice(*self.bounds(d_sae, index))]
-            self._talk(dist.recv, part, src=self._first + index)
+            self._talk(dist.recv, part, group_src=index)
         return whole.movedim(0, dim)
 
     def leave(self) -> None:
@@ -87,10 +87,9 @@ def shards_of(world: World, ranks_per_group: int) -> ShardRanks | None:
     """The ranks that train the same groups as this one; None where that is this one alone."""
     if not isinstance(world, Ranks) or ranks_per_group == 1:
         return None
-    firsts = range(0, world.size, ranks_per_group)
-    groups = [  # every rank takes part in the making of all of them
-        dist.new_group(list(range(first, first + ranks_per_group)), timeout=PATIENCE)
-        for first in firsts
-    ]
-    at = world.rank // ranks_per_group
-    return ShardRanks(world.rank, firsts[at], ranks_per_group, groups[at])
+    mesh = init_device_mesh(
+        world.device_type,
+        (world.size // ranks_per_group, ranks_per_group),
+        mesh_dim_names=("owner", "shard"),
+    )
+    return ShardRanks(mesh.get_local_rank("shard"), ranks_per_group, mesh.get_group("shard"))

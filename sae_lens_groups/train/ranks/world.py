@@ -99,7 +99,10 @@ class Ranks(World):
     def __init__(self) -> None:
         self._is_broken = False
         self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        self._heartbeat = None if dist.is_initialized() else _join(self.local_rank)
+        self.device_type = "cuda" if self.local_rank < torch.cuda.device_count() else "cpu"
+        self._heartbeat = (
+            None if dist.is_initialized() else _join(self.local_rank, self.device_type)
+        )
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self._group: Any = dist.group.WORLD
         if not self.is_first:
@@ -255,21 +258,20 @@ def world_of_process() -> World:
     return ranks
 
 
-def _join(local_rank: int) -> Heartbeat:
+def _join(local_rank: int, device_type: str) -> Heartbeat:
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise ConfigError(
             f"WORLD_SIZE is {n_processes()}, and {', '.join(missing)} not set; start with torchrun, "
             "or unset WORLD_SIZE to train in one process"
         )
-    has_gpu = local_rank < torch.cuda.device_count()
-    if has_gpu:
+    if device_type == "cuda":
         torch.cuda.set_device(local_rank)  # "cuda" means this one from here on
     store, rank, size = next(rendezvous("env://", timeout=START_UP))
     # A restart finds the store of the attempt before, with what that has left in it.
     attempt = f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}_of_{size}"
     dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if has_gpu else "gloo",
+        "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo",
         store=PrefixStore(attempt, store),
         rank=rank,
         world_size=size,
