@@ -112,6 +112,9 @@ def test_simulated_ranks_share_whole_lm_batches_and_groups() -> None:
     assert ranks_plot.simulated(found, 2) == pytest.approx(200 + 400, rel=1e-3)
     assert ranks_plot.simulated(found, 3) == pytest.approx(150 + 200, rel=1e-3)
     assert ranks_plot.simulated(found, 8) == pytest.approx(50 + 200, rel=1e-3)
+    # Whoever trains nothing makes all passes, meanwhile.
+    of_one = found._replace(parts=parts._replace(n_groups=1))
+    assert ranks_plot.simulated(of_one, 2) == pytest.approx(600, rel=1e-3)
 
 
 class FourLayers(Demo):

@@ -1,10 +1,10 @@
 """What a second process brings on two cores: `python -m tests.benchmarks.ranks`.
 
-The demo's model with an SAE per layer, and with four groups of a larger SAE, and Pythia-160M's shape
-with BatchTopK SAEs under autocast, trained by one process with one thread, one with two, and two
-with one each. Wall-clock of `run`, without imports and loading; ways take turns, so that what else
-the machine does meets all of them. `--plot FILE` draws what it finds, with what its parts make of
-more ranks.
+The demo's model with an SAE per layer, and with four and three groups of a larger SAE, and
+Pythia-160M's shape with BatchTopK SAEs under autocast, trained by one process with one thread, one
+with two, and two with one each. Wall-clock of `run`, without imports and loading; ways take turns,
+so that what else the machine does meets all of them. `--plot FILE` draws what it finds, with what
+its parts make of more ranks.
 """
 
 import argparse
@@ -41,6 +41,7 @@ WAYS = (
 DEMO_SHAPES = {
     "each, d_sae 768": ("each", 768),
     "4 groups, d_sae 6,144": ("0-3,4-7,8-10,11", 6144),
+    "3 groups, d_sae 6,144": ("0-3,4-7,8-11", 6144),
 }
 PYTHIA = "Pythia-160M's shape"
 SHAPES = (*DEMO_SHAPES, PYTHIA)

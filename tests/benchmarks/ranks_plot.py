@@ -1,7 +1,7 @@
 """What the parts of a run of one process make of more ranks, and the plot of it.
 
-A rank takes its share of the LM batches and of the groups, in whole ones; the rest of the run is not
-shared. Each rank has a core and memory of its own, where the two that were measured share theirs.
+A rank takes its share of the LM batches and of the groups, in whole ones, unequal ones where that is
+quicker; the rest of the run is not shared. Each rank has a core and memory of its own, where the two that were measured share theirs.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,8 @@ from typing import NamedTuple
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from sae_lens_groups.train.ranks.passes import cost_of_round, unequal_passes
 
 BYTES_PER_SECOND = 2.3e9
 """That gloo moves between two processes of one machine, measured there."""
@@ -48,12 +50,16 @@ def simulated(found: Measured, n_ranks: int) -> float:
         return found.seconds
     n_groups, n_lm_batches, n_bytes, share_lm, share_sae = found.parts
     n_rounds, n_waves = -(-n_lm_batches // n_ranks), -(-n_groups // n_ranks)
-    lm = share_lm * n_rounds / n_lm_batches
-    sae = share_sae * n_waves / n_groups
+    of_ranks = [len(range(rank, n_groups, n_ranks)) for rank in range(n_ranks)]
+    lm_cost, sae_cost = share_lm / n_lm_batches, share_sae / n_groups / n_lm_batches
+    passes = unequal_passes(of_ranks, lm_cost, sae_cost)
+    of_rounds = cost_of_round(passes, of_ranks, lm_cost, sae_cost) * n_lm_batches / n_ranks
+    if not passes:  # of whole LM batches at once
+        of_rounds += lm_cost * (n_rounds - n_lm_batches / n_ranks)
     # Of its LM batch, a rank sends all groups' rows but its own groups'.
     sent = n_rounds * n_bytes * n_groups * (n_ranks - 1) / n_ranks
     n_collectives = n_rounds * (3 + 2 * n_waves + n_ranks)
-    shared = found.seconds * (lm + sae + 1 - share_lm - share_sae)
+    shared = found.seconds * (of_rounds + 1 - share_lm - share_sae)
     return shared + sent / BYTES_PER_SECOND + n_collectives * SECONDS_PER_COLLECTIVE
 
 
@@ -63,7 +69,7 @@ def draw(measured: Sequence[Measured], path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     ranks = range(1, N_RANKS + 1)
-    for found, colour in zip(measured, ("tab:blue", "tab:orange", "tab:green")):
+    for found, colour in zip(measured, ("tab:blue", "tab:orange", "tab:purple", "tab:green")):
         speeds = [found.seconds / simulated(found, n) for n in ranks]
         label = f"{found.shape}: simulated"
         axes.plot(ranks, speeds, "--o", color=colour, label=label, markersize=4, fillstyle="none")

@@ -4,6 +4,7 @@ Where not all train as many groups, the others have time to run it for them: une
 counted FLOPs. Results do not depend on who runs it.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import product
 from typing import Any, NamedTuple
@@ -58,8 +59,8 @@ def passes_of_run(
 def unequal_passes(n_groups: Sequence[int], lm_cost: float, sae_cost: float) -> list[Pass]:
     """Passes of a round, in the order of its LM batches, by which ranks with fewer groups run more.
 
-    All ranks meet before each LM batch is trained on, so a round takes what the slowest rank does
-    between two meetings, summed. Empty where that is least if every rank makes one pass before.
+    All ranks meet before each LM batch is trained on, and wait for the slowest. Empty where a round
+    takes least if every rank makes one pass before it.
 
     Args:
         n_groups: how many each rank trains.
@@ -69,7 +70,6 @@ def unequal_passes(n_groups: Sequence[int], lm_cost: float, sae_cost: float) -> 
     every = range(len(n_groups))
     load = {(interval, rank): sae_cost * n_groups[rank] for interval in every for rank in every}
     slowest = [sae_cost * max(n_groups)] * len(n_groups)
-    equal = lm_cost + sum(slowest)
     passes: list[Pass] = []
     for _ in every:
         added, interval, rank = min(
@@ -79,11 +79,25 @@ def unequal_passes(n_groups: Sequence[int], lm_cost: float, sae_cost: float) -> 
         load[interval, rank] += lm_cost
         slowest[interval] += added
         passes.append(Pass(interval, rank))
+    equal = cost_of_round([], n_groups, lm_cost, sae_cost)
     return sorted(passes) if sum(slowest) < 0.99 * equal else []
+
+
+def cost_of_round(
+    passes: Sequence[Pass], n_groups: Sequence[int], lm_cost: float, sae_cost: float
+) -> float:
+    """What the slowest rank does between two meetings, summed; arguments as of `unequal_passes`."""
+    if not passes:  # every rank one, before training goes on
+        return lm_cost + len(n_groups) * sae_cost * max(n_groups)
+    n_passes, every = Counter(passes), range(len(n_groups))
+    return sum(
+        max(sae_cost * n_groups[rank] + lm_cost * n_passes[Pass(interval, rank)] for rank in every)
+        for interval in every
+    )
 
 
 def _text(passes: Sequence[Pass], n_ranks: int) -> str:
     """How many of a round's LM batches each rank runs the language model on."""
     shares = [sum(one.rank == rank for one in passes) for rank in range(n_ranks)]
-    listed = ", ".join(f"rank {rank}: {share}" for rank, share in enumerate(shares))
-    return f"of {n_ranks} LM batches those that each runs the language model on: {listed}"
+    listed = ", ".join(f"rank {rank} runs {share}" for rank, share in enumerate(shares))
+    return f"of every {n_ranks} passes of the language model {listed}"
