@@ -12,15 +12,15 @@ from sae_lens_groups.train.fast_step.pre_activations import PreActivations
 from sae_lens_groups.train.fast_step.sparse_step import FEATURES_PER_ACTIVE, T_SAE, SparseStep
 
 _STATE = "above_threshold.is_due"
-_ROWS_LOOKED_AT = 256  # of the first batch
+_FIRST_ROWS = 256
 
 
 class AboveThresholdStep(SparseStep[T_SAE]):
     """The step of SAEs of which early in training most latents take part.
 
     SAELens's step is taken after a batch in which more than one in 16 took part. The first batch
-    decides for itself, as SAELens's step takes several times the memory, and an SAE that starts
-    from a trained one may never need it.
+    decides for itself, by its first rows, as SAELens's step takes several times the memory, and an
+    SAE that starts from a trained one may never need it.
     """
 
     name = f"fast, but SAELens's own while over 1 latent in {FEATURES_PER_ACTIVE} takes part"
@@ -30,7 +30,7 @@ class AboveThresholdStep(SparseStep[T_SAE]):
     @torch.no_grad()
     def is_due(self, sae_in_BD: torch.Tensor) -> bool:
         if self._is_due is None:
-            rows_BD = self._encoder_input(sae_in_BD[:_ROWS_LOOKED_AT])
+            rows_BD = self._encoder_input(sae_in_BD[:_FIRST_ROWS])
             self._decide_by(self._hidden(rows_BD, None).whole())
         return bool(self._is_due)
 
