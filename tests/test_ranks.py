@@ -468,7 +468,7 @@ def test_the_language_model_is_shared_so_that_a_round_takes_least(
     equal = lm_cost + size * max(n_groups)
     least = min(map(seconds, itertools.combinations_with_replacement(cells, size)))
     passes = unequal_passes(n_groups, lm_cost, 1.0)
-    assert (seconds(passes) if passes else equal) <= 1.02 * min(least, equal)
+    assert seconds(passes) <= 1.02 * least if passes else 0.88 * equal <= least
     assert len(passes) in (0, size)
     assert passes == sorted(passes)
     if len(set(n_groups)) == 1:

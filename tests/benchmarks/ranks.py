@@ -41,7 +41,7 @@ WAYS = (
 DEMO_SHAPES = {
     "each, d_sae 768": ("each", 768),
     "4 groups, d_sae 6,144": ("0-3,4-7,8-10,11", 6144),
-    "3 groups, d_sae 6,144": ("0-3,4-7,8-11", 6144),
+    "3 groups, d_sae 24,576": ("0-3,4-7,8-11", 24_576),
 }
 PYTHIA = "Pythia-160M's shape"
 SHAPES = (*DEMO_SHAPES, PYTHIA)

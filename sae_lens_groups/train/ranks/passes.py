@@ -15,6 +15,9 @@ from sae_lens_groups.layers import LayerGroup
 from sae_lens_groups.train.cost import flops_of_prompt
 from sae_lens_groups.train.ranks.world import World
 
+# The buffer is filled more slowly, as nobody trains meanwhile, and the last round is for nothing.
+_LEAST_GAIN = 0.9
+
 
 class Pass(NamedTuple):
     """A pass of the language model, on one LM batch of a round."""
@@ -60,7 +63,7 @@ def unequal_passes(n_groups: Sequence[int], lm_cost: float, sae_cost: float) -> 
     """Passes of a round, in the order of its LM batches, by which ranks with fewer groups run more.
 
     All ranks meet before each LM batch is trained on, and wait for the slowest. Empty where a round
-    takes least if every rank makes one pass before it.
+    takes no tenth less than if every rank makes one pass before it.
 
     Args:
         n_groups: how many each rank trains.
@@ -80,7 +83,7 @@ def unequal_passes(n_groups: Sequence[int], lm_cost: float, sae_cost: float) -> 
         slowest[interval] += added
         passes.append(Pass(interval, rank))
     equal = cost_of_round([], n_groups, lm_cost, sae_cost)
-    return sorted(passes) if sum(slowest) < 0.99 * equal else []
+    return sorted(passes) if sum(slowest) < _LEAST_GAIN * equal else []
 
 
 def cost_of_round(
