@@ -55,19 +55,20 @@ def flops_of_sae_step(cfg: GroupSAERunnerConfig[Any]) -> float:
 
 def flops_if_counted(cfg: GroupSAERunnerConfig[Any]) -> float | None:
     """`flops_of_sae_step`; None where torch cannot count them on this device."""
-    try:
-        return flops_of_sae_step(cfg)
-    except RuntimeError:  # no reason not to train
-        return None
+    return _if_counted(lambda: flops_of_sae_step(cfg))
 
 
 def flops_of_prompt(store: GroupActivationsStore) -> float | None:
     """FLOPs of the language model's pass over a prompt; None where torch cannot count them."""
     n_tokens = store.shape_of_lm_batch[1]
     prompt = torch.zeros(1, n_tokens, dtype=torch.long, device=store.device_of_tokens)
+    return _if_counted(lambda: flops_of(lambda: store.capture(prompt, _let_go)))
+
+
+def _if_counted(count: Callable[[], float]) -> float | None:
     try:
-        return flops_of(lambda: store.capture(prompt, _let_go))
-    except RuntimeError:
+        return count()
+    except RuntimeError:  # no reason not to train
         return None
 
 

@@ -1,7 +1,8 @@
 """What the parts of a run of one process make of more ranks, and the plot of it.
 
 A rank takes its share of the LM batches and of the groups, in whole ones, unequal ones where that is
-quicker; the rest of the run is not shared. Each rank has a core and memory of its own, where the two that were measured share theirs.
+quicker; the rest of the run is not shared. Each rank has a core and memory of its own, where the two
+that were measured share theirs.
 """
 
 from collections.abc import Sequence

@@ -29,8 +29,12 @@ class ActiveLatents:
     def where(self, is_kept_N: torch.Tensor) -> "ActiveLatents":
         """Some of them; waits for the device."""
         kept_N = places_of(is_kept_N)
-        parts = {name: getattr(self, name) for name in ("row_N", "feature_N", "value_N")}
-        return replace(self, **{name: of.index_select(0, kept_N) for name, of in parts.items()})
+        return replace(
+            self,
+            row_N=self.row_N.index_select(0, kept_N),
+            feature_N=self.feature_N.index_select(0, kept_N),
+            value_N=self.value_N.index_select(0, kept_N),
+        )
 
     def in_parts(self, widths: Sequence[int]) -> "ActiveLatents":
         """With a row for each part of the features of each row: row 0's parts, then row 1's.

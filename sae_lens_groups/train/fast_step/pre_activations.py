@@ -1,12 +1,13 @@
 """The pre-activations of a batch, few of which a step needs."""
 
+from collections.abc import Callable
 from itertools import count
 from math import gcd
 
 import numpy as np
 import torch
 
-from sae_lens_groups.train.fast_step.active_latents import ActiveLatents
+from sae_lens_groups.train.fast_step.active_latents import ActiveLatents, places_of
 from sae_lens_groups.train.fast_step.scratch import Scratch
 
 _BLOCK_BYTES = 2**18  # of a product, what is asked of it and the answer stay in a processor's cache
@@ -50,19 +51,18 @@ class PreActivations:
         if out.dtype != torch.float32:
             # Converted as a whole: torch mixes two dtypes in one operation ten times as slowly.
             out = self._scratch.empty("hidden", tuple(out.shape), self._bias_F).copy_(out)
-        self._product_BF = _applied(out, self._bias_F, self._factor_F, out=out)
+        self._product_BF = self._applied(out, lambda of_F: of_F, out=out)
         self._bias_F, self._factor_F = torch.zeros_like(self._bias_F), None
         return self._product_BF
 
     def columns(self, index_C: torch.Tensor) -> torch.Tensor:
         """Those of some features, (B, C), in float32."""
-        factor_C = None if self._factor_F is None else self._factor_F[index_C]
-        return _applied(self._product_BF[:, index_C], self._bias_F[index_C], factor_C)
+        return self._applied(self._product_BF[:, index_C], lambda of_F: of_F[index_C])
 
     def above(self, lowest: torch.Tensor) -> ActiveLatents:
         """The latents above this, one value for each feature, (F,), or for all; waits for the device."""
         if self._is_whole_needed:
-            return self._at((self.whole() > lowest).view(-1).nonzero().squeeze(1))
+            return self._at(places_of((self.whole() > lowest).view(-1)))
         near = self._near(lowest)
         if lowest.dim() > 0:
             lowest = lowest.index_select(0, near.feature_N)
@@ -97,18 +97,9 @@ class PreActivations:
         n_rows, width = self.shape
         row_N = _divided(index_N, width)
         feature_N = index_N - row_N * width
-        factor_F = self._factor_F
-        return ActiveLatents(
-            row_N=row_N,
-            feature_N=feature_N,
-            value_N=_applied(
-                self._product_BF.view(-1).index_select(0, index_N),
-                self._bias_F.index_select(0, feature_N),
-                None if factor_F is None else factor_F.index_select(0, feature_N),
-            ),
-            n_rows=n_rows,
-            d_sae=width,
-        )
+        product_N = self._product_BF.view(-1).index_select(0, index_N)
+        value_N = self._applied(product_N, lambda of_F: of_F.index_select(0, feature_N))
+        return ActiveLatents(row_N, feature_N, value_N, n_rows, width)
 
     def _sample(self) -> torch.Tensor:
         """Values of all features, evenly spread: all of a small matrix."""
@@ -118,23 +109,21 @@ class PreActivations:
         steps = count(max(1, len(lines_LE) // _LINES_SAMPLED))
         step = next(step for step in steps if gcd(step, len(lines_LE)) == 1)
         of_row_S = torch.arange(0, len(lines_LE), step) % (self.shape[1] // line)
-        bias_SE = self._bias_F.view(-1, line).index_select(0, of_row_S)
-        factor_SE = None
-        if self._factor_F is not None:
-            factor_SE = self._factor_F.view(-1, line).index_select(0, of_row_S)
-        return _applied(lines_LE[::step], bias_SE, factor_SE)
+        return self._applied(
+            lines_LE[::step], lambda of_F: of_F.view(-1, line).index_select(0, of_row_S)
+        )
 
-
-def _applied(
-    product: torch.Tensor,
-    bias: torch.Tensor,
-    factor: torch.Tensor | None,
-    out: torch.Tensor | None = None,
-) -> torch.Tensor:
-    product = product.float()
-    if factor is None:
-        return torch.add(product, bias, out=out)
-    return torch.addcmul(bias, product, factor, out=out)
+    def _applied(
+        self,
+        product: torch.Tensor,
+        of: Callable[[torch.Tensor], torch.Tensor],
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Pre-activations from values of the product, for which `of` picks bias and factor."""
+        product, bias = product.float(), of(self._bias_F)
+        if self._factor_F is None:
+            return torch.add(product, bias, out=out)
+        return torch.addcmul(bias, product, of(self._factor_F), out=out)
 
 
 def _divided(index_N: torch.Tensor, by: int) -> torch.Tensor:

@@ -85,6 +85,7 @@ def exchange(
     own = placed[ranks.rank]
     own_outgoing = [outgoing[at] for at in sorted(outgoing)]
     by_sender = sorted(range(len(n_rows)), key=lambda at: senders[at])
+    n_in_order = [n_rows[at] for at in by_sender]
     n_of_sender = [0] * len(placed)
     for n, sender in zip(n_rows, senders):
         n_of_sender[sender] += n
@@ -106,7 +107,6 @@ def exchange(
             torch.cat([b.position_B for b in batches])[:, None], n_sent, n_received
         )
         if wave < len(own):
-            n_in_order = [n_rows[at] for at in by_sender]
             received = zip(by_sender, rows_ND.split(n_in_order), position_N.split(n_in_order))
             for at, rows, position in received:
                 arrived[at][own[wave].name] = GroupBatch(rows, position.squeeze(1).long())
